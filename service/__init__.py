@@ -1,0 +1,1 @@
+"""Bundles in, answers over HTTP out.  Imports nothing else of this project, and never torch."""

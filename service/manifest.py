@@ -1,0 +1,156 @@
+"""What `manifest.json` may say: every key, its type, and nothing else.
+
+In: the bytes of a manifest.  Out: a `Manifest`, or a `BundleError` that names the first wrong key.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+MIN_GOLDEN_ROWS = 32
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(min_length=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class BundleError(Exception):
+    """A bundle that cannot be served; the message says what was found, what was expected, where."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TensorSpec(_Strict):
+    """One input or output of the graph; `shape` starts with None, the symbolic number of rows."""
+
+    name: Name
+    dtype: Literal["float32", "float16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool"]
+    shape: list[Annotated[int, Field(ge=0)] | None]
+    minimum: float | None = None
+    maximum: float | None = None
+    layout: str | None = None
+
+    @model_validator(mode="after")
+    def _rows_come_first(self) -> Self:
+        if not self.shape or self.shape[0] is not None or None in self.shape[1:]:
+            raise ValueError(f"shape must be [null, fixed, ...], rows first, got {self.shape}")
+        return self
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row, without the rows' dimension."""
+        return tuple(dim for dim in self.shape[1:] if dim is not None)
+
+
+class Preprocessing(_Strict):
+    """Picture to row: convert to `mode`, resize to height×width, then (pixel / 255 − mean) / std, NCHW."""
+
+    mode: Literal["L", "RGB"]
+    height: Annotated[int, Field(gt=0)]
+    width: Annotated[int, Field(gt=0)]
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Self:
+        channels = 1 if self.mode == "L" else 3
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mode {self.mode} needs {channels} means and stds, got {self.mean}, {self.std}")
+        return self
+
+
+class Tolerance(_Strict):
+    """Bound on |answer − golden| for one output, and the measurements that it was derived from.
+
+    max_abs = 4 · unfolded_error + 8 · 2⁻²³ · output_range, for IEEE float32 arithmetic (TF32 off).
+    """
+
+    max_abs: NonNegative
+    unfolded_error: NonNegative
+    folded_error: NonNegative
+    output_range: NonNegative
+
+
+class FoldSite(_Strict):
+    """What became of one BatchNormalization: `how` it was folded, or the `reason` why it stayed."""
+
+    name: Name
+    status: Literal["folded", "declined"]
+    how: str | None = None
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _says_how_or_why(self) -> Self:
+        told = (self.how is not None, self.reason is not None)
+        if told != (self.status == "folded", self.status == "declined"):
+            raise ValueError(f"a folded site says how, a declined one its reason; got {self.status}")
+        return self
+
+
+class FoldAccount(_Strict):
+    """One entry for each BatchNormalization found; nothing is left out."""
+
+    found: Annotated[int, Field(ge=0)]
+    folded: Annotated[int, Field(ge=0)]
+    declined: Annotated[int, Field(ge=0)]
+    sites: list[FoldSite]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        statuses = [site.status for site in self.sites]
+        counted = (len(statuses), statuses.count("folded"), statuses.count("declined"))
+        if counted != (self.found, self.folded, self.declined):
+            raise ValueError(f"found, folded, declined must be {counted}, as the sites say")
+        return self
+
+
+class Provenance(_Strict):
+    """Where the bundle comes from; `truth` says what computed the golden answers."""
+
+    created: str
+    command: str
+    source: str
+    source_sha256: Digest | None
+    truth: str
+    seed: int
+    versions: dict[str, str]
+    training: dict[str, Any]
+
+
+class Manifest(_Strict):
+    """The whole of `manifest.json`."""
+
+    schema_version: Literal[1]
+    name: Name
+    files: dict[str, Digest]
+    inputs: Annotated[list[TensorSpec], Field(min_length=1)]
+    outputs: Annotated[list[TensorSpec], Field(min_length=1)]
+    labels: list[str] | None
+    preprocessing: Preprocessing | None
+    tolerances: dict[str, Tolerance]
+    fold: FoldAccount
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        outputs = [spec.name for spec in self.outputs]
+        if sorted(self.tolerances) != sorted(outputs):
+            raise ValueError(f"tolerances must name the outputs {outputs}, got {list(self.tolerances)}")
+        if missing := {"model.onnx", "golden.npz"} - set(self.files):
+            raise ValueError(f"files must give the digest of {sorted(missing)}")
+        if nested := [name for name in self.files if "/" in name or name.startswith(".")]:
+            raise ValueError(f"files must be plain names, got {nested}")
+        return self
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Read a manifest; the error names the first wrong key and `where` it stands."""
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        raise BundleError(f"{where}: {key}: {first['msg']}") from None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MIN_GOLDEN_ROWS = 32
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

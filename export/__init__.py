@@ -1,0 +1,1 @@
+"""A checkpoint, a net or an ONNX file in; a proved bundle, its BatchNorms folded away, out."""

@@ -1,0 +1,122 @@
+"""Everything between a source and its bundle: fold, golden rows, proof, manifest, pack.
+
+In: a `Source` and the folder `models/NAME`.  Out: the bundle, reopened by the service's own reader.
+"""
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import onnxruntime
+
+from export.errors import SourceError
+from export.folds import Site, account, fold
+from export.golden import golden_inputs
+from export.graph import batchnorms, serialize
+from export.pack import pack
+from export.prove import Proof, prove
+from export.report import render
+from export.runtime import load
+from export.source import Source
+from service.bundle import GOLDEN_FILE, GRAPH_FILE, REPORT_FILE, Bundle, Golden, golden_bytes, sha256
+from service.manifest import SCHEMA_VERSION, Manifest, Provenance
+
+PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
+RESERVED_NAME = "stats"  # /v2/models/stats is a route
+
+Say = Callable[[str], None]
+
+
+def make_bundle(source: Source, folder: Path, *, seed: int, command: str, say: Say) -> tuple[Bundle, Proof]:
+    """Fold, prove and publish; raises an ExportError, and then nothing is left behind."""
+    name = folder.resolve().name
+    if name == RESERVED_NAME:
+        raise SourceError(f"a model cannot be called '{name}': /v2/models/{name} is a route of its own")
+    _check_labels(source)
+    say("folding")
+    graph, sites = fold(source.graph)
+    assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"
+    golden = make_golden(source, seed, say)
+    say("proving the folded graph one by one, all together, and in every bucket")
+    unfolded, folded = serialize(source.graph), serialize(graph)
+    proof = prove(unfolded, folded, golden)
+    provenance = _provenance(source, seed, command)
+    report = render(
+        name,
+        sites=sites,
+        proof=proof,
+        golden=golden,
+        answers=load(folded, optimised=True)(golden.inputs),
+        inputs=source.inputs,
+        outputs=source.outputs,
+        provenance=provenance,
+    )
+    files = {GRAPH_FILE: folded, GOLDEN_FILE: golden_bytes(golden), REPORT_FILE: report}
+    manifest = _manifest(name, source, sites, proof, provenance, files)
+    say("packing")
+    return pack(folder, files, manifest.model_dump_json(indent=2).encode()), proof
+
+
+def make_golden(source: Source, seed: int, say: Say) -> Golden:
+    """The golden rows of a source and their true answers."""
+    inputs = golden_inputs(source.inputs, source.held_out, seed)
+    num_rows = len(next(iter(inputs.values())))
+    say(f"computing {num_rows} golden answers: {source.truth}")
+    outputs = source.answers(inputs, lambda row: say(f"golden answer {row} of {num_rows}: {source.truth}"))
+    return Golden(inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs})
+
+
+def _check_labels(source: Source) -> None:
+    output = source.outputs[0]
+    if source.labels is not None and output.row_shape != (len(source.labels),):
+        raise SourceError(
+            f"{len(source.labels)} labels, but a row of '{output.name}' is {list(output.row_shape)}"
+        )
+
+
+def _manifest(
+    name: str,
+    source: Source,
+    sites: list[Site],
+    proof: Proof,
+    provenance: Provenance,
+    files: dict[str, bytes],
+) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        files={file: sha256(content) for file, content in files.items()},
+        inputs=source.inputs,
+        outputs=source.outputs,
+        labels=source.labels,
+        preprocessing=source.preprocessing,
+        tolerances=proof.tolerances,
+        fold=account(sites),
+        provenance=provenance,
+    )
+
+
+def _provenance(source: Source, seed: int, command: str) -> Provenance:
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    versions |= {"python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
+    return Provenance(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        source=source.description,
+        source_sha256=source.digest,
+        truth=source.truth,
+        seed=seed,
+        versions=versions,
+        training=source.training,
+    )
+
+
+def parity_facts(proof: Proof) -> dict[str, object]:
+    """The proof as the command line prints it."""
+    return {
+        "tolerances": {name: tolerance.model_dump() for name, tolerance in proof.tolerances.items()},
+        "differences": asdict(proof.folded),
+    }

@@ -1,0 +1,28 @@
+"""What can go wrong on the way from a source to a bundle.
+
+ExportError
+├── SourceError    the checkpoint, factory or ONNX file cannot be used
+├── TraceError     the net runs, but its graph is not the net
+├── FoldError      a BatchNorm's numbers are broken (not finite, or a variance below zero)
+└── ProofError     the folded graph's answers are not the unfolded net's
+"""
+
+
+class ExportError(Exception):
+    """One sentence for the user: what was found, what was expected, where."""
+
+
+class SourceError(ExportError):
+    """The source is missing, torn, of an unknown kind, or does not fit its options."""
+
+
+class TraceError(ExportError):
+    """The traced graph does not hold the BatchNorms that ran in the net."""
+
+
+class FoldError(ExportError):
+    """A BatchNorm whose parameters no fold could carry."""
+
+
+class ProofError(ExportError):
+    """A graph whose answers are beyond the tolerance."""

@@ -1,0 +1,102 @@
+"""Fold a BatchNorm into the Gemm, MatMul or MatMul + Add before it.
+
+    Gemm             y = α·x·B + β·c                B'[:, o] = B[:, o] · scale[o]    c' = β·c·scale + shift
+    MatMul [+ Add]   y = x·B [+ c], x of rank 2     becomes Gemm(x, B', c') with α = β = 1
+
+BatchNorm scales axis 1.  A MatMul on x of rank 3 makes its features on axis 2: another axis, so declined.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.batchnorm import Affine, Declined, Folded
+from export.folds.weights import bias_or_zeros, own_weight, write
+from export.graph import constant, has_one_reader
+
+
+def fold_gemm(node: ir.Node, affine: Affine) -> Folded | Declined:
+    """Fold into the columns of a Gemm's B and into its c."""
+    weight = own_weight(node, 1)
+    if isinstance(weight, Declined):
+        return weight
+    transposed = node.attributes.get_int("transB", 0) == 1
+    channels = weight.shape[0 if transposed else 1]
+    if channels != affine.scale.size:
+        return Declined(reason=f"'{node.name}' has {channels} features, the BatchNorm {affine.scale.size}")
+    bias = bias_or_zeros(node, 2, channels)
+    if isinstance(bias, Declined):
+        return bias
+    if bias.ndim == 2 and bias.shape[0] != 1:
+        return Declined(reason=f"the bias of '{node.name}' differs from row to row")
+    beta = node.attributes.get_float("beta", 1.0)
+    scale_b = affine.scale[:, None] if transposed else affine.scale
+    new_bias = np.broadcast_to(bias.reshape(-1) * beta * affine.scale + affine.shift, (channels,))
+    refused = write(node, {1: weight * scale_b, 2: new_bias}, "folded")
+    if refused:
+        return refused
+    node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
+    return Folded(how=f"into the weights of Gemm '{node.name}' before it")
+
+
+def fold_matmul(node: ir.Node, affine: Affine) -> Folded | Declined:
+    """Fold into a MatMul's constant right operand; it becomes a Gemm, which has room for the shift."""
+    refused = _decline_axis(node)
+    if refused:
+        return refused
+    if constant(node.inputs[0]) is not None:
+        return Declined(
+            reason=f"the constant of MatMul '{node.name}' is its left operand, which makes the rows"
+        )
+    weight = own_weight(node, 1)
+    if isinstance(weight, Declined):
+        return weight
+    if weight.shape[1] != affine.scale.size:
+        return Declined(
+            reason=f"'{node.name}' has {weight.shape[1]} features, the BatchNorm {affine.scale.size}"
+        )
+    refused = write(node, {1: weight * affine.scale, 2: affine.shift}, "folded")
+    if refused:
+        return refused
+    node.op_type = "Gemm"
+    return Folded(how=f"into the weights of MatMul '{node.name}' before it, now a Gemm")
+
+
+def fold_add(node: ir.Node, affine: Affine) -> Folded | Declined:
+    """Fold into MatMul + Add of a constant: the bias of a linear layer written as two ops."""
+    operands = [(value, constant(value)) for value in node.inputs]
+    bias = next((array for _, array in operands if array is not None), None)
+    product = next((value for value, array in operands if array is None), None)
+    matmul = product.producer() if product is not None else None
+    if bias is None or product is None or matmul is None or matmul.op_type != "MatMul":
+        return Declined(reason=f"Add '{node.name}' before it joins two computed branches")
+    if not has_one_reader(product):
+        return Declined(reason=f"the output of MatMul '{matmul.name}' has another reader")
+    refused = _decline_axis(matmul)
+    if refused:
+        return refused
+    if bias.size not in (1, affine.scale.size) or bias.shape[-1:] not in ((), (bias.size,)):
+        return Declined(reason=f"the Add '{node.name}' differs from row to row: its constant is {bias.shape}")
+    shifted = bias.astype(np.float64).reshape(-1) * affine.scale + affine.shift
+    outcome = fold_matmul(matmul, Affine(scale=affine.scale, shift=shifted, health=affine.health))
+    if isinstance(outcome, Folded):
+        _drop_add(node, product)
+    return outcome
+
+
+def _decline_axis(node: ir.Node) -> Declined | None:
+    output = node.outputs[0]
+    if output.shape is None:
+        return Declined(reason=f"the rank of MatMul '{node.name}' is unknown, so is the axis of its features")
+    if (rank := len(output.shape)) != 2:
+        return Declined(
+            reason=f"MatMul '{node.name}' makes its features on axis {rank - 1}, the BatchNorm scales axis 1"
+        )
+    return None
+
+
+def _drop_add(node: ir.Node, product: ir.Value) -> None:
+    """Take a constant Add out: its constant is in the Gemm now."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    ir.convenience.replace_all_uses_with(node.outputs[0], product)
+    graph.remove(node, safe=True)

@@ -1,0 +1,84 @@
+"""Prove that a folded graph answers as the unfolded net does, and derive how closely.
+
+In: both graphs and golden rows.  Out: a `Proof` with a tolerance for each output, or a ProofError.
+
+    e_unfolded = max |ONNX Runtime float32, unfolded − truth|     e_folded likewise
+    tolerance  = 4 · e_unfolded + 8 · 2⁻²³ · max |truth|
+
+A fold only rounds its weights anew, so e_folded is about e_unfolded; 4 leaves room for another order of
+summation on another device, and 8 ulps of the output range keep a net without rounding errors provable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.errors import ProofError
+from export.runtime import load
+from service.bundle import Golden
+from service.manifest import Tolerance
+from service.parity import Parity, difference, measure
+
+FACTOR = 4
+ULPS = 8
+ULP = 2.0**-23
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was measured, for both graphs, and the tolerance that follows."""
+
+    unfolded: Parity
+    folded: Parity
+    tolerances: dict[str, Tolerance]
+
+
+def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
+    """Replay the golden rows through both graphs; raises ProofError if the folded one is beyond tolerance."""
+    reference = measure(load(unfolded, optimised=False), golden, buckets=())
+    served = measure(load(folded, optimised=True), golden)
+    tolerances = {
+        name: derive(
+            unfolded_error=reference.worst[name], folded_error=served.worst[name], truth=golden.outputs[name]
+        )
+        for name in golden.outputs
+    }
+    if excess := served.excess(tolerances):
+        raise ProofError(f"the folded graph is not the net: {excess}; nothing was written")
+    return Proof(unfolded=reference, folded=served, tolerances=tolerances)
+
+
+def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> Tolerance:
+    """The tolerance of one output; raises ProofError if even the unfolded graph has no finite error."""
+    output_range = float(np.abs(truth).max(initial=0.0))
+    if not np.isfinite([unfolded_error, output_range]).all():
+        raise ProofError("the unfolded graph's own answers are not finite or not of the net's shape")
+    return Tolerance(
+        max_abs=FACTOR * unfolded_error + ULPS * ULP * output_range,
+        unfolded_error=unfolded_error,
+        folded_error=folded_error if np.isfinite(folded_error) else float(np.finfo(np.float64).max),
+        output_range=output_range,
+    )
+
+
+def prove_once(
+    unfolded: bytes, folded: bytes, inputs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+) -> dict[str, Tolerance]:
+    """The same proof for a graph whose batch is fixed: one run of all rows, both without optimisation."""
+    reference = load(unfolded, optimised=False)(inputs)
+    answers = load(folded, optimised=False)(inputs)
+    tolerances = {}
+    for name, expected in truth.items():
+        tolerance = derive(
+            unfolded_error=difference(reference[name], expected),
+            folded_error=difference(answers[name], expected),
+            truth=expected,
+        )
+        if tolerance.folded_error > tolerance.max_abs:
+            raise ProofError(
+                f"the folded graph is not the unfolded one: output '{name}' differs by "
+                f"{tolerance.folded_error:.3g}, the tolerance is {tolerance.max_abs:.3g}; nothing was written"
+            )
+        tolerances[name] = tolerance
+    return tolerances

@@ -1,0 +1,221 @@
+"""Where a bundle starts: a checkpoint, `module:factory`, or an ONNX file, opened as one kind of thing.
+
+In: SOURCE as typed, and its options.  Out: a `Source`: the unfolded graph, its tensors, and its truth.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from export.errors import SourceError
+from export.graph import load_graph, prepare, with_symbolic_rows
+from export.trace import trace
+from export.truth import GRAPH_TRUTH, NET_TRUTH, Arrays, graph_answers, net_answers
+from service.bundle import sha256
+from service.manifest import Preprocessing, TensorSpec
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.data import normalize
+
+Show = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What a source does not say by itself; `mean` and `std` are per channel, of pixels in 0…1."""
+
+    input_shape: tuple[int, ...] | None = None
+    weights: Path | None = None
+    labels: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise SourceError("--mean and --std go together: a picture needs both to become a row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An unfolded graph and everything that the bundle says about it; `answers` computes the truth."""
+
+    description: str
+    digest: str | None
+    graph: ir.Model
+    answers: Callable[[Arrays, Show], Arrays]
+    truth: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    held_out: np.ndarray | None = None
+    labels: list[str] | None = None
+    preprocessing: Preprocessing | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def open_source(text: str, options: SourceOptions) -> Source:
+    """Open SOURCE; raises SourceError, TraceError or CheckpointError's sentence as a SourceError."""
+    path = Path(text)
+    if path.suffix == ".onnx":
+        return _from_graph(path, options)
+    if ":" in text and not path.exists():
+        return _from_factory(text, options)
+    return _from_checkpoint(path, options)
+
+
+def _from_checkpoint(path: Path, options: SourceOptions) -> Source:
+    if options != SourceOptions():
+        raise SourceError(f"{path} is a checkpoint: it brings its own shape, weights, labels, mean and std")
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        raise SourceError(str(error)) from error
+    facts = checkpoint.data
+    rows = normalize(checkpoint.held_out_pixels, facts)
+    _, height, width = facts.input_shape
+    return _of_net(
+        checkpoint.build_net(),
+        facts.input_shape,
+        description=f"checkpoint of {checkpoint.net_name} trained on {facts.name}",
+        digest=sha256(path.read_bytes()),
+        held_out=rows.numpy(),
+        labels=list(facts.labels),
+        preprocessing=Preprocessing(
+            mode=facts.mode, height=height, width=width, mean=list(facts.mean), std=list(facts.std)
+        ),
+        training={**checkpoint.metrics, "seed": checkpoint.seed},
+    )
+
+
+def _from_factory(text: str, options: SourceOptions) -> Source:
+    if options.input_shape is None:
+        raise SourceError(f"{text} needs --input-shape, for example --input-shape 3,224,224")
+    net = _build(text)
+    digest = None
+    if options.weights is not None:
+        _load_weights(net, options.weights)
+        digest = sha256(options.weights.read_bytes())
+    return _of_net(
+        net,
+        options.input_shape,
+        description=f"net {text}" + (f" with weights {options.weights.name}" if options.weights else ""),
+        digest=digest,
+        labels=_read_labels(options.labels),
+        preprocessing=_preprocessing(options, options.input_shape),
+    )
+
+
+def _from_graph(path: Path, options: SourceOptions) -> Source:
+    if options.input_shape is not None or options.weights is not None:
+        raise SourceError(f"{path} is an ONNX file: it brings its own shape and weights")
+    graph = with_symbolic_rows(prepare(load_graph(path)))
+    inputs = [tensor_spec(value) for value in graph.graph.inputs]
+    preprocessing = _preprocessing(options, inputs[0].row_shape)
+    return Source(
+        description=f"ONNX file {path.name}",
+        digest=sha256(path.read_bytes()),
+        graph=graph,
+        answers=lambda rows, show: graph_answers(graph, rows, show),
+        truth=GRAPH_TRUTH,
+        inputs=_with_range(inputs, preprocessing),
+        outputs=[tensor_spec(value) for value in graph.graph.outputs],
+        labels=_read_labels(options.labels),
+        preprocessing=preprocessing,
+    )
+
+
+def _of_net(
+    net: nn.Module, row_shape: Sequence[int], *, preprocessing: Preprocessing | None, **facts: Any
+) -> Source:
+    graph = prepare(trace(net, row_shape))
+    outputs = [tensor_spec(value) for value in graph.graph.outputs]
+    names = [spec.name for spec in outputs]
+    return Source(
+        graph=graph,
+        answers=lambda rows, show: net_answers(net, rows, names),
+        truth=NET_TRUTH,
+        inputs=_with_range([tensor_spec(value) for value in graph.graph.inputs], preprocessing),
+        outputs=outputs,
+        preprocessing=preprocessing,
+        **facts,
+    )
+
+
+def tensor_spec(value: ir.Value) -> TensorSpec:
+    """The manifest's description of a graph's input or output."""
+    sizes = [dim if isinstance(dim, int) else None for dim in value.shape or []]
+    if value.dtype is None or not sizes or None in sizes[1:]:
+        raise SourceError(
+            f"'{value.name}' must have a type and fixed sizes behind its rows, found {value.shape}"
+        )
+    try:
+        dtype = value.dtype.numpy().name
+        return TensorSpec.model_validate({"name": value.name, "dtype": dtype, "shape": [None, *sizes[1:]]})
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"'{value.name}' has type {value.dtype}, which no client could send: {error}"
+        ) from None
+
+
+def _with_range(specs: list[TensorSpec], preprocessing: Preprocessing | None) -> list[TensorSpec]:
+    """Pictures lie in 0…1 before (x − mean) / std, so the row's range follows."""
+    if preprocessing is None:
+        return specs
+    pairs = list(zip(preprocessing.mean, preprocessing.std, strict=True))
+    known = {
+        "minimum": min((0 - mean) / std for mean, std in pairs),
+        "maximum": max((1 - mean) / std for mean, std in pairs),
+        "layout": "NCHW",
+    }
+    return [specs[0].model_copy(update=known), *specs[1:]]
+
+
+def _preprocessing(options: SourceOptions, row_shape: Sequence[int]) -> Preprocessing | None:
+    if options.mean is None or options.std is None:
+        return None
+    if len(row_shape) != 3 or row_shape[0] not in (1, 3) or len(options.mean) != row_shape[0]:
+        raise SourceError(
+            f"--mean and --std need a picture of 1 or 3 channels and a value for each; the row is "
+            f"{list(row_shape)}, got {len(options.mean)} values"
+        )
+    channels, height, width = row_shape
+    mode = "L" if channels == 1 else "RGB"
+    return Preprocessing.model_validate(
+        {"mode": mode, "height": height, "width": width, "mean": list(options.mean), "std": list(options.std)}
+    )
+
+
+def _read_labels(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: labels must be a text file, one a line: {error}") from None
+
+
+def _build(text: str) -> nn.Module:
+    module_name, _, factory_name = text.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SourceError(
+            f"{text}: {error}; expected a checkpoint, an .onnx file or module:factory"
+        ) from error
+    net = factory()
+    if not isinstance(net, nn.Module):
+        raise SourceError(f"{text} must return an nn.Module, it returned {type(net).__name__}")
+    return net
+
+
+def _load_weights(net: nn.Module, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        net.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
+    except Exception as error:  # pickle, zip, key and shape errors share no class
+        raise SourceError(f"{path}: not the weights of this net: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,154 @@
+"""Trace a net into a graph that still holds every BatchNorm that ran.
+
+In: an nn.Module in eval mode and the shape of one row.  Out: an ir.Model with symbolic rows.
+
+`torch.onnx.export` folds BatchNorms by itself unless `optimize=False`, and a fold that finds nothing
+"succeeds": so the BatchNorms are first watched running, and the graph must hold exactly those.
+"""
+
+import ast
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from export.errors import TraceError
+from export.graph import ROWS, batchnorms
+
+INPUT = "input"
+OUTPUT = "logits"
+OPSET = 20
+
+
+def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
+    """Trace `net` on float32 rows; raises TraceError if the graph's BatchNorms are not those that ran."""
+    net.eval()
+    rows = torch.zeros(2, *row_shape)
+    ran, outputs = watch_batchnorms(net, rows)
+    names = [OUTPUT] if outputs == 1 else [f"output_{index}" for index in range(outputs)]
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                net,
+                (rows,),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=names,
+                dynamic_shapes=({0: torch.export.Dim(ROWS)},),
+            )
+        except Exception as error:  # the exporter's errors share no class
+            raise TraceError(f"{type(net).__name__} cannot be traced: {_first_line(error)}") from error
+    assert program is not None
+    check_batchnorms(program.model, ran)
+    _name_after_modules(program.model)
+    return program.model
+
+
+def check_batchnorms(model: ir.Model, ran: Sequence[str]) -> None:
+    """Raise TraceError unless the graph's BatchNormalization nodes are the BatchNorms in `ran`, by name."""
+    found = [_module_path(node) for node in batchnorms(model)]
+    if Counter(found) != Counter(ran):
+        missing = sorted((Counter(ran) - Counter(found)).elements())
+        surplus = sorted((Counter(found) - Counter(ran)).elements())
+        raise TraceError(
+            f"{len(ran)} BatchNorms ran in the net, the traced graph holds {len(found)}: "
+            f"missing {missing}, unexpected {surplus}"
+        )
+
+
+def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], int]:
+    """Run the net once; the paths of the BatchNorms that ran, in order, and how many tensors it returns."""
+    watcher = _Watcher(net)
+    with torch.no_grad(), watcher:
+        try:
+            answer = net(rows)
+        except TraceError:
+            raise
+        except Exception as error:
+            shape = list(rows.shape)
+            raise TraceError(
+                f"{type(net).__name__} fails on rows of shape {shape}: {_first_line(error)}"
+            ) from error
+    tensors = answer if isinstance(answer, list | tuple) else [answer]
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise TraceError(
+            f"{type(net).__name__} must return a tensor or a tuple of them, got {type(answer).__name__}"
+        )
+    return watcher.ran, len(tensors)
+
+
+class _Watcher(TorchFunctionMode):
+    """Notes each call of batch_norm by the path of the module that owns its running mean."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.ran: list[str] = []
+        self._owners = {id(buffer): name.rpartition(".")[0] for name, buffer in net.named_buffers()}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.batch_norm:
+            self._note(_argument(args, kwargs, 1, "running_mean"), _argument(args, kwargs, 5, "training"))
+        elif func is torch.batch_norm:
+            self._note(_argument(args, kwargs, 3, "running_mean"), _argument(args, kwargs, 5, "training"))
+        return func(*args, **kwargs)
+
+    def _note(self, running_mean: torch.Tensor | None, training: bool | None) -> None:
+        owner = self._owners.get(id(running_mean), "")
+        if running_mean is None or training:
+            place = f"number {len(self.ran) + 1} to run" if running_mean is None else f"'{owner}'"
+            raise TraceError(
+                f"the BatchNorm {place} has no running statistics in use (track_running_stats=False or "
+                "training mode): its answers depend on the batch, so it cannot be served row by row"
+            )
+        self.ran.append(owner)
+
+
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], index: int, name: str) -> Any:
+    return args[index] if len(args) > index else kwargs.get(name)
+
+
+def _module_path(node: ir.Node) -> str:
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
+    return str(scopes[-2])
+
+
+def _name_after_modules(model: ir.Model) -> None:
+    """Call each node as the net's author does; two nodes of one module are told apart by `prepare`."""
+    for node in model.graph:
+        if path := _module_path(node):
+            node.name = path
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about packages that it does not need and about its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

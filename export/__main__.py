@@ -14,7 +14,6 @@ from rich.table import Table
 from export.errors import ExportError
 from service.manifest import BundleError, FoldSite
 
-
 EXAMPLES = """examples:
   python -m export bundle runs/digits/checkpoint.pt --to models/digits
   python -m export bundle mynets:resnet --input-shape 3,224,224 --weights resnet.pt --to models/resnet

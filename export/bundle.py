@@ -21,6 +21,7 @@ from export.prove import Proof, prove
 from export.report import render
 from export.runtime import load
 from export.source import Source
+from export.truth import true_answers
 from service.bundle import GOLDEN_FILE, GRAPH_FILE, REPORT_FILE, Bundle, Golden, golden_bytes, sha256
 from service.manifest import SCHEMA_VERSION, Manifest, Provenance
 
@@ -65,7 +66,9 @@ def make_golden(source: Source, seed: int, say: Say) -> Golden:
     inputs = golden_inputs(source.inputs, source.held_out, seed)
     num_rows = len(next(iter(inputs.values())))
     say(f"computing {num_rows} golden answers: {source.truth}")
-    outputs = source.answers(inputs, lambda row: say(f"golden answer {row} of {num_rows}: {source.truth}"))
+    outputs = true_answers(
+        source.evaluate, inputs, lambda row: say(f"golden answer {row} of {num_rows}: {source.truth}")
+    )
     return Golden(inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs})
 
 

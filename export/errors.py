@@ -26,3 +26,8 @@ class FoldError(ExportError):
 
 class ProofError(ExportError):
     """A graph whose answers are beyond the tolerance."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, cut to a line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ from export.folds import account, fold
 from export.graph import load_graph, prepare, serialize
 from export.pack import write_whole
 from export.prove import prove_once
-from export.truth import whole_answers
+from export.truth import graph_evaluator
 from service.manifest import FoldAccount
 
 NUM_ROWS = 2
@@ -30,7 +30,7 @@ def fold_file(source: Path, target: Path, *, seed: int, say: Callable[[str], Non
     if sites:
         say("proving the folded graph on random rows")
         rows = random_rows(unfolded, np.random.default_rng(seed))
-        prove_once(serialize(unfolded), serialize(folded), rows, whole_answers(unfolded, rows))
+        prove_once(serialize(unfolded), serialize(folded), rows, graph_evaluator(unfolded)(rows))
     write_whole(target, serialize(folded))
     return account(sites)
 

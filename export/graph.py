@@ -12,7 +12,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript.optimizer import fold_constants
 
-from export.errors import SourceError
+from export.errors import SourceError, first_line
+from export.runtime import load
 
 ROWS = "rows"
 FIRST_OPSET = 7
@@ -24,11 +25,10 @@ def load_graph(path: Path) -> ir.Model:
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     try:
-        onnx.checker.check_model(str(path))
-        model = ir.load(path)
-    except Exception as error:  # protobuf, checker and ir each have their own errors
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SourceError(f"{path}: not a valid ONNX graph: {first_line}") from None
+        load(path, optimised=False)
+        model = ir.external_data.load_to_model(ir.load(path))
+    except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
+        raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
     opset = model.opset_imports.get("", 0)
     newest = onnx.defs.onnx_opset_version()
     if not FIRST_OPSET <= opset <= newest:
@@ -123,7 +123,7 @@ def with_symbolic_rows(model: ir.Model) -> ir.Model:
             if not output.is_graph_output():
                 output.shape = None
     passes.ShapeInferencePass()(model)
-    return model
+    return tidy(model)
 
 
 def serialize(model: ir.Model) -> bytes:

@@ -7,6 +7,7 @@ In: both graphs and golden rows.  Out: a `Proof` with a tolerance for each outpu
 
 A fold only rounds its weights anew, so e_folded is about e_unfolded; 4 leaves room for another order of
 summation on another device, and 8 ulps of the output range keep a net without rounding errors provable.
+A tolerance above half the output range would let zeros pass: such a net is refused.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from service.parity import Parity, difference, measure
 FACTOR = 4
 ULPS = 8
 ULP = 2.0**-23
+LARGEST_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,18 @@ def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
 
 
 def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> Tolerance:
-    """The tolerance of one output; raises ProofError if even the unfolded graph has no finite error."""
+    """The tolerance of one output; ProofError if the unfolded graph is too far from the truth."""
     output_range = float(np.abs(truth).max(initial=0.0))
     if not np.isfinite([unfolded_error, output_range]).all():
         raise ProofError("the unfolded graph's own answers are not finite or not of the net's shape")
+    max_abs = FACTOR * unfolded_error + ULPS * ULP * output_range
+    if max_abs > LARGEST_SHARE * output_range:
+        raise ProofError(
+            f"nothing can be proved: the unfolded graph's own float32 error is {unfolded_error:.3g} "
+            f"with answers up to {output_range:.3g}, so that zeros would pass for answers"
+        )
     return Tolerance(
-        max_abs=FACTOR * unfolded_error + ULPS * ULP * output_range,
+        max_abs=max_abs,
         unfolded_error=unfolded_error,
         folded_error=folded_error if np.isfinite(folded_error) else float(np.finfo(np.float64).max),
         output_range=output_range,

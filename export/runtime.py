@@ -5,17 +5,18 @@ In: the bytes of a graph.  Out: `run(inputs) -> outputs`.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime as ort
 
-from export.errors import ExportError
+from export.errors import ExportError, first_line
 from service.parity import Run, Tensors
 
 
-def load(graph: bytes, *, optimised: bool) -> Run:
+def load(graph: bytes | Path, *, optimised: bool) -> Run:
     """A session on the CPU: with ONNX Runtime's own rewrites as when serving, or with none."""
     options = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
@@ -23,10 +24,13 @@ def load(graph: bytes, *, optimised: bool) -> Run:
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine stays usable
     try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # ONNX Runtime's errors share no public class
-        raise ExportError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"ONNX Runtime refuses it: {first_line(error)}") from error
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Tensors) -> Mapping[str, np.ndarray]:

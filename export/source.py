@@ -4,7 +4,7 @@ In: SOURCE as typed, and its options.  Out: a `Source`: the unfolded graph, its 
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,14 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from export.errors import SourceError
+from export.errors import SourceError, first_line
 from export.graph import load_graph, prepare, with_symbolic_rows
 from export.trace import trace
-from export.truth import GRAPH_TRUTH, NET_TRUTH, Arrays, graph_answers, net_answers
+from export.truth import GRAPH_TRUTH, NET_TRUTH, Evaluate, graph_evaluator, net_evaluator
 from service.bundle import sha256
 from service.manifest import Preprocessing, TensorSpec
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.data import normalize
-
-Show = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +41,12 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An unfolded graph and everything that the bundle says about it; `answers` computes the truth."""
+    """An unfolded graph and everything that the bundle says about it; `evaluate` computes the truth."""
 
     description: str
     digest: str | None
     graph: ir.Model
-    answers: Callable[[Arrays, Show], Arrays]
+    evaluate: Evaluate
     truth: str
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
@@ -120,7 +118,7 @@ def _from_graph(path: Path, options: SourceOptions) -> Source:
         description=f"ONNX file {path.name}",
         digest=sha256(path.read_bytes()),
         graph=graph,
-        answers=lambda rows, show: graph_answers(graph, rows, show),
+        evaluate=graph_evaluator(graph),
         truth=GRAPH_TRUTH,
         inputs=_with_range(inputs, preprocessing),
         outputs=[tensor_spec(value) for value in graph.graph.outputs],
@@ -134,10 +132,9 @@ def _of_net(
 ) -> Source:
     graph = prepare(trace(net, row_shape))
     outputs = [tensor_spec(value) for value in graph.graph.outputs]
-    names = [spec.name for spec in outputs]
     return Source(
         graph=graph,
-        answers=lambda rows, show: net_answers(net, rows, names),
+        evaluate=net_evaluator(net, [spec.name for spec in outputs]),
         truth=NET_TRUTH,
         inputs=_with_range([tensor_spec(value) for value in graph.graph.inputs], preprocessing),
         outputs=outputs,
@@ -218,4 +215,4 @@ def _load_weights(net: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
     except Exception as error:  # pickle, zip, key and shape errors share no class
-        raise SourceError(f"{path}: not the weights of this net: {str(error).splitlines()[0]}") from error
+        raise SourceError(f"{path}: not the weights of this net: {first_line(error)}") from error

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from export.errors import TraceError
+from export.errors import TraceError, first_line
 from export.graph import ROWS, batchnorms
 
 INPUT = "input"
@@ -47,7 +47,9 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
                 dynamic_shapes=({0: torch.export.Dim(ROWS)},),
             )
         except Exception as error:  # the exporter's errors share no class
-            raise TraceError(f"{type(net).__name__} cannot be traced: {_first_line(error)}") from error
+            raise TraceError(
+                f"{type(net).__name__} cannot be traced: {first_line(error.__cause__ or error)}"
+            ) from error
     assert program is not None
     check_batchnorms(program.model, ran)
     _name_after_modules(program.model)
@@ -77,7 +79,7 @@ def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], int
         except Exception as error:
             shape = list(rows.shape)
             raise TraceError(
-                f"{type(net).__name__} fails on rows of shape {shape}: {_first_line(error)}"
+                f"{type(net).__name__} fails on rows of shape {shape}: {first_line(error.__cause__ or error)}"
             ) from error
     tensors = answer if isinstance(answer, list | tuple) else [answer]
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
@@ -133,11 +135,6 @@ def _name_after_modules(model: ir.Model) -> None:
     for node in model.graph:
         if path := _module_path(node):
             node.name = path
-
-
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""The body of a request, read whole and never beyond the limit.
+
+In: the ASGI messages.  Out: bytes, decompressed if the client compressed them; TooLarge as soon as it is.
+"""
+
+import asyncio
+import zlib
+
+from service.errors import BadRequest, HungUp, TooLarge, UnknownEncoding
+from service.reply import Receive
+
+Buffer = bytes | bytearray
+
+_WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
+
+
+async def read_body(receive: Receive, declared: bytes | None, encoding: bytes | None, limit: int) -> Buffer:
+    """The whole body; `declared` and `encoding` are the request's Content-Length and Content-Encoding."""
+    if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
+    if encoding is not None and encoding.lower() not in (*_WINDOW_BITS, b"identity", b""):
+        told = encoding.decode("latin-1")[:40]
+        raise UnknownEncoding(f"content encoding '{told}' is not supported, only gzip and deflate")
+    body = await _receive_all(receive, limit)
+    bits = _WINDOW_BITS.get(encoding.lower()) if encoding else None
+    return body if bits is None else await asyncio.to_thread(decompress, body, bits, limit)
+
+
+async def _receive_all(receive: Receive, limit: int) -> Buffer:
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        only: bytes = message.get("body", b"")
+        return _within(only, limit)
+    body = bytearray()
+    while message["type"] == "http.request":
+        body += message.get("body", b"")
+        _within(body, limit)
+        if not message.get("more_body"):
+            return body
+        message = await receive()
+    raise HungUp("the client hung up before its request was complete")
+
+
+def decompress(body: Buffer, window_bits: int, limit: int) -> bytes:
+    """Inflate a gzip or zlib stream; never more than `limit` bytes and one."""
+    parts: list[bytes] = []
+    num_bytes = 0
+    rest = bytes(body)
+    while rest or not parts:
+        stream = zlib.decompressobj(window_bits)
+        try:
+            part = stream.decompress(rest, limit + 1 - num_bytes)
+        except zlib.error as error:
+            raise BadRequest(f"the body cannot be decompressed: {error}") from None
+        parts.append(part)
+        num_bytes += len(part)
+        if num_bytes > limit:
+            raise TooLarge(f"the body has more than {limit} bytes once decompressed")
+        if not stream.eof:
+            raise BadRequest("the body cannot be decompressed: it ends too early")
+        rest = stream.unused_data
+    return b"".join(parts)
+
+
+def _within(body: Buffer, limit: int) -> Buffer:
+    if len(body) > limit:
+        raise TooLarge(f"the body has more than {limit} bytes")
+    return body

@@ -1,0 +1,190 @@
+"""POST /predict: pictures in, labels with probabilities out.
+
+In: a picture as the body, or several as multipart files; ?model=NAME and ?top=K.
+Out: for each picture its labels, the most probable first.
+
+    probability = softmax(logits) = exp(logit − max) / Σ exp(logit − max)
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from service.body import Buffer, read_body
+from service.errors import BadPicture, BadRequest, ServiceError
+from service.images import read_picture
+from service.manifest import Manifest, Preprocessing
+from service.models import Models
+from service.served import Served
+from service.watchman import Watchman
+
+MAX_FILES = 256
+ALL_LABELS_UP_TO = 10
+DEFAULT_TOP = 5
+
+Picture = tuple[str | None, bytes]
+
+
+class Predictor:
+    """Answers pictures."""
+
+    def __init__(
+        self,
+        models: Models,
+        watchman: Watchman,
+        threads: Executor,
+        *,
+        max_body_bytes: int,
+        max_pixels: int,
+    ) -> None:
+        self._models = models
+        self._watchman = watchman
+        self._threads = threads
+        self._max_body_bytes = max_body_bytes
+        self._max_pixels = max_pixels
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        """The answer to one request, as JSON; failures are counted and raised."""
+        name = ""
+        try:
+            self._models.check_open()
+            served = self._choose(request.query_params.get("model"))
+            name = served.name
+            return await self._answer(served, request)
+        except ServiceError as error:
+            self._models.metrics.failed(error.reason, name)
+            raise
+
+    def _choose(self, name: str | None) -> Served:
+        if name is not None:
+            return self._models.get(name)
+        seeing = [served.name for served in self._models.served if why_not(served.manifest) is None]
+        if len(seeing) == 1:
+            return self._models.get(seeing[0])
+        if len(names := self._models.names) == 1:
+            return self._models.get(names[0])  # not ready, or blind: what follows says which
+        told = ", ".join(seeing) if seeing else "none so far"
+        raise BadRequest(f"say which model with ?model=NAME; those that take pictures: {told}")
+
+    async def _answer(self, served: Served, request: Request) -> dict[str, Any]:
+        begun = time.perf_counter()
+        if reason := why_not(served.manifest):
+            raise BadRequest(f"model '{served.name}' takes no pictures: {reason}")
+        preprocessing = served.manifest.preprocessing
+        assert preprocessing is not None
+        labels = labels_of(served.manifest)
+        top = _top(request.query_params.get("top"), len(labels))
+        pictures = await self._pictures(request)
+        rows = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._rows, pictures, preprocessing
+        )
+        dtype = served.manifest.inputs[0].dtype
+        tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
+        job = served.batcher.submit(tensors, len(rows))
+        answers = await self._watchman.wait_for_answers(served.batcher, job, request.receive)
+        logits_nk = answers[served.manifest.outputs[0].name]
+        if not np.isfinite(logits_nk).all():
+            raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
+        probabilities_nk = softmax(logits_nk)
+        served.metrics.answered(len(rows), time.perf_counter() - begun, job.queue_s)
+        return {
+            "model_name": served.name,
+            "model_version": served.version,
+            "predictions": [
+                _prediction(file, probabilities_k, labels, top)
+                for (file, _), probabilities_k in zip(pictures, probabilities_nk, strict=True)
+            ],
+        }
+
+    async def _pictures(self, request: Request) -> list[Picture]:
+        headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
+        body = await read_body(
+            request.receive,
+            headers.get(b"content-length"),
+            headers.get(b"content-encoding"),
+            self._max_body_bytes,
+        )
+        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            return await _files(request.headers, body)
+        return [(None, bytes(body))]
+
+    def _rows(self, pictures: Sequence[Picture], preprocessing: Preprocessing) -> np.ndarray:
+        rows = []
+        for file, content in pictures:
+            try:
+                rows.append(read_picture(content, preprocessing, self._max_pixels))
+            except BadPicture as error:
+                raise BadPicture(f"{file}: {error}" if file else str(error)) from None
+        return np.concatenate(rows)
+
+
+def why_not(manifest: Manifest) -> str | None:
+    """Why a model cannot take pictures, or None if it can."""
+    preprocessing = manifest.preprocessing
+    if preprocessing is None:
+        return "its manifest has no preprocessing"
+    channels = 1 if preprocessing.mode == "L" else 3
+    row_shape = (channels, preprocessing.height, preprocessing.width)
+    tensor = manifest.inputs[0]
+    if len(manifest.inputs) != 1 or tensor.row_shape != row_shape or not tensor.dtype.startswith("float"):
+        return f"its input is not a float tensor of shape {list(row_shape)}"
+    if len(manifest.outputs[0].row_shape) != 1 or not manifest.outputs[0].dtype.startswith("float"):
+        return "its first output is not a list of logits"
+    if manifest.labels is not None and len(manifest.labels) != manifest.outputs[0].row_shape[0]:
+        return f"it has {len(manifest.labels)} labels for {manifest.outputs[0].row_shape[0]} logits"
+    return None
+
+
+def labels_of(manifest: Manifest) -> list[str]:
+    """The manifest's labels, or the classes' numbers."""
+    return manifest.labels or [str(index) for index in range(manifest.outputs[0].row_shape[0])]
+
+
+def softmax(logits_nk: np.ndarray) -> np.ndarray:
+    """Probabilities in float64, rows first."""
+    exponents = np.exp(logits_nk.astype(np.float64) - logits_nk.max(axis=1, keepdims=True))
+    probabilities_nk: np.ndarray = exponents / exponents.sum(axis=1, keepdims=True)
+    return probabilities_nk
+
+
+def _prediction(file: str | None, probabilities_k: np.ndarray, labels: list[str], top: int) -> dict[str, Any]:
+    order = np.argsort(-probabilities_k, kind="stable")[:top]
+    ranked = [{"label": labels[k], "probability": round(float(probabilities_k[k]), 6)} for k in order]
+    named: dict[str, Any] = {} if file is None else {"file": file}
+    return {**named, **ranked[0], "top": ranked}
+
+
+def _top(text: str | None, num_labels: int) -> int:
+    if text is None:
+        return num_labels if num_labels <= ALL_LABELS_UP_TO else DEFAULT_TOP
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise BadRequest(f"'top' must be a number from 1 on, got '{text[:40]}'")
+    return min(int(text), num_labels)
+
+
+class _InMemory(MultiPartParser):
+    """Files stay in memory: the body's size is limited already, and the disk may be read-only."""
+
+    spool_max_size = 2**62
+
+
+async def _files(headers: Headers, body: Buffer) -> list[Picture]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield bytes(body)
+
+    try:
+        form = await _InMemory(headers, stream(), max_files=MAX_FILES, max_fields=MAX_FILES).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        told = error.message if isinstance(error, MultiPartException) else "malformed"
+        raise BadRequest(f"the multipart body cannot be read: {told}") from None
+    files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    if not files:
+        raise BadRequest("the multipart body holds no file; send each picture as a file")
+    return [(file.filename or "file", await file.read()) for file in files]

@@ -1,0 +1,191 @@
+"""The JSON of an inference request, checked: everything about its tensors except their elements.
+
+In: a parsed document and the model's signature.  Out: a `Head`, or a BadRequest that names input and model.
+
+A head whose inputs are all binary says nothing about their values, so it may be kept for the next request.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from service.errors import BadRequest, Unsupported
+from service.protocol.datatypes import SIZES
+from service.protocol.parameters import check_request_parameters, flag, parameters_of, unsigned
+from service.protocol.signature import Signature, Tensor
+
+_SOURCES = (
+    "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+    "'shared_memory_region' in 'parameters'. But "
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOutput:
+    """An output to answer with, and whether as bytes behind the JSON."""
+
+    name: str
+    is_binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GivenInput:
+    """An input: `num_bytes` behind the JSON, or `data` in it."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    num_elements: int
+    num_bytes: int | None
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a client asks for; `timeout_s` and `priority` are 0 where it said nothing."""
+
+    inputs: list[GivenInput]
+    outputs: list[AskedOutput]
+    num_rows: int
+    id: str | None = None
+    timeout_s: float = 0.0
+    priority: int = 0
+
+
+def read_head(document: dict[str, Any], signature: Signature, *, has_header: bool) -> Head:
+    """Check one request; `has_header` tells whether Inference-Header-Content-Length came with it."""
+    request_id = document.get("id")
+    if type(request_id) is not str and "id" in document:
+        raise BadRequest("'id' must be a string")
+    parameters = parameters_of(document, "the request")
+    check_request_parameters(parameters)
+    entries = document.get("inputs")
+    if type(entries) is not list:
+        raise BadRequest("Unable to parse 'inputs': expected an array of input tensors")
+    inputs: dict[str, GivenInput] = {}
+    for entry in entries:
+        given = _read_input(entry, signature, has_header=has_header)
+        if given.tensor.name in inputs:
+            raise BadRequest(f"input '{given.tensor.name}' already exists in request")
+        inputs[given.tensor.name] = given
+    return Head(
+        inputs=list(inputs.values()),
+        outputs=_read_outputs(document, flag(parameters, "binary_data_output", default=False), signature),
+        num_rows=_num_rows(inputs, signature),
+        id=request_id,
+        timeout_s=unsigned(parameters, "timeout") / 1e6,
+        priority=unsigned(parameters, "priority"),
+    )
+
+
+def _read_input(entry: Any, signature: Signature, *, has_header: bool) -> GivenInput:
+    if type(entry) is not dict:
+        raise BadRequest("Unable to parse 'inputs': each input must be an object")
+    name = entry.get("name")
+    if type(name) is not str:
+        raise BadRequest("Unable to parse 'inputs': each input needs a 'name', a string")
+    datatype, shape = entry.get("datatype"), entry.get("shape")
+    if type(datatype) is not str or datatype not in SIZES:
+        raise BadRequest(f"input '{name}' needs a 'datatype', one of {', '.join(SIZES)}")
+    if type(shape) is not list or any(type(dim) is not int for dim in shape):
+        raise BadRequest(f"input '{name}' needs a 'shape', an array of integers")
+    if shape and min(shape) < 0:
+        raise BadRequest(f"input '{name}' has a negative dimension in its shape {shape}")
+    parameters = parameters_of(entry, f"input '{name}'")
+    _check_source(entry, parameters)
+    tensor = signature.inputs.get(name)
+    if tensor is None:
+        raise BadRequest(f"unexpected inference input '{name}' for model '{signature.name}'")
+    if datatype != tensor.datatype:
+        raise BadRequest(
+            f"inference input '{name}' data-type is '{datatype}', "
+            f"but model '{signature.name}' expects '{tensor.datatype}'"
+        )
+    if len(shape) != len(tensor.row_shape) + 1 or tuple(shape[1:]) != tensor.row_shape:
+        raise BadRequest(
+            f"unexpected shape for input '{name}' for model '{signature.name}'. "
+            f"Expected {tensor.shape}, got {shape}"
+        )
+    # The rank is the model's by now, so the product is of few numbers.
+    num_elements = prod(shape)
+    if num_elements * tensor.size > 2**63 - 1:
+        raise BadRequest(f"input '{name}' for model '{signature.name}' is too large: its shape is {shape}")
+    if "data" in entry:
+        return GivenInput(tensor, tuple(shape), num_elements, None, entry["data"])
+    num_bytes = _num_bytes(parameters, tensor, num_elements, signature, has_header=has_header)
+    return GivenInput(tensor, tuple(shape), num_elements, num_bytes)
+
+
+def _check_source(entry: dict[str, Any], parameters: dict[str, Any]) -> None:
+    is_set = {
+        "'data'": "data" in entry,
+        "'binary_data_size'": "binary_data_size" in parameters,
+        "'shared_memory_region'": "shared_memory_region" in parameters,
+    }
+    if sum(is_set.values()) != 1:
+        told = " and ".join(word for word in is_set if is_set[word])
+        raise BadRequest(f"{_SOURCES}{told or 'none'} of them is set for input '{entry['name']}'")
+    if is_set["'shared_memory_region'"]:
+        raise BadRequest(f"input '{entry['name']}' is in shared memory, which is not supported")
+
+
+def _num_bytes(
+    parameters: dict[str, Any], tensor: Tensor, num_elements: int, signature: Signature, *, has_header: bool
+) -> int:
+    num_bytes = parameters["binary_data_size"]
+    if type(num_bytes) is not int or num_bytes < 0:
+        raise BadRequest(f"Unable to parse 'binary_data_size' of input '{tensor.name}': got {num_bytes}")
+    if num_bytes > 0 and not has_header:
+        raise BadRequest(
+            "must specify valid 'Infer-Header-Content-Length' in request header and 'binary_data_size' "
+            "when passing inputs in binary data format"
+        )
+    if num_bytes != num_elements * tensor.size:
+        raise BadRequest(
+            f"input byte size mismatch for input '{tensor.name}' for model '{signature.name}'. "
+            f"Expected {num_elements * tensor.size}, got {num_bytes}"
+        )
+    return num_bytes
+
+
+def _num_rows(inputs: dict[str, GivenInput], signature: Signature) -> int:
+    if len(inputs) != len(signature.inputs):
+        missing = [name for name in signature.inputs if name not in inputs]
+        raise BadRequest(
+            f"expected {len(signature.inputs)} inputs but got {len(inputs)} inputs for model "
+            f"'{signature.name}', missing {missing}"
+        )
+    rows = {given.shape[0] for given in inputs.values()}
+    if len(rows) > 1:
+        raise BadRequest(
+            f"the inputs for model '{signature.name}' disagree on the number of rows: {sorted(rows)}"
+        )
+    return rows.pop()
+
+
+def _read_outputs(document: dict[str, Any], is_binary: bool, signature: Signature) -> list[AskedOutput]:
+    entries = document.get("outputs", [])
+    if type(entries) is not list:
+        raise BadRequest("Unable to parse 'outputs': expected an array of requested outputs")
+    asked: dict[str, AskedOutput] = {}
+    for entry in entries:
+        if type(entry) is not dict or type(entry.get("name")) is not str:
+            raise BadRequest("Unable to parse 'outputs': each output needs a 'name', a string")
+        name = entry["name"]
+        if name not in signature.outputs:
+            raise BadRequest(f"unexpected inference output '{name}' for model '{signature.name}'")
+        if name in asked:
+            raise BadRequest(f"output '{name}' already exists in request")
+        parameters = parameters_of(entry, f"output '{name}'")
+        if "classification" in parameters:
+            raise Unsupported("the classification extension is not offered")
+        if "shared_memory_region" in parameters:
+            raise BadRequest(f"output '{name}' is asked for in shared memory, which is not supported")
+        asked[name] = AskedOutput(name, flag(parameters, "binary_data", default=is_binary))
+    outputs = list(asked.values()) or [AskedOutput(name, is_binary) for name in signature.outputs]
+    for output in outputs:
+        if signature.outputs[output.name].datatype == "FP16" and not output.is_binary:
+            raise BadRequest(
+                "sending FP16 data via JSON is not supported. "
+                f"Please use the binary data format for output '{output.name}'"
+            )
+    return outputs

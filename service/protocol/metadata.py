@@ -1,0 +1,34 @@
+"""What the server and a model say about themselves.
+
+In: a signature.  Out: the JSON objects of GET /v2 and GET /v2/models/M.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service import __version__
+from service.protocol.signature import Signature, Tensor
+
+# Only what works: perf_analyzer calls /stats as soon as "statistics" is listed.
+EXTENSIONS = ["binary_tensor_data", "parameters"]
+
+
+def server_metadata() -> dict[str, Any]:
+    """GET /v2."""
+    return {"name": "foldserve", "version": __version__, "extensions": EXTENSIONS}
+
+
+def model_metadata(signature: Signature, properties: Mapping[str, str]) -> dict[str, Any]:
+    """GET /v2/models/M; `versions` are those that may be asked for."""
+    return {
+        "name": signature.name,
+        "versions": [signature.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": [_described(tensor) for tensor in signature.inputs.values()],
+        "outputs": [_described(tensor) for tensor in signature.outputs.values()],
+        "properties": dict(properties),
+    }
+
+
+def _described(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}

@@ -1,0 +1,127 @@
+"""An inference request: the bytes of a body in, checked tensors out.
+
+In: the decompressed body, the value of Inference-Header-Content-Length or None.
+Out: an `InferRequest`, or a BadRequest that names the input and the model.
+
+    body = JSON                                     without the header
+    body = JSON[:N] + binary tensors in order        N > 0
+    body = the one input's one row                   N = 0
+
+Every size is compared with what came before anything is allocated. Binary tensors are views on the body.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.errors import BadRequest
+from service.protocol.document import may_hold_bools, read_document
+from service.protocol.head import AskedOutput, GivenInput, Head, read_head
+from service.protocol.signature import Signature
+from service.protocol.tensors import from_bytes, from_json
+
+Buffer = bytes | bytearray
+
+MAX_KEPT_HEADS = 256
+MAX_KEPT_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a client asks for, and the rows it asks it of."""
+
+    head: Head
+    tensors: dict[str, np.ndarray]
+
+
+class RequestParser:
+    """Reads requests to one model.
+
+    A client sends the same head with every binary request, so heads without `data` are kept once checked.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self._heads: dict[bytes, Head] = {}
+
+    def parse(self, body: Buffer, header_length: bytes | None) -> InferRequest:
+        """Read and check one request."""
+        if header_length is None:
+            head = read_head(read_document(body), self.signature, has_header=False)
+            return self._with_tensors(head, body, body, None)
+        tail = _parse_length(header_length, len(body))
+        if tail == 0:
+            return self._parse_raw(body)
+        if tail > MAX_KEPT_BYTES:
+            text: bytes | memoryview = memoryview(body)[:tail]
+            return self._with_tensors(self._read(text), text, body, tail)
+        text = bytes(body[:tail])
+        kept = self._heads.get(text)
+        if kept is None:
+            kept = self._read(text)
+            if all(given.num_bytes is not None for given in kept.inputs):
+                if len(self._heads) >= MAX_KEPT_HEADS:
+                    self._heads.clear()
+                self._heads[text] = kept
+        return self._with_tensors(kept, text, body, tail)
+
+    def _read(self, text: bytes | memoryview) -> Head:
+        return read_head(read_document(text), self.signature, has_header=True)
+
+    def _with_tensors(
+        self, head: Head, text: Buffer | memoryview, body: Buffer, tail: int | None
+    ) -> InferRequest:
+        tensors: dict[str, np.ndarray] = {}
+        offset = tail or 0
+        for given in head.inputs:
+            tensor = given.tensor
+            if given.num_bytes is None:
+                bools = may_hold_bools(text)
+                tensors[tensor.name] = from_json(
+                    given.data, tensor.name, tensor.datatype, given.shape, may_hold_bools=bools
+                )
+                continue
+            lacking = offset + given.num_bytes - len(body)
+            if lacking > 0 and given.num_bytes > 0:
+                raise BadRequest(
+                    f"unexpected size for input '{tensor.name}', expecting {lacking} additional bytes "
+                    f"for model '{self.signature.name}'"
+                )
+            tensors[tensor.name] = from_bytes(
+                body, offset, tensor.datatype, tensor.name, given.shape, given.num_elements
+            )
+            offset += given.num_bytes
+        if tail is not None and offset != len(body):
+            raise BadRequest(f"unexpected additional input data for model '{self.signature.name}'")
+        return InferRequest(head, tensors)
+
+    def _parse_raw(self, body: Buffer) -> InferRequest:
+        """The whole body is one row of the only input; every output is binary."""
+        signature = self.signature
+        if len(signature.inputs) != 1:
+            raise BadRequest(
+                f"Raw request must only have 1 input (found 1) to be deduced but got {len(signature.inputs)} "
+                f"inputs in '{signature.name}' model configuration"
+            )
+        tensor = next(iter(signature.inputs.values()))
+        num_bytes = tensor.row_elements * tensor.size
+        if len(body) != num_bytes:
+            raise BadRequest(
+                f"unexpected size for input '{tensor.name}' for model '{signature.name}': "
+                f"one row has {num_bytes} bytes, got {len(body)}"
+            )
+        given = GivenInput(tensor, (1, *tensor.row_shape), tensor.row_elements, num_bytes)
+        outputs = [AskedOutput(name, True) for name in signature.outputs]
+        return self._with_tensors(Head(inputs=[given], outputs=outputs, num_rows=1), b"", body, None)
+
+
+def _parse_length(text: bytes, num_bytes: int) -> int:
+    if text.isdigit() and len(text) < 10:
+        length = int(text)
+        if length <= num_bytes:
+            return length
+    told = text.decode("latin-1").strip()
+    digits = told.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        raise BadRequest(f"Unable to parse Inference-Header-Content-Length, got: {told[:40]}")
+    raise BadRequest(f"inference header size should be in range (0, {num_bytes}), got: {told[:40]}")

@@ -1,0 +1,78 @@
+"""An inference response: tensors in, bytes out.
+
+In: the outputs asked for and their arrays.  Out: a body, and the length of its JSON if tensors follow.
+
+    body = JSON [+ tensors, little-endian, in the order of the JSON's outputs]
+
+Numbers print in the shortest form that reads back as the same float32. NaN and Infinity, which JSON lacks,
+print as Triton prints them, and the output's parameters say so.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.protocol.head import AskedOutput
+from service.protocol.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """A body; `header_length` is None when it is all JSON."""
+
+    body: bytes
+    header_length: int | None
+    num_nonfinite: int = 0
+
+
+def encode_response(
+    signature: Signature,
+    request_id: str | None,
+    asked: Sequence[AskedOutput],
+    tensors: Mapping[str, np.ndarray],
+) -> InferResponse:
+    """Print the answer."""
+    outputs: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    num_nonfinite = 0
+    for output in asked:
+        array = tensors[output.name]
+        entry: dict[str, Any] = {
+            "name": output.name,
+            "datatype": signature.outputs[output.name].datatype,
+            "shape": array.shape,
+        }
+        if output.is_binary:
+            content = array.tobytes()
+            tail.append(content)
+            entry["parameters"] = {"binary_data_size": len(content)}
+        else:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                entry["parameters"] = {"nonfinite": True}
+                num_nonfinite += 1
+            entry["data"] = array.ravel()
+        outputs.append(entry)
+    document = {"model_name": signature.name, "model_version": signature.version, "outputs": outputs}
+    if request_id is not None:
+        document["id"] = request_id
+    text = _with_nonfinite(document) if num_nonfinite else orjson.dumps(document, option=_OPTIONS)
+    if not any(tail):
+        return InferResponse(text, None, num_nonfinite)
+    return InferResponse(b"".join((text, *tail)), len(text), num_nonfinite)
+
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+def _with_nonfinite(document: dict[str, Any]) -> bytes:
+    def numbers(array: np.ndarray) -> list[Any]:
+        if array.dtype.kind != "f":
+            plain: list[Any] = array.tolist()
+            return plain
+        return [float(str(value)) for value in array]
+
+    return json.dumps(document, default=numbers, separators=(",", ":")).encode()

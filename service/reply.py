@@ -1,0 +1,42 @@
+"""Bytes back to a client, without a framework in between.
+
+In: a status, headers and a body, or an error.  Out: two ASGI messages; every error is {"error": "…"}.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+import orjson
+
+from service.errors import ServiceError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+MAX_MESSAGE = 1000
+
+JSON = (b"content-type", b"application/json")
+
+
+async def send_reply(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Answer."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: ServiceError) -> None:
+    """Answer with an error."""
+    extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    await send_reply(send, error.status, [JSON, *extra], error_body(str(error)))
+
+
+def error_body(message: str, **members: object) -> bytes:
+    """{"error": message}, however long the name was that a client made us repeat."""
+    told = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
+    # A lone surrogate from a client's escape must not turn the error into another one.
+    told = told.encode("utf-8", "replace").decode()
+    return orjson.dumps({"error": told, **members})

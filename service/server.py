@@ -1,0 +1,97 @@
+"""The HTTP server: uvicorn on a socket of ours, with our way to stop.
+
+In: an app, a bound socket.  Out: runs until SIGTERM or SIGINT, then returns.
+
+    first signal    ready → 503 at once; after the drain delay, new work → 503 and accepted work finishes
+    second signal   exit at once
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from service.http import Protocol
+from service.models import Models
+
+
+class Server(uvicorn.Server):
+    """uvicorn, except that signals drain first and SIGTERM is not raised again after a clean end."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        models: Models,
+        drain_delay_s: float,
+        announce: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        super().__init__(config)
+        self._models = models
+        self._drain_delay_s = drain_delay_s
+        self._announce = announce
+        self._announcement: asyncio.Task[None] | None = None
+        self._is_stopping = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announcement = asyncio.get_running_loop().create_task(self._announce())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._is_stopping:
+            leave(128 + sig)
+        self._is_stopping = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
+
+    def _begin_to_stop(self) -> None:
+        self._models.is_draining = True
+        asyncio.get_running_loop().call_later(self._drain_delay_s, self._stop)
+
+    def _stop(self) -> None:
+        self._models.accepts_work = False
+        self.should_exit = True
+
+
+def uvicorn_config(app: Any, *, shutdown_timeout_s: float) -> uvicorn.Config:
+    """The fast loop and parser, no access log, nothing that costs per request."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(shutdown_timeout_s)),
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is our own error; raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def leave(code: int) -> None:
+    """Exit now, even if a thread is busy with a batch or a bundle that nobody waits for any more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,130 @@
+"""Settings: flags first, then environment variables FOLDSERVE_*, then defaults; each is checked once.
+
+In: the command line and the environment.  Out: a frozen `Settings`, or a SettingsError in one sentence.
+
+    --max-body-mb 8   =   FOLDSERVE_MAX_BODY_MB=8
+"""
+
+import os
+import re
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+from service.parity import BUCKETS
+
+PREFIX = "FOLDSERVE_"
+
+# Kubernetes describes a Service called "foldserve" to every pod in variables of these names.
+_FROM_KUBERNETES = re.compile(r"FOLDSERVE_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_.*)")
+
+
+class SettingsError(Exception):
+    """A flag or variable that is unknown or has a wrong value."""
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """Serve the models of a folder over HTTP (Open Inference Protocol v2, /predict, /metrics, /docs).
+
+    example:
+      python -m service --models models --port 8000
+      curl --data-binary @seven.png http://127.0.0.1:8000/predict
+
+    Every flag is also an environment variable: --max-body-mb 8 is FOLDSERVE_MAX_BODY_MB=8.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_exit_on_error=False,
+        cli_avoid_json=True,
+    )
+
+    models: Path = Field(Path("models"), description="folder of bundles, models/NAME/VERSION/")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to run; auto is CUDA if it works, else the CPU"
+    )
+    threads: int = Field(
+        default_factory=usable_cores, ge=1, le=1024, description="ONNX Runtime's threads for one model"
+    )
+    buckets: Annotated[tuple[int, ...], NoDecode] = Field(
+        BUCKETS, description="batch sizes that may run, rising; a batch is padded to the next one"
+    )
+    queue_rows: int = Field(1024, ge=1, description="rows that may wait for a model before new ones get 503")
+    max_wait_ms: float = Field(
+        0.0, ge=0, le=10_000, description="how long a free engine waits to fill its largest bucket"
+    )
+    max_body_mb: float = Field(
+        64.0, gt=0, le=2048, description="largest request body in MiB, as sent and once decompressed"
+    )
+    max_pixels: int = Field(40_000_000, ge=1, description="largest picture that /predict decodes")
+    drain_delay_s: float = Field(
+        0.0, ge=0, le=600, description="seconds between SIGTERM, when ready turns 503, and refusing new work"
+    )
+    shutdown_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="seconds that accepted work has to finish after that"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if not self.buckets or self.buckets[0] < 1 or list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError(f"buckets must be rising numbers from 1 on, got {list(self.buckets)}")
+        if self.queue_rows < self.buckets[-1]:
+            raise ValueError(
+                f"queue_rows must hold at least one batch of {self.buckets[-1]}, got {self.queue_rows}"
+            )
+        return self
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mb * 2**20)
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the command line's arguments and the environment; --help prints and exits 0."""
+    _check_names(environment)
+    source: CliSettingsSource[Any] = CliSettingsSource(Settings, formatter_class=RawDescriptionHelpFormatter)
+    try:
+        # Kubernetes again: FOLDSERVE_PORT=tcp://10.0.0.1:8000 is its address of us, not our setting.
+        if environment.get(f"{PREFIX}PORT", "").startswith("tcp://"):
+            os.environ.pop(f"{PREFIX}PORT", None)
+        flags: dict[str, Any] = {"_cli_settings_source": source(args=list(arguments))}
+        return Settings(**flags)
+    except SourceError as error:
+        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise SettingsError(message) from None
+        name = str(first["loc"][0])
+        flag = f"--{name.replace('_', '-')} ({PREFIX}{name.upper()})"
+        raise SettingsError(f"{flag}: {message[:1].lower()}{message[1:]}, got {first['input']!r}") from None
+
+
+def _check_names(environment: Mapping[str, str]) -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _FROM_KUBERNETES.match(name):
+            raise SettingsError(f"the environment variable {name} is not a setting")

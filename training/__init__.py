@@ -1,0 +1,1 @@
+"""Training: data set → checkpoint.  `python -m training --help` shows the way in."""

@@ -1,0 +1,47 @@
+"""Augmentation: a batch of pictures in, a batch of slightly different pictures out.
+
+In: uint8 pictures (N, C, H, W).  Out: the same shape and type; black flows in from outside.
+
+    theta = [ cos a / s   −sin a / s   shift_x ]        a: rotation,  s: scale,
+            [ sin a / s    cos a / s   shift_y ]        shifts as a share of half the picture
+
+Drawing the chance and applying it are two functions: the first takes its generator, the second is pure.
+Chance is drawn on the CPU, so every device sees the same pictures.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """The largest change that a picture may suffer; each is drawn evenly on both sides of none."""
+
+    degrees: float = 12.0
+    scale: float = 0.12
+    shift: float = 0.12
+
+    def __post_init__(self) -> None:
+        if not (self.degrees >= 0 and 0 <= self.scale < 1 and self.shift >= 0):
+            raise ValueError(f"degrees and shift must be ≥ 0 and scale in [0, 1), got {self}")
+
+
+def draw_affine(num_rows: int, limits: Affine, generator: Generator) -> Tensor:
+    """Draw one transformation for each row: (num_rows, 2, 3), in picture coordinates −1 … 1."""
+    turn, zoom, shift_x, shift_y = torch.rand(4, num_rows, generator=generator) * 2 - 1
+    angle = turn * math.radians(limits.degrees)
+    inverse_scale = 1 / (1 + zoom * limits.scale)
+    cos, sin = torch.cos(angle) * inverse_scale, torch.sin(angle) * inverse_scale
+    rows = [cos, -sin, shift_x * limits.shift, sin, cos, shift_y * limits.shift]
+    return torch.stack(rows, dim=1).view(num_rows, 2, 3)
+
+
+def apply_affine(pixels_u8_nchw: Tensor, theta: Tensor) -> Tensor:
+    """Turn, scale and shift each picture by its own `theta`, bilinearly."""
+    grid = functional.affine_grid(theta, list(pixels_u8_nchw.shape), align_corners=False)
+    moved = functional.grid_sample(pixels_u8_nchw.float(), grid, mode="bilinear", align_corners=False)
+    return moved.round().clamp(0, 255).to(torch.uint8)

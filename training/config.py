@@ -1,0 +1,43 @@
+"""What the user may choose for a run; everything here decides the result, nothing else does.
+
+In: flags.  Out: a checked `FitConfig`.  Where it runs and where it writes are not part of it: on one
+machine's CPU the same config gives the same weights, bit for bit.
+"""
+
+from dataclasses import dataclass
+
+from training.errors import TrainingError
+
+
+class ConfigError(TrainingError):
+    """A setting out of range, or one that differs from what the run began with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Settings of one run; `learning_rate` is the peak of the one-cycle schedule."""
+
+    data: str = "digits"
+    net: str = "cnn"
+    epochs: int = 16
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ConfigError(f"epochs must be at least 1, got {self.epochs}")
+        if self.batch_size < 2:
+            raise ConfigError(
+                f"batch_size must be at least 2, because BatchNorm needs a variance, got {self.batch_size}"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if not 0 < self.momentum < 1:
+            raise ConfigError(f"momentum must lie between 0 and 1, got {self.momentum}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(f"weight_decay must be zero or positive, got {self.weight_decay}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must lie in 0 .. 2⁶³−1, got {self.seed}")

@@ -1,0 +1,28 @@
+"""What can stop a run, each told in one sentence.
+
+TrainingError            exit code 2: the user can mend it before anything long starts
+├── ConfigError          a setting is out of range, or is not what the run began with
+├── DataError            a data set is missing, damaged, or of the wrong shape
+├── NetError             no such net, or settings that it cannot take
+├── DeviceError          asked for and absent
+├── OutputError          a folder that cannot be written, or that holds another run
+├── CheckpointError      missing, torn, foreign, or of another version
+└── DivergedError        exit code 1: the loss stopped being a number
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TrainingError(Exception):
+    """The message is one sentence: what was found, what was expected, where."""
+
+    exit_code = 2
+
+
+def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Sentence for a name that nobody knows, with the nearest that somebody does."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown {kind} {name!r}, known: {', '.join(names)}{hint}"

@@ -1,0 +1,63 @@
+"""The default net: blocks of Conv-BN-ReLU-pool, then a dense head with a BatchNorm of its own.
+
+In: rows (N, C, H, W).  Out: logits (N, num_classes).
+
+    Conv k×k → BN → ReLU → MaxPool 2          for each of `channels`, with its own of `kernels`
+    flatten → Linear → BN → ReLU → Linear
+
+The head's BatchNorm1d gives the fold a Linear besides the Convs. A layer before a BatchNorm has no bias of
+its own: the BatchNorm would subtract it again.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class CnnSettings:
+    """Shape of the net."""
+
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    channels: tuple[int, ...] = (32, 64)
+    kernels: tuple[int, ...] = (5, 3)
+    hidden: int = 128
+
+    def __post_init__(self) -> None:
+        if min((*self.input_shape, *self.channels, *self.kernels, self.hidden)) < 1 or self.num_classes < 2:
+            raise ValueError("every size must be at least 1, and num_classes at least 2")
+        if len(self.kernels) != len(self.channels) or not all(kernel % 2 for kernel in self.kernels):
+            raise ValueError("kernels must be odd, one for each of channels")
+        if min(self.input_shape[1:]) < 2 ** len(self.channels):
+            raise ValueError(f"{len(self.channels)} poolings leave nothing of {self.input_shape[1:]} pixels")
+
+
+class Cnn(nn.Module):
+    """See the module's text."""
+
+    def __init__(self, settings: CnnSettings) -> None:
+        super().__init__()
+        num_channels, height, width = settings.input_shape
+        blocks: list[nn.Module] = []
+        for out_channels, kernel in zip(settings.channels, settings.kernels, strict=True):
+            blocks += [
+                nn.Conv2d(num_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            num_channels, height, width = out_channels, height // 2, width // 2
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.Linear(num_channels * height * width, settings.hidden, bias=False),
+            nn.BatchNorm1d(settings.hidden),
+            nn.ReLU(),
+            nn.Linear(settings.hidden, settings.num_classes),
+        )
+
+    def forward(self, rows_nchw: Tensor) -> Tensor:
+        """Logits, one for each class."""
+        logits_nk: Tensor = self.head(torch.flatten(self.blocks(rows_nchw), 1))
+        return logits_nk

@@ -82,6 +82,7 @@ def build_app(settings: Settings, models: Models) -> Front:
         openapi_tags=TAGS,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         swagger_ui_parameters={"defaultModelsExpandDepth": -1, "tryItOutEnabled": True},
     )
     watchman = Watchman()

@@ -78,6 +78,7 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         self._batch_s = 0.0
         self.waiting_rows = 0
+        self.running_rows = 0
 
     def start(self) -> None:
         """Begin to run batches."""
@@ -201,6 +202,7 @@ class Batcher:
         begun = self._clock()
         num_rows = sum(piece.num_rows for piece in batch)
         error: Exception | None = None
+        self.running_rows = num_rows
         try:
             answers = await self._run([piece.tensors for piece in batch])
             if wrong := [name for name, array in answers.items() if len(array) != num_rows]:
@@ -212,6 +214,7 @@ class Batcher:
             error = ModelFailed("the engine gave up on the batch")
         except Exception as raised:
             error = raised
+        self.running_rows = 0
         seconds = self._clock() - begun
         self._note(
             Execution(num_rows=num_rows, num_jobs=len(batch), seconds=seconds, has_failed=error is not None)

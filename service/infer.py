@@ -105,7 +105,12 @@ def _json_length(body: Buffer, header_length: bytes | None) -> int:
 def is_infer(scope: Scope) -> bool:
     """Whether a request is for this route."""
     path: bytes = scope["raw_path"]
-    return scope["method"] == "POST" and path.endswith(b"/infer") and path.startswith(b"/v2/models/")
+    return (
+        scope["method"] == "POST"
+        and path.endswith(b"/infer")
+        and path.startswith(b"/v2/models/")
+        and path.count(b"/") in (4, 6)
+    )
 
 
 def _target(raw_path: bytes) -> tuple[str, str | None]:

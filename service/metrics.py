@@ -65,6 +65,7 @@ class VersionMetrics:
         self.nonfinite_outputs = 0
         self.parity: dict[str, float] = {}
         self.waiting_rows: Callable[[], int] = lambda: 0
+        self.running_rows: Callable[[], int] = lambda: 0
 
     def answered(self, num_rows: int, seconds: float, queue_s: float) -> None:
         """A request got its answer."""
@@ -161,7 +162,10 @@ class Metrics:
 
 
 _LABELS: list[Any] = ["model", "version"]
-_GAUGES = [("waiting_rows", "queue_rows", "Rows that wait for the engine")]
+_GAUGES = [
+    ("waiting_rows", "queue_rows", "Rows that wait for the engine"),
+    ("running_rows", "running_rows", "Rows in the engine"),
+]
 _COUNTERS = [
     ("requests", "requests", "Requests answered"),
     ("rows", "rows", "Rows answered"),

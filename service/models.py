@@ -149,6 +149,7 @@ class Models:
         config = self.config
         served = Served(fact, metrics, queue_rows=config.queue_rows, max_wait_s=config.max_wait_s)
         metrics.waiting_rows = lambda: served.batcher.waiting_rows
+        metrics.running_rows = lambda: served.batcher.running_rows
         state.served = served
         _log.info(
             "event=proved model=%s version=%s provider=%s parity=%.3g seconds=%.2f digest=%s",

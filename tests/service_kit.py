@@ -38,6 +38,18 @@ _ONNX = {
     "bool": TensorProto.BOOL,
 }
 
+_NUMPY = {
+    "BOOL": "?",
+    "UINT8": "u1",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+
 
 @dataclass(kw_only=True)
 class TinyNet:
@@ -155,24 +167,42 @@ def log_net() -> TinyNet:
     return net
 
 
-def slow_net(steps: int = 150, width: int = 512) -> TinyNet:
-    """A chain of rotations: a batch of 64 rows takes a good while, the answer has the input's norm."""
-    chance = np.random.default_rng(0)
-    rotation = np.linalg.qr(chance.normal(size=(width, width)))[0].astype(np.float32)
-    names = ["x", *(f"h{step}" for step in range(steps - 1)), "y"]
-    return TinyNet(
-        nodes=[
-            helper.make_node("MatMul", [before, "w"], [after])
-            for before, after in zip(names[:-1], names[1:], strict=True)
+def busy_net(golden_steps: int = 1) -> TinyNet:
+    """y = x, after as many matrix products as the largest number in the batch: a test decides how long."""
+    width = 256
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("MatMul", ["state", "w"], ["next"]),
         ],
-        weights={"w": rotation},
-        inputs={"x": ("float32", [width])},
-        outputs={"y": ("float32", [width])},
-        truth=lambda rows: {
-            "y": rows["x"].astype(np.float64) @ np.linalg.matrix_power(rotation.astype(np.float64), steps)
-        },
-        tolerance=1e-2,
+        "step",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [width, width]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [width, width]),
+        ],
     )
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0].astype(np.float32)
+    net = TinyNet(
+        nodes=[
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Cast", ["most"], ["steps"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["steps", "", "w"], ["end"], body=body),
+            helper.make_node("ReduceSum", ["end"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+            helper.make_node("Add", ["x", "nothing"], ["y"]),
+        ],
+        weights={"w": rotation, "zero": np.array(0, np.float32)},
+        inputs={"x": ("float32", [1])},
+        outputs={"y": ("float32", [1])},
+        truth=lambda rows: {"y": rows["x"].astype(np.float64)},
+    )
+    net.golden = {"x": np.full((32, 1), golden_steps, np.float32)}
+    return net
 
 
 def write_bundle(
@@ -317,6 +347,12 @@ def every_net(root: Path) -> Path:
     return root
 
 
+def x_request(data: Any, datatype: str = "FP32", shape: Any = None, **members: Any) -> dict[str, Any]:
+    """A request for one input `x`, three numbers a row unless told otherwise."""
+    shape = [1, 3] if shape is None else shape
+    return {"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}], **members}
+
+
 def binary_body(document: dict[str, Any], *tails: bytes) -> tuple[bytes, dict[str, str]]:
     """A body and the header that goes with it."""
     head = json.dumps(document).encode()
@@ -330,10 +366,7 @@ def read_answer(headers: Any, body: bytes) -> tuple[dict[str, Any], Arrays]:
     rest = b"" if length is None else body[int(length) :]
     arrays: Arrays = {}
     for output in document["outputs"]:
-        dtype = {"BOOL": "?", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "UINT8": "u1", "INT8": "i1"}.get(
-            output["datatype"],
-            f"<i{int(output['datatype'][3:] or 0) // 8}" if output["datatype"][:3] == "INT" else "?",
-        )
+        dtype = _NUMPY[output["datatype"]]
         if "data" in output:
             arrays[output["name"]] = np.array(output["data"], dtype).reshape(output["shape"])
         else:

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from service_kit import Server, binary_body, digits_net, every_net, pair_net, read_answer, serving
+
+from service_kit import Server, binary_body, digits_net, every_net, pair_net, read_answer, serving, x_request
 
 DATATYPES = {
     "bool": "BOOL",
@@ -44,11 +45,6 @@ def client(server: Server) -> Iterator[httpx.Client]:
 def infer(client: httpx.Client, model: str, document: Any, **options: Any) -> httpx.Response:
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
     return client.post(f"/v2/models/{model}/infer", content=content, **options)
-
-
-def x_request(data: Any, datatype: str = "FP32", shape: Any = None, **members: Any) -> dict[str, Any]:
-    shape = [1, 3] if shape is None else shape
-    return {"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}], **members}
 
 
 def refused(client: httpx.Client, model: str, document: Any, message: str, status: int = 400) -> None:

@@ -225,9 +225,11 @@ def test_a_checkpoint_that_its_own_reader_refuses_is_not_published(path, checkpo
     assert path.read_bytes() == before
 
 
-def test_publishing_replaces_the_whole_file(tmp_path):
+def test_publishing_puts_a_new_file_in_place_of_the_old_one(tmp_path):
     publish(tmp_path / "file", b"long before")
-    publish(tmp_path / "file", b"after")
+    with (tmp_path / "file").open("rb") as reader:
+        publish(tmp_path / "file", b"after")
+        assert reader.read() == b"long before"  # who reads the old file is not disturbed
     assert (tmp_path / "file").read_bytes() == b"after"
 
 

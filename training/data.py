@@ -48,8 +48,9 @@ class DataFacts:
     def __post_init__(self) -> None:
         channels = {"L": 1, "RGB": 3}.get(self.mode)
         if len(self.input_shape) != 3 or self.input_shape[0] != channels:
-            raise ValueError(f"input_shape must be (channels of mode {self.mode}, height, width), "
-                             f"got {self.input_shape}")  # fmt: skip
+            raise ValueError(
+                f"mode {self.mode} needs input_shape ({channels}, height, width), got {self.input_shape}"
+            )
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(f"mean and std need {channels} values each, got {self.mean} and {self.std}")
         if min(self.std) <= 0:

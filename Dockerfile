@@ -5,8 +5,8 @@
 #
 # Each holds its extra of pyproject.toml, at the versions of constraints.txt, and runs as uid 10001.
 # Two build arguments are for pip: PIP_FIND_LINKS, a page of wheels to look in too, and PIP_EXTRA_INDEX_URL.
-# PyPI's torch for Linux brings CUDA, which is gigabytes; a smaller factory, for CPUs only, comes from
-#   docker build --target factory --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .
+# The plain torch for Linux brings CUDA, which is gigabytes; a smaller factory, for CPUs only, comes from
+# PIP_EXTRA_INDEX_URL set to PyTorch's own index of CPU builds.
 
 FROM python:3.11-slim AS base
 ENV PATH=/opt/venv/bin:$PATH \

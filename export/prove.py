@@ -3,10 +3,10 @@
 In: both graphs and golden rows.  Out: a `Proof` with a tolerance for each output, or a ProofError.
 
     e_unfolded = max |ONNX Runtime float32, unfolded − truth|     e_folded likewise
-    tolerance  = 4 · e_unfolded + 8 · 2⁻²³ · max |truth|
+    tolerance  = 4 · e_unfolded + 4 · 2⁻²³ · max |truth|
 
 A fold only rounds its weights anew, so e_folded is about e_unfolded; 4 leaves room for another order of
-summation on another device, and 8 ulps of the output range keep a net without rounding errors provable.
+summation on another device, and 4 ulps of the output range keep a net without rounding errors provable.
 A tolerance above half the output range would let zeros pass: such a net is refused.
 """
 
@@ -22,7 +22,7 @@ from service.manifest import Tolerance
 from service.parity import Parity, difference, measure
 
 FACTOR = 4
-ULPS = 8
+ULPS = 4
 ULP = 2.0**-23
 LARGEST_SHARE = 0.5
 

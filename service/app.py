@@ -6,6 +6,8 @@ In: settings.  Out: an ASGI app for uvicorn.
            └─ everything else ──▶ FastAPI ──▶ health, metadata, predict, metrics, docs
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +24,19 @@ from starlette.routing import Route
 
 from service import __version__
 from service.engine import EngineConfig
-from service.errors import ServiceError
+from service.errors import Draining, ServiceError
 from service.infer import InferEndpoint, is_infer
 from service.models import Models, ModelsConfig
 from service.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
 from service.predict import Predictor
 from service.protocol.metadata import model_metadata, server_metadata
-from service.reply import Receive, Scope, Send, error_body
+from service.reply import Receive, Scope, Send, error_body, send_error
 from service.settings import Settings, usable_cores
 from service.watchman import Watchman
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
+_GRACE_S = 0.2
 _log = logging.getLogger("foldserve")
 _INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 
@@ -46,10 +49,17 @@ class Front:
         self._infer = infer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and is_infer(scope):
-            await self._infer(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        try:
+            if scope["type"] == "http" and is_infer(scope):
+                await self._infer(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            # The shutdown timeout has passed in the middle of a request; its answer may have begun.
+            with contextlib.suppress(RuntimeError):
+                await send_error(send, Draining("the server shut down before the request was answered"))
 
 
 def build_models(settings: Settings) -> Models:
@@ -72,7 +82,7 @@ def build_app(settings: Settings, models: Models) -> Front:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         models.start()
         yield
-        await models.close(settings.shutdown_timeout_s)
+        await models.close(_GRACE_S)  # uvicorn has waited for every caller: a batch that runs is nobody's
         threads.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPIOffline(

@@ -65,7 +65,7 @@ class Preprocessing(_Strict):
 class Tolerance(_Strict):
     """Bound on |answer − golden| for one output, and the measurements that it was derived from.
 
-    max_abs = 4 · unfolded_error + 8 · 2⁻²³ · output_range, for IEEE float32 arithmetic (TF32 off).
+    max_abs = 4 · unfolded_error + 4 · 2⁻²³ · output_range, for IEEE float32 arithmetic (TF32 off).
     """
 
     max_abs: NonNegative

@@ -7,6 +7,7 @@ Out: for each picture its labels, the most probable first.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
@@ -28,6 +29,8 @@ from service.watchman import Watchman
 MAX_FILES = 256
 ALL_LABELS_UP_TO = 10
 DEFAULT_TOP = 5
+
+_log = logging.getLogger("foldserve")
 
 Picture = tuple[str | None, bytes]
 
@@ -61,6 +64,10 @@ class Predictor:
         except ServiceError as error:
             self._models.metrics.failed(error.reason, name)
             raise
+        except Exception:
+            _log.exception("event=internal_error route=predict model=%s", name)
+            self._models.metrics.failed(ServiceError.reason, name)
+            raise ServiceError("internal server error") from None
 
     def _choose(self, name: str | None) -> Served:
         if name is not None:

@@ -29,7 +29,9 @@ class Served:
         self.digest = loaded.bundle.digest
         self.engine = loaded.engine
         self.metrics = metrics
-        self.signature = signature_of(self.name, self.version, self.manifest.inputs, self.manifest.outputs)
+        self.signature = signature_of(
+            self.name, self.version, self.manifest.inputs, self.manifest.outputs, queue_rows
+        )
         self.parser = RequestParser(self.signature)
         self.no_rows: Tensors = {
             spec.name: np.empty((0, *spec.row_shape), spec.dtype) for spec in self.manifest.outputs

@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def uvicorn_config(app: Any, *, shutdown_timeout_s: float) -> uvicorn.Config:
+def uvicorn_config(app: Any, *, shutdown_timeout_s: int) -> uvicorn.Config:
     """The fast loop and parser, no access log, nothing that costs per request."""
     return uvicorn.Config(
         app,
@@ -69,7 +69,7 @@ def uvicorn_config(app: Any, *, shutdown_timeout_s: float) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(shutdown_timeout_s)),
+        timeout_graceful_shutdown=shutdown_timeout_s,
     )
 
 

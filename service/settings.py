@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(
         0.0, ge=0, le=600, description="seconds between SIGTERM, when ready turns 503, and refusing new work"
     )
-    shutdown_timeout_s: float = Field(
-        30.0, gt=0, le=3600, description="seconds that accepted work has to finish after that"
+    shutdown_timeout_s: int = Field(
+        30, ge=1, le=3600, description="seconds that accepted work has to finish after that"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
 

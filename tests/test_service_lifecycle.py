@@ -338,6 +338,23 @@ def test_case_30_the_exit_timeout_expires(tmp_path: Path) -> None:
         crowd.close()
 
 
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer", "/predict"])
+def test_case_30_a_body_that_never_ends_does_not_hold_the_exit(tmp_path: Path, path: str) -> None:
+    write_bundle(tmp_path / "digits" / "1", digits_net())
+    flags = ("--shutdown-timeout-s", "1")
+    with serving(tmp_path, *flags) as server, socket.create_connection(("127.0.0.1", server.port)) as sock:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n"
+        sock.sendall(head.encode())
+        assert sock.recv(100).startswith(b"HTTP/1.1 100")  # the server is reading the body
+        server.terminate()
+        answer = sock.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 503"), answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {
+            "error": "the server shut down before the request was answered"
+        }
+        assert server.wait() == 0
+
+
 def test_case_30_a_second_sigterm_exits_at_once(crowd: Crowd) -> None:
     futures = crowd.occupy(FOR_EVER, 1)
     crowd.server.terminate()

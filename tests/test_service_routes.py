@@ -3,13 +3,14 @@
 import json
 import re
 import socket
+import tomllib
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from service import __version__
-from service_kit import Server, digits_net, echo_net, write_bundle, x_request
+from service_kit import ROOT, Server, digits_net, echo_net, write_bundle, x_request
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,11 @@ def test_6_4_server_metadata_names_only_what_works(client: httpx.Client) -> None
         "version": __version__,
         "extensions": ["binary_tensor_data", "parameters"],
     }
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
 
 
 def test_vector_28_v2_with_and_without_slash(client: httpx.Client) -> None:

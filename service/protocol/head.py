@@ -159,7 +159,13 @@ def _num_rows(inputs: dict[str, GivenInput], signature: Signature) -> int:
         raise BadRequest(
             f"the inputs for model '{signature.name}' disagree on the number of rows: {sorted(rows)}"
         )
-    return rows.pop()
+    num_rows = rows.pop()
+    if num_rows > signature.max_rows:
+        raise BadRequest(
+            f"inference request batch-size must be <= {signature.max_rows} for '{signature.name}', "
+            f"got {num_rows}"
+        )
+    return num_rows
 
 
 def _read_outputs(document: dict[str, Any], is_binary: bool, signature: Signature) -> list[AskedOutput]:

@@ -32,16 +32,17 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A model's name, version, inputs and outputs."""
+    """A model's name, version, inputs and outputs, and how many rows one request may bring."""
 
     name: str
     version: str
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    max_rows: int
 
 
 def signature_of(
-    name: str, version: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    name: str, version: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_rows: int
 ) -> Signature:
     """The signature of a manifest's tensors."""
     return Signature(
@@ -49,6 +50,7 @@ def signature_of(
         version=version,
         inputs={spec.name: _tensor(spec) for spec in inputs},
         outputs={spec.name: _tensor(spec) for spec in outputs},
+        max_rows=max_rows,
     )
 
 

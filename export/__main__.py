@@ -1,11 +1,15 @@
 """The command line of export: `bundle`, `fold` and `verify`.  Data on stdout, narration on stderr."""
 
 import argparse
+import contextlib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a neighbour
 
 from rich.console import Console
 from rich.markup import escape
@@ -42,7 +46,8 @@ def _bundle(options: argparse.Namespace, console: Console) -> int:
     from export.bundle import make_bundle, parity_facts
     from export.source import SourceOptions, open_source
 
-    with console.status(f"opening {options.source}") as status:
+    # A factory of the user's may print; stdout is for data.
+    with console.status(f"opening {options.source}") as status, contextlib.redirect_stdout(sys.stderr):
         source = open_source(
             options.source,
             SourceOptions(

@@ -200,11 +200,14 @@ def _build(text: str) -> nn.Module:
     module_name, _, factory_name = text.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # importing runs the user's own code
         raise SourceError(
-            f"{text}: {error}; expected a checkpoint, an .onnx file or module:factory"
+            f"{text}: {first_line(error)}; expected a checkpoint, an .onnx file or module:factory"
         ) from error
-    net = factory()
+    try:
+        net = factory()
+    except Exception as error:  # the user's own code
+        raise SourceError(f"{text} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(net, nn.Module):
         raise SourceError(f"{text} must return an nn.Module, it returned {type(net).__name__}")
     return net

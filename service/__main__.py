@@ -4,6 +4,12 @@ In: flags and FOLDSERVE_* variables.
 Out: HTTP; narration on stderr; exit code 0 after a signal, 2 if it could not start.
 """
 
+import os
+import signal
+
+# As process 1 of a container, Python would miss a SIGTERM that comes while it still imports.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
 import gc
 import logging
 import sys

@@ -32,7 +32,7 @@ class _Watch:
         while (await self.receive())["type"] != "http.disconnect":
             pass
         self.has_hung_up = True
-        pass
+        self.batcher.cancel(self.job)
 
 
 class Watchman:

@@ -1,9 +1,12 @@
 """What every test may ask for: nets with lively BatchNorms, and the reason why there is no GPU."""
 
+import os
 import shutil
 import subprocess
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a neighbour
 
 
 def _gpu_missing() -> str | None:

@@ -91,3 +91,12 @@ def no_statistics() -> nn.Module:
 
 def not_a_net() -> str:
     return "a string"
+
+
+def broken() -> nn.Module:
+    raise RuntimeError("no such layer")
+
+
+def talkative() -> nn.Module:
+    print("loaded pretrained weights")
+    return everything()

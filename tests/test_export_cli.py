@@ -136,6 +136,12 @@ def test_a_file_of_weights_is_loaded(tmp_path):
     np.testing.assert_allclose(golden.outputs["logits"], expected, rtol=1e-10)
 
 
+def test_a_factory_that_prints_does_not_spoil_stdout(tmp_path):
+    done = run_here("bundle", "nets:talkative", "--input-shape", "1,8,8", "--to", tmp_path / "m")
+    assert json.loads(done.stdout)["found"] == 5
+    assert "loaded pretrained weights" in done.stderr
+
+
 def test_an_onnx_file_with_a_fixed_batch_becomes_a_bundle(tmp_path):
     """Opset 9, batch of 1, a Reshape that says so: the rows become symbolic and are proved independent."""
     arrays = {
@@ -233,6 +239,7 @@ def test_fold_of_something_else(tmp_path, content, sentence):
         (["nets:everything"], "needs --input-shape"),
         (["nets:nothing", "--input-shape", "1,8,8"], "has no attribute 'nothing'"),
         (["nowhere:net", "--input-shape", "1,8,8"], "No module named 'nowhere'"),
+        (["nets:broken", "--input-shape", "1,8,8"], "nets:broken raised RuntimeError: no such layer"),
         (["nets:not_a_net", "--input-shape", "1,8,8"], "must return an nn.Module"),
         (["nets:no_statistics", "--input-shape", "1,8,8"], "no running statistics"),
         (["nets:everything", "--input-shape", "3,8,8"], "fails on rows of shape"),

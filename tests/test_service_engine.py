@@ -44,6 +44,13 @@ def test_answers_do_not_change_when_the_buffers_are_used_again(tmp_path: Path) -
     assert first.tolist() == [[1, 1, 1]] * 2
 
 
+def test_padding_is_zeros_not_somebody_elses_rows(tmp_path: Path) -> None:
+    engine = engine_of(tmp_path, echo_net("float32"))
+    engine.run([{"x": np.full((16, 3), 7, np.float32)}])
+    engine.run([{"x": np.ones((2, 3), np.float32)}])
+    assert engine._buffers["x"][:4, 0].tolist() == [1, 1, 0, 0]
+
+
 def test_two_inputs_are_gathered_in_step(tmp_path: Path) -> None:
     net = pair_net()
     rows = net.rows(3, seed=1)

@@ -1,7 +1,9 @@
 """Who may import whom, and documentation that names only what exists."""
 
 import ast
+import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import requires
@@ -148,3 +150,22 @@ def test_links_between_documents_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize(("answer", "extra"), [("exit 0", "service-gpu"), ("exit 9", "service")])
+def test_make_takes_the_cuda_build_where_nvidia_smi_answers(tmp_path, answer, extra):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(f"#!/bin/sh\n{answer}\n")
+    fake.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    plan = subprocess.run(
+        ["make", "--dry-run", "--always-make", "install"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (extras,) = re.findall(r"-e '\.\[(.*)\]'", plan)
+    assert set(extras.split(",")) & {"service", "service-gpu"} == {extra}
+    assert ("export" in extras.split(",")) == (extra == "service"), "export alone brings the CPU build"

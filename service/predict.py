@@ -3,7 +3,7 @@
 In: a picture as the body, or several as multipart files; ?model=NAME and ?top=K.
 Out: for each picture its labels, the most probable first.
 
-    probability = softmax(logits) = exp(logit − max) / Σ exp(logit − max)
+A net with its softmax inside answers with probabilities already; see probabilities.py.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from service.errors import BadPicture, BadRequest, ServiceError
 from service.images import read_picture
 from service.manifest import Manifest, Preprocessing
 from service.models import Models
+from service.probabilities import softmax
 from service.served import Served
 from service.watchman import Watchman
 
@@ -99,7 +100,7 @@ class Predictor:
         logits_nk = answers[served.manifest.outputs[0].name]
         if not np.isfinite(logits_nk).all():
             raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
-        probabilities_nk = softmax(logits_nk)
+        probabilities_nk = logits_nk.astype(np.float64) if served.ends_in_softmax else softmax(logits_nk)
         served.metrics.answered(len(rows), time.perf_counter() - begun, job.queue_s)
         return {
             "model_name": served.name,
@@ -152,13 +153,6 @@ def why_not(manifest: Manifest) -> str | None:
 def labels_of(manifest: Manifest) -> list[str]:
     """The manifest's labels, or the classes' numbers."""
     return manifest.labels or [str(index) for index in range(manifest.outputs[0].row_shape[0])]
-
-
-def softmax(logits_nk: np.ndarray) -> np.ndarray:
-    """Probabilities in float64, rows first."""
-    exponents = np.exp(logits_nk.astype(np.float64) - logits_nk.max(axis=1, keepdims=True))
-    probabilities_nk: np.ndarray = exponents / exponents.sum(axis=1, keepdims=True)
-    return probabilities_nk
 
 
 def _prediction(file: str | None, probabilities_k: np.ndarray, labels: list[str], top: int) -> dict[str, Any]:

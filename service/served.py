@@ -12,6 +12,7 @@ import numpy as np
 from service.batcher import Batcher, BatcherConfig, Execution
 from service.job import Tensors
 from service.metrics import VersionMetrics
+from service.probabilities import are_distributions
 from service.protocol.request import RequestParser
 from service.protocol.signature import signature_of
 from service.repository import Loaded
@@ -36,6 +37,7 @@ class Served:
         self.no_rows: Tensors = {
             spec.name: np.empty((0, *spec.row_shape), spec.dtype) for spec in self.manifest.outputs
         }
+        self.ends_in_softmax = are_distributions(loaded.bundle.golden.outputs[self.manifest.outputs[0].name])
         self.digest_header = (b"x-model-digest", f"sha256:{self.digest}".encode())
         config = BatcherConfig(largest=self.engine.largest, queue_rows=queue_rows, max_wait_s=max_wait_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{self.name}")

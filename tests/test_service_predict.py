@@ -4,17 +4,19 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from onnx import helper
 from PIL import Image
 
 from service.errors import BadPicture
 from service.images import read_picture
 from service.manifest import Preprocessing
-from service.predict import softmax
+from service.probabilities import are_distributions, softmax
 from service_kit import Server, digits_net, echo_net, log_net, serving, write_bundle
 
 GREY = Preprocessing(mode="L", height=28, width=28, mean=[0.5], std=[0.25])
@@ -208,3 +210,25 @@ def test_predict_asks_for_a_name_where_several_see(tmp_path_factory: pytest.Temp
         refused(answer, "those that take pictures: digits, letters")
         named = httpx.post(f"{running.url}/predict?model=letters", content=encoded(drawing()))
         assert named.json()["model_name"] == "letters"
+
+
+def test_a_softmax_inside_the_net_is_not_applied_twice(tmp_path: Path) -> None:
+    net = digits_net()
+    logits_truth = net.truth
+    net.nodes[-1].output[0] = "raw"
+    net.nodes.append(helper.make_node("Softmax", ["raw"], ["logits"], axis=1))
+    net.truth = lambda rows: {"logits": softmax(logits_truth(rows)["logits"])}
+    write_bundle(tmp_path / "digits" / "1", net)
+    with serving(tmp_path) as server:
+        answer = httpx.post(f"{server.url}/predict", content=encoded(Image.new("L", (28, 28), 200))).json()
+    row = (np.full((1, 1, 28, 28), 200 / 255) - 0.5) / 0.25
+    expected = net.truth({"input": row})["logits"][0]
+    (prediction,) = answer["predictions"]
+    assert prediction["label"] == str(expected.argmax())
+    assert abs(prediction["probability"] - expected.max()) < 1e-5
+
+
+def test_logits_are_not_taken_for_distributions() -> None:
+    assert are_distributions(np.array([[0.25, 0.75], [1.0, 0.0]]))
+    assert not are_distributions(np.array([[0.25, 0.75], [1.5, -0.5]]))
+    assert not are_distributions(np.array([[0.25, 0.75], [0.5, 0.4]]))

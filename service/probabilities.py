@@ -1,0 +1,20 @@
+"""Answers to probabilities.
+
+    probability = softmax(logits) = exp(logit − max) / Σ exp(logit − max)
+
+A net whose golden answers are distributions has its softmax inside; it is not applied twice.
+"""
+
+import numpy as np
+
+
+def softmax(logits_nk: np.ndarray) -> np.ndarray:
+    """Probabilities in float64, rows first."""
+    exponents = np.exp(logits_nk.astype(np.float64) - logits_nk.max(axis=1, keepdims=True))
+    probabilities_nk: np.ndarray = exponents / exponents.sum(axis=1, keepdims=True)
+    return probabilities_nk
+
+
+def are_distributions(answers: np.ndarray) -> bool:
+    """Whether each row is ≥ 0 and sums to 1, within what float16 rounds."""
+    return answers.ndim == 2 and bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3))

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 not proved, 2 a mistake, 130 interrupted."""
     options = _parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     try:
         return int(options.run(options, console))
     except (ExportError, BundleError) as error:
@@ -77,14 +77,11 @@ def _fold(options: argparse.Namespace, console: Console) -> int:
     from export.fold_file import fold_file
 
     with console.status(f"folding {options.source}") as status:
-        fold = fold_file(options.source, options.target, seed=options.seed, say=status.update)
-        text = fold.model_dump_json(indent=2)
-        if options.report is not None:
-            from export.pack import write_whole
-
-            write_whole(options.report, text.encode() + b"\n")
+        fold = fold_file(
+            options.source, options.target, report=options.report, seed=options.seed, say=status.update
+        )
     _show_sites(fold.sites, console)
-    print(text)
+    print(fold.model_dump_json(indent=2))
     return 0
 
 
@@ -125,13 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--labels", type=Path, help="class names, one a line")
     bundle.add_argument("--mean", type=_floats, help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406")
     bundle.add_argument("--std", type=_floats, help="per channel, of pixels in 0…1")
-    bundle.add_argument("--seed", type=int, default=0, help="of the golden rows' noise (default 0)")
+    bundle.add_argument("--seed", type=_seed, default=0, help="of the golden rows' noise (default 0)")
 
     fold = _verb(verbs, "fold", "fold an ONNX file's BatchNorms, nothing else", _fold)
     fold.add_argument("source", type=Path, metavar="IN.onnx")
     fold.add_argument("target", type=Path, metavar="OUT.onnx")
     fold.add_argument("--report", type=Path, metavar="fold.json", help="write the account of every BatchNorm")
-    fold.add_argument("--seed", type=int, default=0, help="of the rows that prove the fold (default 0)")
+    fold.add_argument("--seed", type=_seed, default=0, help="of the rows that prove the fold (default 0)")
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails", _verify)
     verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION")
@@ -153,6 +150,12 @@ def _verb(
     )
     verb.set_defaults(run=run)
     return verb
+
+
+def _seed(text: str) -> int:
+    if (seed := int(text)) < 0:
+        raise ValueError(text)
+    return seed
 
 
 def _ints(text: str) -> tuple[int, ...]:

@@ -34,9 +34,15 @@ Say = Callable[[str], None]
 def make_bundle(source: Source, folder: Path, *, seed: int, command: str, say: Say) -> tuple[Bundle, Proof]:
     """Fold, prove and publish; raises an ExportError, and then nothing is left behind."""
     name = folder.resolve().name
+    if not name:
+        raise SourceError(f"--to {folder}: expected the folder of a model, such as models/digits")
     if name == RESERVED_NAME:
         raise SourceError(f"a model cannot be called '{name}': /v2/models/{name} is a route of its own")
     _check_labels(source)
+    if len(names := {spec.name for spec in source.outputs}) != len(source.outputs) or not names:
+        raise SourceError(
+            f"the outputs must have names of their own, found {[s.name for s in source.outputs]}"
+        )
     say("folding")
     graph, sites = fold(source.graph)
     assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"

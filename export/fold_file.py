@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from export.errors import SourceError
 from export.folds import account, fold
-from export.graph import load_graph, prepare, serialize
+from export.graph import external_files, load_graph, prepare, serialize
 from export.pack import write_whole
 from export.prove import prove_once
 from export.truth import graph_evaluator
@@ -21,18 +21,33 @@ NUM_ROWS = 2
 UNKNOWN_SIZE = 64
 
 
-def fold_file(source: Path, target: Path, *, seed: int, say: Callable[[str], None]) -> FoldAccount:
-    """Fold; raises SourceError, FoldError or ProofError, and then `target` is as it was."""
-    if target.exists() and target.samefile(source):
-        raise SourceError(f"{target}: IN.onnx is never modified; give OUT.onnx another name")
+def fold_file(
+    source: Path, target: Path, *, report: Path | None, seed: int, say: Callable[[str], None]
+) -> FoldAccount:
+    """Fold, and write the account to `report`; on any error, both files are as they were."""
     unfolded = prepare(load_graph(source))
+    _check_targets(source, [target, *([report] if report else [])])
     folded, sites = fold(unfolded)
     if sites:
         say("proving the folded graph on random rows")
         rows = random_rows(unfolded, np.random.default_rng(seed))
         prove_once(serialize(unfolded), serialize(folded), rows, graph_evaluator(unfolded)(rows))
-    write_whole(target, serialize(folded))
+    files = {target: serialize(folded)}
+    if report is not None:
+        files[report] = account(sites).model_dump_json(indent=2).encode() + b"\n"
+    write_whole(files)
     return account(sites)
+
+
+def _check_targets(source: Path, targets: list[Path]) -> None:
+    """Nothing that is written may be IN.onnx, its external weights, or the other file."""
+    kept = {source.resolve(): source, **{path.resolve(): path for path in external_files(source)}}
+    for target in targets:
+        if target.resolve() in kept or any(
+            target.exists() and path.exists() and target.samefile(path) for path in kept
+        ):
+            raise SourceError(f"{target}: IN.onnx is never modified, and each file needs a name of its own")
+        kept[target.resolve()] = target
 
 
 def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:

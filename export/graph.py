@@ -36,6 +36,12 @@ def load_graph(path: Path) -> ir.Model:
     return model
 
 
+def external_files(path: Path) -> set[Path]:
+    """The files beside an ONNX file that hold its weights."""
+    tensors = [value.const_value for value in ir.load(path).graph.initializers.values()]
+    return {path.parent / tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+
+
 def prepare(model: ir.Model) -> ir.Model:
     """A copy with functions inlined, constants computed, dead nodes gone, and every node named.
 

@@ -3,6 +3,7 @@
 In: `models/NAME` and a bundle's content.  Out: `models/NAME/VERSION/`, opened once by the reader.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -38,15 +39,23 @@ def pack(folder: Path, files: Mapping[str, bytes], manifest: bytes) -> Bundle:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write one file aside and rename it."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Write all files aside, then rename all; raises ExportError, and then none has changed."""
+    asides = {path: path.parent / f".{path.name[:100]}.partial-{os.getpid()}" for path in files}
+    for path in files:
+        if not path.name or path.is_dir():
+            raise ExportError(f"'{path}' is a folder, expected a file to write")
     try:
-        _write(aside, content)
-        aside.replace(path)
+        for path, content in files.items():
+            _write(asides[path], content)
+        for path, aside in asides.items():
+            aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        for aside in asides.values():
+            with contextlib.suppress(OSError):
+                aside.unlink()
 
 
 def _publish(aside: Path, folder: Path) -> Path:

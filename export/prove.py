@@ -7,7 +7,7 @@ In: both graphs and golden rows.  Out: a `Proof` with a tolerance for each outpu
 
 A fold only rounds its weights anew, so e_folded is about e_unfolded; 4 leaves room for another order of
 summation on another device, and 4 ulps of the output range keep a net without rounding errors provable.
-A tolerance above half the output range would let zeros pass: such a net is refused.
+A tolerance above a quarter of the output range, or answers that are all zero, prove nothing: refused.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,10 @@ import numpy as np
 from export.errors import ProofError
 from export.runtime import load
 from service.bundle import Golden
-from service.manifest import Tolerance
+from service.manifest import Tolerance, derived_tolerance
 from service.parity import Parity, difference, measure
 
-FACTOR = 4
-ULPS = 4
-ULP = 2.0**-23
-LARGEST_SHARE = 0.5
+LARGEST_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +43,7 @@ def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
         )
         for name in golden.outputs
     }
+    _check_range(tolerances)
     if excess := served.excess(tolerances):
         raise ProofError(f"the folded graph is not the net: {excess}; nothing was written")
     return Proof(unfolded=reference, folded=served, tolerances=tolerances)
@@ -56,11 +54,11 @@ def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> 
     output_range = float(np.abs(truth).max(initial=0.0))
     if not np.isfinite([unfolded_error, output_range]).all():
         raise ProofError("the unfolded graph's own answers are not finite or not of the net's shape")
-    max_abs = FACTOR * unfolded_error + ULPS * ULP * output_range
+    max_abs = derived_tolerance(unfolded_error=unfolded_error, output_range=output_range)
     if max_abs > LARGEST_SHARE * output_range:
         raise ProofError(
             f"nothing can be proved: the unfolded graph's own float32 error is {unfolded_error:.3g} "
-            f"with answers up to {output_range:.3g}, so that zeros would pass for answers"
+            f"with answers up to {output_range:.3g}, so that anything would pass"
         )
     return Tolerance(
         max_abs=max_abs,
@@ -68,6 +66,11 @@ def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> 
         folded_error=folded_error if np.isfinite(folded_error) else float(np.finfo(np.float64).max),
         output_range=output_range,
     )
+
+
+def _check_range(tolerances: Mapping[str, Tolerance]) -> None:
+    if not any(tolerance.output_range for tolerance in tolerances.values()):
+        raise ProofError("nothing can be proved: every answer to every row is 0")
 
 
 def prove_once(
@@ -89,4 +92,5 @@ def prove_once(
                 f"{tolerance.folded_error:.3g}, the tolerance is {tolerance.max_abs:.3g}; nothing was written"
             )
         tolerances[name] = tolerance
+    _check_range(tolerances)
     return tolerances

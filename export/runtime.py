@@ -34,6 +34,10 @@ def load(graph: bytes | Path, *, optimised: bool) -> Run:
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Tensors) -> Mapping[str, np.ndarray]:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        try:
+            answers = session.run(names, dict(inputs))
+        except Exception as error:
+            raise ExportError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+        return dict(zip(names, answers, strict=True))
 
     return run

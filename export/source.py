@@ -71,13 +71,16 @@ def _from_checkpoint(path: Path, options: SourceOptions) -> Source:
         raise SourceError(f"{path} is a checkpoint: it brings its own shape, weights, labels, mean and std")
     try:
         checkpoint = load_checkpoint(path)
+        net = checkpoint.build_net()
     except CheckpointError as error:
         raise SourceError(str(error)) from error
+    except ValueError as error:
+        raise SourceError(f"{path}: {first_line(error)}") from error
     facts = checkpoint.data
     rows = normalize(checkpoint.held_out_pixels, facts)
     _, height, width = facts.input_shape
     return _of_net(
-        checkpoint.build_net(),
+        net,
         facts.input_shape,
         description=f"checkpoint of {checkpoint.net_name} trained on {facts.name}",
         digest=sha256(path.read_bytes()),
@@ -175,13 +178,19 @@ def _with_range(specs: list[TensorSpec], preprocessing: Preprocessing | None) ->
 def _preprocessing(options: SourceOptions, row_shape: Sequence[int]) -> Preprocessing | None:
     if options.mean is None or options.std is None:
         return None
-    if len(row_shape) != 3 or row_shape[0] not in (1, 3) or len(options.mean) != row_shape[0]:
+    if (
+        len(row_shape) != 3
+        or row_shape[0] not in (1, 3)
+        or {len(options.mean), len(options.std)} != {row_shape[0]}
+    ):
         raise SourceError(
             f"--mean and --std need a picture of 1 or 3 channels and a value for each; the row is "
-            f"{list(row_shape)}, got {len(options.mean)} values"
+            f"{list(row_shape)}, got {len(options.mean)} and {len(options.std)} values"
         )
     channels, height, width = row_shape
     mode = "L" if channels == 1 else "RGB"
+    if not np.isfinite([*options.mean, *options.std]).all() or min(options.std) <= 0:
+        raise SourceError("--mean must be finite and --std positive and finite")
     return Preprocessing.model_validate(
         {"mode": mode, "height": height, "width": width, "mean": list(options.mean), "std": list(options.std)}
     )
@@ -206,7 +215,7 @@ def _build(text: str) -> nn.Module:
         ) from error
     try:
         net = factory()
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code
         raise SourceError(f"{text} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(net, nn.Module):
         raise SourceError(f"{text} must return an nn.Module, it returned {type(net).__name__}")

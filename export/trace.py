@@ -25,6 +25,7 @@ from export.graph import ROWS, batchnorms
 INPUT = "input"
 OUTPUT = "logits"
 OPSET = 20
+UNNAMED = "(computed)"
 
 
 def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
@@ -51,20 +52,30 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
                 f"{type(net).__name__} cannot be traced: {first_line(error.__cause__ or error)}"
             ) from error
     assert program is not None
-    check_batchnorms(program.model, ran)
+    check_batchnorms(program.model, ran, owners_of(net))
     _name_after_modules(program.model)
     return program.model
 
 
-def check_batchnorms(model: ir.Model, ran: Sequence[str]) -> None:
-    """Raise TraceError unless the graph's BatchNormalization nodes are the BatchNorms in `ran`, by name."""
-    found = [_module_path(node) for node in batchnorms(model)]
-    if Counter(found) != Counter(ran):
-        missing = sorted((Counter(ran) - Counter(found)).elements())
-        surplus = sorted((Counter(found) - Counter(ran)).elements())
+def owners_of(net: nn.Module) -> dict[str, str]:
+    """For every name of a buffer the path of the module that owns it: one, however many names it has."""
+    first: dict[int, str] = {}
+    owners = {}
+    for name, buffer in net.named_buffers(remove_duplicate=False):
+        owners[name] = first.setdefault(id(buffer), name.rpartition(".")[0])
+    return owners
+
+
+def check_batchnorms(model: ir.Model, ran: Sequence[str], owners: Mapping[str, str]) -> None:
+    """Raise TraceError unless the graph's BatchNormalization nodes are those in `ran`, by running mean."""
+    means = [node.inputs[3] for node in batchnorms(model)]
+    found = Counter(owners.get(mean.name or "", UNNAMED) if mean is not None else UNNAMED for mean in means)
+    missing, surplus = Counter(ran) - found, found - Counter(ran)
+    # A mean that the graph computes (InstanceNorm repeats its own) has no name: it stands for a missing one.
+    if missing.total() != surplus.total() or set(surplus) - {UNNAMED}:
         raise TraceError(
-            f"{len(ran)} BatchNorms ran in the net, the traced graph holds {len(found)}: "
-            f"missing {missing}, unexpected {surplus}"
+            f"{len(ran)} BatchNorms ran in the net, the traced graph holds {found.total()}: "
+            f"missing {sorted(missing.elements())}, unexpected {sorted(surplus.elements())}"
         )
 
 
@@ -94,7 +105,8 @@ class _Watcher(TorchFunctionMode):
 
     def __init__(self, net: nn.Module) -> None:
         self.ran: list[str] = []
-        self._owners = {id(buffer): name.rpartition(".")[0] for name, buffer in net.named_buffers()}
+        names = owners_of(net)
+        self._owners = {id(buffer): names[name] for name, buffer in net.named_buffers()}
 
     def __torch_function__(
         self,
@@ -106,6 +118,8 @@ class _Watcher(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is nn.functional.batch_norm:
             self._note(_argument(args, kwargs, 1, "running_mean"), _argument(args, kwargs, 5, "training"))
+        elif func is nn.functional.instance_norm and not _argument(args, kwargs, 5, "use_input_stats", True):
+            self._note(_argument(args, kwargs, 1, "running_mean"), False)
         elif func is torch.batch_norm:
             self._note(_argument(args, kwargs, 3, "running_mean"), _argument(args, kwargs, 5, "training"))
         return func(*args, **kwargs)
@@ -121,13 +135,15 @@ class _Watcher(TorchFunctionMode):
         self.ran.append(owner)
 
 
-def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], index: int, name: str) -> Any:
-    return args[index] if len(args) > index else kwargs.get(name)
+def _argument(
+    args: Sequence[Any], kwargs: Mapping[str, Any], index: int, name: str, default: Any = None
+) -> Any:
+    return args[index] if len(args) > index else kwargs.get(name, default)
 
 
 def _module_path(node: ir.Node) -> str:
     scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
-    return str(scopes[-2])
+    return str(scopes[-2]) if len(scopes) > 1 else ""
 
 
 def _name_after_modules(model: ir.Model) -> None:

@@ -65,17 +65,22 @@ def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:
         with torch.no_grad():
             try:
                 answer = exact(*rows)
-            except RuntimeError as error:
+            except Exception as error:  # the user's own forward
                 raise ProofError(f"the net does not run in float64: {first_line(error)}") from error
         tensors = answer if isinstance(answer, list | tuple) else [answer]
-        return {name: tensor.double().numpy() for name, tensor in zip(output_names, tensors, strict=True)}
+        return {
+            name: tensor.detach().double().numpy() for name, tensor in zip(output_names, tensors, strict=True)
+        }
 
     return evaluate
 
 
 def graph_evaluator(model: ir.Model) -> Evaluate:
     """A float64 copy of the graph."""
-    evaluator = reference(in_float64(model))
+    try:
+        evaluator = reference(in_float64(model))
+    except (RuntimeError, NotImplementedError) as error:
+        raise ProofError(f"the unfolded graph cannot be computed in float64: {first_line(error)}") from error
     names = [value.name or "" for value in model.graph.outputs]
 
     def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from export.errors import ExportError, SourceError
+from export.errors import ExportError, SourceError, first_line
 from export.graph import batchnorms
 from export.runtime import load
 from service.bundle import open_bundle
@@ -29,6 +29,8 @@ def verify(path: Path) -> dict[str, Any]:
         parity = measure(load(bundle.graph, optimised=True), bundle.golden)
     except (BundleError, ExportError) as error:
         return facts | {"error": str(error)}
+    except Exception as error:  # whatever a strange file makes a library raise, it is not proved
+        return facts | {"error": f"{type(error).__name__}: {first_line(error)}"}
     tolerances = bundle.manifest.tolerances
     failure = unnamed or parity.excess(tolerances)
     return facts | {

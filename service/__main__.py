@@ -18,6 +18,7 @@ import threading
 from service.app import build_app, build_models
 from service.models import Models
 from service.predict import why_not
+from service.repository import find_models
 from service.server import Server, bind, leave, uvicorn_config
 from service.settings import Settings, SettingsError, read_settings
 
@@ -30,8 +31,12 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(arguments)
     except SettingsError as error:
         return _refuse(f"{error}; see --help")
-    if not settings.models.is_dir():
-        return _refuse(f"there is no folder '{settings.models}'; --models names the folder of bundles")
+    try:
+        if not settings.models.is_dir():
+            return _refuse(f"there is no folder '{settings.models}'; --models names the folder of bundles")
+        find_models(settings.models)
+    except OSError as error:
+        return _refuse(f"the folder '{settings.models}' cannot be read: {error.strerror}")
     try:
         sock = bind(settings.host, settings.port)
     except (OSError, UnicodeError) as error:

@@ -11,6 +11,7 @@ from service.reply import Receive
 
 Buffer = bytes | bytearray
 
+MAX_MEMBERS = 64  # each copies what is left of the body, so many would cost its square
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 
 
@@ -18,6 +19,7 @@ async def read_body(receive: Receive, declared: bytes | None, encoding: bytes | 
     """The whole body; `declared` and `encoding` are the request's Content-Length and Content-Encoding."""
     if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
+    encoding = encoding.strip() if encoding else None
     if encoding is not None and encoding.lower() not in (*_WINDOW_BITS, b"identity", b""):
         told = encoding.decode("latin-1")[:40]
         raise UnknownEncoding(f"content encoding '{told}' is not supported, only gzip and deflate")
@@ -44,9 +46,13 @@ async def _receive_all(receive: Receive, limit: int) -> Buffer:
 def decompress(body: Buffer, window_bits: int, limit: int) -> bytes:
     """Inflate a gzip or zlib stream; never more than `limit` bytes and one."""
     parts: list[bytes] = []
+    members = 0
     num_bytes = 0
     rest = bytes(body)
     while rest or not parts:
+        members += 1
+        if members > MAX_MEMBERS:
+            raise BadRequest(f"the body has more than {MAX_MEMBERS} compressed members")
         stream = zlib.decompressobj(window_bits)
         try:
             part = stream.decompress(rest, limit + 1 - num_bytes)

@@ -3,7 +3,8 @@
 In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.npz (and report.html).
 Out: a `Bundle` whose every byte has the digest that the manifest gives, or a `BundleError`.
 
-The files are read once: the bytes that were checked are the bytes that are used.
+The files are read once: the bytes that were checked are the bytes that are used.  Messages name files, never
+the directory: they reach clients.
 """
 
 import hashlib
@@ -56,13 +57,13 @@ def sha256(content: bytes) -> str:
 def open_bundle(path: Path) -> Bundle:
     """Open the bundle directory `path`; raises BundleError if anything is missing, changed or unknown."""
     text = _read(path / MANIFEST_FILE)
-    manifest = parse_manifest(text, str(path / MANIFEST_FILE))
+    manifest = parse_manifest(text, MANIFEST_FILE)
     content: dict[str, bytes] = {}
     for name, expected in manifest.files.items():
         content[name] = _read(path / name)
         if (found := sha256(content[name])) != expected:
-            raise BundleError(f"{path / name}: sha-256 is {found[:12]}…, the manifest says {expected[:12]}…")
-    golden = read_golden(content[GOLDEN_FILE], manifest, str(path / GOLDEN_FILE))
+            raise BundleError(f"{name}: sha-256 is {found[:12]}…, the manifest says {expected[:12]}…")
+    golden = read_golden(content[GOLDEN_FILE], manifest, GOLDEN_FILE)
     return Bundle(path=path, manifest=manifest, digest=sha256(text), graph=content[GRAPH_FILE], golden=golden)
 
 
@@ -71,7 +72,7 @@ def read_golden(content: bytes, manifest: Manifest, where: str) -> Golden:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{where}: not an archive of arrays: {error}") from None
     expected = {f"input.{spec.name}" for spec in manifest.inputs}
     expected |= {f"output.{spec.name}" for spec in manifest.outputs}
@@ -112,4 +113,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}") from None
+        raise BundleError(f"{path.name}: {error.strerror or error}") from None

@@ -3,7 +3,7 @@
 In: bytes from a client.  Out: ASGI calls; bytes back.
 
     an answer that is whole leaves in one write, head and body together (uvicorn makes two)
-    HTTP that cannot be parsed gets its 400 in JSON, as every error does
+    HTTP that cannot be parsed gets its 400 in JSON, as every error does; an endless head, 431
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.reply import error_body
 
 ONE_WRITE_UP_TO = 256 * 1024
+MAX_HEAD = 1024 * 1024
 
 
 class OneWriteCycle(RequestResponseCycle):
@@ -74,17 +75,37 @@ class OneWriteCycle(RequestResponseCycle):
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection; `_head_bytes` counts an unfinished head's bytes, and is −1 behind one."""
+
+    _head_bytes = -1
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         # uvicorn has no setting for the class of its cycles; its task has not begun yet.
         cycle.__class__ = OneWriteCycle
         super()._start_asgi_task(cycle, app)
 
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -1
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_bytes >= 0 and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._refuse(b"431 Request Header Fields Too Large", "the request's head is too large")
+
     def send_400_response(self, msg: str) -> None:
+        self._refuse(b"400 Bad Request", msg)
+
+    def _refuse(self, status: bytes, msg: str) -> None:
         body = error_body(msg)
         self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%b" % (len(body), body)
         )
         self.transport.close()

@@ -3,12 +3,16 @@
 In: the bytes of a manifest.  Out: a `Manifest`, or a `BundleError` that names the first wrong key.
 """
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 MIN_GOLDEN_ROWS = 32
+FACTOR = 4
+ULPS = 4
+ULP = 2.0**-23
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1)]
@@ -62,6 +66,11 @@ class Preprocessing(_Strict):
         return self
 
 
+def derived_tolerance(*, unfolded_error: float, output_range: float) -> float:
+    """How far a served answer may be from its golden one: see `Tolerance`."""
+    return FACTOR * unfolded_error + ULPS * ULP * output_range
+
+
 class Tolerance(_Strict):
     """Bound on |answer − golden| for one output, and the measurements that it was derived from.
 
@@ -72,6 +81,15 @@ class Tolerance(_Strict):
     unfolded_error: NonNegative
     folded_error: NonNegative
     output_range: NonNegative
+
+    @model_validator(mode="after")
+    def _follows_from_what_was_measured(self) -> Self:
+        derived = derived_tolerance(unfolded_error=self.unfolded_error, output_range=self.output_range)
+        if not math.isclose(self.max_abs, derived, rel_tol=1e-9):
+            raise ValueError(
+                f"max_abs must follow from the measurements, {derived:.6g}, got {self.max_abs:.6g}"
+            )
+        return self
 
 
 class FoldSite(_Strict):

@@ -90,7 +90,7 @@ class Models:
         if self.is_draining:
             return "the server is shutting down"
         if not self._states:
-            return f"there is no model in {self.config.root}"
+            return "the models folder holds no model"
         return next((state.reason for state in self._states.values() if state.served is None), None)
 
     @property

@@ -177,6 +177,10 @@ class _InMemory(MultiPartParser):
 
 
 async def _files(headers: Headers, body: Buffer) -> list[Picture]:
+    boundary = headers["content-type"].partition("boundary=")[2].partition(";")[0].strip().strip('"')
+    if boundary and f"--{boundary}--".encode("latin-1") not in body:
+        raise BadRequest("the multipart body ends too early: its closing boundary is missing")
+
     async def stream() -> AsyncGenerator[bytes, None]:
         yield bytes(body)
 

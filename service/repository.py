@@ -15,6 +15,7 @@ from service.engine import Engine, EngineConfig, EngineError, load_engine
 from service.manifest import BundleError, Manifest
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
+NO_MODELS = frozenset({"lost+found"})  # what a file system puts into an empty volume
 _VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
 
 
@@ -44,7 +45,8 @@ class Refused:
 
 def find_models(root: Path) -> list[str]:
     """Names of the model folders under `root`, sorted; hidden ones and files are not models."""
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = (path.name for path in root.iterdir() if path.is_dir())
+    return sorted(name for name in folders if not name.startswith(".") and name not in NO_MODELS)
 
 
 def find_versions(folder: Path) -> list[str]:

@@ -118,6 +118,16 @@ def test_verify_fails_on_a_changed_byte(model_folder, tmp_path, name):
     assert f"{name}: sha-256 is" in json.loads(done.stdout)["error"]
 
 
+def test_a_tolerance_that_was_widened_by_hand_is_refused(model_folder, tmp_path):
+    copy = shutil.copytree(model_folder / "1", tmp_path / "1")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["tolerances"]["logits"]["max_abs"] *= 10
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    done = run_here("verify", copy)
+    assert done.returncode == 1
+    assert "tolerances.logits: Value error, max_abs must follow" in json.loads(done.stdout)["error"]
+
+
 def test_verify_without_a_bundle(tmp_path):
     assert_refused(run_here("verify", tmp_path / "none"), "no such bundle")
 
@@ -216,6 +226,47 @@ def test_fold_never_writes_over_its_input(conv_bn):
     before = conv_bn.read_bytes()
     assert_refused(run_here("fold", conv_bn, conv_bn), "IN.onnx is never modified")
     assert conv_bn.read_bytes() == before
+
+
+@pytest.mark.parametrize("report", ["in.onnx", "out.onnx", "missing/fold.json"])
+def test_fold_writes_both_files_or_none(conv_bn, tmp_path, report):
+    before = conv_bn.read_bytes()
+    done = run_here("fold", conv_bn, tmp_path / "out.onnx", "--report", tmp_path / report)
+    assert done.returncode == 2, done.stderr
+    assert conv_bn.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_fold_never_writes_over_external_weights(conv_bn, tmp_path):
+    options = {"save_as_external_data": True, "location": "ext.data", "size_threshold": 0}
+    onnx.save(onnx.load(conv_bn), tmp_path / "ext.onnx", **options)
+    before = (tmp_path / "ext.data").read_bytes()
+    assert_refused(
+        run_here("fold", tmp_path / "ext.onnx", tmp_path / "ext.data"), "IN.onnx is never modified"
+    )
+    assert (tmp_path / "ext.data").read_bytes() == before
+
+
+def test_a_batchnorm_in_training_mode_stays_and_the_others_go(tmp_path):
+    arrays = {"w": np.ones((4, 4, 1, 1)), **batchnorm_arrays(4, 0)}
+    conv = onnx.helper.make_node("Conv", ["x", "w"], ["h"], name="conv")
+    names = ["n", "bn.gamma", "bn.beta", "bn.mean", "bn.var"]
+    training = onnx.helper.make_node("BatchNormalization", names, ["y", "", ""], name="live", training_mode=1)
+    proto = graph([conv, batchnorm("h", "n"), training], arrays, ["rows", 4, 3, 3], dtype=np.float32)
+    onnx.save(proto, tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert done.returncode == 0, done.stderr
+    sites = {site["name"]: site["status"] for site in json.loads(done.stdout)["sites"]}
+    assert sites == {"bn": "folded", "live": "declined"}
+
+
+def test_answers_that_are_all_zero_prove_nothing(tmp_path):
+    nodes = [
+        onnx.helper.make_node("Mul", ["x", "zero"], ["y"], name="mul"),
+    ]
+    onnx.save(graph(nodes, {"zero": np.zeros(4)}, ["rows", 4], dtype=np.float32), tmp_path / "zero.onnx")
+    done = run_here("bundle", tmp_path / "zero.onnx", "--to", tmp_path / "m")
+    assert_refused(done, "every answer to every row is 0")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from export.errors import ProofError
 from export.folds import fold
 from export.golden import golden_inputs
 from export.graph import serialize
-from export.prove import FACTOR, ULP, ULPS, derive, prove
+from export.prove import derive, prove
 from export.source import Source, SourceOptions, open_source
-from service.manifest import MIN_GOLDEN_ROWS, TensorSpec
+from service.manifest import FACTOR, MIN_GOLDEN_ROWS, ULP, ULPS, TensorSpec
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_no_tolerance_is_derived_from_answers_that_are_not_finite(error):
 
 
 def test_no_tolerance_is_so_wide_that_zeros_would_pass():
-    with pytest.raises(ProofError, match="zeros would pass"):
+    with pytest.raises(ProofError, match="anything would pass"):
         derive(unfolded_error=0.2, folded_error=0.2, truth=np.ones(3))
 
 

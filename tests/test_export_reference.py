@@ -105,3 +105,9 @@ def test_batchnorm_uses_running_statistics_at_every_opset(opset):
         "var": random.uniform(0.3, 2, size=4),
     }
     assert_agrees("BatchNormalization", arrays, opset=opset, epsilon=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_lrn_counts_channels_not_rows(size):
+    x = np.random.default_rng(size).normal(size=(3, 7, 4, 4))
+    assert_agrees("LRN", {"x": x}, size=size, alpha=0.3, beta=0.6, bias=1.5)

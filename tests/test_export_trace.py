@@ -6,7 +6,7 @@ from torch import nn
 
 from export.errors import TraceError
 from export.graph import ROWS, batchnorms
-from export.trace import check_batchnorms, trace, watch_batchnorms
+from export.trace import check_batchnorms, owners_of, trace, watch_batchnorms
 from nets import everything, lively, no_statistics
 
 
@@ -52,7 +52,7 @@ def test_the_exporters_own_folding_would_be_caught():
     first.outputs[0].replace_all_uses_with(first.inputs[0])
     model.graph.remove(first, safe=True)
     with pytest.raises(TraceError, match=r"5 BatchNorms ran.* holds 4: missing \['conv_bn'\]"):
-        check_batchnorms(model, ran)
+        check_batchnorms(model, ran, owners_of(net))
 
 
 def test_functional_calls_are_seen():
@@ -74,3 +74,26 @@ def test_a_batchnorm_without_running_statistics_is_refused():
 def test_a_wrong_row_shape_says_which():
     with pytest.raises(TraceError, match=r"fails on rows of shape \[2, 3, 8, 8\]"):
         trace(everything(), (3, 8, 8))
+
+
+class Aliased(nn.Module):
+    """One BatchNorm under two names, one called as a function by its parent, one behind an InstanceNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm2d(2)
+        self.second = self.first
+        self.parts = nn.Sequential(nn.Conv2d(2, 2, 1), self.first)
+        self.norm = nn.BatchNorm2d(2)
+        self.instance = nn.InstanceNorm2d(2, track_running_stats=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.parts(self.second(x))
+        return self.instance(nn.functional.batch_norm(x, self.norm.running_mean, self.norm.running_var))
+
+
+def test_a_batchnorm_of_two_names_is_one():
+    net = Aliased().eval()
+    ran, _ = watch_batchnorms(net, torch.zeros(2, 2, 4, 4))
+    assert ran == ["first", "first", "norm", "instance"]
+    assert len(list(batchnorms(trace(net, (2, 4, 4))))) == 4

@@ -421,6 +421,19 @@ def test_vector_17_a_zip_bomb_is_too_large(client: httpx.Client) -> None:
     assert (answer.status_code, "once decompressed" in answer.text) == (413, True)
 
 
+def test_many_compressed_members_are_refused_at_once(client: httpx.Client) -> None:
+    """Each member copies what is left of the body: a few MB of empty ones would hold a core for minutes."""
+    answer = infer(client, "echo-float32", gzip.compress(b"") * 10_000, headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, "more than 64 compressed members" in answer.text) == (400, True)
+
+
+def test_a_million_empty_arrays_are_refused_before_they_are_parsed(client: httpx.Client) -> None:
+    bomb = gzip.compress(b'{"x":[' + b"[]," * 1_100_000 + b"1]}", 9)
+    answer = infer(client, "echo-float32", bomb, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code in (400, 413), answer.text
+    assert "arrays and objects" in answer.text
+
+
 def test_vector_17_unknown_encodings(client: httpx.Client) -> None:
     answer = infer(client, "echo-float32", b"{}", headers={"Content-Encoding": "br"})
     assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, deflate")

@@ -149,9 +149,23 @@ def test_case_22_a_model_without_versions(tmp_path: Path, versions: list[str]) -
         assert "model 'digits' is not served: its folder holds no version" in reason(server)
 
 
+def test_what_a_file_system_leaves_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    with serving(tmp_path) as server:
+        assert reason(server) == "the models folder holds no model"
+
+
+def test_6_1_3_no_path_reaches_a_client(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "digits" / "1", digits_net())
+    (folder / "golden.npz").write_bytes(b"changed")
+    with serving(tmp_path) as server:
+        assert "golden.npz: sha-256 is" in reason(server)
+        assert str(tmp_path) not in reason(server)
+
+
 def test_an_empty_folder_is_live_and_not_ready(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        assert "there is no model in" in reason(server)
+        assert reason(server) == "the models folder holds no model"
         answer = httpx.post(f"{server.url}/predict", content=b"x")
         assert (answer.status_code, list(answer.json())) == (400, ["error"])
 

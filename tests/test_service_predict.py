@@ -193,7 +193,14 @@ def test_predict_refuses(client: httpx.Client) -> None:
     refused(client.post("/predict", data={"file": "text"}, files={}), "not a JPEG")
     multipart = {"content-type": "multipart/form-data; boundary=b"}
     refused(client.post("/predict", content=b"--b--\r\n", headers=multipart), "no file")
-    refused(client.post("/predict", content=b"junk", headers=multipart), "")
+    refused(client.post("/predict", content=b"junk", headers=multipart), "ends too early")
+    whole = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + picture + b"\r\n"
+    )
+    cut = whole + whole[: len(whole) // 2]
+    refused(client.post("/predict", content=cut, headers=multipart), "ends too early")
+    both = client.post("/predict", content=whole + whole + b"--b--\r\n", headers=multipart)
+    assert len(both.json()["predictions"]) == 2
     refused(
         client.post("/predict", content=b"x", headers={"content-type": "multipart/form-data"}), "multipart"
     )

@@ -160,6 +160,18 @@ def test_6_1_3_even_broken_http_gets_a_json_error(server: Server, request_bytes:
     assert "error" in json.loads(body)
 
 
+def test_an_endless_head_is_refused(server: Server) -> None:
+    request = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * (8 * 2**20)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        try:
+            sock.sendall(request)
+            answer = sock.recv(1000)
+        except (ConnectionResetError, BrokenPipeError):
+            answer = b""
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431"), answer
+    assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+
+
 def test_case_7_a_body_in_many_tiny_chunks(server: Server) -> None:
     document = json.dumps(x_request([1, 2, 3])).encode()
     document += b" " * (70_000 - len(document))

@@ -74,7 +74,7 @@ def fold_add(node: ir.Node, affine: Affine) -> Folded | Declined:
     refused = _decline_axis(matmul)
     if refused:
         return refused
-    if bias.size not in (1, affine.scale.size) or bias.shape[-1:] not in ((), (bias.size,)):
+    if bias.ndim > 2 or bias.size not in (1, affine.scale.size) or bias.shape[-1:] not in ((), (bias.size,)):
         return Declined(reason=f"the Add '{node.name}' differs from row to row: its constant is {bias.shape}")
     shifted = bias.astype(np.float64).reshape(-1) * affine.scale + affine.shift
     outcome = fold_matmul(matmul, Affine(scale=affine.scale, shift=shifted, health=affine.health))

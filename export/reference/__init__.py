@@ -7,10 +7,10 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from export.reference.conv import Conv, ConvTranspose
-from export.reference.norm import BatchNormalization
+from export.reference.norm import LRN, BatchNormalization
 from export.reference.pool import AveragePool, MaxPool
 
-OPERATORS = [AveragePool, BatchNormalization, Conv, ConvTranspose, MaxPool]
+OPERATORS = [AveragePool, BatchNormalization, Conv, ConvTranspose, LRN, MaxPool]
 
 
 def reference(model: ir.Model) -> ReferenceEvaluator:

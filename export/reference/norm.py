@@ -1,8 +1,10 @@
-"""BatchNormalization for ONNX's reference implementation, in inference form at every opset.
+"""BatchNormalization and LRN for ONNX's reference implementation.
 
-    y = γ · (x − μ) / √(σ² + ε) + β
+    BatchNormalization    y = γ · (x − μ) / √(σ² + ε) + β       with the batch's μ and σ² if training_mode = 1
+    LRN                   y = x / (bias + α/size · Σ x²)^β      over the `size` channels around each
 
-ONNX's own (1.23) takes the batch's statistics instead of the running ones below opset 14.
+ONNX's own BatchNormalization (1.23) takes the batch's statistics instead of the running ones below opset
+14, and its LRN counts rows for channels.
 """
 
 from typing import Any
@@ -12,7 +14,7 @@ from onnx.reference.op_run import OpRun
 
 
 class BatchNormalization(OpRun):
-    """ONNX operator BatchNormalization on (N, C, …), not in training form."""
+    """ONNX operator BatchNormalization on (N, C, …), with running statistics at every opset."""
 
     def _run(
         self,
@@ -22,10 +24,40 @@ class BatchNormalization(OpRun):
         mean: np.ndarray,
         variance: np.ndarray,
         **attributes: Any,
-    ) -> tuple[np.ndarray]:
-        if attributes.get("training_mode") or len(self.output) > 1:
-            raise ValueError("a BatchNormalization in training form: its answers depend on the batch")
+    ) -> tuple[np.ndarray, ...]:
+        training = bool(attributes.get("training_mode"))
+        if len(self.output) > 1 and not training:
+            raise ValueError("a BatchNormalization with batch statistics as outputs, below opset 14")
+        momentum = 0.9 if attributes.get("momentum") is None else attributes["momentum"]
+        running = (mean, variance)
+        if training:
+            axes = (0, *range(2, x.ndim))
+            mean, variance = x.mean(axis=axes), x.var(axis=axes)
+        updated = [
+            momentum * old + (1 - momentum) * new for old, new in zip(running, (mean, variance), strict=True)
+        ]
         by_channel = [array.reshape(-1, *[1] * (x.ndim - 2)) for array in (gamma, beta, mean, variance)]
         gamma, beta, mean, variance = by_channel
         epsilon = 1e-5 if attributes.get("epsilon") is None else attributes["epsilon"]
-        return (gamma * (x - mean) / np.sqrt(variance + epsilon) + beta,)
+        y = gamma * (x - mean) / np.sqrt(variance + epsilon) + beta
+        return (y, *updated)[: len(self.output)]
+
+
+class LRN(OpRun):
+    """ONNX operator LRN on (N, C, …)."""
+
+    def _run(self, x: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
+        size, channels = attributes["size"], x.shape[1]
+        alpha, beta, bias = (
+            default if attributes.get(name) is None else attributes[name]
+            for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+        )
+        before, after = (size - 1) // 2, size // 2
+        sums = np.stack(
+            [
+                (x[:, max(0, channel - before) : channel + after + 1] ** 2).sum(axis=1)
+                for channel in range(channels)
+            ],
+            axis=1,
+        )
+        return (x / (bias + alpha / size * sums) ** beta,)

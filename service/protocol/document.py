@@ -12,6 +12,7 @@ import orjson
 from service.errors import BadRequest
 
 MAX_DEPTH = 100
+MAX_BRACKETS = 1_000_000  # each costs some hundred bytes of memory, however few of the body
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -19,14 +20,17 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 def read_document(text: bytes | bytearray | memoryview) -> dict[str, Any]:
     """Parse and check the outside."""
+    raw = bytes(text)
+    num_brackets = raw.count(b"[") + raw.count(b"{")
+    if num_brackets > MAX_BRACKETS:
+        raise BadRequest(f"the request's JSON has {num_brackets} arrays and objects, at most {MAX_BRACKETS}")
     try:
-        document = orjson.loads(text)
+        document = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise BadRequest(_why(bytes(text), error)) from None
+        raise BadRequest(_why(raw, error)) from None
     if type(document) is not dict:
         raise BadRequest("the request must be one JSON object")
-    raw = bytes(text)
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and (depth := _depth(raw)) > MAX_DEPTH:
+    if num_brackets > MAX_DEPTH and (depth := _depth(raw)) > MAX_DEPTH:
         raise BadRequest(f"the request's JSON is nested {depth} deep, at most {MAX_DEPTH} is allowed")
     return document
 

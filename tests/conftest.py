@@ -6,7 +6,10 @@ import subprocess
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a neighbour
+from training.__main__ import ENVIRONMENT
+
+for name, value in ENVIRONMENT.items():  # before torch, as the command does
+    os.environ.setdefault(name, value)
 
 
 def _gpu_missing() -> str | None:

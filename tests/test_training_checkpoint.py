@@ -38,6 +38,7 @@ def checkpoint() -> Checkpoint:
         held_out_pixels=torch.randint(0, 256, (50, 1, 28, 28), dtype=torch.uint8, generator=chance),
         held_out_labels=torch.arange(50) % 10,
         resume=Resume(
+            threads=2,
             config={"epochs": 4},
             history=[{"epoch": 1}, {"epoch": 2}],
             optimizer={"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": []},

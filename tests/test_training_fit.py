@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from training import fit as fit_module
 from training.config import ConfigError, FitConfig
 from training.data import Split, load_split, normalize
+from training.errors import TrainingError
 from training.fit import (
     DivergedError,
     EpochFacts,
@@ -108,6 +109,15 @@ def test_a_run_goes_on_to_the_same_bits_and_only_with_everything(few_digits, for
     rest = [epoch.facts for epoch in fit(net, few_digits, config, start)]
     is_same = all(torch.equal(weights[key], value) for key, value in net.state_dict().items())
     assert is_same == (rest == history[1:]) == (forgotten is None)
+
+
+@pytest.mark.parametrize("lost", ["optimizer", "generators"])
+def test_a_start_that_lacks_something_is_one_sentence(few_digits, lost):
+    net, config = fresh_net(few_digits), FitConfig(batch_size=20, epochs=2)
+    epoch = next(fit(net, few_digits, config))
+    start = Start(epochs_done=1, optimizer=epoch.optimizer, generators=epoch.generators)
+    with pytest.raises(TrainingError, match="does not hold what this run needs to go on"):
+        next(fit(net, few_digits, config, replace(start, **{lost: {}})))
 
 
 def test_a_loss_that_is_no_number_stops_at_its_step(few_digits):

@@ -24,6 +24,11 @@ example:
   python -m training --out runs/digits --resume      go on after Ctrl-C, to the same result
 """
 
+# To be said before torch is imported. Threads that spin while they wait for each other made an epoch 3 to 20
+# times slower beside one busy process on 2 cores. And MKL promises the same bits from run to run only in this
+# mode, with a number of threads that stays (Intel oneMKL guide, "Reproducibility Conditions").
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MKL_CBWR": "AUTO,STRICT", "MKL_DYNAMIC": "FALSE"}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -74,9 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
     run: Run | None = None
     try:
-        # Its threads would spin while they wait for each other: beside one busy process on 2 cores that
-        # made an epoch 3 to 20 times slower. It must be said before torch is imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         # Torch takes seconds to import: --help does not wait for it, and Ctrl-C meanwhile is a sentence.
         from training.run import open_run
 

@@ -36,9 +36,13 @@ class CheckpointError(TrainingError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resume:
-    """What going on needs besides the weights; `history` holds the facts of every epoch so far."""
+    """What going on needs besides the weights; `history` holds the facts of every epoch so far.
+
+    `threads` decides in which order a CPU sums, and so the last bits of every weight.
+    """
 
     config: dict[str, Any]
+    threads: int
     history: list[dict[str, Any]]
     optimizer: dict[str, Any]
     generators: dict[str, Tensor]

@@ -73,9 +73,7 @@ def fit(net: nn.Module, split: Split, config: FitConfig, start: Start | None = N
     optimizer = build_optimizer(net, config)
     generators = {name: seeded_generator(config.seed, name) for name in STREAMS}
     if start is not None:
-        optimizer.load_state_dict(start.optimizer)
-        for name, generator in generators.items():
-            generator.set_state(start.generators[name])
+        restore(optimizer, generators, start)
     for epoch in range(start.epochs_done if start else 0, config.epochs):
         net.train()
         order = torch.randperm(len(split.train_labels), generator=generators["order"]).to(device)
@@ -141,6 +139,16 @@ def build_optimizer(net: nn.Module, config: FitConfig) -> torch.optim.SGD:
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
+
+
+def restore(optimizer: torch.optim.Optimizer, generators: Mapping[str, Generator], start: Start) -> None:
+    """Take up the momenta and the generator states of a run that stopped."""
+    try:
+        optimizer.load_state_dict(start.optimizer)
+        for name, generator in generators.items():
+            generator.set_state(start.generators[name])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"the checkpoint does not hold what this run needs to go on: {error!r}") from None
 
 
 def seeded_generator(seed: int, stream: str) -> Generator:

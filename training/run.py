@@ -83,6 +83,7 @@ class Run:
             held_out_labels=labels,
             resume=Resume(
                 config=asdict(self.config),
+                threads=torch.get_num_threads(),
                 history=[asdict(facts) for facts in (*self.history, epoch.facts)],
                 optimizer=epoch.optimizer,
                 generators=epoch.generators,
@@ -135,6 +136,8 @@ def _go_on(out: Path, flags: Mapping[str, Any], device: torch.device) -> Run:
         history = [EpochFacts(**facts) for facts in checkpoint.resume.history]
     except TypeError as error:
         raise CheckpointError(f"{path}: resume: {error}") from None
+    if checkpoint.resume.threads < 1:
+        raise CheckpointError(f"{path}: threads must be at least 1, got {checkpoint.resume.threads}")
     if len(history) != checkpoint.epoch or checkpoint.resume.generators.keys() != set(STREAMS):
         raise CheckpointError(f"{path} does not hold what a run needs to go on")
     for key, asked in flags.items():
@@ -145,6 +148,8 @@ def _go_on(out: Path, flags: Mapping[str, Any], device: torch.device) -> Run:
         raise CheckpointError(
             f"{path} was trained on {checkpoint.data}, but {config.data} is now {split.facts}"
         )
+    if device.type == "cpu":
+        torch.set_num_threads(checkpoint.resume.threads)
     return Run(
         out=out,
         config=config,

@@ -20,9 +20,21 @@ TINY_VARIANCE = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Folded:
-    """A BatchNorm that is gone, and how."""
+    """A BatchNorm that is gone, and how.
+
+    `condition`: how many times the BatchNorm's own rounding the fold may add, beside that of the new weights.
+    """
 
     how: str
+    condition: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduced:
+    """A BatchNorm of which less is left, an Add per channel, and how."""
+
+    how: str
+    condition: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +57,27 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """scale and shift per channel, each float64 of shape (C,)."""
+    """x ↦ scale · x + shift, channel by channel; each float64 of shape (C,)."""
 
     scale: np.ndarray
     shift: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm(Affine):
+    """The affine map of one BatchNormalization, and what its statistics tell.
+
+    Args:
+        inputs: how large the values are that come in, |μ| + σ, shape (C,).
+        outputs: how large those are that go out, |β| + |γ|, shape (C,).
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
     health: Health
 
 
-def read_batchnorm(node: ir.Node) -> Affine | Declined:
+def read_batchnorm(node: ir.Node) -> BatchNorm | Declined:
     """Read the node's parameters; raises FoldError, with the layer's name, where they are broken."""
     if node.attributes.get_int("training_mode", 0) == 1:
         return Declined(reason="training_mode = 1: it normalises by each batch, not by running statistics")
@@ -81,4 +106,10 @@ def read_batchnorm(node: ir.Node) -> Affine | Declined:
         dead_channels=int(((variance < TINY_VARIANCE) | (gamma == 0)).sum()),
         negative_gammas=int((gamma < 0).sum()),
     )
-    return Affine(scale=scale, shift=beta - mean * scale, health=health)
+    return BatchNorm(
+        scale=scale,
+        shift=beta - mean * scale,
+        inputs=np.abs(mean) + np.sqrt(np.maximum(variance, 0)),
+        outputs=np.abs(beta) + np.abs(gamma),
+        health=health,
+    )

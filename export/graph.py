@@ -92,6 +92,23 @@ def batchnorms(model: ir.Model) -> Iterator[ir.Node]:
                 yield node
 
 
+def replace_by_input(node: ir.Node, graph: ir.Graph) -> None:
+    """Take a node out: its first input stands for its output, under its name if that is the graph's."""
+    source, output = node.inputs[0], node.outputs[0]
+    assert source is not None
+    if output.is_graph_output() and (source.is_graph_output() or source.is_graph_input()):
+        node.op_type, node.version = "Identity", None
+        node.attributes.clear()
+        node.resize_inputs(1)
+        return
+    name, shape = output.name, output.shape
+    ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    if source.is_graph_output():
+        source.name = name
+    source.shape = shape or source.shape
+
+
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Register `array` under a name that the graph does not use yet."""
     taken = {value.name for value in graph.inputs} | set(graph.initializers)

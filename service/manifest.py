@@ -93,18 +93,28 @@ class Tolerance(_Strict):
 
 
 class FoldSite(_Strict):
-    """What became of one BatchNormalization: `how` it was folded, or the `reason` why it stayed."""
+    """What became of one BatchNormalization: `how` it went, or the `reason` why it stayed.
+
+    A reduced one left an Add per channel behind.  `error_bound` is what the fold may add, relative to the
+    largest numbers in the BatchNorm's own arithmetic; the rest is its statistics' health, over its channels.
+    """
 
     name: Name
-    status: Literal["folded", "declined"]
+    status: Literal["folded", "reduced", "declined"]
     how: str | None = None
     reason: str | None = None
+    error_bound: NonNegative | None = None
+    channels: Annotated[int, Field(ge=0)] | None = None
+    smallest_variance: float | None = None
+    largest_gain: NonNegative | None = None
+    dead_channels: Annotated[int, Field(ge=0)] | None = None
+    negative_gammas: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _says_how_or_why(self) -> Self:
-        told = (self.how is not None, self.reason is not None)
-        if told != (self.status == "folded", self.status == "declined"):
-            raise ValueError(f"a folded site says how, a declined one its reason; got {self.status}")
+        stays = self.status == "declined"
+        if (self.how is not None, self.reason is not None) != (not stays, stays):
+            raise ValueError(f"what went says how, what was declined its reason; got {self.status}")
         return self
 
 
@@ -113,15 +123,17 @@ class FoldAccount(_Strict):
 
     found: Annotated[int, Field(ge=0)]
     folded: Annotated[int, Field(ge=0)]
+    reduced: Annotated[int, Field(ge=0)] = 0
     declined: Annotated[int, Field(ge=0)]
     sites: list[FoldSite]
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         statuses = [site.status for site in self.sites]
-        counted = (len(statuses), statuses.count("folded"), statuses.count("declined"))
-        if counted != (self.found, self.folded, self.declined):
-            raise ValueError(f"found, folded, declined must be {counted}, as the sites say")
+        kinds = [statuses.count("folded"), statuses.count("reduced"), statuses.count("declined")]
+        counted = (len(statuses), *kinds)
+        if counted != (self.found, self.folded, self.reduced, self.declined):
+            raise ValueError(f"found, folded, reduced, declined must be {counted}, as the sites say")
         return self
 
 

@@ -190,32 +190,44 @@ def conv_then(
 
 def test_declined_where_the_output_has_another_reader():
     relu = helper.make_node("Relu", ["h"], ["z"], name="relu")
-    assert_declined(conv_then(batchnorm("h", "y"), relu, outputs=("y", "z")), "is also read by 'relu'")
-
-
-def test_declined_where_the_output_is_the_graphs_too():
-    assert_declined(conv_then(batchnorm("h", "y"), outputs=("y", "h")), "is also read by the graph's output")
-
-
-def test_declined_where_the_weight_has_another_reader():
-    other = helper.make_node("Conv", ["x", "w"], ["z"], name="other")
     assert_declined(
-        conv_then(batchnorm("h", "y"), other, outputs=("y", "z")), "'w' of 'conv' is also read by 'other'"
+        conv_then(batchnorm("h", "y"), relu, outputs=("y", "z")), "the graph's output 'z' is what it is"
     )
 
 
+def test_declined_where_the_output_is_the_graphs_too():
+    assert_declined(
+        conv_then(batchnorm("h", "y"), outputs=("y", "h")), "the graph's output 'h' is what it is"
+    )
+
+
+def test_a_weight_with_another_reader_is_copied():
+    other = helper.make_node("Conv", ["x", "w"], ["z"], name="other")
+    proto = conv_then(batchnorm("h", "y"), other, outputs=("y", "z"))
+    rows = np.random.default_rng(1).normal(size=(2, 4, 6, 6))
+    assert_folds_exactly(proto, rows, 1)
+    _, _, (site,) = fold_proto(proto)
+    assert isinstance(site.outcome, Folded)
+    assert site.outcome.how.endswith("its weights were shared: a copy of 128 bytes")
+
+
 @pytest.mark.parametrize(
-    "between", ["Relu", "Sigmoid", "GlobalAveragePool", "MaxPool"], ids=lambda op: f"through {op}"
+    ("between", "because"),
+    [
+        ("Relu", "the sign of γ cannot move on in 1 of 4 channels: the graph's output 'y' is what it is; "),
+        ("Sigmoid", "Sigmoid 'middle' gives values as they are"),
+        ("MaxPool", "the sign of γ cannot move on in 1 of 4 channels: "),
+    ],
 )
-def test_declined_behind_an_op_without_weights(between):
+def test_declined_behind_an_op_that_it_cannot_pass(between, because):
     attributes = {"kernel_shape": [2, 2]} if between == "MaxPool" else {}
     middle = helper.make_node(between, ["h"], ["m"], name="middle", **attributes)
-    assert_declined(conv_then(middle, batchnorm("m", "y")), f"{between} before it ('middle')")
+    assert_declined(conv_then(middle, batchnorm("m", "y")), because)
 
 
 def test_declined_as_the_first_op():
     proto = graph([batchnorm("x", "y")], batchnorm_arrays(4, 0), ["rows", 4, 3])
-    assert_declined(proto, "it is the first op")
+    assert_declined(proto, "it reads the graph's input")
 
 
 def test_declined_in_training_mode():

@@ -1,18 +1,25 @@
-"""Fold every BatchNorm that a linear op stands right before; account for every one.
+"""Fold every BatchNorm that can go; account for every one.
 
 In: an ir.Model.  Out: a new ir.Model that computes the same, and one `Site` for each BatchNorm found.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from export.batchnorm import Affine, Declined, Folded, Health, read_batchnorm
+from export.batchnorm import Affine, BatchNorm, Declined, Folded, read_batchnorm
+from export.folds.account import Outcome, Site, account
 from export.folds.conv import fold_conv, fold_conv_transpose
+from export.folds.flatten import flatten_first
 from export.folds.linear import fold_add, fold_gemm, fold_matmul
-from export.graph import batchnorms, has_one_reader, tidy
-from service.manifest import FoldAccount, FoldSite
+from export.folds.parallel import merge_parallel
+from export.folds.weights import shared
+from export.gauges import FREE, fold_gauges
+from export.gauges.absorb import CannotWriteError
+from export.gauges.system import Price
+from export.graph import batchnorms, has_one_reader, replace_by_input, tidy
+
+__all__ = ["FREE", "Price", "Site", "account", "fold"]
 
 Rewrite = Callable[[ir.Node, Affine], Folded | Declined]
 
@@ -25,74 +32,74 @@ REWRITES: dict[str, Rewrite] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """One BatchNorm: its name, what became of it, and its statistics' health if they could be read."""
+def fold(model: ir.Model, prices: frozenset[Price] = FREE) -> tuple[ir.Model, list[Site]]:
+    """Fold a prepared graph (see `export.graph.prepare`); the given model stays as it is.
 
-    name: str
-    outcome: Folded | Declined
-    health: Health | None
-
-
-def fold(model: ir.Model) -> tuple[ir.Model, list[Site]]:
-    """Fold a prepared graph (see `export.graph.prepare`); the given model stays as it is."""
+    First the usual fold into the linear op right before; then parallel branches become one; then what is
+    left is solved for together (`export.gauges`), at the given prices and no other.
+    """
     model = model.clone()
-    sites = [_fold_one(node, model.graph) for node in list(batchnorms(model))]
+    found = {node: read_batchnorm(node) for node in batchnorms(model)}
+    norms = {node: norm for node, norm in found.items() if isinstance(norm, BatchNorm)}
+    outcomes: dict[ir.Node, Outcome] = {
+        node: norm for node, norm in found.items() if isinstance(norm, Declined)
+    }
+    for node in norms:
+        if node.graph is not model.graph:
+            outcomes[node] = Declined(reason="inside a subgraph (If, Loop, Scan): those are left alone")
+    refusals = _fold_backward(model.graph, norms, outcomes)
+    outcomes |= merge_parallel(model.graph)
+    refusals |= _fold_backward(model.graph, norms, outcomes)
+    if left := {node: norm for node, norm in norms.items() if node not in outcomes}:
+        model, solved = _fold_gauges(model, left, prices)
+        outcomes |= {node: _explain(solved[node], refusals.get(node)) for node in left}
+    sites = [
+        Site(name=node.name or "", outcome=outcomes[node], health=getattr(norm, "health", None))
+        for node, norm in found.items()
+    ]
     return tidy(model), sites
 
 
-def account(sites: list[Site]) -> FoldAccount:
-    """The sites as fold.json and the manifest show them."""
-    entries = [
-        FoldSite(
-            name=site.name,
-            status="folded" if isinstance(site.outcome, Folded) else "declined",
-            how=site.outcome.how if isinstance(site.outcome, Folded) else None,
-            reason=site.outcome.reason if isinstance(site.outcome, Declined) else None,
-        )
-        for site in sites
-    ]
-    folded = sum(entry.status == "folded" for entry in entries)
-    return FoldAccount(found=len(entries), folded=folded, declined=len(entries) - folded, sites=entries)
+def _fold_backward(
+    graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], outcomes: dict[ir.Node, Outcome]
+) -> dict[ir.Node, str]:
+    """The usual fold, into the linear op right before.  Notes what went; returns why linear ops refused."""
+    refusals = {}
+    for node, norm in norms.items():
+        source = node.inputs[0]
+        if node in outcomes or source is None:
+            continue
+        flatten_first(node, graph)
+        source = node.inputs[0]
+        before = source.producer() if source is not None else None
+        rewrite = REWRITES.get(before.op_type) if before is not None else None
+        if source is None or before is None or rewrite is None or not has_one_reader(source):
+            continue
+        cost = shared(before)
+        outcome = rewrite(before, norm)
+        if isinstance(outcome, Folded):
+            replace_by_input(node, graph)
+            outcomes[node] = Folded(how=f"{outcome.how} before it{cost}")
+        elif before.op_type != "Add":
+            refusals[node] = outcome.reason
+    return refusals
 
 
-def _fold_one(node: ir.Node, graph: ir.Graph) -> Site:
-    name = node.name or node.outputs[0].name or "BatchNormalization"
-    affine = read_batchnorm(node)
-    if isinstance(affine, Declined):
-        return Site(name=name, outcome=affine, health=None)
-    outcome = _fold_backward(node, affine) if node.graph is graph else _in_subgraph()
-    if isinstance(outcome, Folded):
-        _replace_by_input(node, graph)
-    return Site(name=name, outcome=outcome, health=affine.health)
+def _fold_gauges(
+    model: ir.Model, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price]
+) -> tuple[ir.Model, dict[ir.Node, Outcome]]:
+    """On a copy, so that weights that cannot be written leave the model as it is."""
+    copy = model.clone()
+    twins = dict(zip(model.graph, copy.graph, strict=True))
+    try:
+        outcomes = fold_gauges(copy.graph, {twins[node]: norm for node, norm in norms.items()}, prices)
+    except CannotWriteError as error:
+        return model, {node: Declined(reason=str(error)) for node in norms}
+    return copy, {node: outcomes[twins[node]] for node in norms}
 
 
-def _in_subgraph() -> Declined:
-    return Declined(reason="inside a subgraph (If, Loop, Scan): those are left alone")
-
-
-def _fold_backward(node: ir.Node, affine: Affine) -> Folded | Declined:
-    source = node.inputs[0]
-    before = source.producer() if source is not None else None
-    if source is None or before is None:
-        return Declined(reason="it is the first op: nothing stands before it to take its scale")
-    rewrite = REWRITES.get(before.op_type) if before.domain in ("", "ai.onnx") else None
-    if rewrite is None:
-        return Declined(
-            reason=f"{before.op_type} before it ('{before.name}') has no weights to take its scale"
-        )
-    if not has_one_reader(source):
-        readers = [reader.name for reader, _ in source.uses() if reader is not node]
-        others = ", ".join(f"'{reader}'" for reader in readers) or "the graph's output"
-        return Declined(reason=f"the output of {before.op_type} '{before.name}' is also read by {others}")
-    return rewrite(before, affine)
-
-
-def _replace_by_input(node: ir.Node, graph: ir.Graph) -> None:
-    """Let the op before stand for the BatchNorm; it takes the name of the value that it now computes."""
-    source, output = node.inputs[0], node.outputs[0]
-    assert source is not None
-    name, shape = output.name, output.shape
-    ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    source.name, source.shape = name, shape or source.shape
+def _explain(outcome: Outcome, refusal: str | None) -> Outcome:
+    """What the linear op right before said comes first."""
+    if isinstance(outcome, Declined) and refusal is not None:
+        return Declined(reason=f"{refusal}; {outcome.reason}")
+    return outcome

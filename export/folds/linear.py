@@ -1,7 +1,9 @@
-"""Fold a BatchNorm into the Gemm, MatMul or MatMul + Add before it.
+"""Write what stands before and behind a Gemm, MatMul or MatMul + Add into its weights.
 
-    Gemm             y = α·x·B + β·c                B'[:, o] = B[:, o] · scale[o]    c' = β·c·scale + shift
-    MatMul [+ Add]   y = x·B [+ c], x of rank 2     becomes Gemm(x, B', c') with α = β = 1
+    x[i] = p[i] · x'[i] + q[i]        y'[o] = s[o] · y[o] + t[o]
+
+    Gemm             y = α·x·B + β·c      B'[i, o] = s[o] · B[i, o] · p[i]     c' = s · (β·c + α·q·B) + t,
+    β' = 1 MatMul [+ Add]   y = x·B [+ c]        the same with α = β = 1; of rank 2 it becomes a Gemm
 
 BatchNorm scales axis 1.  A MatMul on x of rank 3 makes its features on axis 2: another axis, so declined.
 """
@@ -10,36 +12,41 @@ import numpy as np
 import onnx_ir as ir
 
 from export.batchnorm import Affine, Declined, Folded
-from export.folds.weights import bias_or_zeros, own_weight, write
+from export.folds.weights import bias_or_zeros, weight_of, write
 from export.graph import constant, has_one_reader
 
 
-def fold_gemm(node: ir.Node, affine: Affine) -> Folded | Declined:
-    """Fold into the columns of a Gemm's B and into its c."""
-    weight = own_weight(node, 1)
+def fold_gemm(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:
+    """Fold into a Gemm's B and c."""
+    weight = weight_of(node, 1)
     if isinstance(weight, Declined):
         return weight
     transposed = node.attributes.get_int("transB", 0) == 1
-    channels = weight.shape[0 if transposed else 1]
-    if channels != affine.scale.size:
-        return Declined(reason=f"'{node.name}' has {channels} features, the BatchNorm {affine.scale.size}")
+    weight_io = weight.T if transposed else weight
+    channels = weight_io.shape[1]
+    if channels != after.scale.size:
+        return Declined(reason=f"'{node.name}' has {channels} features, the BatchNorm {after.scale.size}")
     bias = bias_or_zeros(node, 2, channels)
     if isinstance(bias, Declined):
         return bias
     if bias.ndim == 2 and bias.shape[0] != 1:
         return Declined(reason=f"the bias of '{node.name}' differs from row to row")
-    beta = node.attributes.get_float("beta", 1.0)
-    scale_b = affine.scale[:, None] if transposed else affine.scale
-    new_bias = np.broadcast_to(bias.reshape(-1) * beta * affine.scale + affine.shift, (channels,))
-    refused = write(node, {1: weight * scale_b, 2: new_bias}, "folded")
+    alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
+    bias = bias.reshape(-1) * beta
+    if before is not None:
+        bias = bias + alpha * (before.shift @ weight_io)
+        weight_io = weight_io * before.scale[:, None]
+    weight_io = weight_io * after.scale
+    new_bias = np.broadcast_to(bias * after.scale + after.shift, (channels,))
+    refused = write(node, {1: weight_io.T if transposed else weight_io, 2: new_bias})
     if refused:
         return refused
     node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-    return Folded(how=f"into the weights of Gemm '{node.name}' before it")
+    return Folded(how=f"into the weights of Gemm '{node.name}'")
 
 
-def fold_matmul(node: ir.Node, affine: Affine) -> Folded | Declined:
-    """Fold into a MatMul's constant right operand; it becomes a Gemm, which has room for the shift."""
+def fold_matmul(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:
+    """Fold into a MatMul of rank 2 with a constant right operand; it becomes a Gemm, which has a bias."""
     refused = _decline_axis(node)
     if refused:
         return refused
@@ -47,21 +54,25 @@ def fold_matmul(node: ir.Node, affine: Affine) -> Folded | Declined:
         return Declined(
             reason=f"the constant of MatMul '{node.name}' is its left operand, which makes the rows"
         )
-    weight = own_weight(node, 1)
+    weight = weight_of(node, 1)
     if isinstance(weight, Declined):
         return weight
-    if weight.shape[1] != affine.scale.size:
+    if weight.shape[1] != after.scale.size:
         return Declined(
-            reason=f"'{node.name}' has {weight.shape[1]} features, the BatchNorm {affine.scale.size}"
+            reason=f"'{node.name}' has {weight.shape[1]} features, the BatchNorm {after.scale.size}"
         )
-    refused = write(node, {1: weight * affine.scale, 2: affine.shift}, "folded")
+    shift = after.shift
+    if before is not None:
+        shift = shift + after.scale * (before.shift @ weight)
+        weight = weight * before.scale[:, None]
+    refused = write(node, {1: weight * after.scale, 2: shift})
     if refused:
         return refused
     node.op_type = "Gemm"
-    return Folded(how=f"into the weights of MatMul '{node.name}' before it, now a Gemm")
+    return Folded(how=f"into the weights of MatMul '{node.name}', now a Gemm")
 
 
-def fold_add(node: ir.Node, affine: Affine) -> Folded | Declined:
+def fold_add(node: ir.Node, after: Affine) -> Folded | Declined:
     """Fold into MatMul + Add of a constant: the bias of a linear layer written as two ops."""
     operands = [(value, constant(value)) for value in node.inputs]
     bias = next((array for _, array in operands if array is not None), None)
@@ -74,10 +85,10 @@ def fold_add(node: ir.Node, affine: Affine) -> Folded | Declined:
     refused = _decline_axis(matmul)
     if refused:
         return refused
-    if bias.ndim > 2 or bias.size not in (1, affine.scale.size) or bias.shape[-1:] not in ((), (bias.size,)):
+    if bias.ndim > 2 or bias.size not in (1, after.scale.size) or bias.shape[-1:] not in ((), (bias.size,)):
         return Declined(reason=f"the Add '{node.name}' differs from row to row: its constant is {bias.shape}")
-    shifted = bias.astype(np.float64).reshape(-1) * affine.scale + affine.shift
-    outcome = fold_matmul(matmul, Affine(scale=affine.scale, shift=shifted, health=affine.health))
+    shifted = bias.astype(np.float64).reshape(-1) * after.scale + after.shift
+    outcome = fold_matmul(matmul, Affine(scale=after.scale, shift=shifted))
     if isinstance(outcome, Folded):
         _drop_add(node, product)
     return outcome

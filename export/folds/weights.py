@@ -7,17 +7,20 @@ from export.batchnorm import Declined
 from export.graph import add_initializer, constant
 
 
+def weight_of(node: ir.Node, index: int) -> np.ndarray | Declined:
+    """Input `index` of the node in float64, if it is constant."""
+    array = constant(node.inputs[index]) if index < len(node.inputs) else None
+    if array is None:
+        return Declined(reason=f"the weights of {node.op_type} '{node.name}' are computed at run time")
+    return array.astype(np.float64)
+
+
 def own_weight(node: ir.Node, index: int) -> np.ndarray | Declined:
     """Input `index` of the node in float64, if it is constant and read by this node alone."""
     value = node.inputs[index] if index < len(node.inputs) else None
-    array = constant(value)
-    if value is None or array is None:
-        return Declined(reason=f"the weights of {node.op_type} '{node.name}' are computed at run time")
-    if len(value.uses()) > 1 or value.is_graph_output():
-        others = [reader.name for reader, _ in value.uses() if reader is not node]
-        readers = ", ".join(f"'{name}'" for name in others) or "the same node again or the graph's output"
-        return Declined(reason=f"weight '{value.name}' of '{node.name}' is also read by {readers}")
-    return array.astype(np.float64)
+    if value is not None and (len(value.uses()) > 1 or value.is_graph_output()):
+        return Declined(reason=f"weight '{value.name}' of '{node.name}' has another reader")
+    return weight_of(node, index)
 
 
 def bias_or_zeros(node: ir.Node, index: int, channels: int) -> np.ndarray | Declined:
@@ -31,8 +34,11 @@ def bias_or_zeros(node: ir.Node, index: int, channels: int) -> np.ndarray | Decl
     return array.astype(np.float64)
 
 
-def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str) -> Declined | None:
-    """Give the node new constant inputs in its weights' own dtype; all of them, or none with the reason."""
+def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str = "folded") -> Declined | None:
+    """Give the node new constant inputs in its weights' own dtype; all of them, or none with the reason.
+
+    A weight that another node reads too stays as it is for that node: this one gets a copy.
+    """
     assert node.graph is not None
     weight = node.inputs[min(arrays)]
     assert weight is not None
@@ -47,5 +53,14 @@ def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str) -> Declined 
             node.resize_inputs(index + 1)
         old = node.inputs[index]
         stem = old.name if old is not None else f"{node.name}.bias"
+        stem = (stem or "").removesuffix(f".{label}")
         node.replace_input_with(index, add_initializer(node.graph, f"{stem}.{label}", array))
     return None
+
+
+def shared(node: ir.Node) -> str:
+    """What a new copy of a weight costs, for the account; nothing if no other node reads the old one."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is None or len(weight.uses()) == 1 or weight.const_value is None:
+        return ""
+    return f"; its weights were shared: a copy of {weight.const_value.nbytes:,} bytes"

@@ -1,0 +1,146 @@
+"""Fold BatchNorms wherever the graph around them can take their scale and shift.
+
+In: a graph in which no BatchNorm stands right behind a linear op any more, and what remains.
+Out: the same graph, changed in place, and what became of each.
+
+A tensor may be stored as a · (v + b).  Each op absorbs such gauges or ties them; a BatchNorm is gone where
+the gauges before and behind it differ by just its scale and shift.  So the question which BatchNorms can go
+is the question which of their equations can hold together: see `system` (the equations), `rules` (what each
+op asks for), `solve`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.batchnorm import BatchNorm, Declined, Folded, Reduced
+from export.gauges.build import build
+from export.gauges.places import where
+from export.gauges.rules import LINEAR, RULES
+from export.gauges.rules.batchnorm import gone
+from export.gauges.solve import Settled
+from export.gauges.system import Equation, Price, Solution, System
+from export.graph import replace_by_input
+
+LARGEST_CONDITION = 4.0
+"""How many times a BatchNorm's own rounding its fold may add: the factor of the tolerance."""
+
+Outcomes = dict[ir.Node, Folded | Reduced | Declined]
+FREE = frozenset({Price.BIAS})
+"""What is always paid: an Add is the bias of a MatMul, and costs less than the BatchNorm did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who goes, who stays and why, with which gauges, and what is paid."""
+
+    gone: list[ir.Node]
+    reasons: dict[ir.Node, str]
+    bought: list[Equation]
+    solution: Solution
+
+
+def fold_gauges(graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price]) -> Outcomes:
+    """Fold what can go, in place; raises CannotWriteError, and then the graph is broken: give it a copy."""
+    system = build(graph)
+    outcomes: Outcomes = {}
+    candidates = {}
+    for node, norm in norms.items():
+        if dead := int((norm.scale == 0).sum()):
+            reason = f"γ = 0 in {dead} of {norm.scale.size} channels, and no linear op right before it"
+            outcomes[node] = Declined(reason=reason)
+        elif system.of(node.outputs[0]).any():
+            candidates[node] = gone(node, norm, system)
+        else:
+            outcomes[node] = Declined(
+                reason="the shape of its input, or the axis of its channels, is unknown"
+            )
+    while True:
+        plan = _plan(system, candidates, prices)
+        crowd = _crowded(plan, norms)
+        if crowd is None:
+            break
+        node, reason = crowd
+        outcomes[node] = Declined(reason=reason)
+        del candidates[node]
+    outcomes |= {node: Declined(reason=reason) for node, reason in plan.reasons.items()}
+    outcomes |= _write(graph, plan, norms)
+    return outcomes
+
+
+def _plan(system: System, candidates: Mapping[ir.Node, Equation], prices: frozenset[Price]) -> Plan:
+    """First without paying, then the rest at a price, and of the price no more than is needed."""
+    settled = Settled(system, candidates.values())
+    reasons = {node: why for node in _in_order(candidates) if (why := settled.add(candidates[node]))}
+    bought: list[Equation] = []
+    if reasons and any(equation.price in prices for equation in system.equations):
+        relaxed = Settled(system, candidates.values(), without=prices)
+        for node in candidates.keys() - reasons.keys():
+            assert relaxed.add(candidates[node]) is None, "what went for free goes at a price"
+        still = {node: why for node in reasons if (why := relaxed.add(candidates[node]))}
+        if len(still) < len(reasons):
+            bought = [equation for equation in relaxed.left_out if relaxed.add(equation)]
+            settled, reasons = relaxed, still
+    gone_nodes = [node for node in candidates if node not in reasons]
+    return Plan(gone=gone_nodes, reasons=reasons, bought=bought, solution=settled.solution())
+
+
+def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:
+    """Those next to a linear op first: what any other tool could fold is settled before what only we can."""
+
+    def is_linear(node: ir.Node | None) -> bool:
+        return node is not None and node.op_type in LINEAR
+
+    def is_next_to_linear(node: ir.Node) -> bool:
+        source = node.inputs[0]
+        before = source.producer() if source is not None else None
+        return is_linear(before) or any(map(is_linear, node.outputs[0].consumers()))
+
+    return sorted(candidates, key=lambda node: not is_next_to_linear(node))
+
+
+def _crowded(plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> tuple[ir.Node, str] | None:
+    """The BatchNorm that would cost most accuracy, if it is too much."""
+    worst = max(plan.gone, key=lambda node: condition(node, norms[node], plan.solution), default=None)
+    if worst is None or (times := condition(worst, norms[worst], plan.solution)) <= LARGEST_CONDITION:
+        return None
+    return (
+        worst,
+        f"it would cost accuracy: its input would be stored with {times:.3g} times the rounding error",
+    )
+
+
+def condition(node: ir.Node, norm: BatchNorm, solution: Solution) -> float:
+    """How many times the BatchNorm's own rounding its fold may add.
+
+    A tensor stored with an offset b is rounded by 2⁻²⁴ · |b| more, which a BatchNorm makes |s · b|.  Its own
+    arithmetic rounds 2⁻²⁴ of the larger of |s| · (|μ| + σ), its products, and |γ| + |β|, its sums.
+    """
+    source = node.inputs[0]
+    assert source is not None
+    _, b = solution.along(source, 1, norm.scale.size)
+    natural = max(float((np.abs(norm.scale) * norm.inputs).max()), float(norm.outputs.max()))
+    return float(np.abs(norm.scale * b).max()) / natural
+
+
+def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> Outcomes:
+    """Write the gauges into every op that they touch, and take out the BatchNorms that go."""
+    going, solution = set(plan.gone), plan.solution
+    touched = []
+    for node in graph:
+        rule = RULES.get(node.op_type)
+        values = [value for value in (*node.inputs[:1], *node.outputs[:1]) if value is not None]
+        if rule and rule.absorb and node not in going and not all(map(solution.is_plain, values)):
+            touched.append((node, rule.absorb))
+    paid = {equation.node: equation.price for equation in plan.bought if equation.node and equation.price}
+    places = {node: where(node, {other for other, _ in touched}, paid) for node in plan.gone}
+    for node, absorb in touched:
+        absorb(node, solution)
+    outcomes: Outcomes = {}
+    for node, (how, prices) in places.items():
+        kind = Reduced if Price.BIAS in prices else Folded
+        outcomes[node] = kind(how=how, condition=condition(node, norms[node], solution))
+        replace_by_input(node, graph)
+    return outcomes

@@ -1,0 +1,181 @@
+"""The unknown gauges of a graph's tensors, and the equations between them.
+
+In: a prepared graph.  Out: for each tensor the numbers of its unknowns, and a list of `Equation`s.
+
+A tensor v may be stored as v' = a · (v + b), with a ≠ 0 and b one number for each channel: its gauge.  A
+tensor's unknowns are an array of ids that broadcasts against it: (1, C, 1, 1) for a picture's channels, (1,
+1, C) for the features of a sequence.  Tensors whose gauges must be alike share ids.  Id 0 is the gauge a =
+1, b = 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import combinations
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph import constant
+
+FIXED = 0
+
+Absorb = Callable[[ir.Node, "Solution"], None]
+
+
+class Price(Enum):
+    """What it costs to do without an equation."""
+
+    BIAS = "an Add for its bias"
+    THRESHOLD = "a Max or Min with a constant"
+    BORDER = "an Add for its border"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Link:
+    """first = factor · second, for |a| or for its sign; three arrays of one shape."""
+
+    first: np.ndarray
+    second: np.ndarray
+    factor: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Equation:
+    """One op's demands, channel by channel; `says` is how a person would put it.
+
+    Args:
+        magnitude: a link between |a|s.
+        sign: a link between signs of a.
+        offset: pairs (ids, coefficients), and what their sum must be.
+        price: what to pay for leaving it out; None if it cannot be left out.
+        node: who would pay.
+    """
+
+    says: str
+    magnitude: Link | None = None
+    sign: Link | None = None
+    offset: tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray] | None = None
+    price: Price | None = None
+    node: ir.Node | None = None
+
+    def pairs(self, kind: str | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Which ids it brings together, two and two; of one kind, or of all."""
+        links = [
+            link for name in ("magnitude", "sign") if kind in (None, name) and (link := getattr(self, name))
+        ]
+        pairs = [(link.first, link.second) for link in links]
+        if self.offset is not None and kind in (None, "offset"):
+            columns = [ids for ids, _ in self.offset[0]]
+            alone = [(columns[0], np.zeros_like(columns[0]))] if len(columns) == 1 else []
+            pairs += [*alone, *combinations(columns, 2)]
+        return pairs
+
+    def ids(self) -> np.ndarray:
+        """Every id that it names."""
+        return np.concatenate([np.concatenate(pair) for pair in self.pairs()])
+
+
+@dataclass(kw_only=True)
+class System:
+    """Grows while the rules walk through the graph."""
+
+    size: int = 1
+    equations: list[Equation] = field(default_factory=list)
+    ids: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+
+    def of(self, value: ir.Value) -> np.ndarray:
+        """A tensor's ids; those of constants, inputs and unknown ops are fixed."""
+        if value not in self.ids:
+            rank = 0 if value.shape is None else len(value.shape)
+            self.ids[value] = np.zeros((1,) * rank, dtype=np.int64)
+        return self.ids[value]
+
+    def fresh(self, shape: tuple[int, ...]) -> np.ndarray:
+        """New unknowns, in an array of this shape."""
+        count = int(np.prod(shape))
+        self.size += count
+        return np.arange(self.size - count, self.size).reshape(shape)
+
+    def equal(self, first: np.ndarray, second: np.ndarray, says: str) -> None:
+        """The same gauge on both."""
+        self.same_scale(first, second, says)
+        self.offset(says, (first, 1.0), (second, -1.0))
+
+    def same_scale(self, first: np.ndarray, second: np.ndarray, says: str) -> None:
+        """The same a on both."""
+        first, second = np.broadcast_arrays(first, second)
+        link = Link(first=first.ravel(), second=second.ravel(), factor=np.ones(first.size))
+        self.equations.append(Equation(says=says, magnitude=link, sign=link))
+
+    def positive(self, ids: np.ndarray, node: ir.Node, price: Price | None = None) -> None:
+        """a > 0."""
+        ids = ids.ravel()
+        link = Link(first=ids, second=np.zeros_like(ids), factor=np.ones(ids.size))
+        says = f"{node.op_type} '{node.name}' needs a > 0"
+        self.equations.append(Equation(says=says, sign=link, price=price, node=node))
+
+    def no_offset(self, ids: np.ndarray, node: ir.Node, why: str, price: Price | None = None) -> None:
+        """b = 0."""
+        self.offset(f"{why} {node.op_type} '{node.name}' needs b = 0", (ids, 1.0), price=price, node=node)
+
+    def offset(
+        self,
+        says: str,
+        *terms: tuple[np.ndarray, float | np.ndarray],
+        equals: float | np.ndarray = 0.0,
+        price: Price | None = None,
+        node: ir.Node | None = None,
+    ) -> None:
+        """Σ coefficient · b = equals."""
+        arrays = np.broadcast_arrays(equals, *(array for term in terms for array in term))
+        constant_, *flat = (array.ravel() for array in arrays)
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        self.equations.append(Equation(says=says, offset=(pairs, constant_), price=price, node=node))
+
+    def fix(self, ids: np.ndarray, says: str) -> None:
+        """a = 1, b = 0."""
+        if ids.any():
+            self.equal(ids, np.zeros_like(ids), says)
+
+
+def along(ids: np.ndarray, axis: int) -> bool:
+    """Whether the gauge varies along no other axis than this one."""
+    return all(size == 1 or index == axis % ids.ndim for index, size in enumerate(ids.shape))
+
+
+def vary(ids: np.ndarray, axis: int) -> bool:
+    """Whether the gauge varies along this axis."""
+    return -ids.ndim <= axis < ids.ndim and ids.shape[axis] > 1
+
+
+def on_axis(rank: int, axis: int, size: int) -> tuple[int, ...]:
+    """The shape (1, …, size, …, 1)."""
+    shape = [1] * rank
+    shape[axis] = size
+    return tuple(shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """The gauge of every tensor: a and b by id."""
+
+    system: System
+    a: np.ndarray
+    b: np.ndarray
+
+    def is_plain(self, value: ir.Value) -> bool:
+        """Whether the tensor is stored as it is."""
+        ids = self.system.of(value)
+        return bool((self.a[ids] == 1).all() and (self.b[ids] == 0).all())
+
+    def along(self, value: ir.Value, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """a and b of a tensor whose gauge varies along one axis only, each of shape (size,)."""
+        ids = np.broadcast_to(np.ravel(self.system.of(value)), (size,))
+        assert along(self.system.of(value), axis)
+        return self.a[ids], self.b[ids]
+
+
+def has_constant(node: ir.Node, index: int) -> bool:
+    """Whether input `index` is an initialiser."""
+    return index < len(node.inputs) and constant(node.inputs[index]) is not None

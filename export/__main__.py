@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a neighbour
 
@@ -17,6 +18,9 @@ from rich.table import Table
 
 from export.errors import ExportError
 from service.manifest import BundleError, FoldSite
+
+if TYPE_CHECKING:
+    from export.folds import Price
 
 EXAMPLES = """examples:
   python -m export bundle runs/digits/checkpoint.pt --to models/digits
@@ -56,10 +60,18 @@ def _bundle(options: argparse.Namespace, console: Console) -> int:
                 labels=options.labels,
                 mean=options.mean,
                 std=options.std,
+                pixels=options.inputs == "uint8",
             ),
         )
         command = "python -m export " + shlex.join(options.arguments)
-        bundle, proof = make_bundle(source, options.to, seed=options.seed, command=command, say=status.update)
+        bundle, proof = make_bundle(
+            source,
+            options.to,
+            seed=options.seed,
+            command=command,
+            say=status.update,
+            prices=_prices(options),
+        )
     fold = bundle.manifest.fold
     _show_sites(fold.sites, console)
     for name, tolerance in proof.tolerances.items():
@@ -74,11 +86,23 @@ def _bundle(options: argparse.Namespace, console: Console) -> int:
 
 
 def _fold(options: argparse.Namespace, console: Console) -> int:
-    from export.fold_file import fold_file
+    from export.errors import SourceError
+    from export.fold_file import FoldOptions, fold_file
 
+    given = (options.inputs, options.mean, options.std)
+    if None in given and given != (None, None, None):
+        raise SourceError("--inputs uint8, --mean and --std go together: pixels need both to become rows")
     with console.status(f"folding {options.source}") as status:
         fold = fold_file(
-            options.source, options.target, report=options.report, seed=options.seed, say=status.update
+            options.source,
+            options.target,
+            report=options.report,
+            seed=options.seed,
+            say=status.update,
+            options=FoldOptions(
+                prices=_prices(options),
+                pixels=(options.mean, options.std) if options.inputs else None,
+            ),
         )
     _show_sites(fold.sites, console)
     print(fold.model_dump_json(indent=2))
@@ -95,12 +119,27 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 
 
 def _show_sites(sites: Sequence[FoldSite], console: Console) -> None:
-    table = Table("BatchNorm", "status", "where to, or why not")
+    table = Table("BatchNorm", "status", "where to, or why not", "smallest σ²", "largest |γ|/√(σ²+ε)", "dead")
     for site in sites:
         status, account = site.status, site.how or site.reason
-        colour = "green" if status == "folded" else "yellow"
-        table.add_row(escape(site.name), f"[{colour}]{status}[/]", escape(account or ""))
+        health = (site.smallest_variance, site.largest_gain, site.dead_channels)
+        table.add_row(
+            escape(site.name),
+            f"[{'yellow' if status == 'declined' else 'green'}]{status}[/]",
+            escape(account or ""),
+            *("" if number is None else f"{number:.3g}" for number in health),
+        )
     console.print(table)
+
+
+def _prices(options: argparse.Namespace) -> "frozenset[Price]":
+    from export.errors import SourceError
+    from export.folds import FREE, Price
+
+    if options.only_free and (options.threshold or options.pad):
+        raise SourceError("--only-free allows neither --threshold nor --pad")
+    asked = {Price.THRESHOLD: options.threshold, Price.BORDER: options.pad}
+    return FREE | {price for price, is_asked in asked.items() if is_asked}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,16 +162,43 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--mean", type=_floats, help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406")
     bundle.add_argument("--std", type=_floats, help="per channel, of pixels in 0…1")
     bundle.add_argument("--seed", type=_seed, default=0, help="of the golden rows' noise (default 0)")
+    _fold_options(bundle)
 
     fold = _verb(verbs, "fold", "fold an ONNX file's BatchNorms, nothing else", _fold)
     fold.add_argument("source", type=Path, metavar="IN.onnx")
     fold.add_argument("target", type=Path, metavar="OUT.onnx")
     fold.add_argument("--report", type=Path, metavar="fold.json", help="write the account of every BatchNorm")
     fold.add_argument("--seed", type=_seed, default=0, help="of the rows that prove the fold (default 0)")
+    fold.add_argument("--mean", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
+    fold.add_argument("--std", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
+    _fold_options(fold)
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails", _verify)
     verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION")
     return parser
+
+
+def _fold_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--only-free",
+        action="store_true",
+        help="only folds that cost nothing (the default)",
+    )
+    verb.add_argument(
+        "--threshold",
+        action="store_true",
+        help="fold before a Relu too, which becomes a Max or Min per channel: slower on ONNX Runtime's CPU",
+    )
+    verb.add_argument(
+        "--pad",
+        action="store_true",
+        help="fold before a padded Conv too, by an Add behind it for its border, where H and W are fixed",
+    )
+    verb.add_argument(
+        "--inputs",
+        choices=["uint8"],
+        help="take uint8 pixels: their normalisation by --mean and --std is folded too",
+    )
 
 
 def _verb(

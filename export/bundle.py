@@ -13,10 +13,11 @@ from pathlib import Path
 import onnxruntime
 
 from export.errors import SourceError
-from export.folds import Site, account, fold
+from export.folds import FREE, Price, Site, account, fold
 from export.golden import golden_inputs
 from export.graph import batchnorms, serialize
 from export.pack import pack
+from export.pixels import fold_pixels, taking_pixels
 from export.prove import Proof, prove
 from export.report import render
 from export.runtime import load
@@ -31,7 +32,15 @@ RESERVED_NAME = "stats"  # /v2/models/stats is a route
 Say = Callable[[str], None]
 
 
-def make_bundle(source: Source, folder: Path, *, seed: int, command: str, say: Say) -> tuple[Bundle, Proof]:
+def make_bundle(
+    source: Source,
+    folder: Path,
+    *,
+    seed: int,
+    command: str,
+    say: Say,
+    prices: frozenset[Price] = FREE,
+) -> tuple[Bundle, Proof]:
     """Fold, prove and publish; raises an ExportError, and then nothing is left behind."""
     name = folder.resolve().name
     if not name:
@@ -44,11 +53,17 @@ def make_bundle(source: Source, folder: Path, *, seed: int, command: str, say: S
             f"the outputs must have names of their own, found {[s.name for s in source.outputs]}"
         )
     say("folding")
-    graph, sites = fold(source.graph)
+    before = source.graph
+    if source.pixels is None:
+        graph, sites = fold(before, prices)
+    else:
+        mean, std = source.pixels.mean, source.pixels.std
+        graph, sites = fold_pixels(before, prices, mean, std)
+        before = taking_pixels(before, mean, std)
     assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"
     golden = make_golden(source, seed, say)
     say("proving the folded graph one by one, all together, and in every bucket")
-    unfolded, folded = serialize(source.graph), serialize(graph)
+    unfolded, folded = serialize(before), serialize(graph)
     proof = prove(unfolded, folded, golden)
     provenance = _provenance(source, seed, command)
     report = render(

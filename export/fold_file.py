@@ -3,16 +3,18 @@
 In: the paths.  Out: the account of every BatchNorm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from export.errors import SourceError
-from export.folds import account, fold
+from export.folds import FREE, Price, account, fold
 from export.graph import external_files, load_graph, prepare, serialize
 from export.pack import write_whole
+from export.pixels import fold_pixels, taking_pixels
 from export.prove import prove_once
 from export.truth import graph_evaluator
 from service.manifest import FoldAccount
@@ -21,14 +23,32 @@ NUM_ROWS = 2
 UNKNOWN_SIZE = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoldOptions:
+    """What may be paid, and how uint8 pixels become the graph's input if they are to be taken instead."""
+
+    prices: frozenset[Price] = FREE
+    pixels: tuple[Sequence[float], Sequence[float]] | None = None
+
+
 def fold_file(
-    source: Path, target: Path, *, report: Path | None, seed: int, say: Callable[[str], None]
+    source: Path,
+    target: Path,
+    *,
+    report: Path | None,
+    seed: int,
+    say: Callable[[str], None],
+    options: FoldOptions = FoldOptions(),
 ) -> FoldAccount:
     """Fold, and write the account to `report`; on any error, both files are as they were."""
     unfolded = prepare(load_graph(source))
     _check_targets(source, [target, *([report] if report else [])])
-    folded, sites = fold(unfolded)
-    if sites:
+    if options.pixels is None:
+        folded, sites = fold(unfolded, options.prices)
+    else:
+        folded, sites = fold_pixels(unfolded, options.prices, *options.pixels)
+        unfolded = taking_pixels(unfolded, *options.pixels)
+    if sites or options.pixels:
         say("proving the folded graph on random rows")
         rows = random_rows(unfolded, np.random.default_rng(seed))
         prove_once(serialize(unfolded), serialize(folded), rows, graph_evaluator(unfolded)(rows))
@@ -67,4 +87,5 @@ def _noise(value: ir.Value, random: np.random.Generator) -> np.ndarray:
     dtype = value.dtype.numpy()
     if dtype.kind == "f":
         return random.normal(size=sizes).astype(dtype)
-    return random.integers(0, 2, size=sizes).astype(dtype)
+    largest = 256 if dtype == np.uint8 else 2
+    return random.integers(0, largest, size=sizes).astype(dtype)

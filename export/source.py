@@ -5,7 +5,7 @@ In: SOURCE as typed, and its options.  Out: a `Source`: the unfolded graph, its 
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from export.errors import SourceError, first_line
 from export.graph import load_graph, prepare, with_symbolic_rows
+from export.pixels import as_rows
 from export.trace import trace
 from export.truth import GRAPH_TRUTH, NET_TRUTH, Evaluate, graph_evaluator, net_evaluator
 from service.bundle import sha256
@@ -33,6 +34,7 @@ class SourceOptions:
     labels: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    pixels: bool = False
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -41,7 +43,10 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An unfolded graph and everything that the bundle says about it; `evaluate` computes the truth."""
+    """An unfolded graph and everything that the bundle says about it; `evaluate` computes the truth.
+
+    `pixels`: how the graph normalises, where it is to take uint8 pixels instead of its own input.
+    """
 
     description: str
     digest: str | None
@@ -53,6 +58,7 @@ class Source:
     held_out: np.ndarray | None = None
     labels: list[str] | None = None
     preprocessing: Preprocessing | None = None
+    pixels: Preprocessing | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,14 +66,38 @@ def open_source(text: str, options: SourceOptions) -> Source:
     """Open SOURCE; raises SourceError, TraceError or CheckpointError's sentence as a SourceError."""
     path = Path(text)
     if path.suffix == ".onnx":
-        return _from_graph(path, options)
-    if ":" in text and not path.exists():
-        return _from_factory(text, options)
-    return _from_checkpoint(path, options)
+        source = _from_graph(path, options)
+    elif ":" in text and not path.exists():
+        source = _from_factory(text, options)
+    else:
+        source = _from_checkpoint(path, options)
+    return _taking_pixels(source) if options.pixels else source
+
+
+def _taking_pixels(source: Source) -> Source:
+    """The same net, asked with uint8 pixels."""
+    given = source.preprocessing
+    if given is None or len(source.inputs) != 1:
+        raise SourceError("--inputs uint8 needs a net of one input, and --mean and --std to normalise it")
+    (spec,) = source.inputs
+    pixels = spec.model_copy(update={"dtype": "uint8", "minimum": 0.0, "maximum": 255.0})
+    held_out = source.held_out
+    if held_out is not None:
+        mean, std = (np.reshape(values, (-1, 1, 1)) for values in (given.mean, given.std))
+        held_out = np.rint(255 * (held_out * std + mean)).astype(np.uint8)
+    channels = len(given.mean)
+    return replace(
+        source,
+        inputs=[pixels],
+        held_out=held_out,
+        evaluate=lambda rows: source.evaluate({spec.name: as_rows(rows[spec.name], given.mean, given.std)}),
+        preprocessing=given.model_copy(update={"mean": [0.0] * channels, "std": [1 / 255] * channels}),
+        pixels=given,
+    )
 
 
 def _from_checkpoint(path: Path, options: SourceOptions) -> Source:
-    if options != SourceOptions():
+    if replace(options, pixels=False) != SourceOptions():
         raise SourceError(f"{path} is a checkpoint: it brings its own shape, weights, labels, mean and std")
     try:
         checkpoint = load_checkpoint(path)

@@ -94,6 +94,8 @@ class Predictor:
             self._threads, self._rows, pictures, preprocessing
         )
         dtype = served.manifest.inputs[0].dtype
+        if dtype == "uint8":  # the graph normalises pixels itself; the row is a whole number but for rounding
+            rows = np.rint(rows)
         tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
         job = served.batcher.submit(tensors, len(rows))
         answers = await self._watchman.wait_for_answers(served.batcher, job, request.receive)
@@ -141,8 +143,9 @@ def why_not(manifest: Manifest) -> str | None:
     channels = 1 if preprocessing.mode == "L" else 3
     row_shape = (channels, preprocessing.height, preprocessing.width)
     tensor = manifest.inputs[0]
-    if len(manifest.inputs) != 1 or tensor.row_shape != row_shape or not tensor.dtype.startswith("float"):
-        return f"its input is not a float tensor of shape {list(row_shape)}"
+    takes_rows = tensor.dtype.startswith("float") or tensor.dtype == "uint8"
+    if len(manifest.inputs) != 1 or tensor.row_shape != row_shape or not takes_rows:
+        return f"its input is not a float or uint8 tensor of shape {list(row_shape)}"
     if len(manifest.outputs[0].row_shape) != 1 or not manifest.outputs[0].dtype.startswith("float"):
         return "its first output is not a list of logits"
     if manifest.labels is not None and len(manifest.labels) != manifest.outputs[0].row_shape[0]:

@@ -48,6 +48,8 @@ RULES: dict[str, Rule] = {
     "Pad": Rule(space.constrain_pad),
     "Identity": Rule(layout.constrain_same),
     "Dropout": Rule(layout.constrain_same),
+    "Shape": Rule(layout.constrain_shape),
+    "Size": Rule(layout.constrain_shape),
     "Transpose": Rule(layout.constrain_transpose),
     "Reshape": Rule(layout.constrain_reshape),
     "Flatten": Rule(layout.constrain_reshape),

@@ -16,6 +16,7 @@ from export.errors import FoldError
 from export.graph import constant
 
 TINY_VARIANCE = 1e-12
+DEFAULT_EPSILON = float(np.float32(1e-5))  # ONNX attributes are float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | Declined:
     """Read the node's parameters; raises FoldError, with the layer's name, where they are broken."""
     if node.attributes.get_int("training_mode", 0) == 1:
         return Declined(reason="training_mode = 1: it normalises by each batch, not by running statistics")
-    if len([output for output in node.outputs if output.name and output.uses()]) > 1:
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return Declined(reason="its batch statistics are read: it is in training form")
     if node.attributes.get_int("spatial", 1) == 0:
         return Declined(reason="spatial = 0: its statistics are per position, not per channel")
@@ -90,7 +91,7 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | Declined:
     if computed := [name for name, array in zip(names, arrays, strict=True) if array is None]:
         return Declined(reason=f"{', '.join(computed)} computed at run time")
     gamma, beta, mean, variance = (np.asarray(array, dtype=np.float64) for array in arrays)
-    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     for name, array in zip(names, (gamma, beta, mean, variance), strict=True):
         if not np.isfinite(array).all():
             raise FoldError(f"BatchNorm '{node.name}': {name} holds values that are not finite")

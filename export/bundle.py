@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from export.drawing import draw_fold
 from export.errors import SourceError
 from export.folds import FREE, Price, Site, account, fold
 from export.golden import golden_inputs
@@ -69,6 +70,7 @@ def make_bundle(
     report = render(
         name,
         sites=sites,
+        drawings=draw_fold(before, graph, account(sites)),
         proof=proof,
         golden=golden,
         answers=load(folded, optimised=True)(golden.inputs),

@@ -29,5 +29,8 @@ class ProofError(ExportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, cut to a line; its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What a library's error says at its root, its first sentence; its type where it says nothing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition(". ")[0]

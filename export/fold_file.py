@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from export.errors import SourceError
 from export.folds import FREE, Price, account, fold
@@ -16,11 +15,9 @@ from export.graph import external_files, load_graph, prepare, serialize
 from export.pack import write_whole
 from export.pixels import fold_pixels, taking_pixels
 from export.prove import prove_once
+from export.reading import prove_reading, random_rows
 from export.truth import graph_evaluator
 from service.manifest import FoldAccount
-
-NUM_ROWS = 2
-UNKNOWN_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,7 @@ def fold_file(
     """Fold, and write the account to `report`; on any error, both files are as they were."""
     unfolded = prepare(load_graph(source))
     _check_targets(source, [target, *([report] if report else [])])
+    prove_reading(source, unfolded, seed)
     if options.pixels is None:
         folded, sites = fold(unfolded, options.prices)
     else:
@@ -63,29 +61,12 @@ def _check_targets(source: Path, targets: list[Path]) -> None:
     """Nothing that is written may be IN.onnx, its external weights, or the other file."""
     kept = {source.resolve(): source, **{path.resolve(): path for path in external_files(source)}}
     for target in targets:
-        if target.resolve() in kept or any(
-            target.exists() and path.exists() and target.samefile(path) for path in kept
-        ):
+        try:
+            is_kept = target.resolve() in kept or any(
+                target.exists() and path.exists() and target.samefile(path) for path in kept
+            )
+        except OSError as error:
+            raise SourceError(f"{target}: cannot be written: {error.strerror}") from error
+        if is_kept:
             raise SourceError(f"{target}: IN.onnx is never modified, and each file needs a name of its own")
         kept[target.resolve()] = target
-
-
-def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Noise for every input; a symbolic first size is 2 rows, any other 64."""
-    return {value.name or "": _noise(value, random) for value in model.graph.inputs}
-
-
-def _noise(value: ir.Value, random: np.random.Generator) -> np.ndarray:
-    if value.dtype is None or value.shape is None:
-        raise SourceError(
-            f"input '{value.name}' has no type or no shape: no rows can be made to prove the fold"
-        )
-    sizes = [
-        dim if isinstance(dim, int) else UNKNOWN_SIZE if index else NUM_ROWS
-        for index, dim in enumerate(value.shape)
-    ]
-    dtype = value.dtype.numpy()
-    if dtype.kind == "f":
-        return random.normal(size=sizes).astype(dtype)
-    largest = 256 if dtype == np.uint8 else 2
-    return random.integers(0, largest, size=sizes).astype(dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnxscript.optimizer import fold_constants
 
 from export.errors import SourceError, first_line
@@ -17,23 +18,35 @@ from export.runtime import load
 
 ROWS = "rows"
 FIRST_OPSET = 7
+LARGEST_FILE = 1 << 31
 _NO_LIMIT = 1 << 40
 
 
 def load_graph(path: Path) -> ir.Model:
     """Read an ONNX file (external weights too); raises SourceError if it is not a valid inference graph."""
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise SourceError(f"{path}: no such file")
+        model = ir.load(path)
+        _check_header(path, model)
         load(path, optimised=False)
-        model = ir.external_data.load_to_model(ir.load(path))
+        model = ir.external_data.load_to_model(model)
+        model.graph.sort()
+    except SourceError:
+        raise
     except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
         raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
-    opset = model.opset_imports.get("", 0)
-    newest = onnx.defs.onnx_opset_version()
+    return model
+
+
+def _check_header(path: Path, model: ir.Model) -> None:
+    opset, newest = model.opset_imports.get("", 0), onnx.defs.onnx_opset_version()
     if not FIRST_OPSET <= opset <= newest:
         raise SourceError(f"{path}: opset {opset}, expected {FIRST_OPSET} to {newest}")
-    return model
+    if not 3 <= model.ir_version <= onnx.IR_VERSION:
+        raise SourceError(f"{path}: IR version {model.ir_version}, expected 3 to {onnx.IR_VERSION}")
+    if not model.graph.outputs:
+        raise SourceError(f"{path}: an empty graph: it has no outputs")
 
 
 def external_files(path: Path) -> set[Path]:
@@ -151,8 +164,10 @@ def with_symbolic_rows(model: ir.Model) -> ir.Model:
 
 def serialize(model: ir.Model) -> bytes:
     """The graph as one self-contained file; raises SourceError over protobuf's 2 GB."""
-    proto = ir.to_proto(model)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     try:
-        return bytes(proto.SerializeToString())
-    except ValueError as error:
-        raise SourceError(f"the graph does not fit into one ONNX file (2 GB): {error}") from None
+        if size >= LARGEST_FILE:
+            raise EncodeError(f"its weights are {size:,} bytes")
+        return bytes(ir.to_proto(model).SerializeToString())
+    except (ValueError, EncodeError) as error:
+        raise SourceError(f"the graph does not fit into one ONNX file (2 GB): {first_line(error)}") from None

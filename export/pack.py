@@ -43,8 +43,7 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
     """Write all files aside, then rename all; raises ExportError, and then none has changed."""
     asides = {path: path.parent / f".{path.name[:100]}.partial-{os.getpid()}" for path in files}
     for path in files:
-        if not path.name or path.is_dir():
-            raise ExportError(f"'{path}' is a folder, expected a file to write")
+        _check_target(path)
     try:
         for path, content in files.items():
             _write(asides[path], content)
@@ -56,6 +55,16 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
         for aside in asides.values():
             with contextlib.suppress(OSError):
                 aside.unlink()
+
+
+def _check_target(path: Path) -> None:
+    try:
+        if not path.name or path.is_dir():
+            raise ExportError(f"'{path}' is a folder, expected a file to write")
+        if path.exists() and not path.is_file():
+            raise ExportError(f"'{path}' is no regular file: it would be replaced")
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _publish(aside: Path, folder: Path) -> Path:

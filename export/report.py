@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from export.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
 from export.folds import Site, account
 from export.prove import Proof
 from service.bundle import Golden
@@ -36,6 +37,7 @@ def render(
     name: str,
     *,
     sites: Sequence[Site],
+    drawings: Sequence[Drawing],
     proof: Proof,
     golden: Golden,
     answers: Mapping[str, np.ndarray],
@@ -56,6 +58,8 @@ def render(
         name=name,
         fold=account(list(sites)),
         sites=[_row(site, entry) for site, entry in zip(sites, account(list(sites)).sites, strict=True)],
+        drawings=drawings,
+        box=(BOX_WIDTH, BOX_HEIGHT),
         proof=proof,
         ways=_ways(proof),
         golden=golden,

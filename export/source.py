@@ -17,6 +17,7 @@ from torch import nn
 from export.errors import SourceError, first_line
 from export.graph import load_graph, prepare, with_symbolic_rows
 from export.pixels import as_rows
+from export.reading import prove_reading
 from export.trace import trace
 from export.truth import GRAPH_TRUTH, NET_TRUTH, Evaluate, graph_evaluator, net_evaluator
 from service.bundle import sha256
@@ -144,7 +145,9 @@ def _from_factory(text: str, options: SourceOptions) -> Source:
 def _from_graph(path: Path, options: SourceOptions) -> Source:
     if options.input_shape is not None or options.weights is not None:
         raise SourceError(f"{path} is an ONNX file: it brings its own shape and weights")
-    graph = with_symbolic_rows(prepare(load_graph(path)))
+    prepared = prepare(load_graph(path))
+    prove_reading(path, prepared, seed=0)
+    graph = with_symbolic_rows(prepared)
     inputs = [tensor_spec(value) for value in graph.graph.inputs]
     preprocessing = _preprocessing(options, inputs[0].row_shape)
     return Source(

@@ -22,7 +22,7 @@ from export.gauges.rules import LINEAR, RULES
 from export.gauges.rules.batchnorm import gone
 from export.gauges.solve import Settled
 from export.gauges.system import Equation, Price, Solution, System
-from export.graph import replace_by_input
+from export.graph import constant, replace_by_input
 
 LARGEST_CONDITION = 4.0
 """How many times a BatchNorm's own rounding its fold may add: the factor of the tolerance."""
@@ -135,7 +135,8 @@ def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> O
         if rule and rule.absorb and node not in going and not all(map(solution.is_plain, values)):
             touched.append((node, rule.absorb))
     paid = {equation.node: equation.price for equation in plan.bought if equation.node and equation.price}
-    places = {node: where(node, {other for other, _ in touched}, paid) for node in plan.gone}
+    written = {node for node, _ in touched if any(constant(value) is not None for value in node.inputs)}
+    places = {node: where(node, written, paid) for node in plan.gone}
     for node, absorb in touched:
         absorb(node, solution)
     outcomes: Outcomes = {}

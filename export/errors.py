@@ -29,8 +29,7 @@ class ProofError(ExportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says at its root, its first sentence; its type where it says nothing."""
+    """What a library's error says at its root, cut to a line; its type where it says nothing."""
     while error.__cause__ is not None:
         error = error.__cause__
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line.partition(". ")[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -27,7 +27,7 @@ def load_graph(path: Path) -> ir.Model:
     try:
         if not path.is_file():
             raise SourceError(f"{path}: no such file")
-        model = ir.load(path)
+        model = _deserialize(path)
         _check_header(path, model)
         load(path, optimised=False)
         model = ir.external_data.load_to_model(model)
@@ -39,7 +39,17 @@ def load_graph(path: Path) -> ir.Model:
     return model
 
 
+def _deserialize(path: Path) -> ir.Model:
+    try:
+        return ir.load(path)
+    except Exception as error:  # protobuf and ir each have their own errors
+        reason = first_line(error).partition(". ")[0]
+        raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from None
+
+
 def _check_header(path: Path, model: ir.Model) -> None:
+    if not model.opset_imports:
+        raise SourceError(f"{path}: not a valid ONNX graph: it names no opset")
     opset, newest = model.opset_imports.get("", 0), onnx.defs.onnx_opset_version()
     if not FIRST_OPSET <= opset <= newest:
         raise SourceError(f"{path}: opset {opset}, expected {FIRST_OPSET} to {newest}")

@@ -9,6 +9,7 @@ prepared graph, and so in both sides of every later proof.  Here the file itself
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from export.batchnorm import read_batchnorm
@@ -29,7 +30,10 @@ def prove_reading(path: Path, prepared: ir.Model, seed: int) -> None:
         read_batchnorm(node)  # a layer whose numbers are broken is named, before its answers say nothing
     rows = random_rows(prepared, np.random.default_rng(seed))
     truth = graph_evaluator(prepared)(rows)
-    again, itself = load(serialize(prepared), optimised=False)(rows), load(path, optimised=False)(rows)
+    again, itself = (
+        load(serialize(prepared), optimised=False)(rows),
+        load(_runnable(path), optimised=False)(rows),
+    )
     for name, expected in truth.items():
         tolerance = derive(
             unfolded_error=difference(again[name], expected),
@@ -41,6 +45,23 @@ def prove_reading(path: Path, prepared: ir.Model, seed: int) -> None:
                 f"{path} was not read as ONNX Runtime reads it: output '{name}' differs by {apart:.3g}, "
                 f"the tolerance is {tolerance.max_abs:.3g}"
             )
+
+
+def _runnable(path: Path) -> Path | bytes:
+    """The file; with names where ONNX Runtime 1.31 segfaults: unnamed outputs of a BatchNorm in training."""
+    proto = onnx.load(path, load_external_data=False)
+    in_training = [
+        node
+        for node in proto.graph.node
+        if node.op_type == "BatchNormalization"
+        and any(a.name == "training_mode" and a.i for a in node.attribute)
+    ]
+    if not any("" in node.output for node in in_training):
+        return path
+    onnx.load_external_data_for_model(proto, str(path.parent))
+    for index, node in enumerate(in_training):
+        node.output[:] = [name or f"unnamed_{index}_{place}" for place, name in enumerate(node.output)]
+    return bytes(proto.SerializeToString())
 
 
 def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:

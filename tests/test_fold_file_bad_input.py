@@ -100,7 +100,7 @@ REFUSED = {
     "unknown domain": (one_more("Swirl", "com.example"), "com.example:Swirl"),
     "not in the reference": (one_more("Gelu", "com.microsoft"), "com.microsoft"),
     "cycle": (conv_bn(*LOOP, CONV, BN), "not acyclic"),
-    "two nodes write one name": (conv_bn(*TWO_WRITERS), "Output 'h' is already declared"),
+    "two nodes write one name": (conv_bn(*TWO_WRITERS), "Output 'h' is redeclared"),
     "two nodes of one name": (conv_bn(*ONE_NAME), "same node name"),
     "a name that nobody writes": (conv_bn(BN), "'h'"),
     "opset 5": (conv_bn(opset=5), "opset 5, expected 7 to"),

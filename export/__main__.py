@@ -71,6 +71,7 @@ def _bundle(options: argparse.Namespace, console: Console) -> int:
             command=command,
             say=status.update,
             prices=_prices(options),
+            half=options.dtype == "float16",
         )
     fold = bundle.manifest.fold
     _show_sites(fold.sites, console)
@@ -162,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--mean", type=_floats, help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406")
     bundle.add_argument("--std", type=_floats, help="per channel, of pixels in 0…1")
     bundle.add_argument("--seed", type=_seed, default=0, help="of the golden rows' noise (default 0)")
+    bundle.add_argument(
+        "--dtype", choices=["float32", "float16"], default="float32", help="of the weights (default float32)"
+    )
     _fold_options(bundle)
 
     fold = _verb(verbs, "fold", "fold an ONNX file's BatchNorms, nothing else", _fold)

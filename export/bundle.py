@@ -17,6 +17,7 @@ from export.errors import SourceError
 from export.folds import FREE, Price, Site, account, fold
 from export.golden import golden_inputs
 from export.graph import batchnorms, serialize
+from export.half import to_half, weigh
 from export.pack import pack
 from export.pixels import fold_pixels, taking_pixels
 from export.prove import Proof, prove
@@ -41,6 +42,7 @@ def make_bundle(
     command: str,
     say: Say,
     prices: frozenset[Price] = FREE,
+    half: bool = False,
 ) -> tuple[Bundle, Proof]:
     """Fold, prove and publish; raises an ExportError, and then nothing is left behind."""
     name = folder.resolve().name
@@ -62,14 +64,18 @@ def make_bundle(
         graph, sites = fold_pixels(before, prices, mean, std)
         before = taking_pixels(before, mean, std)
     assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"
+    losses = weigh(graph) if half else []
     golden = make_golden(source, seed, say)
     say("proving the folded graph one by one, all together, and in every bucket")
     unfolded, folded = serialize(before), serialize(graph)
+    if half:
+        unfolded, folded = to_half(unfolded), to_half(folded)
     proof = prove(unfolded, folded, golden)
     provenance = _provenance(source, seed, command)
     report = render(
         name,
         sites=sites,
+        losses=losses if half else None,
         drawings=draw_fold(before, graph, account(sites)),
         proof=proof,
         golden=golden,

@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from service.manifest import FoldAccount
 
-BOX_WIDTH, BOX_HEIGHT = 118, 20
-COLUMN, ROW = 130, 34
+BOX_WIDTH, BOX_HEIGHT = 132, 20
+COLUMN, ROW = 144, 34
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
 from export.folds import Site, account
+from export.half import HalfWeights
 from export.prove import Proof
 from service.bundle import Golden
 from service.manifest import Provenance, TensorSpec
@@ -37,6 +38,7 @@ def render(
     name: str,
     *,
     sites: Sequence[Site],
+    losses: Sequence[HalfWeights] | None,
     drawings: Sequence[Drawing],
     proof: Proof,
     golden: Golden,
@@ -45,7 +47,7 @@ def render(
     outputs: Sequence[TensorSpec],
     provenance: Provenance,
 ) -> bytes:
-    """Fill the template; `answers` are the folded graph's to the golden rows."""
+    """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32."""
     environment = Environment(
         loader=PackageLoader("export", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -58,6 +60,7 @@ def render(
         name=name,
         fold=account(list(sites)),
         sites=[_row(site, entry) for site, entry in zip(sites, account(list(sites)).sites, strict=True)],
+        losses=losses,
         drawings=drawings,
         box=(BOX_WIDTH, BOX_HEIGHT),
         proof=proof,

@@ -19,6 +19,7 @@ from export.runtime import load
 ROWS = "rows"
 FIRST_OPSET = 7
 LARGEST_FILE = 1 << 31
+FIRST_IR_WITHOUT_DEFAULTS = 4  # before, every initialiser had to be an input too
 _NO_LIMIT = 1 << 40
 
 
@@ -73,6 +74,7 @@ def prepare(model: ir.Model) -> ir.Model:
     model = model.clone()
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = max(model.ir_version, FIRST_IR_WITHOUT_DEFAULTS)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     fold_constants(
         model,

@@ -88,7 +88,8 @@ def _bundle(options: argparse.Namespace, console: Console) -> int:
 
 def _fold(options: argparse.Namespace, console: Console) -> int:
     from export.errors import SourceError
-    from export.fold_file import FoldOptions, fold_file
+    from export.fold_file import fold_file
+    from export.fold_proved import FoldOptions
 
     given = (options.inputs, options.mean, options.std)
     if None in given and given != (None, None, None):

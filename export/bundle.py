@@ -10,16 +10,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import onnx_ir as ir
 import onnxruntime
 
 from export.drawing import draw_fold
 from export.errors import SourceError
-from export.folds import FREE, Price, Site, account, fold
+from export.fold_proved import FoldOptions, fold_proved, reference_of
+from export.folds import FREE, Price, Site, account
 from export.golden import golden_inputs
 from export.graph import batchnorms, serialize
 from export.half import to_half, weigh
 from export.pack import pack
-from export.pixels import fold_pixels, taking_pixels
 from export.prove import Proof, prove
 from export.report import render
 from export.runtime import load
@@ -55,27 +56,26 @@ def make_bundle(
         raise SourceError(
             f"the outputs must have names of their own, found {[s.name for s in source.outputs]}"
         )
-    say("folding")
-    before = source.graph
-    if source.pixels is None:
-        graph, sites = fold(before, prices)
-    else:
-        mean, std = source.pixels.mean, source.pixels.std
-        graph, sites = fold_pixels(before, prices, mean, std)
-        before = taking_pixels(before, mean, std)
-    assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"
-    losses = weigh(graph) if half else []
+    pixels = (source.pixels.mean, source.pixels.std) if source.pixels is not None else None
+    options = FoldOptions(prices=prices, pixels=pixels)
+    before = reference_of(source.graph, options)
     golden = make_golden(source, seed, say)
-    say("proving the folded graph one by one, all together, and in every bucket")
-    unfolded, folded = serialize(before), serialize(graph)
-    if half:
-        unfolded, folded = to_half(unfolded), to_half(folded)
-    proof = prove(unfolded, folded, golden)
+    unfolded = _stored(before, half)
+
+    def proof_of(graph: ir.Model) -> Proof:
+        if half:
+            weigh(graph)
+        return prove(unfolded, _stored(graph, half), golden)
+
+    say("folding, and proving the folded graph one by one, all together, and in every bucket")
+    graph, sites, proof = fold_proved(source.graph, options, proof_of)
+    folded = _stored(graph, half)
+    assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"
     provenance = _provenance(source, seed, command)
     report = render(
         name,
         sites=sites,
-        losses=losses if half else None,
+        losses=weigh(graph) if half else None,
         drawings=draw_fold(before, graph, account(sites)),
         proof=proof,
         golden=golden,
@@ -88,6 +88,10 @@ def make_bundle(
     manifest = _manifest(name, source, sites, proof, provenance, files)
     say("packing")
     return pack(folder, files, manifest.model_dump_json(indent=2).encode()), proof
+
+
+def _stored(graph: ir.Model, half: bool) -> bytes:
+    return to_half(serialize(graph)) if half else serialize(graph)
 
 
 def make_golden(source: Source, seed: int, say: Say) -> Golden:

@@ -4,7 +4,8 @@ ExportError
 ├── SourceError    the checkpoint, factory or ONNX file cannot be used
 ├── TraceError     the net runs, but its graph is not the net
 ├── FoldError      a BatchNorm's numbers are broken (not finite, or a variance below zero)
-└── ProofError     the folded graph's answers are not the unfolded net's
+└── ProofError     the folded graph's answers are not the unfolded net's, or nothing can be proved
+    └── ParityError    they are finite, but beyond the tolerance
 """
 
 
@@ -25,6 +26,10 @@ class FoldError(ExportError):
 
 
 class ProofError(ExportError):
+    """A graph that cannot be proved to be the net."""
+
+
+class ParityError(ProofError):
     """A graph whose answers are beyond the tolerance."""
 
 

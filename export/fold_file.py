@@ -3,29 +3,21 @@
 In: the paths.  Out: the account of every BatchNorm.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from export.errors import SourceError
-from export.folds import FREE, Price, account, fold
-from export.graph import external_files, load_graph, prepare, serialize
+from export.fold_proved import FoldOptions, fold_proved, reference_of
+from export.folds import account
+from export.graph import batchnorms, external_files, load_graph, prepare, serialize
 from export.pack import write_whole
-from export.pixels import fold_pixels, taking_pixels
 from export.prove import prove_once
 from export.reading import prove_reading, random_rows
 from export.truth import graph_evaluator
 from service.manifest import FoldAccount
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldOptions:
-    """What may be paid, and how uint8 pixels become the graph's input if they are to be taken instead."""
-
-    prices: frozenset[Price] = FREE
-    pixels: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 def fold_file(
@@ -35,21 +27,22 @@ def fold_file(
     report: Path | None,
     seed: int,
     say: Callable[[str], None],
-    options: FoldOptions = FoldOptions(),
+    options: FoldOptions,
 ) -> FoldAccount:
     """Fold, and write the account to `report`; on any error, both files are as they were."""
     unfolded = prepare(load_graph(source))
     _check_targets(source, [target, *([report] if report else [])])
     prove_reading(source, unfolded, seed)
-    if options.pixels is None:
-        folded, sites = fold(unfolded, options.prices)
-    else:
-        folded, sites = fold_pixels(unfolded, options.prices, *options.pixels)
-        unfolded = taking_pixels(unfolded, *options.pixels)
-    if sites or options.pixels:
-        say("proving the folded graph on random rows")
-        rows = random_rows(unfolded, np.random.default_rng(seed))
-        prove_once(serialize(unfolded), serialize(folded), rows, graph_evaluator(unfolded)(rows))
+    reference = reference_of(unfolded, options)
+    say("folding, and proving the folded graph on random rows")
+    rows = random_rows(reference, np.random.default_rng(seed))
+    truth, before = graph_evaluator(reference)(rows), serialize(reference)
+
+    def prove(graph: ir.Model) -> None:
+        if any(batchnorms(reference)):
+            prove_once(before, serialize(graph), rows, truth)
+
+    folded, sites, _ = fold_proved(unfolded, options, prove)
     files = {target: serialize(folded)}
     if report is not None:
         files[report] = account(sites).model_dump_json(indent=2).encode() + b"\n"

@@ -16,19 +16,23 @@ import onnx_ir as ir
 
 from export.batchnorm import Declined
 from export.errors import FoldError, SourceError
-from export.folds import Price, Site, fold
+from export.folds import LARGEST_CONDITION, Price, Site, fold
 from export.graph import add_initializer
 
 NAME = "pixels"
 
 
 def fold_pixels(
-    model: ir.Model, prices: frozenset[Price], mean: Sequence[float], std: Sequence[float]
+    model: ir.Model,
+    prices: frozenset[Price],
+    mean: Sequence[float],
+    std: Sequence[float],
+    limit: float = LARGEST_CONDITION,
 ) -> tuple[ir.Model, list[Site]]:
     """Fold as `export.folds.fold` does, with uint8 pixels as the first input."""
     whole, shifted = taking_pixels(model, mean, std), taking_pixels(model, mean, std, subtract=True)
-    _, sites = fold(whole, prices - {Price.BORDER})  # a Sub is cheaper than an Add behind the Conv
-    folded, sites = fold(shifted if isinstance(sites[0].outcome, Declined) else whole, prices)
+    _, sites = fold(whole, prices - {Price.BORDER}, limit)  # a Sub is cheaper than an Add behind the Conv
+    folded, sites = fold(shifted if isinstance(sites[0].outcome, Declined) else whole, prices, limit)
     pixels, *others = sites
     if isinstance(pixels.outcome, Declined):
         raise FoldError(f"the input's normalisation cannot be folded: {pixels.outcome.reason}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.errors import ProofError
+from export.errors import ParityError, ProofError
 from export.runtime import load
 from service.bundle import Golden
 from service.manifest import Tolerance, derived_tolerance
@@ -45,7 +45,7 @@ def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
     }
     _check_range(tolerances)
     if excess := served.excess(tolerances):
-        raise ProofError(f"the folded graph is not the net: {excess}; nothing was written")
+        raise ParityError(f"the folded graph is not the net: {excess}; nothing was written")
     return Proof(unfolded=reference, folded=served, tolerances=tolerances)
 
 
@@ -87,7 +87,7 @@ def prove_once(
             truth=expected,
         )
         if tolerance.folded_error > tolerance.max_abs:
-            raise ProofError(
+            raise ParityError(
                 f"the folded graph is not the unfolded one: output '{name}' differs by "
                 f"{tolerance.folded_error:.3g}, the tolerance is {tolerance.max_abs:.3g}; nothing was written"
             )

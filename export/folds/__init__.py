@@ -14,12 +14,12 @@ from export.folds.flatten import flatten_first
 from export.folds.linear import fold_add, fold_gemm, fold_matmul
 from export.folds.parallel import merge_parallel
 from export.folds.weights import shared
-from export.gauges import FREE, fold_gauges
+from export.gauges import FREE, LARGEST_CONDITION, fold_gauges
 from export.gauges.absorb import CannotWriteError
 from export.gauges.system import Price
 from export.graph import batchnorms, has_one_reader, replace_by_input, tidy
 
-__all__ = ["FREE", "Price", "Site", "account", "fold"]
+__all__ = ["FREE", "LARGEST_CONDITION", "Price", "Site", "account", "fold"]
 
 Rewrite = Callable[[ir.Node, Affine], Folded | Declined]
 
@@ -32,7 +32,9 @@ REWRITES: dict[str, Rewrite] = {
 }
 
 
-def fold(model: ir.Model, prices: frozenset[Price] = FREE) -> tuple[ir.Model, list[Site]]:
+def fold(
+    model: ir.Model, prices: frozenset[Price] = FREE, limit: float = LARGEST_CONDITION
+) -> tuple[ir.Model, list[Site]]:
     """Fold a prepared graph (see `export.graph.prepare`); the given model stays as it is.
 
     First the usual fold into the linear op right before; then parallel branches become one; then what is
@@ -51,7 +53,7 @@ def fold(model: ir.Model, prices: frozenset[Price] = FREE) -> tuple[ir.Model, li
     outcomes |= merge_parallel(model.graph)
     refusals |= _fold_backward(model.graph, norms, outcomes)
     if left := {node: norm for node, norm in norms.items() if node not in outcomes}:
-        model, solved = _fold_gauges(model, left, prices)
+        model, solved = _fold_gauges(model, left, prices, limit)
         outcomes |= {node: _explain(solved[node], refusals.get(node)) for node in left}
     sites = [
         Site(name=node.name or "", outcome=outcomes[node], health=getattr(norm, "health", None))
@@ -86,13 +88,14 @@ def _fold_backward(
 
 
 def _fold_gauges(
-    model: ir.Model, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price]
+    model: ir.Model, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price], limit: float
 ) -> tuple[ir.Model, dict[ir.Node, Outcome]]:
     """On a copy, so that weights that cannot be written leave the model as it is."""
     copy = model.clone()
     twins = dict(zip(model.graph, copy.graph, strict=True))
     try:
-        outcomes = fold_gauges(copy.graph, {twins[node]: norm for node, norm in norms.items()}, prices)
+        known = {twins[node]: norm for node, norm in norms.items()}
+        outcomes = fold_gauges(copy.graph, known, prices, limit)
     except CannotWriteError as error:
         return model, {node: Declined(reason=str(error)) for node in norms}
     return copy, {node: outcomes[twins[node]] for node in norms}

@@ -42,8 +42,13 @@ class Plan:
     solution: Solution
 
 
-def fold_gauges(graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price]) -> Outcomes:
-    """Fold what can go, in place; raises CannotWriteError, and then the graph is broken: give it a copy."""
+def fold_gauges(
+    graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price], limit: float
+) -> Outcomes:
+    """Fold what can go, in place; raises CannotWriteError, and then the graph is broken: give it a copy.
+
+    `limit`: how many times a BatchNorm's own rounding its fold may add (see `condition`).
+    """
     system = build(graph)
     outcomes: Outcomes = {}
     candidates = {}
@@ -59,12 +64,11 @@ def fold_gauges(graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], prices: fro
             )
     while True:
         plan = _plan(system, candidates, prices)
-        crowd = _crowded(plan, norms)
-        if crowd is None:
+        costly = _costly(plan, norms, limit)
+        if not costly:
             break
-        node, reason = crowd
-        outcomes[node] = Declined(reason=reason)
-        del candidates[node]
+        outcomes |= costly
+        candidates = {node: equation for node, equation in candidates.items() if node not in costly}
     outcomes |= {node: Declined(reason=reason) for node, reason in plan.reasons.items()}
     outcomes |= _write(graph, plan, norms)
     return outcomes
@@ -101,15 +105,14 @@ def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:
     return sorted(candidates, key=lambda node: not is_next_to_linear(node))
 
 
-def _crowded(plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> tuple[ir.Node, str] | None:
-    """The BatchNorm that would cost most accuracy, if it is too much."""
-    worst = max(plan.gone, key=lambda node: condition(node, norms[node], plan.solution), default=None)
-    if worst is None or (times := condition(worst, norms[worst], plan.solution)) <= LARGEST_CONDITION:
-        return None
-    return (
-        worst,
-        f"it would cost accuracy: its input would be stored with {times:.3g} times the rounding error",
-    )
+def _costly(plan: Plan, norms: Mapping[ir.Node, BatchNorm], limit: float) -> Outcomes:
+    """The BatchNorms that would cost too much accuracy: the worst quarter, for without them others may do."""
+    times = {node: condition(node, norms[node], plan.solution) for node in plan.gone}
+    costly = sorted((node for node in times if times[node] > limit), key=lambda node: -times[node])
+    return {
+        node: Declined(reason=f"it would cost accuracy: {times[node]:.3g} times the rounding error is added")
+        for node in costly[: -(-len(costly) // 4)]
+    }
 
 
 def condition(node: ir.Node, norm: BatchNorm, solution: Solution) -> float:

@@ -12,6 +12,7 @@ from export.folds.account import Outcome, Site, account
 from export.folds.conv import fold_conv, fold_conv_transpose
 from export.folds.flatten import flatten_first
 from export.folds.linear import fold_add, fold_gemm, fold_matmul
+from export.folds.neutral import drop_neutral
 from export.folds.parallel import merge_parallel
 from export.folds.weights import shared
 from export.gauges import FREE, LARGEST_CONDITION, fold_gauges
@@ -41,6 +42,7 @@ def fold(
     left is solved for together (`export.gauges`), at the given prices and no other.
     """
     model = model.clone()
+    drop_neutral(model.graph)
     found = {node: read_batchnorm(node) for node in batchnorms(model)}
     norms = {node: norm for node, norm in found.items() if isinstance(norm, BatchNorm)}
     outcomes: dict[ir.Node, Outcome] = {

@@ -69,7 +69,7 @@ def fold_matmul(node: ir.Node, after: Affine, before: Affine | None = None) -> F
     if refused:
         return refused
     node.op_type = "Gemm"
-    return Folded(how=f"into the weights of MatMul '{node.name}', now a Gemm")
+    return Folded(how=f"into the weights of MatMul '{node.name}' (now a Gemm)")
 
 
 def fold_add(node: ir.Node, after: Affine) -> Folded | Declined:

@@ -137,7 +137,7 @@ def replace_by_input(node: ir.Node, graph: ir.Graph) -> None:
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Register `array` under a name that the graph does not use yet."""
     taken = {value.name for value in graph.inputs} | set(graph.initializers)
-    taken |= {output.name for node in graph.all_nodes() for output in node.outputs}
+    taken |= {output.name for node in graph for output in node.outputs}
     unique, count = name, 1
     while unique in taken:
         unique, count = f"{name}_{count}", count + 1

@@ -2,9 +2,10 @@
 
     x[i] = p[i] · x'[i] + q[i]        y'[o] = s[o] · y[o] + t[o]
 
-    Gemm             y = α·x·B + β·c      B'[i, o] = s[o] · B[i, o] · p[i]     c' = s · (β·c + α·q·B) + t,
-    β' = 1 MatMul [+ Add]   y = x·B [+ c]        the same with α = β = 1; of rank 2 it becomes a Gemm
+    Gemm             y = α·x·B + β·c      B'[i, o] = s[o] · B[i, o] · p[i]     c' = s · (β·c + α·q·B) + t
+    MatMul [+ Add]   y = x·B [+ c]        the same with α = β = 1; of rank 2 it becomes a Gemm
 
+β' is 1.
 BatchNorm scales axis 1.  A MatMul on x of rank 3 makes its features on axis 2: another axis, so declined.
 """
 

@@ -1,11 +1,10 @@
-"""A padded Conv whose input is stored with an offset: exact again with one Add, if the picture's size is
-known.
+"""A padded Conv whose input is stored with an offset: exact with one Add, if the picture's size is known.
 
     x = x' / a − b inside, 0 in the padding
     conv(pad(x)) = conv'(pad(x')) − conv(pad(b))
 
-conv(pad(b)) is the same in the middle, where `fold_conv` writes it into the bias; what is left is a map (C,
-H, W) that is 0 except at the border.
+conv(pad(b)) is the same in the middle, where `fold_conv` writes it into the bias; what is left is a map
+(C, H, W) that is 0 except at the border.
 """
 
 import numpy as np

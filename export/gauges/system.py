@@ -2,13 +2,12 @@
 
 In: a prepared graph.  Out: for each tensor the numbers of its unknowns, and a list of `Equation`s.
 
-A tensor v may be stored as v' = a · (v + b), with a ≠ 0 and b one number for each channel: its gauge.  A
-tensor's unknowns are an array of ids that broadcasts against it: (1, C, 1, 1) for a picture's channels, (1,
-1, C) for the features of a sequence.  Tensors whose gauges must be alike share ids.  Id 0 is the gauge a =
-1, b = 0.
+A tensor v may be stored as v' = a · (v + b), with a ≠ 0 and b one number for each channel: its gauge.
+A tensor's unknowns are an array of ids that broadcasts against it: (1, C, 1, 1) for a picture's channels,
+(1, 1, C) for the features of a sequence.  Tensors whose gauges must be alike share ids.
+Id 0 is the gauge a = 1, b = 0.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations
@@ -19,8 +18,6 @@ import onnx_ir as ir
 from export.graph import constant
 
 FIXED = 0
-
-Absorb = Callable[[ir.Node, "Solution"], None]
 
 
 class Price(Enum):

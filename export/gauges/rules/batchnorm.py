@@ -2,11 +2,10 @@
 
     y = s · x + t       stored x' = a_x · (x + b_x),  y' = a_y · (y + b_y)
 
-It is gone, y' = x', iff  a_x = s · a_y  and  s · b_x = t + b_y.  One that stays takes any gauges on both
-sides:
+It is gone, y' = x', iff  a_x = s · a_y  and  s · b_x = t + b_y.
+One that stays takes any gauges on both sides.  With x = p · x' + q:
 
-    (x − μ)/√(σ²+ε) = p·(x' − μ')/√(σ²+ε)   with x = p·x' + q:   μ' = (μ − q)/p,  γ' = a_y·γ·p,  β' = a_y·(β
-    + b_y)
+    (x − μ)/√(σ²+ε) = p · (x' − μ')/√(σ²+ε)      μ' = (μ − q)/p      γ' = a_y · γ · p      β' = a_y · (β + b_y)
 """
 
 import numpy as np

@@ -1,8 +1,7 @@
-"""Gemm and MatMul with a constant right operand take any gauge on their input's features and on their
-output's.
+"""Gemm and MatMul with a constant right operand take any gauge on their inputs' and outputs' features.
 
-    y[o] = Σ x[i] · B[i, o] + c[o]      B'[i, o] = a_o · B[i, o] / a_i      c' = a_o · (c − Σ B[i, o] · b_i +
-    b_o)
+    y[o] = Σ x[i] · B[i, o] + c[o]
+    B'[i, o] = a_o · B[i, o] / a_i      c' = a_o · (c − Σ B[i, o] · b_i + b_o)
 
 A MatMul of rank 2 becomes a Gemm, which has room for c'.  One of a higher rank has none: Σ B · b_i = b_o, or
 the price is an Add behind it.

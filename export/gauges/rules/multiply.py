@@ -1,9 +1,9 @@
 """Mul and Div by a constant per channel, and Mul by a gate.
 
-    y = k · x, k constant     k' = k · a_y / a_x        b_y = k · b_x        (b = 0 where k varies within a
-    channel) y = g · x, g computed     a_y = a_x, a_g = 1        b_y = b_x = b_g = 0
+    y = k · x, k constant     k' = k · a_y / a_x        b_y = k · b_x
+    y = g · x, g computed     a_y = a_x, a_g = 1        b_y = b_x = b_g = 0
 
-One number for all channels is left as it is: a_y = a_x.
+Where k varies within a channel, b = 0.  One number for all channels is left as it is: a_y = a_x.
 """
 
 import numpy as np

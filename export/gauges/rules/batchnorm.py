@@ -5,7 +5,7 @@
 It is gone, y' = x', iff  a_x = s · a_y  and  s · b_x = t + b_y.
 One that stays takes any gauges on both sides.  With x = p · x' + q:
 
-    (x − μ)/√(σ²+ε) = p · (x' − μ')/√(σ²+ε)      μ' = (μ − q)/p      γ' = a_y · γ · p      β' = a_y · (β + b_y)
+    (x − μ)/√(σ²+ε) = p · (x' − μ')/√(σ²+ε)      μ' = (μ − q)/p     γ' = a_y · γ · p      β' = a_y · (β + b_y)
 """
 
 import numpy as np

@@ -20,7 +20,7 @@ from export.runtime import load
 from export.truth import graph_evaluator
 from service.parity import difference
 
-NUM_ROWS = 2
+NUM_ROWS = 8
 UNKNOWN_SIZE = 64
 
 
@@ -65,7 +65,7 @@ def _runnable(path: Path) -> Path | bytes:
 
 
 def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Noise for every input; a symbolic first size is 2 rows, any other 64."""
+    """Noise for every input; a symbolic first size is 8 rows, any other 64."""
     return {value.name or "": _noise(value, random) for value in model.graph.inputs}
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from gauge_kit import Net
+from gauge_ways import OPSETS
 
 Size = tuple[int, ...]
 Tensor = tuple[str, Size]
 """A name, and its sizes without the rows: (C, H, W), (C, L) or (F,)."""
 
-OPSETS = (7, 9, 11, 13, 18)
 NORMS = 0.3
 OUTPUTS = 0.03
 HEADS = 0.7
@@ -26,15 +26,12 @@ class Grower:
         random = np.random.default_rng(seed)
         self.net = Net(seed, int(random.choice(OPSETS)))
         self.random = self.net.random
-        self.shape: Size = (
-            int(random.choice([2, 4, 6])),
-            int(random.integers(4, 8)),
-            int(random.integers(4, 8)),
-        )
+        channels, height, width = random.integers([1, 4, 4], [4, 8, 8]).tolist()
+        self.shape: Size = (2 * channels, height, width)
         self.tensors: list[Tensor] = [("x", self.shape)]
         self.read: set[str] = {"x"}
         self.weights: dict[Size, str] = {}
-        self.is_positive = bool(random.random() < 0.4)
+        self.is_positive = bool(random.random() < 0.5)
         self.has_shift = bool(random.random() < 0.8)
 
     def chance(self, probability: float) -> bool:

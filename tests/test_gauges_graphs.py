@@ -186,6 +186,15 @@ def test_a_squeeze_and_excite_block_passes_scales(seed):
 
 @some
 @given(seed=seeds)
+def test_a_batchnorm_that_makes_the_gate_stays(seed):
+    net = Net(seed)
+    gate = net.norm(net.op("GlobalAveragePool", "x"), C)
+    y = net.conv(net.op("Mul", net.conv("x", C, C), gate), C, 3)
+    assert_stays(net, SHAPE, y, because="the gate of Mul 'mul3' takes values as they are")
+
+
+@some
+@given(seed=seeds)
 def test_a_tensor_times_its_own_sigmoid_lets_nothing_pass(seed):
     net = Net(seed)
     x = net.norm("x", C)

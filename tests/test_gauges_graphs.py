@@ -85,6 +85,16 @@ def small_norm(net: Net, x: str) -> str:
 
 
 @some
+@given(seed=seeds)
+def test_one_that_was_refused_leaves_nothing_behind(seed):
+    """Its scale would do, its shift would not; another scale goes instead."""
+    net = Net(seed)
+    x = net.conv("x", C, C)
+    outputs = [net.norm(x, C), net.norm(x, C, shift=False), net.conv(x, C, 3, 3, 3, pads=[1] * 4)]
+    assert folded(net, SHAPE, *outputs).gone() == {"bn1"}
+
+
+@some
 @given(seed=seeds, opset=st.sampled_from(OPSETS), count=st.integers(2, 4))
 def test_a_chain_of_batchnorms_goes_wherever_one_would(seed, opset, count):
     forward, backward = Net(seed, opset), Net(seed, opset)

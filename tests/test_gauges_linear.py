@@ -159,6 +159,15 @@ def test_matmul_then_transpose_takes_all_of_its_output(rank, seed, shift):
 
 
 @settings(max_examples=8, deadline=None)
+@given(seed=seeds)
+def test_matmul_between_two_batchnorms_takes_both(seed):
+    net = Net(seed)
+    product = net.op("MatMul", net.op("Transpose", net.norm("x", 4), perm=[0, 2, 1]), net.weight(4, 3))
+    y = net.norm(net.op("Transpose", product, perm=[0, 2, 1]), 3)
+    assert assert_gone(net, ["rows", 4, 5], y).ops == ["Transpose", "MatMul", "Add", "Transpose"]
+
+
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds, between=st.sampled_from([(), (2, 3)]))
 def test_matmul_then_reshape_to_rows_becomes_a_gemm(seed, between):
     net = Net(seed)

@@ -127,7 +127,7 @@ def sums(draw):
         term = st.tuples(st.integers(0, size - 1), st.sampled_from(FACTORS))
         terms = draw(st.lists(term, min_size=1, max_size=4))
         right = sum(c * hidden[i] for i, c in terms)
-        equations.append((terms, right + draw(st.sampled_from([0.0] * 5 + [1.0]))))
+        equations.append((terms, right + draw(st.sampled_from([0.0] * 10 + [1.0, 1e-6]))))
     return size, equations
 
 
@@ -215,3 +215,19 @@ def test_the_way_leads_from_goal_to_start(case):
 @pytest.mark.parametrize("start", [0, 2])
 def test_no_way_out_of_an_island(start):
     assert shortest_way(np.array([0]), np.array([1]), start, 3) == []
+
+
+def test_offsets_of_a_ladder_take_no_exponential_time():
+    """b[n] = b[n−1] + b[n−2] has 10⁸ ways from its end to its start."""
+    size = 40
+    for order in (range(3, size), reversed(range(3, size))):
+        offsets = Offsets(np.full(size, 3))
+        for n in order:
+            assert offsets.require([(n, 1.0), (n - 1, -1.0), (n - 2, -1.0)], 0.0)
+        assert offsets.require([(1, 1.0)], 1.0)
+        assert offsets.require([(2, 1.0)], 1.0)
+        fibonacci = [0.0, 1.0, 1.0]
+        while len(fibonacci) < size:
+            fibonacci.append(fibonacci[-1] + fibonacci[-2])
+        np.testing.assert_allclose(offsets.values(), fibonacci, rtol=1e-12)
+        assert not offsets.require([(size - 1, 1.0)], 1.0)

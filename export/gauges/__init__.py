@@ -27,6 +27,8 @@ from export.graph import constant, replace_by_input
 LARGEST_CONDITION = 4.0
 """How many times a BatchNorm's own rounding its fold may add: the factor of the tolerance."""
 
+TINY = 1e-300
+
 Outcomes = dict[ir.Node, Folded | Reduced | Declined]
 FREE = frozenset({Price.BIAS})
 """What is always paid: an Add is the bias of a MatMul, and costs less than the BatchNorm did."""
@@ -81,7 +83,7 @@ def _plan(system: System, candidates: Mapping[ir.Node, Equation], prices: frozen
     bought: list[Equation] = []
     if reasons and any(equation.price in prices for equation in system.equations):
         relaxed = Settled(system, candidates.values(), without=prices)
-        for node in candidates.keys() - reasons.keys():
+        for node in (node for node in candidates if node not in reasons):
             assert relaxed.add(candidates[node]) is None, "what went for free goes at a price"
         still = {node: why for node in reasons if (why := relaxed.add(candidates[node]))}
         if len(still) < len(reasons):
@@ -107,7 +109,7 @@ def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:
 
 def _costly(plan: Plan, norms: Mapping[ir.Node, BatchNorm], limit: float) -> Outcomes:
     """The BatchNorms that would cost too much accuracy: the worst quarter, for without them others may do."""
-    times = {node: condition(node, norms[node], plan.solution) for node in plan.gone}
+    times = {node: condition(node, norms, plan.solution) for node in plan.gone}
     costly = sorted((node for node in times if times[node] > limit), key=lambda node: -times[node])
     return {
         node: Declined(reason=f"it would cost accuracy: {times[node]:.3g} times the rounding error is added")
@@ -115,17 +117,28 @@ def _costly(plan: Plan, norms: Mapping[ir.Node, BatchNorm], limit: float) -> Out
     }
 
 
-def condition(node: ir.Node, norm: BatchNorm, solution: Solution) -> float:
-    """How many times the BatchNorm's own rounding its fold may add.
+def condition(node: ir.Node, norms: Mapping[ir.Node, BatchNorm], solution: Solution) -> float:
+    """How many times the rounding of those who read a BatchNorm's input its fold may add.
 
-    A tensor stored with an offset b is rounded by 2⁻²⁴ · |b| more, which a BatchNorm makes |s · b|.  Its own
-    arithmetic rounds 2⁻²⁴ of the larger of |s| · (|μ| + σ), its products, and |γ| + |β|, its sums.
+    A tensor stored with an offset b is rounded by 2⁻²⁴ · |b| more.  A BatchNorm that reads it makes that |s
+    · b|; its own arithmetic rounds 2⁻²⁴ of the larger of |s| · (|μ| + σ), its products, and |γ| + |β|, its
+    sums. A linear op that reads it besides rounds 2⁻²⁴ of what it reads, |μ| + σ.
     """
-    source = node.inputs[0]
+    source, norm = node.inputs[0], norms[node]
     assert source is not None
     _, b = solution.along(source, 1, norm.scale.size)
-    natural = max(float((np.abs(norm.scale) * norm.inputs).max()), float(norm.outputs.max()))
-    return float(np.abs(norm.scale * b).max()) / natural
+    times = [float(np.abs(norm.scale * b).max()) / _rounded(norm)]
+    for reader in source.consumers():
+        if reader in norms:
+            times.append(float(np.abs(norms[reader].scale * b).max()) / _rounded(norms[reader]))
+        elif reader.op_type in LINEAR:
+            times.append(float(np.abs(b).max()) / max(float(norm.inputs.max()), TINY))
+    return max(times)
+
+
+def _rounded(norm: BatchNorm) -> float:
+    """The largest numbers that the BatchNorm's own arithmetic rounds."""
+    return max(float((np.abs(norm.scale) * norm.inputs).max()), float(norm.outputs.max()), TINY)
 
 
 def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> Outcomes:
@@ -134,17 +147,18 @@ def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> O
     touched = []
     for node in graph:
         rule = RULES.get(node.op_type)
-        values = [value for value in (*node.inputs[:1], *node.outputs[:1]) if value is not None]
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None]
         if rule and rule.absorb and node not in going and not all(map(solution.is_plain, values)):
             touched.append((node, rule.absorb))
     paid = {equation.node: equation.price for equation in plan.bought if equation.node and equation.price}
     written = {node for node, _ in touched if any(constant(value) is not None for value in node.inputs)}
     places = {node: where(node, written, paid) for node in plan.gone}
+    conditions = {node: condition(node, norms, solution) for node in plan.gone}
     for node, absorb in touched:
         absorb(node, solution)
     outcomes: Outcomes = {}
     for node, (how, prices) in places.items():
         kind = Reduced if Price.BIAS in prices else Folded
-        outcomes[node] = kind(how=how, condition=condition(node, norms[node], solution))
+        outcomes[node] = kind(how=how, condition=conditions[node])
         replace_by_input(node, graph)
     return outcomes

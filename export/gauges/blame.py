@@ -66,8 +66,9 @@ def shortest_way(first: np.ndarray, second: np.ndarray, start: int, goal: int) -
     reached[start] = True
     while not reached[goal]:
         before = int(reached.sum())
+        known = reached.copy()
         for here, there in ((first, second), (second, first)):
-            edges = np.flatnonzero(reached[here] & ~reached[there])
+            edges = np.flatnonzero(known[here] & ~known[there])
             came_by[there[edges]] = edges
             reached[there[edges]] = True
         if int(reached.sum()) == before:

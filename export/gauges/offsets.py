@@ -7,6 +7,7 @@ is solved for (the rarest, so that expressions stay short); if none is left, it 
 """
 
 from collections.abc import Iterable
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Offsets:
         self._rarity = rarity
         self._solved: dict[int, tuple[float, dict[int, float]]] = {0: (0.0, {})}
         self._trail: list[int] = []
+        self._when: dict[int, int] = {0: -1}
 
     def require(self, terms: Terms, constant: float) -> bool:
         """Add one equation; False, and nothing changes, if it contradicts those before it."""
@@ -35,6 +37,7 @@ class Offsets:
         pivot = min(free, key=self._rarity.__getitem__)
         divisor = -free.pop(pivot)
         self._solved[pivot] = (rest / divisor, {i: c / divisor for i, c in free.items()})
+        self._when[pivot] = len(self._trail)
         self._trail.append(pivot)
         return True
 
@@ -45,7 +48,7 @@ class Offsets:
     def rollback(self, mark: int) -> None:
         """Forget every equation since `mark`."""
         for pivot in self._trail[mark:]:
-            del self._solved[pivot]
+            del self._solved[pivot], self._when[pivot]
         del self._trail[mark:]
 
     def values(self) -> np.ndarray:
@@ -57,17 +60,25 @@ class Offsets:
 
     def _reduce(self, terms: Terms, rest: float) -> tuple[dict[int, float], float, float]:
         """The terms in free unknowns, the constant, and the largest number that went into the constant."""
-        free: dict[int, float] = {}
+        amounts: dict[int, float] = {}
+        queue: list[tuple[int, int]] = []
         size, largest = abs(rest), 0.0
-        pending = list(terms)
-        while pending:
-            unknown, coefficient = pending.pop()
+
+        def put(unknown: int, coefficient: float) -> None:
+            if unknown in self._when and unknown not in amounts:
+                heappush(queue, (self._when[unknown], unknown))
+            amounts[unknown] = amounts.get(unknown, 0.0) + coefficient
+
+        for unknown, coefficient in terms:
+            put(unknown, coefficient)
             largest = max(largest, abs(coefficient))
-            solved = self._solved.get(unknown)
-            if solved is None:
-                free[unknown] = free.get(unknown, 0.0) + coefficient
-                continue
-            part = coefficient * solved[0]
+        while queue:
+            _, unknown = heappop(queue)
+            coefficient = amounts.pop(unknown)
+            known, others = self._solved[unknown]
+            part = coefficient * known
             rest, size = rest + part, max(size, abs(part))
-            pending.extend((i, coefficient * c) for i, c in solved[1].items())
-        return {i: c for i, c in free.items() if abs(c) > EXACT * largest}, rest, size
+            for other, c in others.items():
+                put(other, coefficient * c)
+                largest = max(largest, abs(coefficient * c))
+        return {i: c for i, c in amounts.items() if abs(c) > EXACT * largest}, rest, size

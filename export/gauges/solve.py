@@ -72,7 +72,11 @@ class Settled:
         mean[0] = 0.0
         exponent = np.round(mean[magnitude.root] / np.log(2.0))
         a = magnitude.ratio * np.exp2(-exponent) * self._sign.ratio
-        return Solution(system=self.system, a=a, b=self._offsets.values())
+        b = self._offsets.values()
+        for equation in self.equations:
+            if equation.offset is not None and len(equation.offset[0]) == 1:
+                b[equation.offset[0][0][0][equation.offset[1] == 0]] = 0.0  # exactly, not but for rounding
+        return Solution(system=self.system, a=a, b=b)
 
     def _require(self, equation: Equation) -> np.ndarray:
         """Settle offsets; which of them cannot hold."""

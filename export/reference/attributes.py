@@ -36,4 +36,4 @@ def torch_order(pads: Pads) -> list[int]:
 
 def tensor(array: np.ndarray) -> torch.Tensor:
     """A copy: a graph's constants are read-only."""
-    return torch.tensor(array)
+    return torch.tensor(np.ascontiguousarray(array))

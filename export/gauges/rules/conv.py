@@ -34,7 +34,7 @@ def constrain(node: ir.Node, system: System) -> bool:
         known = source.shape is not None and all(isinstance(size, int) for size in source.shape[2:])
         price = Price.BORDER if node.op_type == "Conv" and known else None
         system.no_offset(given, node, "the zero padding of", price)
-    elif node.op_type == "ConvTranspose" and max(weight.shape[2:]) > 1:
+    elif node.op_type == "ConvTranspose" and not _is_single(node, weight.shape[2:]):
         system.no_offset(given, node, "the border of")
     groups = node.attributes.get_int("group", 1)
     channels = weight.shape[0] if node.op_type == "Conv" else weight.shape[1] * groups
@@ -55,6 +55,12 @@ def absorb(node: ir.Node, solution: Solution) -> None:
     if is_conv and before.shift.any() and pads(node, weight.shape[2:]):
         add_border(solution, node, before, after)
     check((fold_conv if is_conv else fold_conv_transpose)(node, after, before))
+
+
+def _is_single(node: ir.Node, kernel: tuple[int, ...]) -> bool:
+    """Whether each place of a ConvTranspose is made of just one place of its input."""
+    strides = node.attributes.get_ints("strides", ())
+    return max((*kernel, *strides)) == 1 and "output_shape" not in node.attributes
 
 
 def pads(node: ir.Node, kernel: tuple[int, ...]) -> bool:

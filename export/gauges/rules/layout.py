@@ -81,6 +81,8 @@ def constrain_slice(node: ir.Node, system: System) -> bool:
         name: _ints(node, index, name) for index, name in enumerate(("starts", "ends", "axes", "steps"), 1)
     }
     starts, ends = parts["starts"], parts["ends"]
+    if any(value is not None and constant(value) is None for value in node.inputs[1:]):
+        return False
     if starts is None or ends is None:
         return False
     axes = parts["axes"] or list(range(len(starts)))

@@ -22,7 +22,8 @@ def constrain_resize(node: ir.Node, system: System) -> bool:
 def constrain_pad(node: ir.Node, system: System) -> bool:
     """Pad along axes where the gauge does not vary."""
     mode = node.attributes.get_string("mode", "constant")
-    if not _pass_on(node, system):
+    if not _pass_on(node, system) or _moves(node, system):
+        system.ids.pop(node.outputs[0], None)
         return False
     if mode == "constant":
         fill = node.attributes.get_float("value", 0.0)
@@ -34,6 +35,15 @@ def constrain_pad(node: ir.Node, system: System) -> bool:
             return False
         system.no_offset(system.of(node.outputs[0]), node, "the zeros of")
     return True
+
+
+def _moves(node: ir.Node, system: System) -> bool:
+    """Whether an axis along which the gauge varies is padded (and cropped)."""
+    given = system.of(node.outputs[0])
+    pads = constant(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get_ints("pads", ())
+    if pads is None or len(pads) != 2 * given.ndim:
+        return pads is None or (given.size > 1 and bool(np.any(pads)))
+    return any(vary(given, axis) and np.any(pads[axis :: given.ndim]) for axis in range(given.ndim))
 
 
 def _pass_on(node: ir.Node, system: System) -> bool:

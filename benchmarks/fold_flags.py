@@ -28,7 +28,7 @@ from export.runtime import load
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 900.0
-NUM_ROWS = 2
+NUM_ROWS = 6
 HEAD = ["net", "gammas", "flags", "found", "left", "seconds", "error", "unfolded_error", "why"]
 ASKED = {"": FREE, "threshold+pad": FREE | set(FLAGS.values())}
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import export.folds  # noqa: F401 - before its gauges
 from export.gauges.rules import RULES
 from gauge_kit import Net
 from gauge_ways import Build, C, Case, Passed, three_tests

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import export.folds  # noqa: F401 - before its gauges
 from export.gauges.blame import shortest_way
 from export.gauges.offsets import Offsets
 from export.gauges.ratios import Ratios

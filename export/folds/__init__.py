@@ -9,16 +9,16 @@ import onnx_ir as ir
 
 from export.batchnorm import Affine, BatchNorm, Declined, Folded, read_batchnorm
 from export.folds.account import Outcome, Site, account
-from export.folds.conv import fold_conv, fold_conv_transpose
 from export.folds.flatten import flatten_first
-from export.folds.linear import fold_add, fold_gemm, fold_matmul
 from export.folds.neutral import drop_neutral
 from export.folds.parallel import merge_parallel
-from export.folds.weights import shared
 from export.gauges import FREE, LARGEST_CONDITION, fold_gauges
 from export.gauges.absorb import CannotWriteError
 from export.gauges.system import Price
 from export.graph import batchnorms, has_one_reader, replace_by_input, tidy
+from export.linear_ops.conv import fold_conv, fold_conv_transpose
+from export.linear_ops.linear import fold_add, fold_gemm, fold_matmul
+from export.linear_ops.weights import shared
 
 __all__ = ["FREE", "LARGEST_CONDITION", "Price", "Site", "account", "fold"]
 

@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.batchnorm import Declined, Folded, read_batchnorm
-from export.folds.weights import bias_or_zeros, own_weight, write
 from export.graph import constant, has_one_reader
+from export.linear_ops.weights import bias_or_zeros, own_weight, write
 
 
 @dataclass(frozen=True, kw_only=True)

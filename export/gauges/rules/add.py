@@ -8,10 +8,10 @@ A constant takes any offset:  y = x + k  is stored with  k' = a · (k + b_y − 
 import numpy as np
 import onnx_ir as ir
 
-from export.folds.weights import write
 from export.gauges.absorb import check
 from export.gauges.system import Solution, System, has_constant
 from export.graph import constant
+from export.linear_ops.weights import write
 
 
 def constrain(node: ir.Node, system: System) -> bool:

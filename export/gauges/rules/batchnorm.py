@@ -12,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from export.batchnorm import BatchNorm
-from export.folds.weights import write
 from export.gauges.absorb import affine_after, affine_before, check
 from export.gauges.system import Equation, Link, Solution, System, along, has_constant, on_axis
 from export.graph import constant
+from export.linear_ops.weights import write
 
 
 def constrain(node: ir.Node, system: System) -> bool:

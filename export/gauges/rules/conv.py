@@ -13,11 +13,11 @@ A padded Conv can still do without b_i = 0 at the price of an Add, where the pic
 
 import onnx_ir as ir
 
-from export.folds.conv import fold_conv, fold_conv_transpose
 from export.gauges.absorb import affine_after, affine_before, check
 from export.gauges.border import add_border
 from export.gauges.system import Price, Solution, System, along, has_constant, on_axis
 from export.graph import constant
+from export.linear_ops.conv import fold_conv, fold_conv_transpose
 
 
 def constrain(node: ir.Node, system: System) -> bool:

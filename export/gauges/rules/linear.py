@@ -10,11 +10,11 @@ the price is an Add behind it.
 import numpy as np
 import onnx_ir as ir
 
-from export.folds.linear import fold_gemm, fold_matmul
-from export.folds.weights import write
 from export.gauges.absorb import add_constant, affine_after, affine_before, check
 from export.gauges.system import Price, Solution, System, along, has_constant, on_axis
 from export.graph import constant
+from export.linear_ops.linear import fold_gemm, fold_matmul
+from export.linear_ops.weights import write
 
 
 def constrain_gemm(node: ir.Node, system: System) -> bool:

@@ -9,10 +9,10 @@ Where k varies within a channel, b = 0.  One number for all channels is left as 
 import numpy as np
 import onnx_ir as ir
 
-from export.folds.weights import write
 from export.gauges.absorb import check
 from export.gauges.system import Solution, System, has_constant
 from export.graph import constant
+from export.linear_ops.weights import write
 
 GATES = {"Sigmoid", "HardSigmoid", "Softmax", "Tanh"}
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.batchnorm import Affine, Declined, Folded
-from export.folds.weights import bias_or_zeros, weight_of, write
+from export.linear_ops.weights import bias_or_zeros, weight_of, write
 
 
 def fold_conv(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.batchnorm import Affine, Declined, Folded
-from export.folds.weights import bias_or_zeros, weight_of, write
 from export.graph import constant, has_one_reader
+from export.linear_ops.weights import bias_or_zeros, weight_of, write
 
 
 def fold_gemm(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:

@@ -1,11 +1,14 @@
-"""What every test may ask for: nets with lively BatchNorms, and the reason why there is no GPU."""
+"""What every test may ask for: a server with a net of every datatype, and the reason why there is no GPU."""
 
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 
+import httpx
 import pytest
 
+from service_kit import Server, every_net, serving
 from training.__main__ import ENVIRONMENT
 
 for name, value in ENVIRONMENT.items():  # before torch, as the command does
@@ -26,3 +29,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=f"needs an NVIDIA GPU: {reason}"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models = every_net(tmp_path_factory.mktemp("infer") / "models")
+    with serving(models, "--max-body-mb", "30", "--queue-rows", "512") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as opened:
+        yield opened

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from infer_kit import infer, refused
-from service_kit import binary_body, digits_net, pair_net, read_answer, x_request
+from service_kit import binary_body, read_answer, x_request
+from tiny_nets import digits_net, pair_net
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])

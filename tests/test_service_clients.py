@@ -13,7 +13,8 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from service_kit import Server, digits_net, every_net, pair_net, serving
+from service_kit import Server, every_net, serving
+from tiny_nets import digits_net, pair_net
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from onnx import helper
 from service.bundle import open_bundle
 from service.engine import EngineConfig, EngineError, has_cuda, load_engine
 from service.errors import ModelFailed
-from service_kit import TinyNet, digits_net, echo_net, log_net, nudged, pair_net, write_bundle
+from tiny_nets import TinyNet, digits_net, echo_net, log_net, nudged, pair_net, write_bundle
 
 CPU = EngineConfig(device="cpu", buckets=(1, 4, 16))
 

@@ -8,7 +8,8 @@ import pytest
 
 from service.bundle import open_bundle
 from service.engine import CUDA, EngineConfig, EngineError, load_engine
-from service_kit import digits_net, nudged, serving, write_bundle
+from service_kit import serving
+from tiny_nets import digits_net, nudged, write_bundle
 
 pytestmark = pytest.mark.gpu
 

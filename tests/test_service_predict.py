@@ -17,7 +17,8 @@ from service.errors import BadPicture
 from service.images import read_picture
 from service.manifest import Preprocessing
 from service.probabilities import are_distributions, softmax
-from service_kit import Server, digits_net, echo_net, log_net, serving, write_bundle
+from service_kit import Server, serving
+from tiny_nets import digits_net, echo_net, log_net, write_bundle
 
 GREY = Preprocessing(mode="L", height=28, width=28, mean=[0.5], std=[0.25])
 COLOUR = Preprocessing(mode="RGB", height=2, width=2, mean=[0.0] * 3, std=[1.0] * 3)

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from service import __version__
-from service_kit import ROOT, Server, digits_net, echo_net, write_bundle, x_request
+from service_kit import ROOT, Server, x_request
+from tiny_nets import digits_net, echo_net, write_bundle
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,8 @@
-"""The three verbs as a user meets them: real processes, exit codes, what is on stdout, what is on disk."""
+"""`bundle` and `verify` as a user meets them: exit codes, what is on stdout, what is on disk."""
 
-import contextlib
-import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,42 +10,10 @@ import onnx
 import pytest
 import torch
 
-from export.__main__ import main
+from export_kit import assert_refused, run, run_here
 from nets import everything
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
 from service.bundle import open_bundle
-
-TESTS = Path(__file__).parent
-LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    return subprocess.run(
-        [sys.executable, "-m", "export", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
-    )
-
-
-def run_here(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same command line inside this process, for the many mistakes: torch is imported once."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], sentence: str) -> None:
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -183,108 +146,6 @@ def test_rows_that_are_not_independent_are_refused(tmp_path):
     assert_refused(
         run_here("bundle", tmp_path / "mixed.onnx", "--to", tmp_path / "m"), "rows are not independent"
     )
-
-
-def test_fold_accounts_for_every_batchnorm(tmp_path):
-    source, target, report = LIGHT / "light_densenet121.onnx", tmp_path / "out.onnx", tmp_path / "fold.json"
-    before = source.read_bytes()
-    done = run("fold", source, target, "--report", report)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(report.read_text())
-    assert facts == json.loads(done.stdout)
-    assert (facts["found"], facts["folded"], facts["declined"]) == (
-        121,
-        121,
-        0,
-    )  # every γ is alike in this file
-    assert all(site["how"] and site["channels"] and site["error_bound"] for site in facts["sites"])
-    assert "BatchNormalization" not in {node.op_type for node in onnx.load(target).graph.node}
-    assert source.read_bytes() == before
-
-
-@pytest.fixture
-def conv_bn(tmp_path):
-    arrays = {"w": np.ones((4, 4, 1, 1)), **batchnorm_arrays(4, 0)}
-    conv = onnx.helper.make_node("Conv", ["x", "w"], ["h"], name="conv")
-    proto = graph([conv, batchnorm("h", "y")], arrays, ["rows", 4, 3, 3], dtype=np.float32)
-    onnx.save(proto, tmp_path / "in.onnx")
-    return tmp_path / "in.onnx"
-
-
-def test_fold_reads_external_weights_and_writes_one_file(conv_bn, tmp_path):
-    onnx.save(
-        onnx.load(conv_bn),
-        tmp_path / "ext.onnx",
-        save_as_external_data=True,
-        location="ext.data",
-        size_threshold=0,
-    )
-    done = run_here("fold", tmp_path / "ext.onnx", tmp_path / "out.onnx")
-    assert done.returncode == 0, done.stderr
-    out = onnx.load(tmp_path / "out.onnx", load_external_data=False)
-    assert not any(tensor.external_data for tensor in out.graph.initializer)
-
-
-def test_fold_never_writes_over_its_input(conv_bn):
-    before = conv_bn.read_bytes()
-    assert_refused(run_here("fold", conv_bn, conv_bn), "IN.onnx is never modified")
-    assert conv_bn.read_bytes() == before
-
-
-@pytest.mark.parametrize("report", ["in.onnx", "out.onnx", "missing/fold.json"])
-def test_fold_writes_both_files_or_none(conv_bn, tmp_path, report):
-    before = conv_bn.read_bytes()
-    done = run_here("fold", conv_bn, tmp_path / "out.onnx", "--report", tmp_path / report)
-    assert done.returncode == 2, done.stderr
-    assert conv_bn.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
-
-
-def test_fold_never_writes_over_external_weights(conv_bn, tmp_path):
-    options = {"save_as_external_data": True, "location": "ext.data", "size_threshold": 0}
-    onnx.save(onnx.load(conv_bn), tmp_path / "ext.onnx", **options)
-    before = (tmp_path / "ext.data").read_bytes()
-    assert_refused(
-        run_here("fold", tmp_path / "ext.onnx", tmp_path / "ext.data"), "IN.onnx is never modified"
-    )
-    assert (tmp_path / "ext.data").read_bytes() == before
-
-
-def test_a_batchnorm_in_training_mode_stays_and_the_others_go(tmp_path):
-    arrays = {"w": np.ones((4, 4, 1, 1)), **batchnorm_arrays(4, 0)}
-    conv = onnx.helper.make_node("Conv", ["x", "w"], ["h"], name="conv")
-    names = ["n", "bn.gamma", "bn.beta", "bn.mean", "bn.var"]
-    training = onnx.helper.make_node("BatchNormalization", names, ["y", "", ""], name="live", training_mode=1)
-    proto = graph([conv, batchnorm("h", "n"), training], arrays, ["rows", 4, 3, 3], dtype=np.float32)
-    onnx.save(proto, tmp_path / "in.onnx")
-    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
-    assert done.returncode == 0, done.stderr
-    sites = {site["name"]: site["status"] for site in json.loads(done.stdout)["sites"]}
-    assert sites == {"bn": "folded", "live": "declined"}
-
-
-def test_answers_that_are_all_zero_prove_nothing(tmp_path):
-    nodes = [
-        onnx.helper.make_node("Mul", ["x", "zero"], ["y"], name="mul"),
-    ]
-    onnx.save(graph(nodes, {"zero": np.zeros(4)}, ["rows", 4], dtype=np.float32), tmp_path / "zero.onnx")
-    done = run_here("bundle", tmp_path / "zero.onnx", "--to", tmp_path / "m")
-    assert_refused(done, "every answer to every row is 0")
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"", "not a valid ONNX graph"),
-        (b"\x00\x01 nonsense", "not a valid ONNX graph"),
-        (None, "no such file"),
-    ],
-)
-def test_fold_of_something_else(tmp_path, content, sentence):
-    if content is not None:
-        (tmp_path / "in.onnx").write_bytes(content)
-    assert_refused(run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx"), sentence)
-    assert not (tmp_path / "out.onnx").exists()
 
 
 @pytest.mark.parametrize(

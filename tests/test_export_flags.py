@@ -18,10 +18,10 @@ from export.half import weigh
 from export.pixels import as_rows, fold_pixels
 from export.reading import prove_reading
 from export.reference import reference
+from export_kit import assert_refused, run_here
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
 from service.bundle import open_bundle
 from service_kit import serving
-from test_export_cli import assert_refused, run_here
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

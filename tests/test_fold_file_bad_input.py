@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import export.graph
 from export.runtime import load
+from export_kit import run_here
 from onnx_graphs import batchnorm, batchnorm_arrays, graph, value
-from test_export_cli import run_here
 
 ROUNDING = {np.float16: 5e-3, np.float32: 1e-5, np.float64: 1e-12}
 CONV = helper.make_node("Conv", ["x", "w"], ["h"], name="conv")

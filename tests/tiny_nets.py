@@ -32,6 +32,13 @@ ONNX_TYPES = {
 }
 
 
+def _infos(tensors: dict[str, tuple[str, list[int]]]) -> list[onnx.ValueInfoProto]:
+    return [
+        helper.make_tensor_value_info(name, ONNX_TYPES[dtype], ["rows", *shape])
+        for name, (dtype, shape) in tensors.items()
+    ]
+
+
 @dataclass(kw_only=True)
 class TinyNet:
     """A graph, the same function in float64, and what its manifest says."""

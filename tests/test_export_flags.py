@@ -82,6 +82,17 @@ def test_a_threshold_is_bought_only_where_it_is_asked_for(save):
     assert {"Max", "Min"} & set(op_types(target))
 
 
+def test_a_border_is_bought_only_where_it_is_asked_for(save):
+    arrays = {"w": np.random.default_rng(0).normal(size=(2, 4, 3, 3)), **batchnorm_arrays(4, 0)}
+    padded = helper.make_node("Conv", ["n", "w"], ["y"], name="conv", pads=[1] * 4)
+    source, target = save(graph([batchnorm("x", "n"), padded], arrays, ["rows", 4, 5, 5], dtype=np.float32))
+    assert json.loads(run_here("fold", source, target).stdout)["declined"] == 1
+    (site,) = json.loads(run_here("fold", source, target, "--pad").stdout)["sites"]
+    assert (site["status"], op_types(target)) == ("folded", ["Conv", "Add"])
+    assert site["how"].endswith("the price: an Add for its border at Conv 'conv'")
+    assert site["error_bound"] >= 2.0**-24
+
+
 def test_only_free_and_a_price_contradict_each_other(save):
     assert_refused(
         run_here("fold", *save(concat_net()), "--only-free", "--pad"), "--only-free allows neither"

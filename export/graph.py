@@ -104,6 +104,11 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy()
 
 
+def onnx_op(node: ir.Node | None) -> str | None:
+    """The op's name if it is one of ONNX's own; another domain's Conv may be anything."""
+    return node.op_type if node is not None and node.domain in ("", "ai.onnx") else None
+
+
 def has_one_reader(value: ir.Value) -> bool:
     """One node reads the value, once, and it is no output of the graph."""
     return len(value.uses()) == 1 and not value.is_graph_output()

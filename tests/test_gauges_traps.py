@@ -85,6 +85,15 @@ def test_a_slice_along_an_axis_that_is_computed_ties_nothing():
     assert isinstance(site.outcome, Declined)
 
 
+@pytest.mark.parametrize("kind", ["Conv", "Gemm", "MatMul"])
+def test_another_domains_op_of_the_same_name_is_not_understood(kind):
+    nodes = [helper.make_node(kind, ["x", "w"], ["h"], domain="com.example", name="odd"), batchnorm("h", "y")]
+    proto = graph(nodes, {"w": RANDOM.normal(size=(4, 4)), **batchnorm_arrays(4, 0)}, ["rows", 4])
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    _, _, (site,) = fold_proto(proto)
+    assert isinstance(site.outcome, Declined)
+
+
 def test_a_pad_that_shifts_channels_ties_nothing():
     nodes = [NORM, op("Pad", "n pads", "p"), op("Conv", "p w", "y")]
     arrays = {"pads": np.array([0, 1, 0, 0, 0, -1, 0, 0]), **W, **only_scale(4)}

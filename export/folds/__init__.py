@@ -15,7 +15,7 @@ from export.folds.parallel import merge_parallel
 from export.gauges import FREE, LARGEST_CONDITION, fold_gauges
 from export.gauges.absorb import CannotWriteError
 from export.gauges.system import Price
-from export.graph import batchnorms, has_one_reader, replace_by_input, tidy
+from export.graph import batchnorms, has_one_reader, onnx_op, replace_by_input, tidy
 from export.linear_ops.conv import fold_conv, fold_conv_transpose
 from export.linear_ops.linear import fold_add, fold_gemm, fold_matmul
 from export.linear_ops.weights import shared
@@ -70,13 +70,12 @@ def _fold_backward(
     """The usual fold, into the linear op right before.  Notes what went; returns why linear ops refused."""
     refusals = {}
     for node, norm in norms.items():
-        source = node.inputs[0]
-        if node in outcomes or source is None:
+        if node in outcomes:
             continue
         flatten_first(node, graph)
         source = node.inputs[0]
         before = source.producer() if source is not None else None
-        rewrite = REWRITES.get(before.op_type) if before is not None else None
+        rewrite = REWRITES.get(onnx_op(before) or "")
         if source is None or before is None or rewrite is None or not has_one_reader(source):
             continue
         cost = shared(before)

@@ -8,7 +8,7 @@ The same products, but now the features are on axis 1, where a BatchNorm behind 
 import numpy as np
 import onnx_ir as ir
 
-from export.graph import add_initializer, constant, has_one_reader
+from export.graph import add_initializer, constant, has_one_reader, onnx_op
 
 
 def flatten_first(node: ir.Node, graph: ir.Graph) -> None:
@@ -21,7 +21,7 @@ def flatten_first(node: ir.Node, graph: ir.Graph) -> None:
         return
     weight, source = constant(matmul.inputs[1]) if len(matmul.inputs) > 1 else None, matmul.inputs[0]
     if (
-        (reshape.op_type, matmul.op_type) != ("Reshape", "MatMul")
+        (onnx_op(reshape), onnx_op(matmul)) != ("Reshape", "MatMul")
         or not has_one_reader(product)
         or flat.is_graph_output()
     ):

@@ -22,7 +22,7 @@ from export.gauges.rules import LINEAR, RULES
 from export.gauges.rules.batchnorm import gone
 from export.gauges.solve import Settled
 from export.gauges.system import Equation, Price, Solution, System
-from export.graph import constant, replace_by_input
+from export.graph import constant, onnx_op, replace_by_input
 
 LARGEST_CONDITION = 4.0
 """How many times a BatchNorm's own rounding its fold may add: the factor of the tolerance."""
@@ -146,7 +146,7 @@ def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> O
     going, solution = set(plan.gone), plan.solution
     touched = []
     for node in graph:
-        rule = RULES.get(node.op_type)
+        rule = RULES.get(onnx_op(node) or "")
         values = [value for value in (*node.inputs, *node.outputs) if value is not None]
         if rule and rule.absorb and node not in going and not all(map(solution.is_plain, values)):
             touched.append((node, rule.absorb))

@@ -7,14 +7,14 @@ import onnx_ir as ir
 
 from export.gauges.rules import RULES
 from export.gauges.system import System
-from export.graph import constant
+from export.graph import constant, onnx_op
 
 
 def build(graph: ir.Graph) -> System:
     """One walk through the graph, in order."""
     system = System()
     for node in graph:
-        rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        rule = RULES.get(onnx_op(node) or "")
         if rule is None or not rule.constrain(node, system):
             for value in node.inputs:
                 if value is not None and constant(value) is None:

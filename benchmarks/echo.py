@@ -8,6 +8,7 @@ In: a port.  Out: whatever came in.  No Python server on this stack can answer f
 import sys
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.reply import Receive, Scope, Send, send_reply
 from service.server import bind, uvicorn_config
@@ -32,5 +33,5 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 if __name__ == "__main__":
-    config = uvicorn_config(echo, shutdown_timeout_s=5)
-    uvicorn.Server(config).run(sockets=[bind("127.0.0.1", int(sys.argv[1]))])
+    config = uvicorn_config(echo, HttpToolsProtocol, shutdown_timeout_s=5)
+    uvicorn.Server(config).run(sockets=bind("127.0.0.1", int(sys.argv[1])))

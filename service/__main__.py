@@ -8,19 +8,18 @@ import os
 import signal
 
 # As process 1 of a container, Python would miss a SIGTERM that comes while it still imports.
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
-import gc
 import logging
 import sys
-import threading
 
-from service.app import build_app, build_models
-from service.models import Models
-from service.predict import why_not
+from service.crew import Post
 from service.repository import find_models
-from service.server import Server, bind, leave, uvicorn_config
-from service.settings import Settings, SettingsError, read_settings
+from service.server import bind
+from service.settings import SettingsError, read_settings
+from service.supervisor import supervise
+from service.worker import run_worker, set_up_logging, url_of
 
 _log = logging.getLogger("foldserve")
 
@@ -38,58 +37,18 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         return _refuse(f"the folder '{settings.models}' cannot be read: {error.strerror}")
     try:
-        sock = bind(settings.host, settings.port)
+        sockets = bind(settings.host, settings.port, settings.workers)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         return _refuse(f"cannot listen on {settings.host}:{settings.port}: {reason}")
-    _set_up_logging(settings)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{sock.getsockname()[1]}"
-    models = build_models(settings)
-
-    async def announce() -> None:
-        await models.loaded.wait()
-        _spare_the_collector()
-        print(what_to_try(url, models), file=sys.stderr, flush=True)
-
-    config = uvicorn_config(build_app(settings, models), shutdown_timeout_s=settings.shutdown_timeout_s)
-    server = Server(config, models=models, drain_delay_s=settings.drain_delay_s, announce=announce)
-    _log.info("event=listening url=%s models=%s threads=%d", url, settings.models, settings.threads)
-    server.run(sockets=[sock])
-    _log.info("event=stopped")
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(0.5)
-            if thread.is_alive():
-                leave(0)
-    return 0
-
-
-def what_to_try(url: str, models: Models) -> str:
-    """What a person can type next, or why nothing will answer."""
-    if models.reason is not None:
-        return f"\nNot ready: {models.reason}\nStill up for a look: {url}/docs\n"
-    lines = ["", f"Ready: {', '.join(f'{served.name} version {served.version}' for served in models.served)}"]
-    seeing = [served.name for served in models.served if why_not(served.manifest) is None]
-    if seeing:
-        query = f"?model={seeing[0]}" if len(seeing) > 1 else ""
-        lines.append(f"  curl --data-binary @picture.png '{url}/predict{query}'")
-    name = models.names[0]
-    lines += [f"  curl {url}/v2/models/{name}", f"  {url}/docs", "Ctrl-C stops.", ""]
-    return "\n".join(lines)
-
-
-def _spare_the_collector() -> None:
-    """What is alive now stays alive: let garbage collection pass over it, and run more seldom."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
-
-
-def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    _log.setLevel(settings.log_level.upper())
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    set_up_logging(settings)
+    _log.info(
+        "event=listening url=%s models=%s threads=%d workers=%d",
+        *(url_of(settings, sockets[0]), settings.models, settings.threads, settings.workers),
+    )
+    if settings.workers > 1:
+        return supervise(settings, sockets)
+    return run_worker(settings, sockets[0], Post())
 
 
 def _refuse(reason: str) -> int:

@@ -19,13 +19,26 @@ async def read_body(receive: Receive, declared: bytes | None, encoding: bytes | 
     """The whole body; `declared` and `encoding` are the request's Content-Length and Content-Encoding."""
     if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
-    encoding = encoding.strip() if encoding else None
-    if encoding is not None and encoding.lower() not in (*_WINDOW_BITS, b"identity", b""):
-        told = encoding.decode("latin-1")[:40]
-        raise UnknownEncoding(f"content encoding '{told}' is not supported, only gzip and deflate")
+    bits = _window_bits(encoding)
     body = await _receive_all(receive, limit)
-    bits = _WINDOW_BITS.get(encoding.lower()) if encoding else None
     return body if bits is None else await asyncio.to_thread(decompress, body, bits, limit)
+
+
+def decoded(body: Buffer, encoding: bytes | None, limit: int) -> Buffer:
+    """A body as its Content-Encoding says; raises UnknownEncoding, BadRequest or TooLarge."""
+    bits = _window_bits(encoding)
+    return body if bits is None else decompress(body, bits, limit)
+
+
+def _window_bits(encoding: bytes | None) -> int | None:
+    """What zlib must be told for this encoding; None if there is nothing to decompress."""
+    name = (encoding or b"").strip().lower()
+    if name in (b"", b"identity"):
+        return None
+    if name not in _WINDOW_BITS:
+        told = name.decode("latin-1")[:40]
+        raise UnknownEncoding(f"content encoding '{told}' is not supported, only gzip and deflate")
+    return _WINDOW_BITS[name]
 
 
 async def _receive_all(receive: Receive, limit: int) -> Buffer:

@@ -3,60 +3,56 @@
 In: an opened bundle, a device, the batch buckets.  Out: an `Engine`, or an `EngineError` in one sentence.
 
     run:    rows of several jobs → one buffer, zeros up to the smallest bucket that holds them → answers
-    prove:  max |answer − golden| ≤ tolerance, one by one, all together, and in every bucket
+    prove:  max |answer − golden| ≤ tolerance, one by one, all together, and in every bucket of every lane
 
-The proof runs every bucket on the device, so it warms them too. Padded rows never leave this file.
+The proof runs every bucket on the device, so it warms them too, and its seconds are the latency curve.
+Padded rows never leave this file.
 """
 
-import logging
-import os
+import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
+from service.buffers import Buffers
 from service.bundle import Bundle
 from service.errors import ModelFailed
-from service.manifest import TensorSpec
-from service.parity import BUCKETS, Parity, measure
+from service.job import Outcome, Tensors
+from service.manifest import Manifest
+from service.parity import BUCKETS, Parity, measure, measure_buckets
+from service.plan import PlanRequest, choose_plan
+from service.session import (
+    Device,
+    EngineError,
+    SessionPlan,
+    check_tensors,
+    find_provider,
+    first_line,
+    open_session,
+)
 
-ort.disable_telemetry_events()
-_log = logging.getLogger("foldserve")
-
-Device = Literal["auto", "cpu", "cuda"]
-Tensors = Mapping[str, np.ndarray]
-
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-    "tensor(int16)": "int16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
-
-
-class EngineError(Exception):
-    """A bundle that cannot run here, or whose answers are not the golden ones."""
+WORTH = 0.97  # a bucket stays out if a smaller one has this share of its rows/s
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """Where and how to run: `threads` is ONNX Runtime's intra-op count, `buckets` the allowed batch sizes."""
+    """Where and how to run.
+
+    `threads` is how many cores a model may use, `lanes` how many batches run at once (None: as measured),
+    `buckets` the allowed batch sizes; unless `keeps_buckets`, those that measure slower stay out.
+    """
 
     device: Device = "auto"
     threads: int = 1
+    lanes: int | None = None
     buckets: tuple[int, ...] = BUCKETS
+    keeps_buckets: bool = True
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -66,132 +62,123 @@ class EngineConfig:
 
 
 class Engine:
-    """A loaded, proved session. `run` is for one thread at a time: its buffers are reused."""
+    """A loaded session with a set of buffers for each lane; a lane is for one thread at a time."""
 
-    def __init__(self, session: Any, bundle: Bundle, config: EngineConfig) -> None:
-        self.provider: str = session.get_providers()[0]
-        self.buckets = config.buckets
-        self.largest = config.buckets[-1]
+    def __init__(
+        self, session: Any, manifest: Manifest, plan: SessionPlan, buckets: Sequence[int], provider: str
+    ) -> None:
+        self.provider = provider
+        self.plan = plan
+        self.buckets = tuple(buckets)
         self.parity: Parity | None = None
-        self._session = session
-        self._inputs = bundle.manifest.inputs
-        self._outputs = [spec.name for spec in bundle.manifest.outputs]
-        self._buffers = {
-            spec.name: np.zeros((self.largest, *spec.row_shape), spec.dtype) for spec in self._inputs
-        }
+        self.seconds: dict[int, float] = {}
+        self.cold_executions = 0
+        self._first = manifest.inputs[0].name
+        self._warm: set[tuple[int, int]] = set()
+        self._is_warm = False
+        self._buffers = [
+            Buffers(session, manifest, self.buckets[-1], has_bindings=plan.has_bindings)
+            for _ in range(plan.lanes)
+        ]
+
+    @property
+    def largest(self) -> int:
+        return self.buckets[-1]
 
     def bucket(self, num_rows: int) -> int:
         """The smallest bucket that holds `num_rows`."""
         return self.buckets[bisect_left(self.buckets, num_rows)]
 
-    def run(self, jobs: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    def run(self, lane: int, jobs: Sequence[Tensors]) -> Outcome:
         """Answers to the rows of `jobs`, in their order; together they fit in the largest bucket."""
-        first = self._inputs[0].name
-        num_rows = sum(len(job[first]) for job in jobs)
+        begun = time.perf_counter()
+        num_rows = sum(len(job[self._first]) for job in jobs)
         bucket = self.bucket(num_rows)
-        feeds = {}
-        for spec in self._inputs:
-            buffer = self._buffers[spec.name]
-            np.concatenate([job[spec.name] for job in jobs], out=buffer[:num_rows])
-            buffer[num_rows:bucket] = 0
-            feeds[spec.name] = buffer[:bucket]
+        buffers = self._buffers[lane]
         try:
-            arrays = self._session.run(self._outputs, feeds)
+            buffers.fill(jobs, num_rows, bucket)
+            filled = time.perf_counter()
+            arrays = buffers.run(bucket)
         except Exception as error:
-            raise ModelFailed(f"the model failed: {_first_line(error)}") from error
-        return {name: array[:num_rows] for name, array in zip(self._outputs, arrays, strict=True)}
+            raise ModelFailed(f"the model failed: {first_line(error)}") from error
+        computed = time.perf_counter()
+        answers = buffers.copied(arrays, num_rows)
+        if (lane, bucket) not in self._warm:
+            self._warm.add((lane, bucket))
+            self.cold_executions += self._is_warm
+        return Outcome(
+            answers=answers,
+            begun=begun,
+            input_s=filled - begun,
+            compute_s=computed - filled,
+            output_s=time.perf_counter() - computed,
+        )
 
-    def run_all(self, tensors: Tensors) -> dict[str, np.ndarray]:
-        """Answers to any number of rows, the largest bucket at a time."""
-        num_rows = len(tensors[self._inputs[0].name])
-        parts = [
-            self.run([{name: array[start : start + self.largest] for name, array in tensors.items()}])
-            for start in range(0, num_rows, self.largest)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+    def run_all(self, lane: int, tensors: Tensors) -> Tensors:
+        """Answers to any number of rows, the largest bucket at a time; notes what each bucket takes."""
+        num_rows = len(tensors[self._first])
+        parts = []
+        for start in range(0, num_rows, self.largest):
+            stop = min(start + self.largest, num_rows)
+            outcome = self.run(lane, [{name: array[start:stop] for name, array in tensors.items()}])
+            parts.append(outcome.answers)
+            bucket = self.bucket(stop - start)
+            self.seconds[bucket] = min(outcome.seconds, self.seconds.get(bucket, outcome.seconds))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def seal(self, buckets: Sequence[int]) -> None:
+        """The proof is over: only `buckets` run from now on, and a bucket that was not warmed is counted."""
+        self.buckets = tuple(buckets)
+        self._is_warm = True
 
 
 def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
-    """Create the session, check it against the manifest, prove it on the golden rows."""
-    session = _open_session(bundle.graph, config)
-    manifest = bundle.manifest
-    _check_tensors("input", session.get_inputs(), manifest.inputs)
-    _check_tensors("output", session.get_outputs(), manifest.outputs)
-    engine = Engine(session, bundle, config)
+    """Create the session, check it against the manifest, prove it on the golden rows in every lane."""
+    provider = find_provider(bundle.graph, config.device)
+    plan = choose_plan(
+        PlanRequest(
+            graph=bundle.graph,
+            digest=bundle.digest,
+            manifest=bundle.manifest,
+            golden=bundle.golden,
+            provider=provider,
+            threads=config.threads,
+            lanes=config.lanes,
+            buckets=config.buckets,
+            cache=config.cache,
+        )
+    )
     try:
-        engine.parity = measure(engine.run_all, bundle.golden, engine.buckets)
+        return _proved(bundle, plan, config, provider)
+    except EngineError:
+        if not plan.has_tf32:
+            raise
+        # TF32 is only ever an offer: the proof decides.
+        return _proved(bundle, replace(plan, has_tf32=False), config, provider)
+
+
+def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: str) -> Engine:
+    session = open_session(bundle.graph, provider, plan)
+    manifest = bundle.manifest
+    check_tensors(session, manifest)
+    engine = Engine(session, manifest, plan, config.buckets, provider)
+    try:
+        parity = measure(partial(engine.run_all, 0), bundle.golden, engine.buckets)
+        for lane in range(1, plan.lanes):
+            run = partial(engine.run_all, lane)
+            parity = parity.joined(measure_buckets(run, bundle.golden, engine.buckets))
     except ModelFailed as error:
         raise EngineError(f"the golden rows could not be run: {error}") from None
-    if excess := engine.parity.excess(manifest.tolerances):
-        raise EngineError(f"{excess} (on {engine.provider})")
+    if excess := parity.excess(manifest.tolerances):
+        raise EngineError(f"{excess} (on {provider})")
+    engine.parity = parity
+    engine.seal(config.buckets if config.keeps_buckets else worthwhile(engine.seconds))
     return engine
 
 
-def has_cuda() -> bool:
-    """Whether this build of ONNX Runtime has a CUDA provider; whether it works shows when a session opens."""
-    return CUDA in ort.get_available_providers()
-
-
-def _open_session(graph: bytes, config: EngineConfig) -> Any:
-    if config.device == "cuda" and not has_cuda():
-        raise EngineError("device cuda was asked for, but this build of ONNX Runtime has no CUDA provider")
-    if config.device == "cpu" or not has_cuda():
-        return _new_session(graph, config, [CPU])
-    try:
-        ort.preload_dlls()
-        session = _new_session(graph, config, [(CUDA, {"use_tf32": "0"}), CPU])
-        if session.get_providers()[0] == CUDA:
-            return session
-        # ONNX Runtime falls back without a word; we say it, or refuse.
-        reason = "ONNX Runtime could not start CUDA here"
-    except EngineError as error:
-        reason = str(error)
-    if config.device == "cuda":
-        raise EngineError(f"device cuda was asked for, but {reason}")
-    _log.warning("event=cuda_unavailable fallback=cpu reason=%r", reason)
-    return _new_session(graph, config, [CPU])
-
-
-def _new_session(graph: bytes, config: EngineConfig, providers: list[Any]) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = config.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # A thread that spins for work takes its core from the event loop.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(graph, options, providers=providers)
-    except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot load model.onnx: {_first_line(error)}") from None
-    session.disable_fallback()
-    return session
-
-
-def _check_tensors(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> None:
-    by_name = {node.name: node for node in found}
-    if set(by_name) != {spec.name for spec in expected}:
-        raise EngineError(
-            f"the graph's {kind}s are {sorted(by_name)}, the manifest says {[spec.name for spec in expected]}"
-        )
-    for spec in expected:
-        node = by_name[spec.name]
-        dtype = _DTYPES.get(node.type, node.type)
-        if dtype != spec.dtype or not _fits(node.shape, spec):
-            raise EngineError(
-                f"the graph's {kind} '{spec.name}' is {dtype} {node.shape}, "
-                f"the manifest says {spec.dtype} {spec.shape}"
-            )
-
-
-def _fits(shape: Sequence[int | str | None], spec: TensorSpec) -> bool:
-    """Rows are symbolic, and each dimension that the graph tells is the manifest's."""
-    if len(shape) != len(spec.shape) or isinstance(shape[0], int):
-        return False
-    return all(
-        not isinstance(dim, int) or dim == told for dim, told in zip(shape[1:], spec.row_shape, strict=True)
-    )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def worthwhile(seconds: Mapping[int, float]) -> list[int]:
+    """The buckets up to the smallest whose rows/s come near the best one's."""
+    rates = {bucket: bucket / max(took, 1e-9) for bucket, took in sorted(seconds.items())}
+    best = max(rates.values())
+    enough = next(bucket for bucket, rate in rates.items() if rate >= WORTH * best)
+    return [bucket for bucket in rates if bucket <= enough]

@@ -1,98 +1,141 @@
-"""The hot route: POST /v2/models/M[/versions/V]/infer, a plain ASGI endpoint.
+"""The hot route: POST /v2/models/M[/versions/V]/infer, answered right on the connection.
 
-In: an HTTP request.  Out: its answer.  Nothing else happens on the way:
+In: an `Exchange` whose body is whole.  Out: its answer.  Nothing else happens on the way:
 
-    read the body → parse → submit → wait → encode → send
+    parse → submit → (a batch runs) → encode → write
 
-Long JSON is parsed in a thread. A failure is counted and sent as {"error": "…"}.
+Compressed bodies and long JSON are read in a thread. A failure is counted and sent as {"error": "…"}.
 """
 
 import asyncio
-import logging
 import time
 from concurrent.futures import Executor
 from urllib.parse import unquote
 
-from service.body import Buffer, read_body
+from service.body import Buffer, decoded
 from service.errors import HungUp, ServiceError, UnknownModel
+from service.exchange import Exchange
+from service.job import Job, Tensors
 from service.models import Models
+from service.protocol.head import Head
+from service.protocol.request import InferRequest
 from service.protocol.response import encode_response
-from service.reply import JSON, Headers, Receive, Scope, Send, send_error, send_reply
 from service.served import Served
-from service.watchman import Watchman
+from service.visit import Ledger, Visit
 
 LONG_JSON = 256 * 1024
+MAX_KEPT_TARGETS = 256
 
-_BINARY = (b"content-type", b"application/octet-stream")
-_log = logging.getLogger("foldserve")
+_JSON = b"content-type: application/json\r\n"
+_BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 
 class InferEndpoint:
     """Answers inference requests to every model."""
 
-    def __init__(self, models: Models, watchman: Watchman, threads: Executor, max_body_bytes: int) -> None:
+    def __init__(self, models: Models, ledger: Ledger, threads: Executor, max_body_bytes: int) -> None:
         self._models = models
-        self._watchman = watchman
+        self._ledger = ledger
         self._threads = threads
         self._max_body_bytes = max_body_bytes
+        self._targets: dict[bytes, tuple[str, str | None]] = {}
+        self._in_threads: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def answer(self, exchange: Exchange) -> None:
         """Answer one request, whatever happens."""
-        begun = time.perf_counter()
-        model = ""
+        visit = self._open(exchange)
         try:
-            name, version = _target(scope["raw_path"])
             self._models.check_open()
-            served = self._models.get(name, version)
-            model = name
-            headers, body = await self._answer(served, scope, receive, begun)
-        except ServiceError as error:
-            self._models.metrics.failed(error.reason, model)
-            if not isinstance(error, HungUp):
-                await send_error(send, error)
-            return
-        except Exception:
-            _log.exception("event=internal_error route=infer model=%s", model)
-            self._models.metrics.failed(ServiceError.reason, model)
-            await send_error(send, ServiceError("internal server error"))
-            return
-        await send_reply(send, 200, headers, body)
+            served = visit.served = self._models.get(*self._target(exchange.path))
+            served.batcher.check_space(1)
+            body = exchange.body
+            if exchange.encoding is None and _json_length(body, exchange.header_length) <= LONG_JSON:
+                self._submit(visit, exchange, served, served.parser.parse(body, exchange.header_length))
+                return
+            task = asyncio.get_running_loop().create_task(self._read_in_thread(visit, exchange, served, body))
+            self._in_threads.add(task)
+            task.add_done_callback(self._in_threads.discard)
+        except Exception as error:
+            self._fail(visit, exchange, error)
 
-    async def _answer(
-        self, served: Served, scope: Scope, receive: Receive, begun: float
-    ) -> tuple[Headers, bytes]:
-        declared = encoding = header_length = None
-        for key, value in scope["headers"]:
-            if key == b"content-length":
-                declared = value
-            elif key == b"inference-header-content-length":
-                header_length = value
-            elif key == b"content-encoding":
-                encoding = value
-        body = await read_body(receive, declared, encoding, self._max_body_bytes)
-        if len(body) <= LONG_JSON or _json_length(body, header_length) <= LONG_JSON:
-            request = served.parser.parse(body, header_length)
-        else:
-            loop = asyncio.get_running_loop()
-            request = await loop.run_in_executor(self._threads, served.parser.parse, body, header_length)
+    def refuse(self, exchange: Exchange, error: ServiceError) -> None:
+        """Answer a request whose body is not wanted."""
+        self._fail(self._open(exchange), exchange, error)
+
+    def _open(self, exchange: Exchange) -> Visit:
+        visit = self._ledger.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
+        visit.read_s = exchange.read_s
+        return visit
+
+    async def _read_in_thread(self, visit: Visit, exchange: Exchange, served: Served, body: Buffer) -> None:
+        def read() -> InferRequest:
+            content = decoded(body, exchange.encoding, self._max_body_bytes)
+            return served.parser.parse(content, exchange.header_length)
+
+        try:
+            with served.held():
+                request = await asyncio.get_running_loop().run_in_executor(self._threads, read)
+                if exchange.disconnected:
+                    raise HungUp("the client hung up before its answer was ready")
+                self._submit(visit, exchange, served, request)
+        except Exception as error:
+            self._fail(visit, exchange, error)
+
+    def _submit(self, visit: Visit, exchange: Exchange, served: Served, request: InferRequest) -> None:
         head = request.head
-        queue_s = compute_s = 0.0
+        visit.num_rows = head.num_rows
+        visit.decode_s = time.perf_counter() - visit.begun - visit.read_s
         if head.num_rows == 0:
-            tensors = served.no_rows
-        else:
-            job = served.batcher.submit(request.tensors, head.num_rows, head.timeout_s or None)
-            tensors = await self._watchman.wait_for_answers(served.batcher, job, receive)
-            queue_s, compute_s = job.queue_s, job.compute_s
+            self._encode(visit, exchange, head, served.no_rows)
+            return
+
+        def end(job: Job) -> None:
+            exchange.on_hang_up = None
+            visit.queue_s, visit.compute_s = job.queue_s, job.compute_s
+            try:
+                if job.error is not None:
+                    raise job.error
+                assert job.answers is not None
+                self._encode(visit, exchange, head, job.answers)
+            except Exception as error:
+                self._fail(visit, exchange, error)
+
+        job = served.batcher.submit(
+            request.tensors,
+            head.num_rows,
+            head.timeout_s or served.default_timeout_s,
+            priority=head.priority,
+            on_end=end,
+        )
+
+        def hang_up() -> None:
+            served.batcher.cancel(job)
+            self._fail(visit, exchange, HungUp("the client hung up before its answer was ready"))
+
+        exchange.on_hang_up = hang_up
+
+    def _encode(self, visit: Visit, exchange: Exchange, head: Head, tensors: Tensors) -> None:
+        served = visit.served
+        assert served is not None
+        begun = time.perf_counter()
         response = encode_response(served.signature, head.id, head.outputs, tensors)
-        timing = b"queue;dur=%.3f,compute;dur=%.3f" % (queue_s * 1e3, compute_s * 1e3)
-        headers = [served.digest_header, (b"server-timing", timing)]
-        if response.header_length is None:
-            headers.append(JSON)
-        else:
-            headers += (_BINARY, (b"inference-header-content-length", b"%d" % response.header_length))
+        now = time.perf_counter()
+        visit.encode_s, total_s = now - begun, now - visit.begun
+        own = _JSON if response.header_length is None else _BINARY % response.header_length
+        exchange.answer(200, visit.head_with_timing(total_s) + own, response.parts)
         served.metrics.nonfinite_outputs += response.num_nonfinite
-        served.metrics.answered(head.num_rows, time.perf_counter() - begun, queue_s)
-        return headers, response.body
+        self._ledger.answered(visit, total_s)
+
+    def _fail(self, visit: Visit, exchange: Exchange, error: Exception) -> None:
+        exchange.refuse(self._ledger.failed(visit, error), visit.head)
+
+    def _target(self, path: bytes) -> tuple[str, str | None]:
+        kept = self._targets.get(path)
+        if kept is None:
+            if len(self._targets) >= MAX_KEPT_TARGETS:
+                self._targets.clear()
+            kept = self._targets[path] = _target(path)
+        return kept
 
 
 def _json_length(body: Buffer, header_length: bytes | None) -> int:
@@ -102,23 +145,11 @@ def _json_length(body: Buffer, header_length: bytes | None) -> int:
     return min(len(body), int(header_length[:18]))
 
 
-def is_infer(scope: Scope) -> bool:
-    """Whether a request is for this route."""
-    path: bytes = scope["raw_path"]
-    return (
-        scope["method"] == "POST"
-        and path.endswith(b"/infer")
-        and path.startswith(b"/v2/models/")
-        and path.count(b"/") in (4, 6)
-    )
-
-
-def _target(raw_path: bytes) -> tuple[str, str | None]:
+def _target(path: bytes) -> tuple[str, str | None]:
     """Model and version from …/models/M/infer or …/models/M/versions/V/infer."""
-    segments = raw_path.decode("ascii").split("/")
-    match segments:
+    match path.decode("latin-1").split("/"):
         case ["", "v2", "models", name, "infer"]:
-            return (unquote(name) if "%" in name else name), None
+            return unquote(name), None
         case ["", "v2", "models", name, "versions", version, "infer"]:
             return unquote(name), unquote(version)
         case _:

@@ -1,30 +1,41 @@
-"""A job: one caller's rows on their way through the queue, and the future that its caller awaits.
+"""A job: one caller's rows on their way through the queue, and what is to be done when it ends.
 
 In: named arrays, rows first.  Out: the answers to exactly these rows, or one error, whichever comes first.
 
 A job of more rows than the largest batch travels in pieces; the job puts the answers together again.
-The future lives here and nowhere else, so that nobody can settle a neighbour's.
+Whom to tell lives here and nowhere else, so that nobody can settle a neighbour's. Settling belongs to the
+event loop's thread alone.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
+OnEnd = Callable[["Job"], None]
 
 
 class Job:
-    """One caller's rows; settled once, by its answers, an error, its deadline or its caller's hanging up."""
+    """One caller's rows; settled once, by its answers, an error, its deadline or its caller's hanging up.
+
+    `on_end` is called with the job once it has `answers` or an `error`, and never after `drop`.
+    """
 
     __slots__ = (
         "_missing",
+        "_on_end",
         "_parts",
+        "answers",
         "compute_s",
         "deadline",
-        "future",
+        "error",
+        "expected_s",
+        "is_settled",
+        "num_pieces",
         "num_rows",
+        "priority",
         "queue_s",
         "submitted_at",
         "timer",
@@ -35,54 +46,64 @@ class Job:
         *,
         num_rows: int,
         num_pieces: int,
-        future: "asyncio.Future[Tensors]",
+        on_end: OnEnd,
         submitted_at: float,
         deadline: float | None = None,
+        priority: int = 0,
+        expected_s: float = 0.0,
     ) -> None:
-        self.future = future
         self.num_rows = num_rows
+        self.num_pieces = num_pieces
         self.submitted_at = submitted_at
         self.deadline = deadline
+        self.priority = priority
+        self.expected_s = expected_s
         self.timer: asyncio.TimerHandle | None = None
         self.queue_s = 0.0
         self.compute_s = 0.0
+        self.answers: Tensors | None = None
+        self.error: Exception | None = None
+        self.is_settled = False
+        self._on_end = on_end
         self._missing = num_pieces
         self._parts: list[Tensors | None] = [None] * num_pieces
 
-    @property
-    def is_settled(self) -> bool:
-        return self.future.done()
-
     def deliver(self, index: int, answers: Tensors) -> None:
         """Take the answers to piece `index`; the last one settles the job."""
-        if self.future.done():
+        if self.is_settled:
             return
         self._parts[index] = answers
         self._missing -= 1
         if self._missing == 0:
             parts = [part for part in self._parts if part is not None]
-            self._settle()
-            self.future.set_result(parts[0] if len(parts) == 1 else _joined(parts))
+            self.answers = parts[0] if len(parts) == 1 else _joined(parts)
+            self._end()
 
     def fail(self, error: Exception) -> None:
         """Settle with an error, unless the job is settled already."""
-        if not self.future.done():
-            self._settle()
-            self.future.set_exception(error)
+        if not self.is_settled:
+            self.error = error
+            self._end()
 
     def drop(self) -> None:
         """Settle with nothing: the caller has gone."""
         self._settle()
-        self.future.cancel()
+
+    def _end(self) -> None:
+        on_end = self._on_end
+        self._settle()
+        on_end(self)
 
     def _settle(self) -> None:
+        self.is_settled = True
+        self._on_end = _nobody  # whoever waited may point back at the job
         self._parts.clear()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Piece:
     """What the queue holds: a job's rows, or as many of them as fit in one batch."""
 
@@ -90,6 +111,21 @@ class Piece:
     index: int
     tensors: Tensors
     num_rows: int
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Outcome:
+    """What a batch came to: its answers, when the engine began (perf_counter), and its seconds in parts."""
+
+    answers: Tensors
+    begun: float
+    input_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.input_s + self.compute_s + self.output_s
 
 
 def pieces_of(job: Job, tensors: Tensors, largest: int) -> list[Piece]:
@@ -102,6 +138,10 @@ def pieces_of(job: Job, tensors: Tensors, largest: int) -> list[Piece]:
         rows = {name: array[start:stop] for name, array in tensors.items()}
         pieces.append(Piece(job, index, rows, stop - start))
     return pieces
+
+
+def _nobody(job: Job) -> None:
+    """Nobody waits any more."""
 
 
 def _joined(parts: Sequence[Tensors]) -> Tensors:

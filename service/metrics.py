@@ -1,27 +1,36 @@
 """What happened, counted: cheap to note on the event loop, turned into Prometheus families when asked.
 
-In: facts (a request answered, a batch run, a failure and its reason).  Out: the text of /metrics.
+In: facts (a request answered, a batch run, a failure and its reason).  Out: numbers that can be added up.
 
-Everything is noted on the event loop's thread, so plain numbers do; nothing here locks.
-Clients never choose a label's value: an unknown model is counted without its name.
+Everything is noted on the event loop's thread, so plain numbers do; nothing here locks. What a request took
+is put on a list, and the list goes into the histograms in one piece.
 """
 
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import generate_latest
+import numpy as np
 
-SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+PHASES = ("read", "decode", "queue", "encode", "total")
+COUNTERS = (
+    "requests",
+    "rows",
+    "executions",
+    "failed_executions",
+    "padding_rows",
+    "nonfinite_outputs",
+    "failed_requests",
+    "failed_s",
+)
+_MOST_LISTED = 512
+
+Phases = tuple[float, float, float, float, float]
 
 
 class Distribution:
@@ -35,148 +44,178 @@ class Distribution:
         self.total = 0.0
 
     def note(self, value: float) -> None:
+        """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Prometheus buckets: (bound, how many values are at most it), ending with +Inf."""
-        running = 0
-        pairs = []
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            running += count
-            pairs.append((bound, float(running)))
-        return pairs
+    def note_all(self, values: np.ndarray) -> None:
+        """Count each of `values`."""
+        places = np.searchsorted(self.bounds, values)
+        for place, count in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):
+            self.counts[place] += count
+        self.total += float(values.sum())
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain numbers that add up."""
+        return {"counts": list(self.counts), "total": self.total}
 
 
+@dataclass(slots=True)
+class BatchSize:
+    """What batches of one number of rows took together."""
+
+    executions: int = 0
+    input_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
+
+
+@dataclass(kw_only=True)
 class VersionMetrics:
     """What happened to one version of one model."""
 
-    def __init__(self, name: str, version: str) -> None:
-        self.labels = [name, version]
-        self.request_s = Distribution(SECONDS)
-        self.queue_s = Distribution(SECONDS)
-        self.compute_s = Distribution(SECONDS)
-        self.batch_rows = Distribution(ROWS)
-        self.requests = 0
-        self.rows = 0
-        self.executions = 0
-        self.padding_rows = 0
-        self.failed_executions = 0
-        self.nonfinite_outputs = 0
-        self.parity: dict[str, float] = {}
-        self.waiting_rows: Callable[[], int] = lambda: 0
-        self.running_rows: Callable[[], int] = lambda: 0
+    name: str
+    version: str
+    requests: int = 0
+    rows: int = 0
+    executions: int = 0
+    failed_executions: int = 0
+    padding_rows: int = 0
+    nonfinite_outputs: int = 0
+    failed_requests: int = 0
+    failed_s: float = 0.0
+    last_inference: float = 0.0
+    parity: dict[str, float] = field(default_factory=dict)
+    batch_sizes: dict[int, BatchSize] = field(default_factory=dict)
+    cold_executions: Callable[[], int] = lambda: 0
+    waiting_rows: Callable[[], int] = lambda: 0
+    running_rows: Callable[[], int] = lambda: 0
+    phases: dict[str, Distribution] = field(
+        default_factory=lambda: {phase: Distribution(SECONDS) for phase in PHASES}
+    )
+    compute_s: Distribution = field(default_factory=lambda: Distribution(SECONDS))
+    batch_rows: Distribution = field(default_factory=lambda: Distribution(ROWS))
+    _listed: list[Phases] = field(default_factory=list)
 
-    def answered(self, num_rows: int, seconds: float, queue_s: float) -> None:
-        """A request got its answer."""
+    def answered(self, num_rows: int, phases: Phases) -> None:
+        """A request got its answer; `phases` are its seconds, as PHASES names them."""
         self.requests += 1
         self.rows += num_rows
-        self.request_s.note(seconds)
-        self.queue_s.note(queue_s)
+        self._listed.append(phases)
+        if len(self._listed) >= _MOST_LISTED:
+            self.settle()
 
-    def batch(self, *, num_rows: int, bucket: int, seconds: float, has_failed: bool) -> None:
-        """The engine ran."""
+    def failed(self, seconds: float) -> None:
+        """A request to this version got an error."""
+        self.failed_requests += 1
+        self.failed_s += seconds
+
+    def batch(self, *, num_rows: int, bucket: int, seconds: tuple[float, float, float] | None) -> None:
+        """The engine ran: `seconds` for input, computing and output, or None if it raised."""
         self.executions += 1
-        self.failed_executions += has_failed
         self.padding_rows += bucket - num_rows
-        self.compute_s.note(seconds)
         self.batch_rows.note(num_rows)
+        if seconds is None:
+            self.failed_executions += 1
+            return
+        self.compute_s.note(sum(seconds))
+        self.last_inference = time.time()
+        size = self.batch_sizes.setdefault(num_rows, BatchSize())
+        size.executions += 1
+        size.input_s += seconds[0]
+        size.compute_s += seconds[1]
+        size.output_s += seconds[2]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain numbers, to be added up over the workers."""
+        self.settle()
+        histograms = {f"request_{phase}": spread.snapshot() for phase, spread in self.phases.items()}
+        histograms |= {"compute": self.compute_s.snapshot(), "batch_rows": self.batch_rows.snapshot()}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "counters": {name: getattr(self, name) for name in COUNTERS}
+            | {"cold_executions": self.cold_executions()},
+            "gauges": {"queue_rows": self.waiting_rows(), "running_rows": self.running_rows()},
+            "histograms": histograms,
+            "batch_sizes": {str(rows): asdict(size) for rows, size in self.batch_sizes.items()},
+            "last_inference": self.last_inference,
+            "parity": self.parity,
+        }
+
+    def settle(self) -> None:
+        """Move what was listed into the histograms."""
+        if self._listed:
+            columns = np.array(self._listed).T
+            for phase, values in zip(PHASES, columns, strict=True):
+                self.phases[phase].note_all(values)
+            self._listed.clear()
 
 
 class Metrics:
-    """The service's own registry: every version's facts, failures by reason, readiness."""
+    """Every version's facts, failures by reason, which versions are proved."""
 
-    def __init__(self, is_ready: Callable[[], bool]) -> None:
-        self._is_ready = is_ready
-        self._versions: list[VersionMetrics] = []
-        self._states: dict[tuple[str, str], bool] = {}
+    def __init__(self) -> None:
+        self.versions: list[VersionMetrics] = []
+        self.proved: dict[tuple[str, str], bool] = {}
         self.failures: Counter[tuple[str, str]] = Counter()
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(self)
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
 
     def add_version(self, name: str, version: str) -> VersionMetrics:
-        """Begin to count for a version."""
-        metrics = VersionMetrics(name, version)
-        self._versions.append(metrics)
+        """Begin to count for a version, or go on."""
+        for known in self.versions:
+            if (known.name, known.version) == (name, version):
+                return known
+        metrics = VersionMetrics(name=name, version=version)
+        self.versions.append(metrics)
         return metrics
-
-    def set_proved(self, name: str, version: str, is_proved: bool) -> None:
-        """Note whether a version on disk opened and proved."""
-        self._states[name, version] = is_proved
 
     def failed(self, reason: str, model: str = "") -> None:
         """A request got an error; `model` is "" unless it is one of ours."""
         self.failures[model, reason] += 1
 
-    def text(self) -> bytes:
-        """The page for Prometheus."""
-        return generate_latest(self.registry)
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by prometheus_client at each scrape."""
-        ready = GaugeMetricFamily("foldserve_ready", "1 when the server accepts work")
-        ready.add_metric([], float(self._is_ready()))
-        yield ready
-        proved = GaugeMetricFamily(
-            "foldserve_version_proved", "1 if the version opened and passed its proof", labels=_LABELS
-        )
-        for (name, version), is_proved in self._states.items():
-            proved.add_metric([name, version], float(is_proved))
-        yield proved
-        failures = CounterMetricFamily(
-            "foldserve_failures", "Requests that got an error", labels=["model", "reason"]
-        )
-        for (name, reason), count in self.failures.items():
-            failures.add_metric([name, reason], count)
-        yield failures
-        yield self._parity()
-        for attribute, name, text in _GAUGES:
-            gauge = GaugeMetricFamily(f"foldserve_{name}", text, labels=_LABELS)
-            for version_metrics in self._versions:
-                gauge.add_metric(version_metrics.labels, getattr(version_metrics, attribute)())
-            yield gauge
-        for attribute, name, text in _COUNTERS:
-            counter = CounterMetricFamily(f"foldserve_{name}", text, labels=_LABELS)
-            for version_metrics in self._versions:
-                counter.add_metric(version_metrics.labels, getattr(version_metrics, attribute))
-            yield counter
-        for attribute, name, text in _HISTOGRAMS:
-            histogram = HistogramMetricFamily(f"foldserve_{name}", text, labels=_LABELS)
-            for version_metrics in self._versions:
-                values: Distribution = getattr(version_metrics, attribute)
-                histogram.add_metric(version_metrics.labels, values.cumulative(), values.total)
-            yield histogram
-
-    def _parity(self) -> Metric:
-        gauge = GaugeMetricFamily(
-            "foldserve_parity_difference",
-            "Largest difference from the golden answers, as measured on this device at load",
-            labels=[*_LABELS, "output"],
-        )
-        for metrics in self._versions:
-            for output, difference in metrics.parity.items():
-                gauge.add_metric([*metrics.labels, output], difference)
-        return gauge
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as plain numbers: what a worker tells the others."""
+        return {
+            "versions": [version.snapshot() for version in self.versions],
+            "proved": [[name, version, is_proved] for (name, version), is_proved in self.proved.items()],
+            "failures": [[model, reason, count] for (model, reason), count in self.failures.items()],
+        }
 
 
-_LABELS: list[Any] = ["model", "version"]
-_GAUGES = [
-    ("waiting_rows", "queue_rows", "Rows that wait for the engine"),
-    ("running_rows", "running_rows", "Rows in the engine"),
-]
-_COUNTERS = [
-    ("requests", "requests", "Requests answered"),
-    ("rows", "rows", "Rows answered"),
-    ("executions", "executions", "Batches run"),
-    ("failed_executions", "failed_executions", "Batches that raised"),
-    ("padding_rows", "padding_rows", "Rows of zeros added to fill a bucket"),
-    ("nonfinite_outputs", "nonfinite_outputs", "Outputs answered in JSON that held NaN or Infinity"),
-]
-_HISTOGRAMS = [
-    ("request_s", "request_seconds", "From the request's first byte to its answer"),
-    ("queue_s", "queue_seconds", "From a request's queueing to the start of its batch"),
-    ("compute_s", "compute_seconds", "One batch in the engine"),
-    ("batch_rows", "batch_rows", "Rows in one batch, padding apart"),
-]
+def added(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One snapshot of several workers: counts are added, a version is proved where every worker proved it."""
+    if len(snapshots) == 1:
+        return snapshots[0]
+    versions: dict[tuple[str, str], dict[str, Any]] = {}
+    proved: dict[tuple[str, str], bool] = {}
+    failures: Counter[tuple[str, str]] = Counter()
+    for snapshot in snapshots:
+        for facts in snapshot["versions"]:
+            key = (facts["name"], facts["version"])
+            versions[key] = _sum(versions[key], facts) if key in versions else facts
+        for name, version, is_proved in snapshot["proved"]:
+            proved[name, version] = is_proved and proved.get((name, version), True)
+        for model, reason, count in snapshot["failures"]:
+            failures[model, reason] += count
+    return {
+        "versions": list(versions.values()),
+        "proved": [[*key, is_proved] for key, is_proved in proved.items()],
+        "failures": [[*key, count] for key, count in failures.items()],
+    }
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """Numbers added, lists item by item, mappings key by key; names as they are; the worse parity."""
+    if isinstance(one, dict):
+        both = {key: _sum(one[key], other[key]) if key in other else one[key] for key in one}
+        both |= {key: other[key] for key in other if key not in one}
+        for key in both.keys() & {"last_inference"}:
+            both[key] = max(one[key], other[key])
+        if "parity" in one and "parity" in other:
+            both["parity"] = {
+                name: max(value, other["parity"][name]) for name, value in one["parity"].items()
+            }
+        return both
+    if isinstance(one, list):
+        return [_sum(left, right) for left, right in zip(one, other, strict=True)]
+    return one if isinstance(one, str) else one + other

@@ -3,24 +3,25 @@
 In: the models folder, tried in a background thread.  Out: a `Served` for each request, or the error to send.
 
     ready(model)  = one of its versions is proved
-    ready(server) = there is a model, every model is ready, and the server is not draining
+    ready(server) = there is a model, every model but those unloaded is ready, and the server is not draining
 
 A newest version that fails its proof leaves an older one in service: that version answers 503 with its
-reason, the model stays ready. Being live never depends on any of this.
+reason, the model stays ready. Being live never depends on any of this. Loading a model again proves first and
+swaps then: requests that are on their way finish where they began.
 """
 
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.engine import EngineConfig
-from service.errors import Draining, NotReady, UnknownModel
+from service.errors import BadRequest, Draining, NotReady, UnknownModel
 from service.metrics import Metrics
 from service.repository import Loaded, Refused, find_models, load_newest
-from service.served import Served
+from service.served import QueueConfig, Served
 
 _log = logging.getLogger("foldserve")
 
@@ -31,8 +32,7 @@ class ModelsConfig:
 
     root: Path
     engine: EngineConfig
-    queue_rows: int
-    max_wait_s: float = 0.0
+    queue: QueueConfig
 
 
 @dataclass(kw_only=True)
@@ -42,13 +42,17 @@ class ModelState:
     name: str
     served: Served | None = None
     is_loading: bool = True
+    is_unloaded: bool = False
     refused: dict[str | None, str] = field(default_factory=dict)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def reason(self) -> str:
         """One sentence on why the model is not ready."""
         if self.is_loading:
             return f"model '{self.name}' is loading"
+        if self.is_unloaded:
+            return f"model '{self.name}' is unloaded"
         version, reason = next(iter(self.refused.items()))
         where = "" if version is None else f" version {version}"
         return f"model '{self.name}'{where} is not served: {reason}"
@@ -61,10 +65,11 @@ class Models:
         self.config = config
         self.is_draining = False
         self.accepts_work = True
-        self.metrics = Metrics(lambda: self.is_ready)
+        self.metrics = Metrics()
         self.loaded = asyncio.Event()
         self._states: dict[str, ModelState] = {}
         self._is_stopping = False
+        self._retiring: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Load in the background; `loaded` is set when every model has been tried."""
@@ -72,13 +77,12 @@ class Models:
             self._states[name] = ModelState(name=name)
         loop = asyncio.get_running_loop()
         post = loop.call_soon_threadsafe
-        threading.Thread(target=self._load, args=(post,), name="loading", daemon=True).start()
+        threading.Thread(target=self._load_all, args=(post,), name="loading", daemon=True).start()
 
     async def close(self, timeout_s: float | None = None) -> None:
         """Finish accepted rows and stop."""
         self._is_stopping = True
-        served = [state.served for state in self._states.values() if state.served is not None]
-        await asyncio.gather(*(version.close(timeout_s) for version in served))
+        await asyncio.gather(*(version.close(timeout_s) for version in self.served), *self._retiring)
 
     @property
     def is_ready(self) -> bool:
@@ -91,11 +95,16 @@ class Models:
             return "the server is shutting down"
         if not self._states:
             return "the models folder holds no model"
-        return next((state.reason for state in self._states.values() if state.served is None), None)
+        wanted = (state for state in self._states.values() if not state.is_unloaded)
+        return next((state.reason for state in wanted if state.served is None), None)
 
     @property
     def names(self) -> list[str]:
         return list(self._states)
+
+    @property
+    def states(self) -> list[ModelState]:
+        return list(self._states.values())
 
     @property
     def served(self) -> list[Served]:
@@ -121,10 +130,40 @@ class Models:
             raise NotReady(state.reason)
         raise UnknownModel(f"Request for unknown model: '{name}' version '{version}' is not found")
 
-    def _load(self, post: Callable[..., object]) -> None:
+    async def load(self, name: str) -> None:
+        """Try a model's versions again and serve the newest that proves; BadRequest leaves all as it was."""
+        known = self._states.get(name)
+        if known is None:
+            if name not in find_models(self.config.root):
+                raise BadRequest(f"failed to load '{name}': the models folder holds no such model")
+            known = self._states.setdefault(name, ModelState(name=name))
+        async with known.changing:
+            facts = await asyncio.to_thread(lambda: list(self._facts(name)))
+            known.refused = {}
+            for fact in facts:
+                self._note(fact)
+            known.is_loading = False
+            if not facts or isinstance(facts[-1], Refused):
+                reason = facts[-1].reason if facts and isinstance(facts[-1], Refused) else "no version"
+                raise BadRequest(f"failed to load '{name}': {reason}")
+            known.is_unloaded = False
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer; what it has accepted is answered."""
+        state = self._states.get(name)
+        if state is None:
+            raise BadRequest(f"failed to unload '{name}': the models folder holds no such model")
+        async with state.changing:
+            served, state.served = state.served, None
+            state.is_unloaded = True
+            if served is not None:
+                self.metrics.proved.pop((name, served.version), None)
+                self._retire(served)
+
+    def _load_all(self, post: Callable[..., object]) -> None:
         try:
             for name in self._states:
-                for fact in load_newest(self.config.root, name, self.config.engine):
+                for fact in self._facts(name):
                     if self._is_stopping:
                         return
                     post(self._note, fact)
@@ -134,28 +173,37 @@ class Models:
             if not self._is_stopping:  # the event loop closed under us only when the server has gone
                 raise
 
+    def _facts(self, name: str) -> Iterator[Loaded | Refused]:
+        return load_newest(self.config.root, name, self.config.engine)
+
     def _note(self, fact: Loaded | Refused) -> None:
         state = self._states[fact.name]
         if isinstance(fact, Refused):
             state.refused[fact.version] = fact.reason
             _log.error("event=refused model=%s version=%s reason=%r", fact.name, fact.version, fact.reason)
             if fact.version is not None:
-                self.metrics.set_proved(fact.name, fact.version, False)
+                self.metrics.proved[fact.name, fact.version] = False
             return
         metrics = self.metrics.add_version(fact.name, fact.version)
         assert fact.engine.parity is not None
         metrics.parity = fact.engine.parity.worst
-        self.metrics.set_proved(fact.name, fact.version, True)
-        config = self.config
-        served = Served(fact, metrics, queue_rows=config.queue_rows, max_wait_s=config.max_wait_s)
-        metrics.waiting_rows = lambda: served.batcher.waiting_rows
-        metrics.running_rows = lambda: served.batcher.running_rows
-        state.served = served
+        self.metrics.proved[fact.name, fact.version] = True
+        before, state.served = state.served, Served(fact, metrics, self.config.queue)
+        if before is not None:
+            self._retire(before)
         _log.info(
-            "event=proved model=%s version=%s provider=%s parity=%.3g seconds=%.2f digest=%s",
-            *(fact.name, fact.version, fact.engine.provider),
-            *(max(metrics.parity.values()), fact.seconds, served.digest[:12]),
+            "event=proved model=%s version=%s provider=%s parity=%.3g lanes=%d threads=%d buckets=%s "
+            "seconds=%.2f digest=%s",
+            *(fact.name, fact.version, fact.engine.provider, max(metrics.parity.values())),
+            *(fact.engine.plan.lanes, fact.engine.plan.threads, ",".join(map(str, fact.engine.buckets))),
+            *(fact.seconds, fact.bundle.digest[:12]),
         )
+
+    def _retire(self, served: Served) -> None:
+        """Let a version go once everybody who was sent to it is answered."""
+        task = asyncio.get_running_loop().create_task(served.retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     def _end(self, name: str) -> None:
         self._states[name].is_loading = False

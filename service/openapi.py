@@ -26,7 +26,11 @@ TAGS = [
     {"name": "inference", "description": "Tensors in, tensors out: Open Inference Protocol v2."},
     {"name": "health", "description": "Live, and ready only after the proof."},
     {"name": "metadata", "description": "What is served."},
-    {"name": "metrics", "description": "What happened."},
+    {"name": "statistics", "description": "What happened."},
+    {
+        "name": "repository",
+        "description": "Which models there are; loading and unloading with --model-control.",
+    },
 ]
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}

@@ -37,6 +37,16 @@ class Parity:
         ways = [self.one_by_one, self.all_together, *self.buckets.values()]
         return {name: max(way[name] for way in ways) for name in self.one_by_one}
 
+    def joined(self, buckets: Mapping[int, Differences]) -> "Parity":
+        """The same with more that was measured in some buckets."""
+        both = {
+            size: {name: max(worst, buckets[size][name]) for name, worst in differences.items()}
+            if size in buckets
+            else differences
+            for size, differences in self.buckets.items()
+        }
+        return Parity(one_by_one=self.one_by_one, all_together=self.all_together, buckets=both)
+
     def excess(self, tolerances: Mapping[str, Tolerance]) -> str | None:
         """One sentence on the worst output beyond its tolerance, or None: the graph is proved."""
         beyond = {name: d for name, d in self.worst.items() if not d <= tolerances[name].max_abs}
@@ -56,6 +66,11 @@ def measure(run: Run, golden: Golden, buckets: Sequence[int] = BUCKETS) -> Parit
         all_together=_worst(run, golden, _chunks(golden.num_rows, golden.num_rows)),
         buckets={size: _worst(run, golden, _filling(golden.num_rows, size)) for size in buckets},
     )
+
+
+def measure_buckets(run: Run, golden: Golden, buckets: Sequence[int]) -> dict[int, Differences]:
+    """One full batch of golden rows in every bucket."""
+    return {size: _worst(run, golden, iter([np.arange(size) % golden.num_rows])) for size in buckets}
 
 
 def _chunks(num_rows: int, size: int) -> Iterator[np.ndarray]:

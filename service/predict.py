@@ -7,31 +7,32 @@ A net with its softmax inside answers with probabilities already; see probabilit
 """
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
+import orjson
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
+from starlette.responses import Response
 
 from service.body import Buffer, read_body
+from service.connected import while_connected
 from service.errors import BadPicture, BadRequest, ServiceError
 from service.images import read_picture
 from service.manifest import Manifest, Preprocessing
 from service.models import Models
 from service.probabilities import softmax
+from service.reply import error_body
 from service.served import Served
-from service.watchman import Watchman
+from service.visit import Ledger, Visit
 
 MAX_FILES = 256
 ALL_LABELS_UP_TO = 10
 DEFAULT_TOP = 5
-
-_log = logging.getLogger("foldserve")
 
 Picture = tuple[str | None, bytes]
 
@@ -42,33 +43,34 @@ class Predictor:
     def __init__(
         self,
         models: Models,
-        watchman: Watchman,
+        ledger: Ledger,
         threads: Executor,
         *,
         max_body_bytes: int,
         max_pixels: int,
     ) -> None:
         self._models = models
-        self._watchman = watchman
+        self._ledger = ledger
         self._threads = threads
         self._max_body_bytes = max_body_bytes
         self._max_pixels = max_pixels
 
-    async def __call__(self, request: Request) -> dict[str, Any]:
-        """The answer to one request, as JSON; failures are counted and raised."""
-        name = ""
+    async def __call__(self, request: Request) -> Response:
+        """The answer to one request, as JSON, or its error."""
+        headers = dict(request.scope["headers"])
+        given_id, trace_parent = headers.get(b"x-request-id"), headers.get(b"traceparent")
+        visit = self._ledger.open("predict", given_id, time.perf_counter(), trace_parent)
         try:
             self._models.check_open()
-            served = self._choose(request.query_params.get("model"))
-            name = served.name
-            return await self._answer(served, request)
-        except ServiceError as error:
-            self._models.metrics.failed(error.reason, name)
-            raise
-        except Exception:
-            _log.exception("event=internal_error route=predict model=%s", name)
-            self._models.metrics.failed(ServiceError.reason, name)
-            raise ServiceError("internal server error") from None
+            served = visit.served = self._choose(request.query_params.get("model"))
+            with served.held():
+                body = orjson.dumps(await self._answer(visit, served, request))
+        except Exception as raised:
+            error = self._ledger.failed(visit, raised)
+            return _response(error.status, error_body(str(error)), visit.head, error.headers)
+        total_s = time.perf_counter() - visit.begun
+        self._ledger.answered(visit, total_s)
+        return _response(200, body, visit.head_with_timing(total_s))
 
     def _choose(self, name: str | None) -> Served:
         if name is not None:
@@ -81,8 +83,7 @@ class Predictor:
         told = ", ".join(seeing) if seeing else "none so far"
         raise BadRequest(f"say which model with ?model=NAME; those that take pictures: {told}")
 
-    async def _answer(self, served: Served, request: Request) -> dict[str, Any]:
-        begun = time.perf_counter()
+    async def _answer(self, visit: Visit, served: Served, request: Request) -> dict[str, Any]:
         if reason := why_not(served.manifest):
             raise BadRequest(f"model '{served.name}' takes no pictures: {reason}")
         preprocessing = served.manifest.preprocessing
@@ -90,6 +91,7 @@ class Predictor:
         labels = labels_of(served.manifest)
         top = _top(request.query_params.get("top"), len(labels))
         pictures = await self._pictures(request)
+        visit.read_s = time.perf_counter() - visit.begun
         rows = await asyncio.get_running_loop().run_in_executor(
             self._threads, self._rows, pictures, preprocessing
         )
@@ -97,21 +99,23 @@ class Predictor:
         if dtype == "uint8":  # the graph normalises pixels itself; the row is a whole number but for rounding
             rows = np.rint(rows)
         tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
-        job = served.batcher.submit(tensors, len(rows))
-        answers = await self._watchman.wait_for_answers(served.batcher, job, request.receive)
-        logits_nk = answers[served.manifest.outputs[0].name]
+        visit.num_rows = len(rows)
+        visit.decode_s = time.perf_counter() - visit.begun - visit.read_s
+        asking = served.batcher.ask(tensors, len(rows), served.default_timeout_s)
+        job = await while_connected(request.receive, asking)
+        assert job.answers is not None
+        visit.queue_s, visit.compute_s = job.queue_s, job.compute_s
+        begun = time.perf_counter()
+        logits_nk = job.answers[served.manifest.outputs[0].name]
         if not np.isfinite(logits_nk).all():
             raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
         probabilities_nk = logits_nk.astype(np.float64) if served.ends_in_softmax else softmax(logits_nk)
-        served.metrics.answered(len(rows), time.perf_counter() - begun, job.queue_s)
-        return {
-            "model_name": served.name,
-            "model_version": served.version,
-            "predictions": [
-                _prediction(file, probabilities_k, labels, top)
-                for (file, _), probabilities_k in zip(pictures, probabilities_nk, strict=True)
-            ],
-        }
+        predictions = [
+            _prediction(file, probabilities_k, labels, top)
+            for (file, _), probabilities_k in zip(pictures, probabilities_nk, strict=True)
+        ]
+        visit.encode_s = time.perf_counter() - begun
+        return {"model_name": served.name, "model_version": served.version, "predictions": predictions}
 
     async def _pictures(self, request: Request) -> list[Picture]:
         headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
@@ -133,6 +137,18 @@ class Predictor:
             except BadPicture as error:
                 raise BadPicture(f"{file}: {error}" if file else str(error)) from None
         return np.concatenate(rows)
+
+
+def _response(
+    status: int,
+    body: bytes,
+    head: bytes,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    response = Response(body, status, headers, media_type="application/json")
+    lines = (line.partition(b": ") for line in head.splitlines())
+    response.raw_headers += [(name, value) for name, _, value in lines]
+    return response
 
 
 def why_not(manifest: Manifest) -> str | None:

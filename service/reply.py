@@ -21,6 +21,11 @@ MAX_MESSAGE = 1000
 JSON = (b"content-type", b"application/json")
 
 
+def header_lines(headers: Headers) -> bytes:
+    """Headers as they stand on the wire."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
 async def send_reply(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """Answer."""
     length = (b"content-length", b"%d" % len(body))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle import Bundle, open_bundle
-from service.engine import Engine, EngineConfig, EngineError, load_engine
+from service.engine import Engine, EngineConfig, load_engine
 from service.manifest import BundleError, Manifest
+from service.session import EngineError
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
 NO_MODELS = frozenset({"lost+found"})  # what a file system puts into an empty volume

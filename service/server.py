@@ -16,8 +16,10 @@ from typing import Any
 
 import uvicorn
 
-from service.http import Protocol
+from service.http import KEEP_ALIVE_S, Protocol
 from service.models import Models
+
+LOOK_EVERY_S = 1.0
 
 
 class Server(uvicorn.Server):
@@ -41,12 +43,33 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._announcement = asyncio.get_running_loop().create_task(self._announce())
+        self._look_around()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Protocol):
+                connection.give_up()
+        await asyncio.sleep(0)  # what was just written leaves
+
+    def _look_around(self) -> None:
+        loop = asyncio.get_running_loop()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Protocol):
+                connection.look(loop.time())
+        loop.call_later(LOOK_EVERY_S, self._look_around)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._is_stopping:
             leave(128 + sig)
         self._is_stopping = True
         asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
+
+    def stop(self) -> None:
+        """As a first signal does."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
         self._models.is_draining = True
@@ -57,37 +80,58 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def uvicorn_config(app: Any, *, shutdown_timeout_s: int) -> uvicorn.Config:
+def uvicorn_config(app: Any, protocol: type[asyncio.Protocol], *, shutdown_timeout_s: int) -> uvicorn.Config:
     """The fast loop and parser, no access log, nothing that costs per request."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=Protocol,
+        http=protocol,
         ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=shutdown_timeout_s,
     )
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a port in use is our own error; raises OSError."""
+def bind(host: str, port: int, count: int = 1) -> list[socket.socket]:
+    """Sockets that listen on one port, so that a port in use is our own error; raises OSError.
+
+    Several share the port by SO_REUSEPORT, but only after one without it has found the port free.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    sock = socket.socket(family, kind, protocol)
-    try:
+    sockets: list[socket.socket] = []
+
+    def add(place: Any, *, is_shared: bool) -> socket.socket:
+        sock = socket.socket(family, kind, protocol)
+        sockets.append(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(2048)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(place)
+        sock.setblocking(False)
+        return sock
+
+    try:
+        first = add(address, is_shared=False)
+        if count > 1:
+            address = first.getsockname()
+            sockets.remove(first)
+            first.close()
+            for _ in range(count):
+                add(address, is_shared=True)
+        for sock in sockets:
+            sock.listen(2048)
     except OSError:
-        sock.close()
+        for sock in sockets:
+            sock.close()
         raise
-    sock.setblocking(False)
-    return sock
+    return sockets
 
 
 def leave(code: int) -> None:

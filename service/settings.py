@@ -33,6 +33,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _default_cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "foldserve"
+
+
 class Settings(BaseSettings):
     """Serve the models of a folder over HTTP (Open Inference Protocol v2, /predict, /metrics, /docs).
 
@@ -60,7 +65,16 @@ class Settings(BaseSettings):
         "auto", description="where to run; auto is CUDA if it works, else the CPU"
     )
     threads: int = Field(
-        default_factory=usable_cores, ge=1, le=1024, description="ONNX Runtime's threads for one model"
+        default_factory=usable_cores, ge=1, le=1024, description="cores that one model may use"
+    )
+    lanes: int | None = Field(
+        None, ge=1, le=64, description="batches that run at once, sharing the threads; unset: as measured"
+    )
+    workers: int = Field(
+        1, ge=1, le=256, description="processes behind the port, each with every model and its share of cores"
+    )
+    cache: Path = Field(
+        default_factory=_default_cache, description="folder where the measured ways to run are kept"
     )
     buckets: Annotated[tuple[int, ...], NoDecode] = Field(
         BUCKETS, description="batch sizes that may run, rising; a batch is padded to the next one"
@@ -68,6 +82,9 @@ class Settings(BaseSettings):
     queue_rows: int = Field(1024, ge=1, description="rows that may wait for a model before new ones get 503")
     max_wait_ms: float = Field(
         0.0, ge=0, le=10_000, description="how long a free engine waits to fill its largest bucket"
+    )
+    default_timeout_ms: float = Field(
+        0.0, ge=0, le=3_600_000, description="deadline of requests that set no timeout; 0 for none"
     )
     max_body_mb: float = Field(
         64.0, gt=0, le=2048, description="largest request body in MiB, as sent and once decompressed"
@@ -78,6 +95,15 @@ class Settings(BaseSettings):
     )
     shutdown_timeout_s: int = Field(
         30, ge=1, le=3600, description="seconds that accepted work has to finish after that"
+    )
+    model_control: bool = Field(
+        False, description="allow POST /v2/repository/models/NAME/load and unload, to anybody who can connect"
+    )
+    request_log: Literal["all", "failures", "off"] = Field(
+        "all", description="which requests get a line in the log"
+    )
+    trace_endpoint: str | None = Field(
+        None, description="where to send OpenTelemetry spans (OTLP over HTTP), e.g. http://collector:4318"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
 
@@ -94,6 +120,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"queue_rows must hold at least one batch of {self.buckets[-1]}, got {self.queue_rows}"
             )
+        if self.workers > 1 and self.model_control:
+            raise ValueError("model_control needs one worker: each worker would load by itself")
+        if self.workers > 1 and self.device == "cuda":
+            raise ValueError("workers are for the CPU; on CUDA one process serves the device")
+        share = max(1, self.threads // self.workers)
+        if (self.lanes or 1) > share:
+            raise ValueError(f"lanes share a worker's threads: {self.lanes} lanes need as many, got {share}")
         return self
 
     @property

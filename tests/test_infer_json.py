@@ -248,8 +248,6 @@ def test_vector_27_parameters(client: httpx.Client) -> None:
     refused(client, "echo-float32", x_request([1, 2, 3], parameters=[]), "'parameters' of the request")
     listed = x_request([1, 2, 3], outputs=[{"name": "y", "parameters": {"binary_data": 1}}])
     refused(client, "echo-float32", listed, "Unable to parse 'binary_data'")
-    classes = x_request([1, 2, 3], outputs=[{"name": "y", "parameters": {"classification": 2}}])
-    refused(client, "echo-float32", classes, "classification", status=501)
 
 
 def test_6_6_3_unknown_members_are_ignored(client: httpx.Client) -> None:

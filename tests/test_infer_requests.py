@@ -178,4 +178,8 @@ def test_6_9_headers_tell_the_version_and_the_time(client: httpx.Client) -> None
     answer = infer(client, "echo-float32", x_request([1, 2, 3]))
     digest = client.get("/v2/models/echo-float32").json()["properties"]["digest_sha256"]
     assert answer.headers["x-model-digest"] == f"sha256:{digest}"
-    assert answer.headers["server-timing"].startswith("queue;dur=")
+    assert answer.headers["x-model-version"] == "1"
+    timing = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(","))
+    assert list(timing) == ["read", "decode", "queue", "compute", "encode", "total"]
+    seconds = {phase: float(told) for phase, told in timing.items()}
+    assert 0 < seconds["compute"] < seconds["total"]

@@ -8,8 +8,9 @@ import pytest
 from onnx import helper
 
 from service.bundle import open_bundle
-from service.engine import EngineConfig, EngineError, has_cuda, load_engine
+from service.engine import EngineConfig, load_engine
 from service.errors import ModelFailed
+from service.session import EngineError, has_cuda
 from tiny_nets import TinyNet, digits_net, echo_net, log_net, nudged, pair_net, write_bundle
 
 CPU = EngineConfig(device="cpu", buckets=(1, 4, 16))
@@ -23,11 +24,11 @@ def engine_of(folder: Path, net: TinyNet, graph: bytes | None = None, config: En
 def test_case_19_padded_rows_never_come_back(tmp_path: Path, num_rows: int) -> None:
     net = digits_net()
     engine = engine_of(tmp_path, net)
-    engine.run([net.rows(16, seed=9)])  # leaves its rows in the buffer
+    engine.run(0, [net.rows(16, seed=9)])  # leaves its rows in the buffer
     rows = net.rows(num_rows, seed=1)
     singly = [{"input": rows["input"][index : index + 1]} for index in range(num_rows)]
     for jobs in ([rows], singly):
-        answers = engine.run(jobs)
+        answers = engine.run(0, jobs).answers
         assert answers["logits"].shape == (num_rows, 10)
         np.testing.assert_allclose(answers["logits"], net.truth(rows)["logits"], atol=1e-4)
 
@@ -39,16 +40,16 @@ def test_a_bucket_is_the_smallest_that_holds(tmp_path: Path) -> None:
 
 def test_answers_do_not_change_when_the_buffers_are_used_again(tmp_path: Path) -> None:
     engine = engine_of(tmp_path, echo_net("float32"))
-    first = engine.run([{"x": np.ones((2, 3), np.float32)}])["y"]
-    engine.run([{"x": np.zeros((2, 3), np.float32)}])
+    first = engine.run(0, [{"x": np.ones((2, 3), np.float32)}]).answers["y"]
+    engine.run(0, [{"x": np.zeros((2, 3), np.float32)}])
     assert first.tolist() == [[1, 1, 1]] * 2
 
 
 def test_padding_is_zeros_not_somebody_elses_rows(tmp_path: Path) -> None:
     engine = engine_of(tmp_path, echo_net("float32"))
-    engine.run([{"x": np.full((16, 3), 7, np.float32)}])
-    engine.run([{"x": np.ones((2, 3), np.float32)}])
-    assert engine._buffers["x"][:4, 0].tolist() == [1, 1, 0, 0]
+    engine.run(0, [{"x": np.full((16, 3), 7, np.float32)}])
+    engine.run(0, [{"x": np.ones((2, 3), np.float32)}])
+    assert engine._buffers[0]._inputs["x"][:4, 0].tolist() == [1, 1, 0, 0]
 
 
 def test_two_inputs_are_gathered_in_step(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_two_inputs_are_gathered_in_step(tmp_path: Path) -> None:
     rows = net.rows(3, seed=1)
     engine = engine_of(tmp_path, net)
     jobs = [{name: array[index : index + 1] for name, array in rows.items()} for index in range(3)]
-    np.testing.assert_allclose(engine.run(jobs)["product"], net.truth(rows)["product"], rtol=1e-6)
+    np.testing.assert_allclose(engine.run(0, jobs).answers["product"], net.truth(rows)["product"], rtol=1e-6)
 
 
 def test_the_proof_covers_every_bucket(tmp_path: Path) -> None:
@@ -130,9 +131,10 @@ def test_case_26_garbage_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_is_one_sentence(tmp_path: Path) -> None:
     engine = engine_of(tmp_path, digits_net())
-    engine._buffers["input"] = np.zeros((16, 1, 28, 27), np.float32)
+    engine._buffers[0]._inputs["input"] = np.zeros((16, 1, 28, 27), np.float32)
+    engine._buffers[0]._bindings.clear()
     with pytest.raises(ModelFailed, match="the model failed: ") as failed:
-        engine.run([{"input": np.zeros((1, 1, 28, 27), np.float32)}])
+        engine.run(0, [{"input": np.zeros((1, 1, 28, 27), np.float32)}])
     assert "\n" not in str(failed.value)
 
 

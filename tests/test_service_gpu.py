@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from service.bundle import open_bundle
-from service.engine import CUDA, EngineConfig, EngineError, load_engine
+from service.engine import EngineConfig, load_engine
+from service.session import CUDA, EngineError
 from service_kit import serving
 from tiny_nets import digits_net, nudged, write_bundle
 
@@ -22,7 +23,7 @@ def test_a_bundle_is_proved_on_cuda_with_tf32_off(tmp_path):
     rows = net.rows(64, seed=1)
     truth = net.truth(rows)["logits"]
     tolerance = bundle.manifest.tolerances["logits"].max_abs
-    assert np.abs(engine.run([rows])["logits"] - truth).max() <= tolerance
+    assert np.abs(engine.run(0, [rows]).answers["logits"] - truth).max() <= tolerance
 
 
 def test_a_nudged_weight_is_refused_on_cuda(tmp_path):

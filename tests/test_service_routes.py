@@ -50,7 +50,14 @@ def test_6_4_server_metadata_names_only_what_works(client: httpx.Client) -> None
     assert client.get("/v2").json() == {
         "name": "foldserve",
         "version": __version__,
-        "extensions": ["binary_tensor_data", "parameters"],
+        "extensions": [
+            "binary_tensor_data",
+            "classification",
+            "model_configuration",
+            "parameters",
+            "schedule_policy",
+            "statistics",
+        ],
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from service.errors import BadRequest, Unsupported
+from service.errors import BadRequest
 from service.protocol.datatypes import SIZES
 from service.protocol.parameters import check_request_parameters, flag, parameters_of, unsigned
 from service.protocol.signature import Signature, Tensor
@@ -22,10 +22,11 @@ _SOURCES = (
 
 @dataclass(frozen=True, slots=True)
 class AskedOutput:
-    """An output to answer with, and whether as bytes behind the JSON."""
+    """An output to answer with, whether as bytes behind the JSON, and as how many classes (0: as it is)."""
 
     name: str
     is_binary: bool
+    num_classes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +183,30 @@ def _read_outputs(document: dict[str, Any], is_binary: bool, signature: Signatur
         if name in asked:
             raise BadRequest(f"output '{name}' already exists in request")
         parameters = parameters_of(entry, f"output '{name}'")
-        if "classification" in parameters:
-            raise Unsupported("the classification extension is not offered")
         if "shared_memory_region" in parameters:
             raise BadRequest(f"output '{name}' is asked for in shared memory, which is not supported")
-        asked[name] = AskedOutput(name, flag(parameters, "binary_data", default=is_binary))
+        is_own_binary = flag(parameters, "binary_data", default=is_binary)
+        asked[name] = AskedOutput(name, is_own_binary, _num_classes(parameters, signature.outputs[name]))
     outputs = list(asked.values()) or [AskedOutput(name, is_binary) for name in signature.outputs]
     for output in outputs:
-        if signature.outputs[output.name].datatype == "FP16" and not output.is_binary:
+        is_half = signature.outputs[output.name].datatype == "FP16" and not output.num_classes
+        if is_half and not output.is_binary:
             raise BadRequest(
                 "sending FP16 data via JSON is not supported. "
                 f"Please use the binary data format for output '{output.name}'"
             )
     return outputs
+
+
+def _num_classes(parameters: dict[str, Any], tensor: Tensor) -> int:
+    """How many classes are asked for, 0 if the output is wanted as it is."""
+    if "classification" not in parameters:
+        return 0
+    asked = unsigned(parameters, "classification")
+    if asked == 0:
+        raise BadRequest(f"Unable to parse 'classification' of output '{tensor.name}': expected at least 1")
+    if len(tensor.row_shape) != 1:
+        raise BadRequest(
+            f"output '{tensor.name}' has the shape {tensor.shape}; classification needs one value per class"
+        )
+    return min(asked, tensor.row_elements)

@@ -10,12 +10,20 @@ from service import __version__
 from service.protocol.signature import Signature, Tensor
 
 # Only what works: perf_analyzer calls /stats as soon as "statistics" is listed.
-EXTENSIONS = ["binary_tensor_data", "parameters"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+]
 
 
-def server_metadata() -> dict[str, Any]:
-    """GET /v2."""
-    return {"name": "foldserve", "version": __version__, "extensions": EXTENSIONS}
+def server_metadata(*, has_control: bool) -> dict[str, Any]:
+    """GET /v2; `has_control` tells whether models may be loaded and unloaded."""
+    extensions = [*EXTENSIONS, "model_repository"] if has_control else EXTENSIONS
+    return {"name": "foldserve", "version": __version__, "extensions": extensions}
 
 
 def model_metadata(signature: Signature, properties: Mapping[str, str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ MAX_KEPT_HEADS = 256
 MAX_KEPT_BYTES = 2048
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class InferRequest:
     """What a client asks for, and the rows it asks it of."""
 

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import orjson
 
+from service.protocol.classification import bytes_of, classes_of
 from service.protocol.head import AskedOutput
 from service.protocol.signature import Signature
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class InferResponse:
-    """A body; `header_length` is None when it is all JSON."""
+    """A body in parts; `header_length` is None when it is all JSON."""
 
-    body: bytes
+    parts: list[bytes]
     header_length: int | None
     num_nonfinite: int = 0
 
@@ -41,28 +42,27 @@ def encode_response(
     num_nonfinite = 0
     for output in asked:
         array = tensors[output.name]
-        entry: dict[str, Any] = {
-            "name": output.name,
-            "datatype": signature.outputs[output.name].datatype,
-            "shape": array.shape,
-        }
+        datatype = signature.outputs[output.name].datatype
+        if output.num_classes:
+            array, datatype = classes_of(array, output.num_classes, signature.labels), "BYTES"
+        entry: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": array.shape}
         if output.is_binary:
-            content = array.tobytes()
+            content = array.tobytes() if datatype != "BYTES" else bytes_of(array)
             tail.append(content)
             entry["parameters"] = {"binary_data_size": len(content)}
         else:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 entry["parameters"] = {"nonfinite": True}
                 num_nonfinite += 1
-            entry["data"] = array.ravel()
+            entry["data"] = array.ravel() if datatype != "BYTES" else array.ravel().tolist()
         outputs.append(entry)
     document = {"model_name": signature.name, "model_version": signature.version, "outputs": outputs}
     if request_id is not None:
         document["id"] = request_id
     text = _with_nonfinite(document) if num_nonfinite else orjson.dumps(document, option=_OPTIONS)
     if not any(tail):
-        return InferResponse(text, None, num_nonfinite)
-    return InferResponse(b"".join((text, *tail)), len(text), num_nonfinite)
+        return InferResponse([text], None, num_nonfinite)
+    return InferResponse([text, *tail], len(text), num_nonfinite)
 
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from service.manifest import TensorSpec
+from service.manifest import Manifest, TensorSpec
 from service.protocol.datatypes import BY_DTYPE, SIZES
 
 
@@ -32,25 +32,25 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A model's name, version, inputs and outputs, and how many rows one request may bring."""
+    """A model's name, version, inputs, outputs, rows that one request may bring, and classes' labels."""
 
     name: str
     version: str
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     max_rows: int
+    labels: Sequence[str] | None = None
 
 
-def signature_of(
-    name: str, version: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_rows: int
-) -> Signature:
+def signature_of(name: str, version: str, manifest: Manifest, max_rows: int) -> Signature:
     """The signature of a manifest's tensors."""
     return Signature(
         name=name,
         version=version,
-        inputs={spec.name: _tensor(spec) for spec in inputs},
-        outputs={spec.name: _tensor(spec) for spec in outputs},
+        inputs={spec.name: _tensor(spec) for spec in manifest.inputs},
+        outputs={spec.name: _tensor(spec) for spec in manifest.outputs},
         max_rows=max_rows,
+        labels=manifest.labels,
     )
 
 

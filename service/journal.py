@@ -1,0 +1,109 @@
+"""The journal: what became of each request, one line each, written off the hot path.
+
+In: an `Entry` for each request.  Out: lines on stderr, and spans where there is tracing, from another thread.
+
+    2026-11-21T19:27:50.123Z INFO event=request route=infer id=… model=digits version=1 status=200 rows=1 …
+
+Noting an entry is an append to a list. If the thread cannot keep up, entries are counted and let go.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+MOST_KEPT = 100_000
+PAUSE_S = 0.2
+
+Which = Literal["all", "failures", "off"]
+
+
+class Entry(NamedTuple):
+    """One request; `reason` is "" for one that was answered with 200. Seconds."""
+
+    route: str
+    id: bytes
+    model: str
+    version: str
+    status: int
+    reason: str
+    num_rows: int
+    read_s: float
+    decode_s: float
+    queue_s: float
+    compute_s: float
+    encode_s: float
+    total_s: float
+    trace_parent: bytes | None = None
+
+
+Timed = tuple[float, Entry]
+Sink = Callable[[Sequence[Timed]], None]
+
+
+class Journal:
+    """Collects entries; `sinks` get them in batches, in a thread that starts with the first entry."""
+
+    def __init__(self, sinks: Sequence[Sink], *, only_failures: bool = False) -> None:
+        self._sinks = sinks
+        self._only_failures = only_failures
+        self._kept: deque[Timed] = deque()
+        self._has_some = threading.Event()
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+        self.num_lost = 0
+
+    def note(self, entry: Entry) -> None:
+        """Keep an entry for the thread."""
+        if not self._sinks or (self._only_failures and entry.status == 200):
+            return
+        if len(self._kept) >= MOST_KEPT:
+            self.num_lost += 1
+            return
+        self._kept.append((time.time(), entry))
+        if len(self._kept) == 1:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+                self._thread.start()
+            self._has_some.set()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._is_closing = True
+        self._has_some.set()
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def _work(self) -> None:
+        while not self._is_closing:
+            self._has_some.wait()
+            if not self._is_closing:
+                time.sleep(PAUSE_S)
+            self._has_some.clear()
+            entries: list[Timed] = []
+            while self._kept:  # until it is empty, so that the next entry wakes us again
+                entries.append(self._kept.popleft())
+            for sink in self._sinks:
+                sink(entries)
+
+
+def write_lines(entries: Sequence[Timed]) -> None:
+    """One line for each entry, in one write."""
+    lines = []
+    for at, entry in entries:
+        when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+        level, why = ("INFO", "") if entry.status == 200 else ("WARNING", f" reason={entry.reason}")
+        lines.append(
+            f"{when}Z {level} event=request route={entry.route} id={entry.id.decode()} model={entry.model} "
+            f"version={entry.version} status={entry.status}{why} rows={entry.num_rows} "
+            f"read_ms={entry.read_s * 1e3:.3f} decode_ms={entry.decode_s * 1e3:.3f} "
+            f"queue_ms={entry.queue_s * 1e3:.3f} compute_ms={entry.compute_s * 1e3:.3f} "
+            f"encode_ms={entry.encode_s * 1e3:.3f} total_ms={entry.total_s * 1e3:.3f}\n"
+        )
+    with contextlib.suppress(OSError):  # nobody reads our stderr any more
+        sys.stderr.write("".join(lines))
+        sys.stderr.flush()

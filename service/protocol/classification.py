@@ -1,0 +1,28 @@
+"""The classification extension: an output's k largest values, each with its index and label.
+
+In: an output (rows, classes).  Out: BYTES of shape (rows, k), the largest value first.
+
+    "<value>:<index>[:<label>]"          e.g. "11.25:7:seven"
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def classes_of(values_nk: np.ndarray, num_classes: int, labels: Sequence[str] | None) -> np.ndarray:
+    """The strings, as an array of objects (rows, num_classes); equal values keep the classes' order."""
+    order_nk = np.argsort(-values_nk.astype(np.float64), axis=1, kind="stable")[:, :num_classes]
+    named = labels is not None and len(labels) == values_nk.shape[1]
+    told = np.empty(order_nk.shape, object)
+    for row, order in enumerate(order_nk):
+        for place, index in enumerate(order):
+            label = f":{labels[index]}" if named and labels is not None else ""
+            told[row, place] = f"{values_nk[row, index]!s}:{index}{label}"
+    return told
+
+
+def bytes_of(strings: np.ndarray) -> bytes:
+    """BYTES in the binary data format: for each string its length (uint32, little-endian), then its bytes."""
+    encoded = [string.encode() for string in strings.ravel()]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)

@@ -19,6 +19,7 @@ from service.repository import find_models
 from service.server import bind
 from service.settings import SettingsError, read_settings
 from service.supervisor import supervise
+from service.tracing import TracingError
 from service.worker import run_worker, set_up_logging, url_of
 
 _log = logging.getLogger("foldserve")
@@ -48,7 +49,10 @@ def main(arguments: list[str]) -> int:
     )
     if settings.workers > 1:
         return supervise(settings, sockets)
-    return run_worker(settings, sockets[0], Post())
+    try:
+        return run_worker(settings, sockets[0], Post())
+    except TracingError as error:
+        return _refuse(str(error))
 
 
 def _refuse(reason: str) -> int:

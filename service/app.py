@@ -1,14 +1,9 @@
 """The application: every route but the hot one, and one error format.
 
-In: settings and models.  Out: an ASGI app for uvicorn, and the endpoint that answers …/infer beside it.
+In: settings and models.  Out: an ASGI app; the endpoint of …/infer stands beside it, on the connection.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from concurrent.futures import Executor
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,70 +13,26 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from service import __version__
-from service.crew import Crew, Post
-from service.errors import Draining, ServiceError, UnknownModel
-from service.infer import InferEndpoint
-from service.journal import Journal
+from service.crew import Crew
+from service.errors import ServiceError, UnknownModel
 from service.models import Models
 from service.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
 from service.predict import Predictor
-from service.reply import Receive, Scope, Send, error_body, send_error
+from service.reply import error_body
 from service.routes import add_health, add_metadata, add_repository, add_statistics, answer
-from service.settings import Settings, usable_cores
+from service.settings import Settings
 from service.visit import Ledger
 
-_GRACE_S = 0.2
 _INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 
 
-class Front:
-    """The app, except that a request that the shutdown cuts off gets its error."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except asyncio.CancelledError:
-            if scope["type"] != "http":
-                raise
-            # The shutdown timeout has passed in the middle of a request; its answer may have begun.
-            with contextlib.suppress(RuntimeError):
-                await send_error(send, Draining("the server shut down before the request was answered"))
-
-
-@dataclass(frozen=True)
-class Service:
-    """What one worker serves with."""
-
-    app: Front
-    infer: InferEndpoint
-    crew: Crew
-
-
-def build_service(settings: Settings, models: Models, journal: Journal, post: Post) -> Service:
-    """The service of `models`."""
-    threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
-    ledger = Ledger(models.metrics, journal)
-    infer = InferEndpoint(models, ledger, threads, settings.max_body_bytes)
-    crew = Crew(models, post)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        await crew.start()
-        models.start()
-        yield
-        await models.close(_GRACE_S)  # uvicorn has waited for every caller: a batch that runs is nobody's
-        await crew.close()
-        threads.shutdown(wait=False, cancel_futures=True)
-
+def build_app(settings: Settings, models: Models, crew: Crew, ledger: Ledger, threads: Executor) -> FastAPI:
+    """The app around `models`."""
     app = FastAPIOffline(
         title="foldserve",
         version=__version__,
         description=DESCRIPTION,
         openapi_tags=TAGS,
-        lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
         swagger_ui_parameters={"defaultModelsExpandDepth": -1, "tryItOutEnabled": True},
@@ -98,7 +49,7 @@ def build_service(settings: Settings, models: Models, journal: Journal, post: Po
     _add_predict(app, predictor)
     _add_error_handlers(app)
     app.openapi = lambda: describe(app, models)  # type: ignore[method-assign]
-    return Service(Front(app), infer, crew)
+    return app
 
 
 async def _not_here(request: Request) -> Response:

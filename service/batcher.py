@@ -225,6 +225,8 @@ class Batcher:
         sizes: list[int] = []
         slacks: list[float] = []
         expired: list[Job] = []
+        # A fair share for each lane, so that they overlap: the rows of one are dealt while another computes.
+        share = -(-(self.waiting_rows + self.running_rows) // self.forecast.lanes)
         space = self.largest
         for piece in self._queue:
             deadline = piece.job.deadline
@@ -232,7 +234,7 @@ class Batcher:
                 expired.append(piece.job)
                 continue
             space -= piece.num_rows
-            if space < 0:
+            if space < 0 or (sizes and self.largest - space > share):
                 break
             sizes.append(piece.num_rows)
             slacks.append(math.inf if deadline is None else deadline - now)
@@ -267,6 +269,7 @@ class Batcher:
         """Run and deal; what the engine raised, if it did."""
         outcome: Outcome | None = None
         error: Exception | None = None
+        handed_over = self._clock()
         try:
             outcome = await self._run([piece.tensors for piece in batch])
             for name, array in outcome.answers.items():
@@ -279,6 +282,8 @@ class Batcher:
             error = ModelFailed("the engine gave up on the batch")
         except Exception as raised:
             error = raised
+        if error is None and outcome is not None:
+            self.forecast.note_batch(num_rows, outcome.seconds, self._clock() - handed_over)
         self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=None if error else outcome))
         if error is None and outcome is not None:
             self._deal(batch, outcome)
@@ -301,8 +306,6 @@ class Batcher:
             start = stop
 
     def _note(self, execution: Execution) -> None:
-        if execution.outcome is not None:
-            self.forecast.note_batch(execution.num_rows, execution.outcome.seconds)
         try:
             self._observe(execution)
         except Exception:

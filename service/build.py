@@ -1,17 +1,65 @@
 """From settings to the parts of a service.
 
-In: settings.  Out: the models that they describe, the journal of their requests.
+In: settings and a place in the crew.  Out: a `Service`, ready to be run by a server.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from service.crew import Crew, Post
 from service.engine import EngineConfig
-from service.journal import Journal, write_lines
+from service.front import Front
+from service.infer import InferEndpoint
+from service.journal import Journal, Sink, write_failures, write_lines
 from service.models import Models, ModelsConfig
 from service.served import QueueConfig
-from service.settings import Settings
+from service.settings import Settings, usable_cores
+from service.visit import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What one worker serves with."""
+
+    models: Models
+    crew: Crew
+    journal: Journal
+    front: Front
+    infer: InferEndpoint
+    threads: ThreadPoolExecutor
+
+    def close(self) -> None:
+        """Let the threads go and write what is left of the log."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.journal.close()
+
+
+def build_service(settings: Settings, post: Post) -> Service:
+    """The service of the models folder."""
+    models = build_models(settings)
+    journal = build_journal(settings)
+    crew = Crew(models, post)
+    threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
+    ledger = Ledger(models.metrics, journal)
+
+    def build_app() -> Any:
+        from service.app import build_app  # as slow to import as all the rest
+
+        return build_app(settings, models, crew, ledger, threads)
+
+    return Service(
+        models=models,
+        crew=crew,
+        journal=journal,
+        front=Front(models, crew, build_app),
+        infer=InferEndpoint(models, ledger, threads, settings.max_body_bytes),
+        threads=threads,
+    )
 
 
 def build_models(settings: Settings) -> Models:
-    """The models of the folder; must be called with an event loop running or about to."""
+    """The models of the folder."""
     return Models(
         ModelsConfig(
             root=settings.models,
@@ -20,7 +68,6 @@ def build_models(settings: Settings) -> Models:
                 threads=max(1, settings.threads // settings.workers),
                 lanes=settings.lanes,
                 buckets=settings.buckets,
-                keeps_buckets="buckets" in settings.model_fields_set,
                 cache=settings.cache,
             ),
             queue=QueueConfig(
@@ -34,5 +81,10 @@ def build_models(settings: Settings) -> Models:
 
 def build_journal(settings: Settings) -> Journal:
     """Lines for the requests that should have one, spans if they have somewhere to go."""
-    sinks = [] if settings.request_log == "off" else [write_lines]
-    return Journal(sinks, only_failures=settings.request_log == "failures")
+    writers: dict[str, list[Sink]] = {"all": [write_lines], "failures": [write_failures], "off": []}
+    sinks = writers[settings.request_log]
+    if settings.trace_endpoint is not None:
+        from service.tracing import spans_to  # an optional package
+
+        sinks.append(spans_to(settings.trace_endpoint))
+    return Journal(sinks)

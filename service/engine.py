@@ -11,7 +11,7 @@ Padded rows never leave this file.
 
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,22 +36,19 @@ from service.session import (
     open_session,
 )
 
-WORTH = 0.97  # a bucket stays out if a smaller one has this share of its rows/s
-
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where and how to run.
 
     `threads` is how many cores a model may use, `lanes` how many batches run at once (None: as measured),
-    `buckets` the allowed batch sizes; unless `keeps_buckets`, those that measure slower stay out.
+    `buckets` the allowed batch sizes.
     """
 
     device: Device = "auto"
     threads: int = 1
     lanes: int | None = None
     buckets: tuple[int, ...] = BUCKETS
-    keeps_buckets: bool = True
     cache: Path | None = None
 
     def __post_init__(self) -> None:
@@ -126,9 +123,8 @@ class Engine:
             self.seconds[bucket] = min(outcome.seconds, self.seconds.get(bucket, outcome.seconds))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def seal(self, buckets: Sequence[int]) -> None:
-        """The proof is over: only `buckets` run from now on, and a bucket that was not warmed is counted."""
-        self.buckets = tuple(buckets)
+    def seal(self) -> None:
+        """The proof is over: from now on a batch in a bucket that was not warmed is counted."""
         self._is_warm = True
 
 
@@ -172,13 +168,5 @@ def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: s
     if excess := parity.excess(manifest.tolerances):
         raise EngineError(f"{excess} (on {provider})")
     engine.parity = parity
-    engine.seal(config.buckets if config.keeps_buckets else worthwhile(engine.seconds))
+    engine.seal()
     return engine
-
-
-def worthwhile(seconds: Mapping[int, float]) -> list[int]:
-    """The buckets up to the smallest whose rows/s come near the best one's."""
-    rates = {bucket: bucket / max(took, 1e-9) for bucket, took in sorted(seconds.items())}
-    best = max(rates.values())
-    enough = next(bucket for bucket, rate in rates.items() if rate >= WORTH * best)
-    return [bucket for bucket in rates if bucket <= enough]

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.body import Buffer
 from service.errors import ServiceError, TooLarge
+from service.outbox import Outbox
 from service.reply import JSON, Headers, error_body, header_lines
 
 
@@ -22,6 +23,7 @@ class Connection(Protocol):
 
     transport: Any
     server_state: Any
+    outbox: Outbox
 
     def on_response_complete(self) -> None: ...
 
@@ -165,7 +167,6 @@ class Exchange:
         self.response_complete = True
         self._parts.clear()
         connection = self._connection
-        transport = connection.transport
         parts = [
             STATUS_LINE[status],
             header_lines(connection.server_state.default_headers),
@@ -174,9 +175,7 @@ class Exchange:
             b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
             *body,
         ]
-        transport.write(b"".join(parts))
-        if not self.keep_alive:
-            transport.close()
+        connection.outbox.put(connection.transport, b"".join(parts), is_last=not self.keep_alive)
         connection.on_response_complete()
 
     def refuse(self, error: ServiceError, head: bytes = b"") -> None:

@@ -3,12 +3,15 @@
 In: seconds of one batch in each bucket, as measured at load; then every batch that runs.
 Out: which rows to run next; when a new job would be answered; when to come again.
 
-    rate(n rows)    = n / seconds(smallest bucket ≥ n)                 the batch with the best rate runs
+    seconds(n rows) = curve(smallest bucket ≥ n) · slowdown + overhead
+    rate(n rows)    = n / seconds(n)         the smallest batch runs whose rate comes near the best one's
     drain(n rows)   = ⌈n / best bucket⌉ · seconds(best bucket) / lanes
     answer(n rows)  = drain(rows before it, and half of what runs) + seconds(its own batch)
-    promise         = answer · (bias + 3 · spread)          both smoothed from actual / forecast, as TCP does
+    promise         = answer · (bias + 3 · spread)
 
-A promise is what a deadline is held against, so that an accepted job is nearly always in time.
+Slowdown (engine seconds over the curve's), overhead (what a batch takes beside the engine), bias and spread
+(of answers over their forecasts) are smoothed as TCP smooths its round trips. A promise is what a deadline is
+held against, so that an accepted job is nearly always in time.
 """
 
 import math
@@ -16,87 +19,90 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 SMOOTHING = 0.1
+NEAR = 0.97
+_LONGEST_RATIO = 10.0
 _FEWEST_SECONDS = 1e-9
 
 
 class Forecast:
-    """What one engine's batches take. `lanes` batches run at once; `seconds` may be empty at first."""
+    """What one engine's batches take. `lanes` batches run at once; `curve` may be empty at first."""
 
-    def __init__(self, buckets: Sequence[int], seconds: Mapping[int, float], lanes: int = 1) -> None:
+    def __init__(self, buckets: Sequence[int], curve: Mapping[int, float], lanes: int = 1) -> None:
         self.buckets = tuple(buckets)
         self.lanes = lanes
-        self._seconds = {bucket: seconds[bucket] for bucket in buckets if bucket in seconds}
+        self._curve = {bucket: curve[bucket] for bucket in buckets if bucket in curve}
+        self._slowdown = 1.0
+        self._overhead_s = 0.0
         self._bias = 1.0
         self._spread = 0.1
         self._draw()
 
     def bucket(self, num_rows: int) -> int:
         """The smallest bucket that holds `num_rows`, at most the largest."""
-        return self.buckets[min(bisect_left(self.buckets, num_rows), len(self.buckets) - 1)]
+        return self.buckets[self._place(num_rows)]
 
     def batch_s(self, num_rows: int) -> float:
         """Seconds of a batch of `num_rows`; of an unseen bucket, those of the nearest seen one below it."""
-        return self._curve[min(bisect_left(self.buckets, num_rows), len(self.buckets) - 1)]
+        return self._seconds[self._place(num_rows)]
 
     def best_count(self, sizes: Sequence[int], slacks: Sequence[float]) -> int:
-        """How many of the pieces that wait to run now: those with the best rate that keep every deadline.
+        """How many of the pieces that wait to run now: the fewest with a rate near the best, all in time.
 
         `sizes` are their rows, in order, within the largest bucket together; `slacks` the seconds that each
         one's deadline leaves. The first piece runs whatever its slack.
         """
-        best, best_rate = 1, 0.0
+        rates: list[float] = []
         num_rows = 0
         slack = math.inf
-        for count, (size, own_slack) in enumerate(zip(sizes, slacks, strict=True), 1):
+        for size, own_slack in zip(sizes, slacks, strict=True):
             num_rows += size
             slack = min(slack, own_slack)
-            seconds = max(self.batch_s(num_rows), _FEWEST_SECONDS)
-            if count > 1 and seconds > slack:
+            seconds = self._seconds[self._place(num_rows)]
+            if rates and seconds > slack:
                 break
-            if num_rows / seconds >= best_rate:
-                best, best_rate = count, num_rows / seconds
-        return best
+            rates.append(num_rows / max(seconds, _FEWEST_SECONDS))
+        enough = NEAR * max(rates)
+        return next(count for count, rate in enumerate(rates, 1) if rate >= enough)
 
     def drain_s(self, num_rows: int) -> float:
         """Seconds until `num_rows` that wait have been run."""
-        if num_rows <= 0:
-            return 0.0
         return -(-num_rows // self.best_bucket) * self._best_s / self.lanes
 
     def answer_s(self, rows_before: int, running_rows: int, num_rows: int) -> float:
         """Seconds until a new job of `num_rows` would be answered."""
-        own = self.batch_s(num_rows)
-        if num_rows > self.buckets[-1]:
-            own = self.drain_s(num_rows)
-        return self.drain_s(rows_before + running_rows // 2) + own
+        own = self.batch_s(num_rows) if num_rows <= self.buckets[-1] else self.drain_s(num_rows)
+        before = rows_before + running_rows // 2
+        return own + self.drain_s(before) if before else own
 
     def promise_s(self, answer_s: float) -> float:
         """A forecast as it should be told: what such forecasts came to, and some of their scatter."""
         return answer_s * (self._bias + 3 * self._spread)
 
-    def note_batch(self, num_rows: int, seconds: float) -> None:
-        """A batch has run."""
-        bucket = self.bucket(num_rows)
-        known = self._seconds.get(bucket, seconds)
-        self._seconds[bucket] = known + SMOOTHING * (seconds - known)
+    def note_batch(self, num_rows: int, engine_s: float, turnaround_s: float) -> None:
+        """A batch has run, `engine_s` in the engine, `turnaround_s` until its answers could be dealt."""
+        expected = self._curve.setdefault(self.bucket(num_rows), engine_s)
+        ratio = min(engine_s / max(expected, _FEWEST_SECONDS), _LONGEST_RATIO)
+        self._slowdown += SMOOTHING * (ratio - self._slowdown)
+        self._overhead_s += SMOOTHING * (max(0.0, turnaround_s - engine_s) - self._overhead_s)
         self._draw()
 
     def note_job(self, forecast_s: float, actual_s: float) -> None:
         """A job was answered: how true was its forecast?"""
         if forecast_s > 0:
-            ratio = min(actual_s / forecast_s, 10.0)
+            ratio = min(actual_s / forecast_s, _LONGEST_RATIO)
             self._spread += SMOOTHING / 4 * (abs(ratio - self._bias) - self._spread)
             self._bias += SMOOTHING / 4 * (ratio - self._bias)
 
+    def _place(self, num_rows: int) -> int:
+        return min(bisect_left(self.buckets, num_rows), len(self.buckets) - 1)
+
     def _draw(self) -> None:
         """Draw the curve anew: seconds of every bucket, and the bucket with the most rows a second."""
-        least = min(self._seconds.values(), default=0.0)
-        curve: list[float] = []
+        seconds: list[float] = []
+        known = min(self._curve.values(), default=0.0)
         for bucket in self.buckets:
-            curve.append(self._seconds.get(bucket, curve[-1] if curve else least))
-        self._curve = curve
-        rates = [
-            bucket / max(took, _FEWEST_SECONDS) for bucket, took in zip(self.buckets, curve, strict=True)
-        ]
-        best = rates.index(max(rates))
-        self.best_bucket, self._best_s = self.buckets[best], curve[best]
+            known = self._curve.get(bucket, known)
+            seconds.append(known * self._slowdown + self._overhead_s)
+        self._seconds = seconds
+        pairs = zip(self.buckets, seconds, strict=True)
+        self.best_bucket, self._best_s = max(pairs, key=lambda pair: pair[0] / max(pair[1], _FEWEST_SECONDS))

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import Draining
 from service.exchange import Endpoint, Exchange
+from service.outbox import Outbox
 from service.reply import error_body
 
 ONE_WRITE_UP_TO = 256 * 1024
@@ -90,6 +91,7 @@ class Protocol(HttpToolsProtocol):
 
     endpoint: Endpoint
     max_body_bytes: int
+    outbox: Outbox
     _head_bytes = -1
     _heard = 0.0
     _writes_wait = False
@@ -169,7 +171,8 @@ class Protocol(HttpToolsProtocol):
         """The server ends: what was not answered in time gets its error."""
         for exchange in (self._now, _exchange(self.cycle)):
             if exchange is not None and not exchange.response_complete:
-                self.endpoint.refuse(exchange, Draining("the server shut down before the request was answered"))
+                reason = "the server shut down before the request was answered"
+                self.endpoint.refuse(exchange, Draining(reason))
 
     def data_received(self, data: bytes) -> None:
         if self._head_bytes <= 0:
@@ -231,7 +234,8 @@ def _exchange(cycle: Any) -> Exchange | None:
 
 def protocol_for(endpoint: Endpoint, max_body_bytes: int) -> type[Protocol]:
     """The class of a server's connections."""
-    return type("Protocol", (Protocol,), {"endpoint": endpoint, "max_body_bytes": max_body_bytes})
+    shared = {"endpoint": endpoint, "max_body_bytes": max_body_bytes, "outbox": Outbox()}
+    return type("Protocol", (Protocol,), shared)
 
 
 def is_infer(path: bytes) -> bool:

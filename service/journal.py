@@ -48,9 +48,8 @@ Sink = Callable[[Sequence[Timed]], None]
 class Journal:
     """Collects entries; `sinks` get them in batches, in a thread that starts with the first entry."""
 
-    def __init__(self, sinks: Sequence[Sink], *, only_failures: bool = False) -> None:
+    def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
-        self._only_failures = only_failures
         self._kept: deque[Timed] = deque()
         self._has_some = threading.Event()
         self._is_closing = False
@@ -59,7 +58,7 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Keep an entry for the thread."""
-        if not self._sinks or (self._only_failures and entry.status == 200):
+        if not self._sinks:
             return
         if len(self._kept) >= MOST_KEPT:
             self.num_lost += 1
@@ -91,6 +90,11 @@ class Journal:
                 sink(entries)
 
 
+def write_failures(entries: Sequence[Timed]) -> None:
+    """One line for each entry that is not of an answer."""
+    write_lines([timed for timed in entries if timed[1].status != 200])
+
+
 def write_lines(entries: Sequence[Timed]) -> None:
     """One line for each entry, in one write."""
     lines = []
@@ -104,6 +108,8 @@ def write_lines(entries: Sequence[Timed]) -> None:
             f"queue_ms={entry.queue_s * 1e3:.3f} compute_ms={entry.compute_s * 1e3:.3f} "
             f"encode_ms={entry.encode_s * 1e3:.3f} total_ms={entry.total_s * 1e3:.3f}\n"
         )
+    if not lines:
+        return
     with contextlib.suppress(OSError):  # nobody reads our stderr any more
         sys.stderr.write("".join(lines))
         sys.stderr.flush()

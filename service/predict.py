@@ -23,11 +23,12 @@ from service.body import Buffer, read_body
 from service.connected import while_connected
 from service.errors import BadPicture, BadRequest, ServiceError
 from service.images import read_picture
-from service.manifest import Manifest, Preprocessing
+from service.manifest import Preprocessing
 from service.models import Models
 from service.probabilities import softmax
 from service.reply import error_body
 from service.served import Served
+from service.sight import labels_of, why_not
 from service.visit import Ledger, Visit
 
 MAX_FILES = 256
@@ -149,29 +150,6 @@ def _response(
     lines = (line.partition(b": ") for line in head.splitlines())
     response.raw_headers += [(name, value) for name, _, value in lines]
     return response
-
-
-def why_not(manifest: Manifest) -> str | None:
-    """Why a model cannot take pictures, or None if it can."""
-    preprocessing = manifest.preprocessing
-    if preprocessing is None:
-        return "its manifest has no preprocessing"
-    channels = 1 if preprocessing.mode == "L" else 3
-    row_shape = (channels, preprocessing.height, preprocessing.width)
-    tensor = manifest.inputs[0]
-    takes_rows = tensor.dtype.startswith("float") or tensor.dtype == "uint8"
-    if len(manifest.inputs) != 1 or tensor.row_shape != row_shape or not takes_rows:
-        return f"its input is not a float or uint8 tensor of shape {list(row_shape)}"
-    if len(manifest.outputs[0].row_shape) != 1 or not manifest.outputs[0].dtype.startswith("float"):
-        return "its first output is not a list of logits"
-    if manifest.labels is not None and len(manifest.labels) != manifest.outputs[0].row_shape[0]:
-        return f"it has {len(manifest.labels)} labels for {manifest.outputs[0].row_shape[0]} logits"
-    return None
-
-
-def labels_of(manifest: Manifest) -> list[str]:
-    """The manifest's labels, or the classes' numbers."""
-    return manifest.labels or [str(index) for index in range(manifest.outputs[0].row_shape[0])]
 
 
 def _prediction(file: str | None, probabilities_k: np.ndarray, labels: list[str], top: int) -> dict[str, Any]:

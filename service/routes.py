@@ -14,12 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.crew import Crew
 from service.errors import BadRequest, Unsupported
 from service.exposition import exposition
+from service.front import live, ready
 from service.models import Models
 from service.protocol.document import read_document
 from service.protocol.metadata import model_metadata, server_metadata
 from service.protocol.repository import repository_index
 from service.protocol.statistics import model_stats
-from service.reply import error_body
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -38,14 +38,12 @@ def add_health(app: FastAPI, models: Models, crew: Crew) -> None:
     """Live, ready, and ready for each model and version."""
 
     @get(app, "/v2/health/live", tags=["health"], summary="Is the process up?")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
+    async def server_live() -> Response:
+        return answer(*await live(models, crew))
 
     @get(app, "/v2/health/ready", tags=["health"], summary="Has every model passed its proof?")
-    async def ready() -> Response:
-        if reason := models.reason or await crew.reason():
-            return answer(503, error_body(reason, ready=False), {"retry-after": "1"})
-        return answer(200, b'{"ready":true}')
+    async def server_ready() -> Response:
+        return answer(*await ready(models, crew))
 
     @get(
         app, "/v2/models/{model}/versions/{version}/ready", tags=["health"], summary="Is this version ready?"

@@ -11,14 +11,13 @@ import socket
 import sys
 import threading
 
-from service.app import build_service
-from service.build import build_journal, build_models
+from service.build import build_service
 from service.crew import Crew, Post
 from service.http import protocol_for
 from service.models import Models
-from service.predict import why_not
 from service.server import Server, leave, uvicorn_config
 from service.settings import Settings
+from service.sight import why_not
 
 SWITCH_S = 0.0005  # a lane that comes back from ONNX Runtime waits at most this long for the interpreter
 _ROUND_S = 0.05
@@ -29,27 +28,27 @@ def run_worker(settings: Settings, sock: socket.socket, post: Post, parent: int 
     """Serve until SIGTERM or SIGINT, or until the other end of the pipe `parent` closes."""
     set_up_logging(settings)
     sys.setswitchinterval(SWITCH_S)
-    models = build_models(settings)
-    journal = build_journal(settings)
-    service = build_service(settings, models, journal, post)
+    service = build_service(settings, post)
+    models = service.models
 
     async def announce() -> None:
-        await models.loaded.wait()
-        _spare_the_collector()
         if parent is not None:
             asyncio.get_running_loop().add_reader(parent, lambda: _parent_gone(parent, server))
+        await models.loaded.wait()
+        await service.front.prepare()
+        _spare_the_collector()
         if post.index == 0:
             await _whole_crew(models, service.crew)
             print(what_to_try(url_of(settings, sock), models), file=sys.stderr, flush=True)
 
     config = uvicorn_config(
-        service.app,
+        service.front,
         protocol_for(service.infer, settings.max_body_bytes),
         shutdown_timeout_s=settings.shutdown_timeout_s,
     )
     server = Server(config, models=models, drain_delay_s=settings.drain_delay_s, announce=announce)
     server.run(sockets=[sock])
-    journal.close()
+    service.close()
     _log.info("event=stopped")
     for thread in threading.enumerate():
         if thread is not threading.current_thread():

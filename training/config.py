@@ -18,7 +18,7 @@ class FitConfig:
     """Settings of one run; `learning_rate` is the peak of the one-cycle schedule."""
 
     data: str = "digits"
-    net: str = "cnn"
+    net: str = "small-cnn"
     epochs: int = 16
     batch_size: int = 64
     learning_rate: float = 0.1

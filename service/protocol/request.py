@@ -17,6 +17,7 @@ import numpy as np
 from service.errors import BadRequest
 from service.protocol.document import may_hold_bools, read_document
 from service.protocol.head import AskedOutput, GivenInput, Head, read_head
+from service.protocol.quick import quick_document
 from service.protocol.signature import Signature
 from service.protocol.tensors import from_bytes, from_json
 
@@ -47,7 +48,8 @@ class RequestParser:
     def parse(self, body: Buffer, header_length: bytes | None) -> InferRequest:
         """Read and check one request."""
         if header_length is None:
-            head = read_head(read_document(body), self.signature, has_header=False)
+            document = quick_document(bytes(body)) or read_document(body)
+            head = read_head(document, self.signature, has_header=False)
             return self._with_tensors(head, body, body, None)
         tail = _parse_length(header_length, len(body))
         if tail == 0:
@@ -76,7 +78,7 @@ class RequestParser:
         for given in head.inputs:
             tensor = given.tensor
             if given.num_bytes is None:
-                bools = may_hold_bools(text)
+                bools = type(given.data) is list and may_hold_bools(text)
                 tensors[tensor.name] = from_json(
                     given.data, tensor.name, tensor.datatype, given.shape, may_hold_bools=bools
                 )

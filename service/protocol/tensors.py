@@ -8,6 +8,7 @@ Out: an array of the input's datatype and shape, or BadRequest.
 
 from array import array
 from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ Shape = tuple[int, ...]
 
 def from_json(data: Any, name: str, datatype: str, shape: Shape, *, may_hold_bools: bool) -> np.ndarray:
     """An array from parsed JSON; `may_hold_bools` is False if the text had no `true` or `false` anywhere."""
+    if isinstance(data, np.ndarray):
+        return _from_numbers(data, name, datatype, shape)
     if type(data) is not list:
         raise BadRequest(f"'data' of input '{name}' must be an array, got {_told(data)}")
     if datatype in ("FP16", "BF16"):
@@ -35,6 +38,25 @@ def from_json(data: Any, name: str, datatype: str, shape: Shape, *, may_hold_boo
     if may_hold_bools and bool in set(map(type, flat)):
         raise BadRequest(f"input '{name}' is {datatype}: its data must be numbers, got true or false")
     values = _numbers(flat, name, datatype)
+    return values.reshape(shape)
+
+
+def _from_numbers(numbers: np.ndarray, name: str, datatype: str, shape: Shape) -> np.ndarray:
+    """Flat numbers that are known to be numbers of the datatype's kind, whatever their size and count."""
+    if datatype in ("FP16", "BF16", "BOOL"):
+        return from_json(numbers.tolist(), name, datatype, shape, may_hold_bools=False)
+    if len(numbers) != prod(shape):
+        raise _wrong_count(name, shape, len(numbers))
+    dtype = NUMPY[datatype]
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            values = numbers.astype(dtype)
+        is_within = bool(np.isfinite(values).all())
+    else:
+        values = numbers.astype(dtype)
+        is_within = dtype.itemsize == 8 or bool((values == numbers).all())
+    if not is_within:
+        raise _out_of_range(name, datatype)
     return values.reshape(shape)
 
 
@@ -54,9 +76,7 @@ def from_bytes(
 
 def _flattened(data: list[Any], name: str, shape: Shape) -> list[Any]:
     """Row-major elements of flat or correctly nested data."""
-    count = 1
-    for dim in shape:
-        count *= dim
+    count = prod(shape)
     is_nested = len(shape) > 1 and bool(data) and type(data[0]) is list
     if is_nested or (len(shape) > 1 and not data and shape[0] == 0):
         level = data
@@ -73,9 +93,7 @@ def _flattened(data: list[Any], name: str, shape: Shape) -> list[Any]:
                 raise _wrong_nesting(name, shape, axis, len(level))
         return level
     if len(data) != count:
-        raise BadRequest(
-            f"'data' of input '{name}' has {len(data)} elements, its shape {list(shape)} needs {count}"
-        )
+        raise _wrong_count(name, shape, len(data))
     return data
 
 
@@ -85,7 +103,7 @@ def _numbers(flat: list[Any], name: str, datatype: str) -> np.ndarray:
     try:
         values = np.frombuffer(array(ARRAY_CODES[datatype], flat), NUMPY[datatype])
     except OverflowError:
-        raise BadRequest(f"input '{name}' is {datatype}: its data holds a number out of range") from None
+        raise _out_of_range(name, datatype) from None
     except TypeError:
         kind = "numbers" if datatype.startswith("FP") else "integers"
         wrong = next((value for value in flat if not _is_number(value, datatype)), None)
@@ -93,7 +111,7 @@ def _numbers(flat: list[Any], name: str, datatype: str) -> np.ndarray:
             f"input '{name}' is {datatype}: its data must be {kind}, got {_told(wrong)}"
         ) from None
     if datatype == "FP32" and not np.isfinite(values).all():
-        raise BadRequest(f"input '{name}' is FP32: its data holds a number out of range")
+        raise _out_of_range(name, datatype)
     return values
 
 
@@ -106,6 +124,16 @@ def _wrong_nesting(name: str, shape: Shape, axis: int, found: int) -> BadRequest
         f"'data' of input '{name}' has {found} parts along axis {axis}, "
         f"its shape {list(shape)} says {shape[axis]}"
     )
+
+
+def _wrong_count(name: str, shape: Shape, found: int) -> BadRequest:
+    return BadRequest(
+        f"'data' of input '{name}' has {found} elements, its shape {list(shape)} needs {prod(shape)}"
+    )
+
+
+def _out_of_range(name: str, datatype: str) -> BadRequest:
+    return BadRequest(f"input '{name}' is {datatype}: its data holds a number out of range")
 
 
 def _told(value: Any) -> str:

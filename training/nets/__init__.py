@@ -13,14 +13,17 @@ from torch import Generator, nn
 
 from training.data import DataFacts
 from training.errors import TrainingError, describe_unknown
-from training.nets.cnn import Cnn, CnnSettings
+from training.nets.cnn import Cnn, CnnSettings, SmallCnnSettings
 
 
 class NetError(TrainingError):
     """No such net, or settings that it cannot take."""
 
 
-NETS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {"cnn": (CnnSettings, Cnn)}
+NETS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
+    "cnn": (CnnSettings, Cnn),
+    "small-cnn": (SmallCnnSettings, Cnn),
+}
 
 
 def settings_for(name: str, facts: DataFacts) -> dict[str, Any]:

@@ -15,25 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from service.buffers import Buffers
 from service.bundle import Bundle
 from service.errors import ModelFailed
 from service.job import Outcome, Tensors
 from service.manifest import Manifest
 from service.parity import BUCKETS, Parity, measure, measure_buckets
-from service.plan import PlanRequest, choose_plan
+from service.plan import LaneBuffers, PlanRequest, choose_plan, open_lanes
 from service.session import (
     Device,
     EngineError,
     SessionPlan,
-    check_tensors,
     find_provider,
     first_line,
-    open_session,
 )
 
 
@@ -59,10 +55,15 @@ class EngineConfig:
 
 
 class Engine:
-    """A loaded session with a set of buffers for each lane; a lane is for one thread at a time."""
+    """Sets of buffers, one for each lane, over a loaded session; a lane is for one thread at a time."""
 
     def __init__(
-        self, session: Any, manifest: Manifest, plan: SessionPlan, buckets: Sequence[int], provider: str
+        self,
+        lanes: Sequence[LaneBuffers],
+        manifest: Manifest,
+        plan: SessionPlan,
+        buckets: Sequence[int],
+        provider: str,
     ) -> None:
         self.provider = provider
         self.plan = plan
@@ -73,10 +74,7 @@ class Engine:
         self._first = manifest.inputs[0].name
         self._warm: set[tuple[int, int]] = set()
         self._is_warm = False
-        self._buffers = [
-            Buffers(session, manifest, self.buckets[-1], has_bindings=plan.has_bindings)
-            for _ in range(plan.lanes)
-        ]
+        self._buffers = lanes
 
     @property
     def largest(self) -> int:
@@ -147,22 +145,24 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
     try:
         return _proved(bundle, plan, config, provider)
     except EngineError:
-        if not plan.has_tf32:
+        if not (plan.has_tf32 or plan.has_cuda_graphs):
             raise
-        # TF32 is only ever an offer: the proof decides.
-        return _proved(bundle, replace(plan, has_tf32=False), config, provider)
+        # TF32 and graphs are only ever offers: the proof decides.
+        plain = replace(plan, has_tf32=False, has_cuda_graphs=False)
+        return _proved(bundle, plain, config, provider)
 
 
 def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: str) -> Engine:
-    session = open_session(bundle.graph, provider, plan)
     manifest = bundle.manifest
-    check_tensors(session, manifest)
-    engine = Engine(session, manifest, plan, config.buckets, provider)
+    lanes = open_lanes(bundle.graph, manifest, provider, plan, config.buckets[-1])
+    engine = Engine(lanes, manifest, plan, config.buckets, provider)
     try:
         parity = measure(partial(engine.run_all, 0), bundle.golden, engine.buckets)
-        for lane in range(1, plan.lanes):
-            run = partial(engine.run_all, lane)
-            parity = parity.joined(measure_buckets(run, bundle.golden, engine.buckets))
+        for lane in range(plan.lanes):
+            # Again with other rows: a captured graph is replayed, and must not answer with the first ones.
+            for first in (0, 1, 2) if plan.has_cuda_graphs else (1,) * (lane > 0):
+                run = partial(engine.run_all, lane)
+                parity = parity.joined(measure_buckets(run, bundle.golden, engine.buckets, first))
     except ModelFailed as error:
         raise EngineError(f"the golden rows could not be run: {error}") from None
     if excess := parity.excess(manifest.tolerances):

@@ -68,9 +68,12 @@ def measure(run: Run, golden: Golden, buckets: Sequence[int] = BUCKETS) -> Parit
     )
 
 
-def measure_buckets(run: Run, golden: Golden, buckets: Sequence[int]) -> dict[int, Differences]:
-    """One full batch of golden rows in every bucket."""
-    return {size: _worst(run, golden, iter([np.arange(size) % golden.num_rows])) for size in buckets}
+def measure_buckets(
+    run: Run, golden: Golden, buckets: Sequence[int], first: int = 0
+) -> dict[int, Differences]:
+    """One full batch of golden rows in every bucket, from row `first` on."""
+    rows = {size: (first + np.arange(size)) % golden.num_rows for size in buckets}
+    return {size: _worst(run, golden, iter([rows[size]])) for size in buckets}
 
 
 def _chunks(num_rows: int, size: int) -> Iterator[np.ndarray]:

@@ -28,8 +28,9 @@ import numpy as np
 
 from service.buffers import Buffers
 from service.bundle import Golden
+from service.device_buffers import DeviceBuffers
 from service.manifest import Manifest
-from service.session import CPU, ORT_VERSION, EngineError, SessionPlan, check_tensors, open_session
+from service.session import CPU, CUDA, ORT_VERSION, EngineError, SessionPlan, check_tensors, open_session
 
 TIE = 0.95
 BETTER = 1.05  # what a change must gain to count as more than noise
@@ -71,6 +72,25 @@ class Measured:
 
     rows_per_s: float
     alone_s: float
+
+
+LaneBuffers = Buffers | DeviceBuffers
+
+
+def open_lanes(
+    graph: bytes, manifest: Manifest, provider: str, plan: SessionPlan, largest: int
+) -> list[LaneBuffers]:
+    """A set of buffers for each lane; the lanes share a session, except with CUDA graphs."""
+    sessions = [open_session(graph, provider, plan) for _ in range(plan.lanes if plan.has_cuda_graphs else 1)]
+    lanes: list[LaneBuffers] = []
+    for lane in range(plan.lanes):
+        session = sessions[lane % len(sessions)]
+        check_tensors(session, manifest)
+        if provider == CUDA:
+            lanes.append(DeviceBuffers(session, manifest, largest, has_graphs=plan.has_cuda_graphs))
+        else:
+            lanes.append(Buffers(session, manifest, largest, has_bindings=plan.has_bindings))
+    return lanes
 
 
 def choose_plan(request: PlanRequest) -> SessionPlan:
@@ -118,7 +138,7 @@ def _starts(request: PlanRequest) -> Iterator[SessionPlan]:
 def _changes(provider: str, plan: SessionPlan) -> list[dict[str, Any]]:
     if provider != CPU:
         searches = [{"conv_search": "EXHAUSTIVE"}, {"conv_search": "DEFAULT"}]
-        return [*searches, {"has_tf32": True}]
+        return [*searches, {"has_tf32": True}, {"has_cuda_graphs": True}]
     changes: list[dict[str, Any]] = [{"has_bindings": False}, {"has_arena": False}]
     return changes + ([{"is_parallel": True}] if plan.threads > 1 else [])
 
@@ -126,12 +146,7 @@ def _changes(provider: str, plan: SessionPlan) -> list[dict[str, Any]]:
 def _try(plan: SessionPlan, request: PlanRequest) -> Measured | None:
     """Measure a plan; None if the graph cannot run by it."""
     try:
-        session = open_session(request.graph, request.provider, plan)
-        check_tensors(session, request.manifest)
-        lanes = [
-            Buffers(session, request.manifest, request.buckets[-1], has_bindings=plan.has_bindings)
-            for _ in range(plan.lanes)
-        ]
+        lanes = open_lanes(request.graph, request.manifest, request.provider, plan, request.buckets[-1])
         return _measure(lanes, request)
     except EngineError:
         return None
@@ -140,7 +155,7 @@ def _try(plan: SessionPlan, request: PlanRequest) -> Measured | None:
         return None
 
 
-def _measure(lanes: Sequence[Buffers], request: PlanRequest) -> Measured:
+def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
     deadline = time.perf_counter() + MOST_SECONDS
     rates: list[float] = []
     alone_s = 0.0
@@ -161,11 +176,11 @@ def _measure(lanes: Sequence[Buffers], request: PlanRequest) -> Measured:
     return Measured(rows_per_s=max(rates), alone_s=alone_s)
 
 
-def _seconds(lanes: Sequence[Buffers], bucket: int) -> float:
+def _seconds(lanes: Sequence[LaneBuffers], bucket: int) -> float:
     """Least seconds in which each of `lanes` runs one batch, all at once; the first run is for warmth."""
     took: list[float] = []
 
-    def repeat(buffers: Buffers) -> None:
+    def repeat(buffers: LaneBuffers) -> None:
         buffers.run(bucket)
         deadline = time.perf_counter() + MOST_SECONDS / 80
         own: list[float] = []
@@ -203,10 +218,12 @@ def _keep(path: Path, plan: SessionPlan) -> None:
 
 
 def _device_name(provider: str) -> str:
+    key, paths = "model name", [Path("/proc/cpuinfo")]
     if provider != CPU:
-        return provider
+        key, paths = "Model", sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = "\n".join(path.read_text() for path in paths).splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        lines = []
+    told = (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+    return next(told, platform.processor())

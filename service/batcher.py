@@ -8,38 +8,23 @@ Out: to each caller exactly its own rows' answers, or one clear error.
     a bound    = rows waiting ≤ queue_rows, else Overloaded
     a deadline = a job that would not be answered by then is refused at once
 
-A batch that raises is run again job by job, so that one poisoned job fails alone. A job whose caller has
-gone, or whose deadline has passed, is never run. Closing refuses new jobs and finishes accepted ones.
+A job whose caller has gone, or whose deadline has passed, is never run. Closing refuses new jobs and finishes
+accepted ones.
 """
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from service.errors import BadRequest, DeadlinePassed, Draining, ModelFailed, Overloaded
+from service.admission import Admission
+from service.errors import DeadlinePassed, Draining
+from service.execution import Clock, Executor, Observe, Run
 from service.forecast import Forecast
-from service.job import Job, OnEnd, Outcome, Piece, Tensors, pieces_of
+from service.job import Job, OnEnd, Piece, Tensors, pieces_of
 from service.queue import RowQueue
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Execution:
-    """One call of `run`: how many rows of how many jobs, and what it came to, or None if it raised."""
-
-    num_rows: int
-    num_jobs: int
-    outcome: Outcome | None
-
-
-Run = Callable[[Sequence[Tensors]], Awaitable[Outcome]]
-Clock = Callable[[], float]
-Observe = Callable[[Execution], None]
-
-_log = logging.getLogger("foldserve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +58,14 @@ class Batcher:
             )
         self.config = config
         self.forecast = forecast
-        self._run = run
-        self._observe = observe
+        self._admission = Admission(forecast, config.queue_rows)
+        self._executor = Executor(run, forecast, observe, clock, self._fail)
         self._clock = clock
         self._queue = RowQueue()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], list[Piece]] = {}
         self._patience: asyncio.TimerHandle | None = None
         self._is_closing = False
+        self._is_closed = False
         self._is_pumping = False
         self.running_rows = 0
 
@@ -103,9 +89,11 @@ class Batcher:
         if self._is_closing:
             raise Draining("the server is shutting down")
         self.check_space(num_rows)
-        expected_s = self.forecast.answer_s(self._queue.rows_before(priority), self.running_rows, num_rows)
+        before = self._queue.rows_before(priority)
+        expected_s = self.forecast.answer_s(before, self.running_rows, num_rows)
         if timeout_s is not None:
-            self._check_time(timeout_s, expected_s, num_rows)
+            is_idle = not (self.waiting_rows or self.running_rows)
+            self._admission.check_time(num_rows, timeout_s, expected_s, is_idle=is_idle)
         now = self._clock()
         job = Job(
             num_rows=num_rows,
@@ -156,54 +144,39 @@ class Batcher:
                 self._pump()
                 while self._running:
                     await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        for task in self._running:
+        self._is_closed = True
+        for task in list(self._running):
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
         for piece in list(self._queue):
             self._fail(piece.job, _shut_down())
+        if self._running:
+            await asyncio.wait(self._running)
 
     def check_space(self, num_rows: int) -> None:
-        limit = self.config.queue_rows
-        if num_rows > limit:
-            raise BadRequest(f"{num_rows} rows in one request, at most {limit} are allowed")
-        if (waiting := self.waiting_rows) + num_rows > limit:
-            drain_s = self.forecast.drain_s(waiting + self.running_rows)
-            raise Overloaded(
-                f"{waiting} rows are waiting and {num_rows} more do not fit in a queue of {limit}",
-                retry_after_s=max(1, math.ceil(drain_s)),
-            )
-
-    def _check_time(self, timeout_s: float, expected_s: float, num_rows: int) -> None:
-        if timeout_s < (alone_s := self.forecast.batch_s(num_rows)):
-            raise DeadlinePassed(
-                f"the request's timeout passed before it began: it allows {timeout_s:.3g} s, "
-                f"its rows alone take {alone_s:.3g} s"
-            )
-        promise_s = self.forecast.promise_s(expected_s)
-        if (self.waiting_rows or self.running_rows) and promise_s > timeout_s:
-            raise Overloaded(
-                f"the answer would take {promise_s:.3g} s, the request's timeout is {timeout_s:.3g} s",
-                retry_after_s=max(1, math.ceil(promise_s - timeout_s)),
-            )
+        """Raise if a job of `num_rows` would be refused for want of space, before it is even read."""
+        self._admission.check_space(num_rows, self.waiting_rows, self.running_rows)
 
     def _pump(self) -> None:
         """Start batches while a lane is free and rows wait."""
         self._is_pumping = False
-        while self._queue.num_rows and len(self._running) < self.forecast.lanes:
+        while not self._is_closed and self._queue.num_rows and len(self._running) < self.forecast.lanes:
             if self._should_wait():
                 return
             batch = self._next_batch()
             if not batch:
                 return
-            rows = sum(piece.num_rows for piece in batch)
-            self.running_rows += rows
-            task = asyncio.get_running_loop().create_task(self._execute(batch, rows))
-            self._running.add(task)
+            num_rows = _rows_of(batch)
+            self.running_rows += num_rows
+            task = asyncio.get_running_loop().create_task(self._executor.execute(batch, num_rows))
+            self._running[task] = batch
             task.add_done_callback(self._end_of_batch)
 
     def _end_of_batch(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
+        batch = self._running.pop(task)
+        self.running_rows -= _rows_of(batch)
+        if task.cancelled():
+            for piece in batch:
+                self._fail(piece.job, _shut_down())
         self._pump()
 
     def _should_wait(self) -> bool:
@@ -221,95 +194,31 @@ class Batcher:
         return True
 
     def _next_batch(self) -> list[Piece]:
+        """What should run now. Nobody is called back between the choice and the taking."""
+        while late := [piece.job for piece in self._head() if piece.job.is_late(self._clock())]:
+            for job in late:
+                self._expire(job)
         now = self._clock()
         sizes: list[int] = []
         slacks: list[float] = []
-        expired: list[Job] = []
         # A fair share for each lane, so that they overlap: the rows of one are dealt while another computes.
         share = -(-(self.waiting_rows + self.running_rows) // self.forecast.lanes)
-        space = self.largest
-        for piece in self._queue:
-            deadline = piece.job.deadline
-            if deadline is not None and deadline <= now:
-                expired.append(piece.job)
-                continue
-            space -= piece.num_rows
-            if space < 0 or (sizes and self.largest - space > share):
+        for piece in self._head():
+            if sizes and sum(sizes) + piece.num_rows > share:
                 break
             sizes.append(piece.num_rows)
+            deadline = piece.job.deadline
             slacks.append(math.inf if deadline is None else deadline - now)
-        for job in expired:
-            self._expire(job)
         return self._queue.pop(self.forecast.best_count(sizes, slacks)) if sizes else []
 
-    async def _execute(self, batch: Sequence[Piece], num_rows: int) -> None:
-        """Run a batch and deal its answers; if it raises, run its jobs one by one."""
-        try:
-            error = await self._attempt(batch, num_rows)
-            if error is None:
+    def _head(self) -> Iterator[Piece]:
+        """The pieces that wait, as many as fit in the largest bucket together."""
+        space = self.largest
+        for piece in self._queue:
+            space -= piece.num_rows
+            if space < 0:
                 return
-            if len(batch) == 1:
-                self._fail(batch[0].job, error)
-                return
-            for piece in batch:
-                if not piece.job.is_settled and (own := await self._attempt([piece], piece.num_rows)):
-                    self._fail(piece.job, own)
-        except asyncio.CancelledError:
-            for piece in batch:
-                self._fail(piece.job, _shut_down())
-            raise
-        except Exception as lost:
-            _log.exception("event=batch_lost rows=%d", num_rows)
-            for piece in batch:
-                self._fail(piece.job, ModelFailed(f"the batch was lost: {lost}"))
-        finally:
-            self.running_rows -= num_rows
-
-    async def _attempt(self, batch: Sequence[Piece], num_rows: int) -> Exception | None:
-        """Run and deal; what the engine raised, if it did."""
-        outcome: Outcome | None = None
-        error: Exception | None = None
-        handed_over = self._clock()
-        try:
-            outcome = await self._run([piece.tensors for piece in batch])
-            for name, array in outcome.answers.items():
-                if len(array) != num_rows:
-                    raise ModelFailed(f"output '{name}' has {len(array)} rows for {num_rows}")
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            error = ModelFailed("the engine gave up on the batch")
-        except Exception as raised:
-            error = raised
-        if error is None and outcome is not None:
-            self.forecast.note_batch(num_rows, outcome.seconds, self._clock() - handed_over)
-        self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=None if error else outcome))
-        if error is None and outcome is not None:
-            self._deal(batch, outcome)
-        return error
-
-    def _deal(self, batch: Sequence[Piece], outcome: Outcome) -> None:
-        """Give each piece the answers to its own rows."""
-        start = 0
-        now = self._clock()
-        outputs = list(outcome.answers.items())
-        for piece in batch:
-            stop = start + piece.num_rows
-            job = piece.job
-            if piece.index == 0:
-                job.queue_s = max(0.0, outcome.begun - job.submitted_at)
-            job.compute_s += outcome.seconds
-            if not job.is_settled and piece.index == job.num_pieces - 1:
-                self.forecast.note_job(job.expected_s, now - job.submitted_at)
-            job.deliver(piece.index, {name: array[start:stop] for name, array in outputs})
-            start = stop
-
-    def _note(self, execution: Execution) -> None:
-        try:
-            self._observe(execution)
-        except Exception:
-            _log.exception("event=observe_failed")
+            yield piece
 
     def _expire(self, job: Job) -> None:
         if not job.is_settled:
@@ -318,8 +227,12 @@ class Batcher:
             self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        job.fail(error)
         self._queue.remove(job)
+        job.fail(error)
+
+
+def _rows_of(batch: Sequence[Piece]) -> int:
+    return sum(piece.num_rows for piece in batch)
 
 
 def _set(future: "asyncio.Future[Job]", job: Job) -> None:

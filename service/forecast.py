@@ -51,18 +51,19 @@ class Forecast:
         `sizes` are their rows, in order, within the largest bucket together; `slacks` the seconds that each
         one's deadline leaves. The first piece runs whatever its slack.
         """
-        rates: list[float] = []
+        fullest: dict[int, tuple[int, float]] = {}  # of each bucket: how many pieces fill it best, and its rate
         num_rows = 0
         slack = math.inf
-        for size, own_slack in zip(sizes, slacks, strict=True):
+        for count, (size, own_slack) in enumerate(zip(sizes, slacks, strict=True), 1):
             num_rows += size
             slack = min(slack, own_slack)
-            seconds = self._seconds[self._place(num_rows)]
-            if rates and seconds > slack:
+            place = self._place(num_rows)
+            seconds = self._seconds[place]
+            if count > 1 and seconds > slack:
                 break
-            rates.append(num_rows / max(seconds, _FEWEST_SECONDS))
-        enough = NEAR * max(rates)
-        return next(count for count, rate in enumerate(rates, 1) if rate >= enough)
+            fullest[place] = (count, num_rows / max(seconds, _FEWEST_SECONDS))
+        enough = NEAR * max(rate for _, rate in fullest.values())
+        return next(count for count, rate in fullest.values() if rate >= enough)
 
     def drain_s(self, num_rows: int) -> float:
         """Seconds until `num_rows` that wait have been run."""

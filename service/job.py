@@ -8,10 +8,13 @@ event loop's thread alone.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+_log = logging.getLogger("foldserve")
 
 Tensors = Mapping[str, np.ndarray]
 OnEnd = Callable[["Job"], None]
@@ -89,10 +92,17 @@ class Job:
         """Settle with nothing: the caller has gone."""
         self._settle()
 
+    def is_late(self, now: float) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and self.deadline <= now
+
     def _end(self) -> None:
         on_end = self._on_end
         self._settle()
-        on_end(self)
+        try:
+            on_end(self)
+        except Exception:  # a caller who cannot be told is nobody else's trouble
+            _log.exception("event=caller_failed")
 
     def _settle(self) -> None:
         self.is_settled = True

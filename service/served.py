@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from service.batcher import Batcher, BatcherConfig, Execution
+from service.batcher import Batcher, BatcherConfig
+from service.execution import Execution
 from service.forecast import Forecast
 from service.job import Tensors
 from service.lanes import Lanes

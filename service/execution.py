@@ -1,0 +1,101 @@
+"""One batch, from its pieces to everybody's answers.
+
+In: pieces that run together, and `run`, which makes answers of rows.  Out: every job is settled.
+
+    answers[start:stop] → the piece whose rows stood there
+
+A batch that raises is run again piece by piece, so that one poisoned job fails alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from service.errors import ModelFailed
+from service.forecast import Forecast
+from service.job import Job, Outcome, Piece, Tensors
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Execution:
+    """One call of `run`: how many rows of how many jobs, and what it came to, or None if it raised."""
+
+    num_rows: int
+    num_jobs: int
+    outcome: Outcome | None
+
+
+Run = Callable[[Sequence[Tensors]], Awaitable[Outcome]]
+Clock = Callable[[], float]
+Observe = Callable[[Execution], None]
+Fail = Callable[[Job, Exception], None]
+
+_log = logging.getLogger("foldserve")
+
+
+class Executor:
+    """Runs batches for a batcher, which lends it `fail` to settle a job that waits with other pieces."""
+
+    def __init__(self, run: Run, forecast: Forecast, observe: Observe, clock: Clock, fail: Fail) -> None:
+        self._run = run
+        self._forecast = forecast
+        self._observe = observe
+        self._clock = clock
+        self._fail = fail
+
+    async def execute(self, batch: Sequence[Piece], num_rows: int) -> None:
+        """Run a batch and deal its answers; if it raises, run its pieces one by one."""
+        try:
+            error = await self._attempt(batch, num_rows)
+            if error is not None and len(batch) == 1:
+                self._fail(batch[0].job, error)
+            elif error is not None:
+                for piece in batch:
+                    if not piece.job.is_settled and (own := await self._attempt([piece], piece.num_rows)):
+                        self._fail(piece.job, own)
+        except Exception as lost:
+            _log.exception("event=batch_lost rows=%d", num_rows)
+            for piece in batch:
+                self._fail(piece.job, ModelFailed(f"the batch was lost: {lost}"))
+
+    async def _attempt(self, batch: Sequence[Piece], num_rows: int) -> Exception | None:
+        """Run and deal; what the engine raised, if it did."""
+        handed_over = self._clock()
+        try:
+            outcome = await self._run([piece.tensors for piece in batch])
+            for name, array in outcome.answers.items():
+                if len(array) != num_rows:
+                    raise ModelFailed(f"output '{name}' has {len(array)} rows for {num_rows}")
+        except (asyncio.CancelledError, Exception) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=None))
+            return error if isinstance(error, Exception) else ModelFailed("the engine gave up on the batch")
+        self._forecast.note_batch(num_rows, outcome.seconds, self._clock() - handed_over)
+        self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=outcome))
+        self._deal(batch, outcome)
+        return None
+
+    def _deal(self, batch: Sequence[Piece], outcome: Outcome) -> None:
+        """Give each piece the answers to its own rows."""
+        start = 0
+        now = self._clock()
+        outputs = list(outcome.answers.items())
+        for piece in batch:
+            stop = start + piece.num_rows
+            job = piece.job
+            if piece.index == 0:
+                job.queue_s = max(0.0, outcome.begun - job.submitted_at)
+            job.compute_s += outcome.seconds
+            if not job.is_settled and piece.index == job.num_pieces - 1:
+                self._forecast.note_job(job.expected_s, now - job.submitted_at)
+            job.deliver(piece.index, {name: array[start:stop] for name, array in outputs})
+            start = stop
+
+    def _note(self, execution: Execution) -> None:
+        try:
+            self._observe(execution)
+        except Exception:
+            _log.exception("event=observe_failed")

@@ -28,7 +28,7 @@ FROM install AS install-service
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
 # numpy's own tests are a twelfth of it.
-RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service]" \
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing]" \
     && rm -rf /opt/venv/lib/python3.11/site-packages/numpy/*/tests
 
 # Compiled here, because in a read-only image each start would compile it anew.
@@ -80,7 +80,7 @@ CMD ["training", "--help"]
 FROM install AS install-service-gpu
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service-gpu]"
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service-gpu,tracing]"
 
 FROM serve AS service-gpu
 LABEL org.opencontainers.image.title="foldserve service-gpu" \

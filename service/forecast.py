@@ -51,7 +51,7 @@ class Forecast:
         `sizes` are their rows, in order, within the largest bucket together; `slacks` the seconds that each
         one's deadline leaves. The first piece runs whatever its slack.
         """
-        fullest: dict[int, tuple[int, float]] = {}  # of each bucket: how many pieces fill it best, and its rate
+        fullest: dict[int, tuple[int, float]] = {}  # for each bucket: how many pieces fill it best, its rate
         num_rows = 0
         slack = math.inf
         for count, (size, own_slack) in enumerate(zip(sizes, slacks, strict=True), 1):

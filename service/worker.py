@@ -100,4 +100,5 @@ def _spare_the_collector() -> None:
     """What is alive now stays alive: let garbage collection pass over it, and run more seldom."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(10_000, 20, 50)

@@ -53,7 +53,7 @@ class ModelState:
             return f"model '{self.name}' is loading"
         if self.is_unloaded:
             return f"model '{self.name}' is unloaded"
-        version, reason = next(iter(self.refused.items()))
+        version, reason = next(iter(self.refused.items()), (None, "no version of it was tried"))
         where = "" if version is None else f" version {version}"
         return f"model '{self.name}'{where} is not served: {reason}"
 

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_exit_on_error=False,
         cli_avoid_json=True,
+        cli_implicit_flags=True,
     )
 
     models: Path = Field(Path("models"), description="folder of bundles, models/NAME/VERSION/")

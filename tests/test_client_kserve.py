@@ -1,0 +1,49 @@
+"""KServe's InferenceRESTClient, unmodified, from an environment of its own. Shared/oip-v2.md, 6.12."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service_kit import Server
+
+PYTHON = os.environ.get("KSERVE_PYTHON")
+
+pytestmark = pytest.mark.skipif(
+    not PYTHON,
+    reason="needs KSERVE_PYTHON=…/bin/python, of an environment with `pip install kserve==0.21.0`",
+)
+
+
+@pytest.fixture(scope="module")
+def told(server: Server) -> dict[str, Any]:
+    """What the client was told."""
+    asks = Path(__file__).with_name("kserve_asks.py")
+    ran = subprocess.run([str(PYTHON), str(asks), server.url], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    answers: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return answers
+
+
+def test_health(told: dict[str, Any]) -> None:
+    assert (told["live"], told["ready"], told["model ready"]) == (True, True, True)
+
+
+@pytest.mark.parametrize("answered", ["JSON", "bytes", "listed"])
+@pytest.mark.parametrize("sent", ["JSON", "bytes"])
+def test_infer(told: dict[str, Any], sent: str, answered: str) -> None:
+    assert told[f"{sent} {answered}"] == [[1, 2, 3], [4, 5, 6.5]]
+    assert told["id"] == "seven"
+
+
+def test_errors(told: dict[str, Any]) -> None:
+    """It prints what `error` says where the Content-Type is exactly application/json."""
+    status, message = told["wrong shape"]
+    assert status == 400
+    assert "unexpected shape for input 'x'" in message
+    status, message = told["unknown"]
+    assert status == 404
+    assert "unknown model: 'nope'" in message

@@ -223,6 +223,7 @@ class Batcher:
     def _expire(self, job: Job) -> None:
         if not job.is_settled:
             waited_s = self._clock() - job.submitted_at
+            self.forecast.note_job(job.expected_s, waited_s)  # or only those in time would count
             error = DeadlinePassed(f"the request's timeout passed, {waited_s:.3g} s after it was accepted")
             self._fail(job, error)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 
 import httpx
@@ -13,6 +14,9 @@ from training.__main__ import ENVIRONMENT
 
 for name, value in ENVIRONMENT.items():  # before torch, as the command does
     os.environ.setdefault(name, value)
+# Servers that tests start share what they measured, and leave the user's own folder alone.
+_CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
+os.environ["FOLDSERVE_CACHE"] = _CACHE.name
 
 
 def _gpu_missing() -> str | None:

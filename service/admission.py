@@ -31,19 +31,28 @@ class Admission:
                 retry_after_s=_whole(self.forecast.drain_s(waiting + running)),
             )
 
-    def check_time(self, num_rows: int, timeout_s: float, expected_s: float, *, is_idle: bool) -> None:
-        """Raise DeadlinePassed or Overloaded if the answer cannot come in time."""
-        alone_s = self.forecast.batch_s(num_rows)
-        if timeout_s < alone_s:
+    def check_time(self, num_rows: int, timeout_s: float, *, begins_in_s: float, expected_s: float) -> None:
+        """Raise DeadlinePassed or Overloaded if the answer, `expected_s` from now, cannot come in time.
+
+        A job that can begin at once is only held against what it takes at best: an engine that has become
+        slow is learnt anew by those who try.
+        """
+        least_s = self.forecast.least_s(num_rows)
+        if timeout_s < least_s:
             raise DeadlinePassed(
                 f"the request's timeout passed before it began: it allows {timeout_s:.3g} s, "
-                f"its rows alone take {alone_s:.3g} s"
+                f"its rows alone take {least_s:.3g} s"
             )
         promise_s = self.forecast.promise_s(expected_s)
-        if not is_idle and promise_s > timeout_s:
+        if begins_in_s > 0 and promise_s > timeout_s:
+            caution, batch_s = self.forecast.caution, self.forecast.batch_s(self.forecast.best_bucket)
             raise Overloaded(
                 f"the answer would take {promise_s:.3g} s, the request's timeout is {timeout_s:.3g} s",
-                retry_after_s=_whole(promise_s - timeout_s),
+                # When nobody is before it any more; or when the promise, though caution grew, is short enough
+                # for whoever comes in the middle of a batch.
+                retry_after_s=_whole(
+                    min(begins_in_s * caution, expected_s + batch_s - timeout_s / (1.5 * caution))
+                ),
             )
 
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.admission import Admission
@@ -25,6 +25,8 @@ from service.execution import Clock, Executor, Observe, Run
 from service.forecast import Forecast
 from service.job import Job, OnEnd, Piece, Tensors, pieces_of
 from service.queue import RowQueue
+
+A_MOMENT_S = 1e-6  # a batch that is over its time may end at any moment, but has not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,15 @@ class BatcherConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_wait_s < math.inf:
             raise ValueError(f"max_wait_s must be a number ≥ 0, got {self.max_wait_s}")
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A batch that runs, and when it should end."""
+
+    batch: list[Piece]
+    num_rows: int
+    ends_at: float
 
 
 class Batcher:
@@ -62,7 +73,7 @@ class Batcher:
         self._executor = Executor(run, forecast, observe, clock, self._fail)
         self._clock = clock
         self._queue = RowQueue()
-        self._running: dict[asyncio.Task[None], list[Piece]] = {}
+        self._running: dict[asyncio.Task[None], _Running] = {}
         self._patience: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_closed = False
@@ -89,12 +100,13 @@ class Batcher:
         if self._is_closing:
             raise Draining("the server is shutting down")
         self.check_space(num_rows)
-        before = self._queue.rows_before(priority)
-        expected_s = self.forecast.answer_s(before, self.running_rows, num_rows)
-        if timeout_s is not None:
-            is_idle = not (self.waiting_rows or self.running_rows)
-            self._admission.check_time(num_rows, timeout_s, expected_s, is_idle=is_idle)
         now = self._clock()
+        before = self._queue.rows_before(priority)
+        free_in_s = self._free_in_s(now)
+        expected_s = free_in_s + self.forecast.finish_s(before, num_rows)
+        if timeout_s is not None:
+            begins_in_s = free_in_s + self.forecast.drain_s(before)
+            self._admission.check_time(num_rows, timeout_s, begins_in_s=begins_in_s, expected_s=expected_s)
         job = Job(
             num_rows=num_rows,
             num_pieces=-(-num_rows // self.largest),
@@ -165,27 +177,35 @@ class Batcher:
             batch = self._next_batch()
             if not batch:
                 return
-            num_rows = _rows_of(batch)
+            num_rows = sum(piece.num_rows for piece in batch)
             self.running_rows += num_rows
             task = asyncio.get_running_loop().create_task(self._executor.execute(batch, num_rows))
-            self._running[task] = batch
+            self._running[task] = _Running(batch, num_rows, self._clock() + self.forecast.batch_s(num_rows))
             task.add_done_callback(self._end_of_batch)
 
     def _end_of_batch(self, task: "asyncio.Task[None]") -> None:
-        batch = self._running.pop(task)
-        self.running_rows -= _rows_of(batch)
+        running = self._running.pop(task)
+        self.running_rows -= running.num_rows
         if task.cancelled():
-            for piece in batch:
+            for piece in running.batch:
                 self._fail(piece.job, _shut_down())
         self._pump()
+
+    def _free_in_s(self, now: float) -> float:
+        """Seconds until a lane is free; 0 only if one is."""
+        if len(self._running) < self.forecast.lanes:
+            return 0.0
+        return max(A_MOMENT_S, min(running.ends_at for running in self._running.values()) - now)
 
     def _should_wait(self) -> bool:
         """Whether a lane should be left free in the hope of more rows; if so, a timer pumps again."""
         if self.config.max_wait_s == 0 or self._is_closing or self.waiting_rows >= self.largest:
             return False
-        oldest = self._queue.oldest()
-        assert oldest is not None
-        patience = oldest.job.submitted_at + self.config.max_wait_s - self._clock()
+        jobs = {piece.job for piece in self._queue}
+        until = min(job.submitted_at for job in jobs) + self.config.max_wait_s
+        own_s = self.forecast.promise_s(self.forecast.batch_s(self.waiting_rows))
+        until = min([until, *(job.deadline - own_s for job in jobs if job.deadline is not None)])
+        patience = until - self._clock()
         if patience <= 0:
             return False
         if self._patience is not None:
@@ -230,10 +250,6 @@ class Batcher:
     def _fail(self, job: Job, error: Exception) -> None:
         self._queue.remove(job)
         job.fail(error)
-
-
-def _rows_of(batch: Sequence[Piece]) -> int:
-    return sum(piece.num_rows for piece in batch)
 
 
 def _set(future: "asyncio.Future[Job]", job: Job) -> None:

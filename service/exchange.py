@@ -25,6 +25,7 @@ class Connection(Protocol):
     server_state: Any
     outbox: Outbox
 
+    def write(self, content: bytes) -> None: ...
     def on_response_complete(self) -> None: ...
 
 
@@ -128,11 +129,14 @@ class Exchange:
         if self._num_bytes > self._max_bytes:
             self._refuse_size(f"the body has {self._num_bytes} bytes, at most {self._max_bytes} are allowed")
             return
-        self._num_bytes = sum(map(len, self._parts))
+        self._num_bytes = 0
+        self._check_size(sum(map(len, self._parts)))
+        if self.response_complete:
+            return
         if self._is_whole:
             self._endpoint.answer(self)
         elif self._expects_continue:
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def receive(self, body: bytes) -> None:
         """A part of the body."""
@@ -140,9 +144,7 @@ class Exchange:
             return
         self._parts.append(body)
         if self._has_turn:
-            self._num_bytes += len(body)
-            if self._num_bytes > self._max_bytes:
-                self._refuse_size(f"the body has more than {self._max_bytes} bytes")
+            self._check_size(len(body))
 
     def finish(self) -> None:
         """The body is whole."""
@@ -185,6 +187,11 @@ class Exchange:
             extra.remove((b"connection", b"close"))
             self.keep_alive = False
         self.answer(error.status, header_lines((JSON, *extra)) + head, [error_body(str(error))])
+
+    def _check_size(self, num_bytes: int) -> None:
+        self._num_bytes += num_bytes
+        if self._num_bytes > self._max_bytes:
+            self._refuse_size(f"the body has more than {self._max_bytes} bytes")
 
     def _refuse_size(self, reason: str) -> None:
         self._parts.clear()

@@ -6,7 +6,8 @@ Out: which rows to run next; when a new job would be answered; when to come agai
     seconds(n rows) = curve(smallest bucket ≥ n) · slowdown + overhead
     rate(n rows)    = n / seconds(n)         the smallest batch runs whose rate comes near the best one's
     drain(n rows)   = ⌈n / best bucket⌉ · seconds(best bucket) / lanes
-    answer(n rows)  = drain(rows before it, and half of what runs) + seconds(its own batch)
+    alone(n rows)   = its pieces in turn, over the lanes
+    answer(n rows)  = until a lane is free + those before it and itself, in best batches
     promise         = answer · (bias + 3 · spread)
 
 Slowdown (engine seconds over the curve's), overhead (what a batch takes beside the engine), bias and spread
@@ -65,23 +66,43 @@ class Forecast:
         enough = NEAR * max(rate for _, rate in fullest.values())
         return next(count for count, rate in fullest.values() if rate >= enough)
 
+    def alone_s(self, num_rows: int) -> float:
+        """Seconds of a job of `num_rows` when nothing else waits or runs."""
+        if num_rows <= self.buckets[-1]:
+            return self.batch_s(num_rows)
+        whole, rest = divmod(num_rows, self.buckets[-1])
+        rounds, odd = divmod(whole, self.lanes)
+        if odd:
+            return (rounds + 1) * self.batch_s(self.buckets[-1])
+        return rounds * self.batch_s(self.buckets[-1]) + (self.batch_s(rest) if rest else 0.0)
+
+    def least_s(self, num_rows: int) -> float:
+        """The same on an engine as fast as at load: what a deadline can never be shorter than."""
+        return max(0.0, self.alone_s(num_rows) - self._overhead_s) / max(1.0, self._slowdown)
+
     def drain_s(self, num_rows: int) -> float:
         """Seconds until `num_rows` that wait have been run."""
         return -(-num_rows // self.best_bucket) * self._best_s / self.lanes
 
-    def answer_s(self, rows_before: int, running_rows: int, num_rows: int) -> float:
-        """Seconds until a new job of `num_rows` would be answered."""
-        own = self.batch_s(num_rows) if num_rows <= self.buckets[-1] else self.drain_s(num_rows)
-        before = rows_before + running_rows // 2
-        return own + self.drain_s(before) if before else own
+    def finish_s(self, rows_before: int, num_rows: int) -> float:
+        """Seconds until `num_rows` have run behind `rows_before`, from when a lane is free."""
+        if rows_before == 0:
+            return self.alone_s(num_rows)
+        whole, rest = divmod(rows_before + num_rows, self.best_bucket)
+        return whole * self._best_s / self.lanes + (self.batch_s(rest) if rest else 0.0)
 
     def promise_s(self, answer_s: float) -> float:
         """A forecast as it should be told: what such forecasts came to, and some of their scatter."""
-        return answer_s * (self._bias + 3 * self._spread)
+        return answer_s * self.caution
+
+    @property
+    def caution(self) -> float:
+        """What a forecast is multiplied by before it is promised."""
+        return self._bias + 3 * self._spread
 
     def note_batch(self, num_rows: int, engine_s: float, turnaround_s: float) -> None:
         """A batch has run, `engine_s` in the engine, `turnaround_s` until its answers could be dealt."""
-        expected = self._curve.setdefault(self.bucket(num_rows), engine_s)
+        expected = self._curve.setdefault(self.bucket(num_rows), engine_s / self._slowdown)
         ratio = min(engine_s / max(expected, _FEWEST_SECONDS), _LONGEST_RATIO)
         self._slowdown += SMOOTHING * (ratio - self._slowdown)
         self._overhead_s += SMOOTHING * (max(0.0, turnaround_s - engine_s) - self._overhead_s)

@@ -8,6 +8,7 @@ Noting an entry is an append to a list. If the thread cannot keep up, entries ar
 """
 
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -40,6 +41,8 @@ class Entry(NamedTuple):
     total_s: float
     trace_parent: bytes | None = None
 
+
+_log = logging.getLogger("foldserve")
 
 Timed = tuple[float, Entry]
 Sink = Callable[[Sequence[Timed]], None]
@@ -78,16 +81,19 @@ class Journal:
             self._thread.join(5)
 
     def _work(self) -> None:
-        while not self._is_closing:
+        while self._kept or not self._is_closing:
             self._has_some.wait()
             if not self._is_closing:
                 time.sleep(PAUSE_S)
-            self._has_some.clear()
+                self._has_some.clear()
             entries: list[Timed] = []
             while self._kept:  # until it is empty, so that the next entry wakes us again
                 entries.append(self._kept.popleft())
             for sink in self._sinks:
-                sink(entries)
+                try:
+                    sink(entries)
+                except Exception:
+                    _log.exception("event=journal_failed entries=%d", len(entries))
 
 
 def write_failures(entries: Sequence[Timed]) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
+from service.errors import ModelFailed
 from service.job import Outcome, Tensors
 
 RunInLane = Callable[[int, Sequence[Tensors]], Outcome]
@@ -45,8 +46,12 @@ class Lanes:
             outcome: Outcome | None = None
             try:
                 outcome = self._run(lane, jobs)
-            except Exception as raised:
-                error = raised
+            except BaseException as raised:
+                # What a future cannot carry, or what would end the lane, is an error like any other.
+                if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
+                    error = raised
+                else:
+                    error = ModelFailed(f"the engine gave up: {raised!r}")
             try:
                 self._loop.call_soon_threadsafe(_settle, future, outcome, error)
             except RuntimeError:  # the loop closed under a batch that nobody waits for

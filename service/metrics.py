@@ -212,8 +212,9 @@ def _sum(one: Any, other: Any) -> Any:
         for key in both.keys() & {"last_inference"}:
             both[key] = max(one[key], other[key])
         if "parity" in one and "parity" in other:
+            sides = (one["parity"], other["parity"])
             both["parity"] = {
-                name: max(value, other["parity"][name]) for name, value in one["parity"].items()
+                name: max(side[name] for side in sides if name in side) for name in sides[0] | sides[1]
             }
         return both
     if isinstance(one, list):

@@ -11,17 +11,21 @@ swaps then: requests that are on their way finish where they began.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, cast
 
 from service.engine import EngineConfig
 from service.errors import BadRequest, Draining, NotReady, UnknownModel
 from service.metrics import Metrics
 from service.repository import Loaded, Refused, find_models, load_newest
 from service.served import QueueConfig, Served
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger("foldserve")
 
@@ -49,10 +53,10 @@ class ModelState:
     @property
     def reason(self) -> str:
         """One sentence on why the model is not ready."""
-        if self.is_loading:
-            return f"model '{self.name}' is loading"
         if self.is_unloaded:
             return f"model '{self.name}' is unloaded"
+        if self.is_loading:
+            return f"model '{self.name}' is loading"
         version, reason = next(iter(self.refused.items()), (None, "no version of it was tried"))
         where = "" if version is None else f" version {version}"
         return f"model '{self.name}'{where} is not served: {reason}"
@@ -138,15 +142,15 @@ class Models:
                 raise BadRequest(f"failed to load '{name}': the models folder holds no such model")
             known = self._states.setdefault(name, ModelState(name=name))
         async with known.changing:
-            facts = await asyncio.to_thread(lambda: list(self._facts(name)))
+            facts = await _in_thread(lambda: self._tried(name, is_served=known.served is not None))
             known.refused = {}
+            known.is_loading = False
+            if isinstance(facts[-1], Loaded):
+                known.is_unloaded = False
             for fact in facts:
                 self._note(fact)
-            known.is_loading = False
-            if not facts or isinstance(facts[-1], Refused):
-                reason = facts[-1].reason if facts and isinstance(facts[-1], Refused) else "no version"
-                raise BadRequest(f"failed to load '{name}': {reason}")
-            known.is_unloaded = False
+            if isinstance(failed := facts[-1], Refused):
+                raise BadRequest(f"failed to load '{name}': {failed.reason}")
 
     async def unload(self, name: str) -> None:
         """Serve a model no longer; what it has accepted is answered."""
@@ -173,6 +177,15 @@ class Models:
             if not self._is_stopping:  # the event loop closed under us only when the server has gone
                 raise
 
+    def _tried(self, name: str, *, is_served: bool) -> list[Loaded | Refused]:
+        """What became of the versions, newest first; while one is served, a newest that fails is the last."""
+        facts: list[Loaded | Refused] = []
+        for fact in self._facts(name):
+            facts.append(fact)
+            if is_served:
+                break
+        return facts
+
     def _facts(self, name: str) -> Iterator[Loaded | Refused]:
         return load_newest(self.config.root, name, self.config.engine)
 
@@ -183,6 +196,8 @@ class Models:
             _log.error("event=refused model=%s version=%s reason=%r", fact.name, fact.version, fact.reason)
             if fact.version is not None:
                 self.metrics.proved[fact.name, fact.version] = False
+            return
+        if state.is_unloaded:  # while it was being loaded
             return
         metrics = self.metrics.add_version(fact.name, fact.version)
         assert fact.engine.parity is not None
@@ -207,3 +222,30 @@ class Models:
 
     def _end(self, name: str) -> None:
         self._states[name].is_loading = False
+
+
+async def _in_thread(work: Callable[[], Result]) -> Result:
+    """Await `work` in a thread that does not hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(Result, result))
+
+    def run() -> None:
+        result: Result | None = None
+        error: Exception | None = None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await future

@@ -26,6 +26,7 @@ class Outbox:
         """Write now."""
         ready, self._ready = self._ready, []
         for transport, content, is_last in ready:
-            transport.write(content)
-            if is_last:
-                transport.close()
+            if not transport.is_closing():
+                transport.write(content)
+                if is_last:
+                    transport.close()

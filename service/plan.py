@@ -14,7 +14,6 @@ kept plan that cannot be read is measured again.
 """
 
 import hashlib
-import json
 import logging
 import platform
 import threading
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from service.buffers import Buffers
 from service.bundle import Golden
@@ -96,7 +96,7 @@ def open_lanes(
 def choose_plan(request: PlanRequest) -> SessionPlan:
     """The kept plan, or a newly measured one."""
     path = request.cache / f"{request.key}.json" if request.cache else None
-    if path is not None and (kept := _read(path)):
+    if path is not None and (kept := _read(path)) and kept.lanes * kept.threads <= _most(request):
         return kept
     first = list(_starts(request))
     if len(first) == 1 and request.provider == CPU and request.lanes is not None:
@@ -201,9 +201,14 @@ def _seconds(lanes: Sequence[LaneBuffers], bucket: int) -> float:
 
 def _read(path: Path) -> SessionPlan | None:
     try:
-        return SessionPlan(**json.loads(path.read_bytes()))
+        return SessionPlan(**orjson.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _most(request: PlanRequest) -> int:
+    """Threads that lanes may have together."""
+    return max(request.threads, request.lanes or 1) if request.provider == CPU else 64
 
 
 def _keep(path: Path, plan: SessionPlan) -> None:
@@ -211,7 +216,7 @@ def _keep(path: Path, plan: SessionPlan) -> None:
     aside = path.with_suffix(f".{threading.get_native_id()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(asdict(plan)))
+        aside.write_bytes(orjson.dumps(asdict(plan)))
         aside.replace(path)
     except OSError as error:
         _log.debug("event=plan_not_kept reason=%r", error.strerror)

@@ -23,11 +23,7 @@ class RowQueue:
 
     def __init__(self) -> None:
         self.num_rows = 0
-        self._levels: dict[int, deque[Piece]] = {}
-        self._order: list[int] = []
-        self._rows_at: dict[int, int] = {}
-        self._rows_of: dict[Job, int] = {}
-        self._num_pieces = 0
+        self._clear()
 
     def put(self, job: Job, pieces: list[Piece]) -> None:
         """Let a job's pieces wait."""
@@ -73,13 +69,22 @@ class RowQueue:
         """A settled job's rows wait no longer."""
         if rows := self._rows_of.get(job):
             self._count_off(job, level_of(job), rows)
-        if self._num_pieces > 2 * len(self._rows_of) + self.num_rows + _SLACK:
+        if self.num_rows == 0:
+            self._clear()
+        elif self._num_pieces > 2 * len(self._rows_of) + self.num_rows + _SLACK:
             self._compact()
 
     def rows_before(self, priority: int) -> int:
         """Rows that will run before those of a new job."""
         own = priority or DEFAULT_PRIORITY
         return sum(rows for level, rows in self._rows_at.items() if level <= own)
+
+    def _clear(self) -> None:
+        self._levels: dict[int, deque[Piece]] = {}
+        self._order: list[int] = []
+        self._rows_at: dict[int, int] = {}
+        self._rows_of: dict[Job, int] = {}
+        self._num_pieces = 0
 
     def _count_off(self, job: Job, level: int, num_rows: int) -> None:
         self.num_rows -= num_rows

@@ -53,6 +53,10 @@ class SessionPlan:
     has_tf32: bool = False
     has_cuda_graphs: bool = False
 
+    def __post_init__(self) -> None:
+        if any(type(count) is not int or count < 1 for count in (self.threads, self.lanes)):
+            raise ValueError(f"threads and lanes must be numbers from 1 on, got {self.threads}, {self.lanes}")
+
 
 def has_cuda() -> bool:
     """Whether this build of ONNX Runtime has a CUDA provider; whether it works shows when a session opens."""

@@ -68,7 +68,10 @@ class Supervisor:
             if self._signals > told:
                 for process in alive:
                     process.kill()
-        return max(abs(member.process.exitcode or 0) for member in crew)
+        # A worker that was told to end before it could answer signals has ended as it was told.
+        told_codes = (None, 0, -signal.SIGTERM)
+        codes = [member.process.exitcode for member in crew]
+        return max(0 if code in told_codes else abs(code or 0) for code in codes)
 
     def _start(self, index: int) -> BaseProcess:
         post = Post(index=index, size=len(self._sockets), folder=self._folder)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from training.config import FitConfig
+from training.config import FitConfig, split_net_settings
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ EXAMPLE = """\
 example:
   python -m training --out runs/digits               train; writes checkpoint.pt, metrics.jsonl, curves.png
   python -m training --out runs/digits --resume      go on after Ctrl-C, to the same result
+  python -m training --out runs/deep --net resnet --net-setting depth=32 --net-setting width=32
+  python -m training --out runs/fold --net preact-resnet --positive-gamma --recalibrate-bn 20
 """
 
 # To be said before torch is imported. Threads that spin while they wait for each other made an epoch 3 to 20
@@ -52,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     settings = parser.add_argument_group("settings of the fit (with --resume: those it began with)")
     for name, kind, what in (
         ("data", str, "data set"),
-        ("net", str, "net"),
+        ("net", str, "net; or timm:NAME, or module:factory; an unknown name lists them"),
         ("epochs", int, "passes over the train half"),
         ("batch_size", int, "rows in a batch"),
         ("learning_rate", float, "peak of the one-cycle schedule"),
@@ -69,6 +71,27 @@ def build_parser() -> argparse.ArgumentParser:
             metavar=kind.__name__.upper(),
             help=f"{what} (default {default})",
         )
+    settings.add_argument(
+        "--net-setting",
+        dest="net_settings",
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar="NAME=VALUE",
+        help="of the net, such as depth=20 or channels=16,32; once for each; an unknown name lists them",
+    )
+    settings.add_argument(
+        "--positive-gamma",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="keep every BatchNorm's γ above zero, so that pre-activation nets fold completely",
+    )
+    settings.add_argument(
+        "--recalibrate-bn",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="take BatchNorm's statistics anew from N train batches at the end, not augmented (default 0)",
+    )
     return parser
 
 
@@ -79,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
     run: Run | None = None
     try:
+        if "net_settings" in flags:
+            flags["net_settings"] = split_net_settings(flags["net_settings"])
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         # Torch takes seconds to import: --help does not wait for it, and Ctrl-C meanwhile is a sentence.

@@ -81,8 +81,11 @@ class Checkpoint:
         """The trained net, in eval mode, on the CPU."""
         try:
             net = nets.build_net(self.net_name, self.net_settings)
+        except nets.NetError as error:
+            raise CheckpointError(f"the checkpoint's net cannot be rebuilt: {error}") from None
+        try:
             net.load_state_dict(self.state_dict)
-        except (nets.NetError, RuntimeError) as error:
+        except RuntimeError as error:
             sentence = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint's weights do not fit its net: {sentence}") from None
         return net.eval()

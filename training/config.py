@@ -4,7 +4,8 @@ In: flags.  Out: a checked `FitConfig`.  Where it runs and where it writes are n
 machine's CPU the same config gives the same weights, bit for bit.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from training.errors import TrainingError
 
@@ -15,16 +16,22 @@ class ConfigError(TrainingError):
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """Settings of one run; `learning_rate` is the peak of the one-cycle schedule."""
+    """Settings of one run; `learning_rate` is the peak of the one-cycle schedule.
+
+    `net_settings` are words as typed: only the net knows what they mean.
+    """
 
     data: str = "digits"
     net: str = "small-cnn"
+    net_settings: dict[str, str] = field(default_factory=dict)
     epochs: int = 16
     batch_size: int = 64
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 2e-3
     seed: int = 0
+    positive_gamma: bool = False
+    recalibrate_bn: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -41,3 +48,18 @@ class FitConfig:
             raise ConfigError(f"weight_decay must be zero or positive, got {self.weight_decay}")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must lie in 0 .. 2⁶³−1, got {self.seed}")
+        if self.recalibrate_bn < 0:
+            raise ConfigError(f"recalibrate_bn must be zero or positive, got {self.recalibrate_bn}")
+
+
+def split_net_settings(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` for each setting of the net, each once."""
+    words: dict[str, str] = {}
+    for text in texts:
+        name, equals, word = text.partition("=")
+        if not (name and equals and word):
+            raise ConfigError(f"a net setting must be NAME=VALUE, such as depth=20, got {text!r}")
+        if name in words:
+            raise ConfigError(f"net setting {name} is given twice, as {words[name]} and as {word}")
+        words[name] = word
+    return words

@@ -4,6 +4,7 @@
     learning rate = peak · t / w                              for t < w
                     peak · ½ (1 + cos π (t − w) / (1 − w))    after
     SGD with Nesterov momentum; weight decay on weights, not on biases or what BatchNorm learns
+    care for γ after each step, and for the running statistics at the end, where asked for (batchnorm.py)
 
 The schedule is a function of the step and keeps no state. What a resumed run needs besides the weights is
 the optimizer's momenta and the state of each generator; both come with every epoch.
@@ -20,6 +21,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from training.augment import Affine, apply_affine, draw_affine
+from training.batchnorm import keep_gamma_positive, recalibrate
 from training.config import ConfigError, FitConfig
 from training.data import DataFacts, Split, normalize
 from training.errors import TrainingError
@@ -93,8 +95,12 @@ def fit(net: nn.Module, split: Split, config: FitConfig, start: Start | None = N
             loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += _finite(loss.item(), step, config)
             optimizer.step()
+            if config.positive_gamma:
+                keep_gamma_positive(net)
             num_right += (logits.argmax(1) == labels).sum()
         num_rows = steps_per_epoch * config.batch_size
+        if config.recalibrate_bn and epoch + 1 == config.epochs:
+            recalibrate(net, plain_batches(split, config))
         held_out_loss, held_out_accuracy = evaluate(
             net, split.held_out_pixels, split.held_out_labels, split.facts
         )
@@ -111,6 +117,14 @@ def fit(net: nn.Module, split: Split, config: FitConfig, start: Start | None = N
             optimizer=optimizer.state_dict(),
             generators={name: generator.get_state() for name, generator in generators.items()},
         )
+
+
+def plain_batches(split: Split, config: FitConfig) -> Iterator[Tensor]:
+    """Rows of `recalibrate_bn` random train batches, not augmented; none comes twice."""
+    generator = seeded_generator(config.seed, "recalibrate")
+    order = torch.randperm(len(split.train_labels), generator=generator).to(split.train_labels.device)
+    for rows in torch.split(order[: config.recalibrate_bn * config.batch_size], config.batch_size):
+        yield normalize(split.train_pixels[rows], split.facts)
 
 
 def evaluate(net: nn.Module, pixels: Tensor, labels: Tensor, facts: DataFacts) -> tuple[float, float]:
@@ -170,7 +184,10 @@ def count_steps(split: Split, config: FitConfig) -> int:
         raise ConfigError(
             f"batch_size must be at most {num_rows}, the rows to train on, got {config.batch_size}"
         )
-    return num_rows // config.batch_size
+    num_steps = num_rows // config.batch_size
+    if (asked := config.recalibrate_bn) > num_steps:
+        raise ConfigError(f"recalibrate_bn must be at most {num_steps}, the batches of an epoch, got {asked}")
+    return num_steps
 
 
 def _finite(loss: float, step: int, config: FitConfig) -> float:

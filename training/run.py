@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from training import nets
+from training.batchnorm import find_batchnorms
 from training.checkpoint import Checkpoint, CheckpointError, Resume, load_checkpoint, save_checkpoint
 from training.config import ConfigError, FitConfig
 from training.curves import draw_curves
@@ -112,11 +113,13 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, *, overwri
         raise OutputError(
             f"{path} is already there: add --resume to go on with it, or --overwrite to lose it"
         )
+    given = nets.read_net_settings(config.net, config.net_settings)
     split = load_split(config.data)
     count_steps(split, config)
-    settings = nets.settings_for(config.net, split.facts)
-    net = nets.build_net(config.net, settings)
-    nets.initialize(net, seeded_generator(config.seed, "weights"))
+    settings = nets.settings_for(config.net, split.facts, given)
+    net = nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
+    if (config.positive_gamma or config.recalibrate_bn) and not find_batchnorms(net):
+        raise ConfigError(f"positive_gamma and recalibrate_bn need a BatchNorm, and {config.net} has none")
     return Run(
         out=out,
         config=config,

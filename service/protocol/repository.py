@@ -15,10 +15,10 @@ def repository_index(states: Sequence[ModelState], *, only_ready: bool) -> list[
     for state in states:
         if state.served is not None:
             entries.append(_entry(state.name, state.served.version, "READY", ""))
-        elif state.is_loading:
-            entries.append(_entry(state.name, None, "LOADING", ""))
         elif state.is_unloaded:
             entries.append(_entry(state.name, None, "UNAVAILABLE", "unloaded"))
+        elif state.is_loading:
+            entries.append(_entry(state.name, None, "LOADING", ""))
         for version, reason in state.refused.items():
             entries.append(_entry(state.name, version, "UNAVAILABLE", reason))
     return [entry for entry in entries if entry["state"] == "READY" or not only_ready]

@@ -14,24 +14,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.nets.layers import conv_bn
+from training.nets.settings import NetSettings
+
 
 @dataclass(frozen=True, kw_only=True)
-class CnnSettings:
+class CnnSettings(NetSettings):
     """Shape of the net."""
 
-    input_shape: tuple[int, int, int]
-    num_classes: int
     channels: tuple[int, ...] = (32, 64)
     kernels: tuple[int, ...] = (5, 3)
     hidden: int = 128
 
     def __post_init__(self) -> None:
-        if min((*self.input_shape, *self.channels, *self.kernels, self.hidden)) < 1 or self.num_classes < 2:
-            raise ValueError("every size must be at least 1, and num_classes at least 2")
+        self.check_sizes(*self.channels, *self.kernels, self.hidden)
         if len(self.kernels) != len(self.channels) or not all(kernel % 2 for kernel in self.kernels):
             raise ValueError("kernels must be odd, one for each of channels")
-        if min(self.input_shape[1:]) < 2 ** len(self.channels):
-            raise ValueError(f"{len(self.channels)} poolings leave nothing of {self.input_shape[1:]} pixels")
+        self.check_poolings(len(self.channels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +49,7 @@ class Cnn(nn.Module):
         num_channels, height, width = settings.input_shape
         blocks: list[nn.Module] = []
         for out_channels, kernel in zip(settings.channels, settings.kernels, strict=True):
-            blocks += [
-                nn.Conv2d(num_channels, out_channels, kernel, padding=kernel // 2, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
+            blocks += [*conv_bn(num_channels, out_channels, kernel), nn.ReLU(), nn.MaxPool2d(2)]
             num_channels, height, width = out_channels, height // 2, width // 2
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(

@@ -1,0 +1,107 @@
+"""The one table: a line for each net, format and system; figures are medians of the rounds.
+
+In: cells.  Out: markdown.
+"""
+
+from collections.abc import Iterable
+
+from benchmarks.serving.bars import bars
+from benchmarks.serving.medians import Medians, Place, best_bare, medians
+from benchmarks.serving.nets import NETS
+from benchmarks.serving.steps import Options
+from benchmarks.serving.store import CLOSED, FAILED, OPEN, OVERLOAD, Cell
+from benchmarks.serving.systems import BARE, OURS, SYSTEMS
+
+HEAD = [
+    *("net", "format", "system", "requests/s at 1", "at 16", "at 64", "ours ÷ it", "p50, p99 at 1, ms"),
+    *("p50, p99 at 64, ms", "p99 at o50, ms", "p99 at o90, ms", "CPU s", "errors, wrong"),
+]
+
+NOTES = [
+    "- ours ÷ it: requests/s, both at 64 connections",
+    "- p50, p99 at 1 and 64: closed loop, corrected by wrk for what it could not send during a stall",
+    "- o50, o90: open loops at 50 % and 90 % of our own maximum, from when a request was due; – is not asked "
+    "of a system that cannot do so many",
+    "- CPU s: of all the server's processes, for 1,000 requests at 64 connections",
+]
+
+
+def render(cells: Iterable[Cell], options: Options, conditions: list[str]) -> str:
+    """The whole text."""
+    cells = list(cells)
+    found = medians(cells)
+    why = {(cell.net, cell.system, cell.format): cell.note for cell in cells if cell.load == FAILED}
+    lines = [
+        "# The service beside its peers",
+        "",
+        *conditions,
+        "",
+        _row(HEAD),
+        _row(["---"] * 3 + ["---:"] * (len(HEAD) - 3)),
+    ]
+    for net in options.nets:
+        if best := best_bare(found, net):
+            told = f"ONNX Runtime alone, {best[0]}"
+            lines.append(_row([net, "rows", told, "", "", f"{best[1]:,.0f}", *[""] * 7]))
+        for form in options.formats:
+            for name in options.systems:
+                if name != BARE:
+                    reason = _reason(name, form, net, why, options)
+                    lines.append(_row([net, form, name, *_figures(found, net, form, name, reason)]))
+    lines += ["", *bars(found, options.nets), "", *_overloads(found), "", *_legend(options)]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(found: dict[Place, Medians], net: str, form: str, name: str, reason: str) -> list[str]:
+    at = {load: found.get((net, name, form, load)) for load in (*CLOSED, *OPEN)}
+    alone, full = at["c1"], at["c64"]
+    if alone is None or full is None:
+        return [reason, *[""] * (len(HEAD) - 4)]
+    ours = found.get((net, OURS.name, form, "c64"))
+    ratio = f"{ours.requests_per_s / full.requests_per_s:.2f}" if ours and full.requests_per_s else ""
+    late = [f"{it.p99_ms:.1f}" if (it := at[load]) else "–" for load in OPEN]
+    measured = [it for it in at.values() if it]
+    return [
+        *(f"{it.requests_per_s:,.0f}" if (it := at[load]) else "" for load in CLOSED),
+        ratio,
+        f"{alone.p50_ms:.2f}, {alone.p99_ms:.2f}",
+        f"{full.p50_ms:.1f}, {full.p99_ms:.1f}",
+        *late,
+        f"{full.cpu_s_per_1000:.2f}",
+        f"{sum(it.errors for it in measured)}, {sum(it.wrong for it in measured)}",
+    ]
+
+
+def _reason(name: str, form: str, net: str, why: dict[tuple[str, str, str], str], options: Options) -> str:
+    """Why a system has no figures."""
+    system = SYSTEMS[name]
+    reasons = [
+        system.lacks.get(form),
+        system.why_not(options.peers),
+        why.get((net, name, form)),
+        why.get((net, name, "")),
+    ]
+    return next((reason for reason in reasons if reason), "not measured").replace("\n", " ")
+
+
+def _overloads(found: dict[Place, Medians]) -> list[str]:
+    """What became of twice our maximum, in one line a net."""
+    lines = []
+    for (net, _, _, load), it in found.items():
+        if load == OVERLOAD:
+            last = it.extra[-1]
+            lines.append(
+                f"- {net}, twice the maximum, last round: {last['requests']:,} asked, statuses "
+                f"{last['statuses']}, {last['waited']:,} waited for a connection, the driver's own lateness "
+                f"{last['late_p99_ms']:.1f} ms at p99"
+            )
+    return lines
+
+
+def _legend(options: Options) -> list[str]:
+    systems = [f"- {name}: {SYSTEMS[name].told}" for name in options.systems if name != BARE]
+    return [*NOTES, *(f"- {name}: {NETS[name].told}" for name in options.nets), *systems]
+
+
+def _row(parts: list[str]) -> str:
+    return f"| {' | '.join(part.replace('|', '/') for part in parts)} |"

@@ -1,0 +1,69 @@
+"""Nets that are not ours, from the package timm or from your own code.
+
+In: `timm:NAME` or `module:factory`, and settings.
+Out: the net; it has answered rows of the data's shape with logits.
+"""
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.nets.from_module import FROM_DATA, find_factory
+from training.nets.from_timm import PREFIX, find_timm
+from training.nets.settings import NetError, first_line
+
+
+def is_foreign(name: str) -> bool:
+    """Whether `name` is of this kind."""
+    return ":" in name
+
+
+def read_foreign_words(name: str, words: Mapping[str, str]) -> dict[str, Any]:
+    """Values as Python writes them; what is none is text.  The net must be there and take them."""
+    values = {key: _read(word) for key, word in words.items()}
+    if given := sorted(values.keys() & set(FROM_DATA)):
+        raise NetError(f"setting {given[0]} of net {name} comes from the data")
+    _find(name, values)
+    return values
+
+
+def build_foreign(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """Build the net and try it on rows of its input shape."""
+    build = _find(name, {key: value for key, value in settings.items() if key not in FROM_DATA})
+    try:
+        net = build(**settings)
+    except (Exception, SystemExit) as error:  # somebody else's code
+        raise NetError(f"net {name} raised {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(net, nn.Module):
+        raise NetError(f"net {name} must be an nn.Module, its factory returned {type(net).__name__}")
+    _try(net, name, tuple(settings["input_shape"]), settings["num_classes"])
+    return net
+
+
+def _find(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    find = find_timm if name.partition(":")[0] == PREFIX else find_factory
+    return find(name, options)
+
+
+def _read(word: str) -> Any:
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+
+
+def _try(net: nn.Module, name: str, row_shape: tuple[int, ...], num_classes: int) -> None:
+    """Ask the net once, in eval mode."""
+    was_training = net.training
+    try:
+        with torch.no_grad():
+            answer = net.eval()(torch.zeros(2, *row_shape))
+    except Exception as error:  # somebody else's code
+        raise NetError(f"net {name} cannot take rows of {row_shape}: {first_line(error)}") from error
+    found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if found != (2, num_classes):
+        raise NetError(f"net {name} answers 2 rows with {found}, expected logits of {(2, num_classes)}")
+    net.train(was_training)

@@ -1,0 +1,61 @@
+"""`module:factory`: a net of your own code.
+
+    factory(num_classes=…, input_shape=…, **settings)
+
+Those two come where its parameters name them; every setting must be a parameter too. A checkpoint holds the
+name and the settings, so whoever opens it needs the module, and runs its code. So that no file can have just
+any function of any package called, a factory with parameters is a class of nets or names `num_classes`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from training.nets.settings import NetError, first_line
+
+FROM_DATA = ("input_shape", "num_classes")
+
+
+def find_factory(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function that builds the net from `num_classes`, `input_shape` and `options`."""
+    factory = _import_factory(name)
+    parameters = _parameters(name, factory)
+    is_net_class = isinstance(factory, type) and issubclass(factory, nn.Module)
+    if parameters and not is_net_class and "num_classes" not in parameters:
+        raise NetError(f"net {name} must have a parameter num_classes, it has {', '.join(parameters)}")
+    if unknown := sorted(options.keys() - set(parameters)):
+        takes = ", ".join(key for key in parameters if key not in FROM_DATA) or "none"
+        raise NetError(f"unknown setting of net {name} {unknown[0]!r}, its factory takes {takes}")
+
+    def build(**settings: Any) -> Any:
+        taken = {key: value for key, value in settings.items() if key in parameters or key not in FROM_DATA}
+        return factory(**taken)
+
+    return build
+
+
+def _import_factory(name: str) -> Callable[..., Any]:
+    module_name, _, factory_name = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except Exception as error:  # importing runs somebody else's code
+        raise NetError(
+            f"net {name} cannot be imported here ({first_line(error)}): "
+            f"it must lie in this folder or on PYTHONPATH"
+        ) from error
+    if not callable(factory):
+        raise NetError(f"net {name} must be a callable that returns an nn.Module")
+    return factory  # type: ignore[no-any-return]
+
+
+def _parameters(name: str, factory: Callable[..., Any]) -> list[str]:
+    """Those that can be given by name."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        raise NetError(f"net {name} does not tell its parameters, so it cannot build a net") from None
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [key for key, parameter in signature.parameters.items() if parameter.kind in by_name]

@@ -1,0 +1,74 @@
+"""Settings of a net: a frozen dataclass beside each net, and how a command line writes them.
+
+In: `depth=20`, `channels=16,32`, already split at the equals sign.  Out: plain values of the right type.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from training.errors import TrainingError, describe_unknown
+
+_IN_WORDS = {int: "a whole number", float: "a number"}
+
+
+class NetError(TrainingError):
+    """No such net, or settings that it cannot take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSettings:
+    """What the data says; each net adds its own."""
+
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    def check_sizes(self, *sizes: int) -> None:
+        """Raise ValueError unless there is something everywhere."""
+        if min((*self.input_shape, *sizes)) < 1 or self.num_classes < 2:
+            raise ValueError("every size must be at least 1, and num_classes at least 2")
+
+    def check_poolings(self, num_poolings: int) -> None:
+        """Raise ValueError unless `num_poolings` halvings leave at least one pixel."""
+        if min(self.input_shape[1:]) < 2**num_poolings:
+            raise ValueError(f"{num_poolings} poolings leave nothing of {self.input_shape[1:]} pixels")
+
+    def check_stages(self, **stages: tuple[int, ...]) -> None:
+        """Raise ValueError unless every tuple has an entry for each stage."""
+        if len({len(entries) for entries in stages.values()}) != 1 or not all(stages.values()):
+            names = " and ".join(stages)
+            raise ValueError(f"{names} must have an entry for each stage, got {list(stages.values())}")
+
+
+def read_words(net: str, cls: type[NetSettings], words: Mapping[str, str]) -> dict[str, Any]:
+    """Values of the settings that `words` name; what the data says is not for the user to set."""
+    given_by_data = {field.name for field in fields(NetSettings)}
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in given_by_data}
+    values = {}
+    for name, word in words.items():
+        if name not in hints:
+            raise NetError(describe_unknown(f"setting of net {net}", name, hints))
+        try:
+            values[name] = _read(word, hints[name])
+        except ValueError:
+            raise NetError(
+                f"setting {name} of net {net} must be {_describe(hints[name])}, got {word!r}"
+            ) from None
+    return values
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _read(word: str, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        return tuple(_read(part, get_args(hint)[0]) for part in word.split(","))
+    return hint(word)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return f"{_IN_WORDS[get_args(hint)[0]]}, or several with commas between"
+    return _IN_WORDS[hint]

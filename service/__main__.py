@@ -23,7 +23,7 @@ from service.repository import find_models
 from service.server import bind
 from service.settings import SettingsError, read_settings
 from service.supervisor import supervise
-from service.tracing import TracingError
+from service.tracing import TracingError, check_tracing
 from service.worker import run_worker, set_up_logging, url_of
 
 _log = logging.getLogger("foldserve")
@@ -35,6 +35,11 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(arguments)
     except SettingsError as error:
         return _refuse(f"{error}; see --help")
+    try:
+        if settings.trace_endpoint is not None:
+            check_tracing()
+    except TracingError as error:
+        return _refuse(str(error))
     try:
         if not settings.models.is_dir():
             return _refuse(f"there is no folder '{settings.models}'; --models names the folder of bundles")
@@ -53,10 +58,7 @@ def main(arguments: list[str]) -> int:
     )
     if settings.workers > 1:
         return supervise(settings, sockets)
-    try:
-        return run_worker(settings, sockets[0], Post())
-    except TracingError as error:
-        return _refuse(str(error))
+    return run_worker(settings, sockets[0], Post())
 
 
 def _refuse(reason: str) -> int:

@@ -15,6 +15,7 @@ from service.journal import Journal, Sink, write_failures, write_lines
 from service.models import Models, ModelsConfig
 from service.served import QueueConfig
 from service.settings import Settings, usable_cores
+from service.tracing import spans_to
 from service.visit import Ledger
 
 
@@ -83,8 +84,7 @@ def build_journal(settings: Settings) -> Journal:
     """Lines for the requests that should have one, spans if they have somewhere to go."""
     writers: dict[str, list[Sink]] = {"all": [write_lines], "failures": [write_failures], "off": []}
     sinks = writers[settings.request_log]
-    if settings.trace_endpoint is not None:
-        from service.tracing import spans_to  # an optional package
-
-        sinks.append(spans_to(settings.trace_endpoint))
-    return Journal(sinks)
+    if settings.trace_endpoint is None:
+        return Journal(sinks)
+    send_spans, end = spans_to(settings.trace_endpoint)
+    return Journal([*sinks, send_spans], [end])

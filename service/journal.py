@@ -51,8 +51,9 @@ Sink = Callable[[Sequence[Timed]], None]
 class Journal:
     """Collects entries; `sinks` get them in batches, in a thread that starts with the first entry."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    def __init__(self, sinks: Sequence[Sink], at_end: Sequence[Callable[[], object]] = ()) -> None:
         self._sinks = sinks
+        self._at_end = at_end
         self._kept: deque[Timed] = deque()
         self._has_some = threading.Event()
         self._is_closing = False
@@ -79,6 +80,8 @@ class Journal:
         self._has_some.set()
         if self._thread is not None:
             self._thread.join(5)
+        for end in self._at_end:
+            end()
 
     def _work(self) -> None:
         while self._kept or not self._is_closing:

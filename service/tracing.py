@@ -6,7 +6,7 @@ In: entries of the journal.  Out: spans at a collector; made in the journal's th
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from service import __version__
@@ -22,15 +22,22 @@ class TracingError(Exception):
     """Spans were asked for and cannot be made."""
 
 
-def spans_to(endpoint: str) -> Sink:
-    """A sink that sends spans to the collector at `endpoint`, e.g. http://collector:4318."""
+def check_tracing() -> None:
+    """Raise TracingError if the packages are not installed."""
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.trace.export  # noqa: F401
     except ImportError:
         raise TracingError("trace_endpoint needs OpenTelemetry: pip install 'foldserve[tracing]'") from None
+
+
+def spans_to(endpoint: str) -> tuple[Sink, Callable[[], None]]:
+    """A sink that sends spans to the collector at `endpoint` (http://collector:4318), and how to end it."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     provider = TracerProvider(resource=Resource.create({"service.name": "foldserve"}))
     exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -40,7 +47,7 @@ def spans_to(endpoint: str) -> Sink:
         for ended, entry in entries:
             _record(tracer, ended, entry)
 
-    return send
+    return send, provider.shutdown
 
 
 def _record(tracer: "Tracer", ended: float, entry: Entry) -> None:

@@ -12,7 +12,11 @@ import numpy as np
 
 def classes_of(values_nk: np.ndarray, num_classes: int, labels: Sequence[str] | None) -> np.ndarray:
     """The strings, as an array of objects (rows, num_classes); equal values keep the classes' order."""
-    order_nk = np.argsort(-values_nk.astype(np.float64), axis=1, kind="stable")[:, :num_classes]
+    is_float = values_nk.dtype.kind == "f"
+    keys_nk = np.where(np.isnan(values_nk), -np.inf, values_nk) if is_float else values_nk  # NaN comes last
+    # Ascending from behind, read backwards: descending, and ties in the order of the classes.
+    rising_nk = np.argsort(keys_nk[:, ::-1], axis=1, kind="stable")
+    order_nk = (values_nk.shape[1] - 1 - rising_nk[:, ::-1])[:, :num_classes]
     named = labels is not None and len(labels) == values_nk.shape[1]
     told = np.empty(order_nk.shape, object)
     for row, order in enumerate(order_nk):

@@ -74,6 +74,7 @@ class Batcher:
         self._clock = clock
         self._queue = RowQueue()
         self._running: dict[asyncio.Task[None], _Running] = {}
+        self._computing: set[_Running] = set()
         self._patience: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_closed = False
@@ -171,21 +172,38 @@ class Batcher:
     def _pump(self) -> None:
         """Start batches while a lane is free and rows wait."""
         self._is_pumping = False
-        while not self._is_closed and self._queue.num_rows and len(self._running) < self.forecast.lanes:
+        while not self._is_closed and self._queue.num_rows and len(self._computing) < self.forecast.lanes:
             if self._should_wait():
                 return
             batch = self._next_batch()
             if not batch:
                 return
-            num_rows = sum(piece.num_rows for piece in batch)
-            self.running_rows += num_rows
-            task = asyncio.get_running_loop().create_task(self._executor.execute(batch, num_rows))
-            self._running[task] = _Running(batch, num_rows, self._clock() + self.forecast.batch_s(num_rows))
-            task.add_done_callback(self._end_of_batch)
+            self._begin(batch)
+
+    def _begin(self, batch: list[Piece]) -> None:
+        num_rows = sum(piece.num_rows for piece in batch)
+        running = _Running(batch, num_rows, self._clock() + self.forecast.batch_s(num_rows))
+
+        def computed() -> None:
+            self._release(running)
+            self._pump()
+
+        self.running_rows += num_rows
+        self._computing.add(running)
+        execution = self._executor.execute(batch, num_rows, self._executor.begin(batch), computed)
+        task = asyncio.get_running_loop().create_task(execution)
+        self._running[task] = running
+        task.add_done_callback(self._end_of_batch)
+
+    def _release(self, running: "_Running") -> None:
+        """Its lane is free."""
+        if running in self._computing:
+            self._computing.discard(running)
+            self.running_rows -= running.num_rows
 
     def _end_of_batch(self, task: "asyncio.Task[None]") -> None:
         running = self._running.pop(task)
-        self.running_rows -= running.num_rows
+        self._release(running)
         if task.cancelled():
             for piece in running.batch:
                 self._fail(piece.job, _shut_down())
@@ -193,9 +211,9 @@ class Batcher:
 
     def _free_in_s(self, now: float) -> float:
         """Seconds until a lane is free; 0 only if one is."""
-        if len(self._running) < self.forecast.lanes:
+        if len(self._computing) < self.forecast.lanes:
             return 0.0
-        return max(A_MOMENT_S, min(running.ends_at for running in self._running.values()) - now)
+        return max(A_MOMENT_S, min(running.ends_at for running in self._computing) - now)
 
     def _should_wait(self) -> bool:
         """Whether a lane should be left free in the hope of more rows; if so, a timer pumps again."""

@@ -26,7 +26,7 @@ class Execution:
     outcome: Outcome | None
 
 
-Run = Callable[[Sequence[Tensors]], Awaitable[Outcome]]
+Run = Callable[[Sequence[Tensors]], Awaitable[Outcome]]  # hands over when called, not when awaited
 Clock = Callable[[], float]
 Observe = Callable[[Execution], None]
 Fail = Callable[[Job, Exception], None]
@@ -44,26 +44,47 @@ class Executor:
         self._clock = clock
         self._fail = fail
 
-    async def execute(self, batch: Sequence[Piece], num_rows: int) -> None:
-        """Run a batch and deal its answers; if it raises, run its pieces one by one."""
+    def begin(self, batch: Sequence[Piece]) -> "asyncio.Future[Outcome]":
+        """Hand a batch over."""
+        return asyncio.ensure_future(self._run([piece.tensors for piece in batch]))
+
+    async def execute(
+        self,
+        batch: Sequence[Piece],
+        num_rows: int,
+        begun: "asyncio.Future[Outcome]",
+        computed: Callable[[], None],
+    ) -> None:
+        """Deal what a batch that has begun comes to; if it raises, run its pieces one by one.
+
+        `computed` is called between the two, so that the lane computes again while answers are dealt.
+        """
         try:
-            error = await self._attempt(batch, num_rows)
+            error = await self._attempt(batch, num_rows, begun, computed)
             if error is not None and len(batch) == 1:
                 self._fail(batch[0].job, error)
             elif error is not None:
                 for piece in batch:
-                    if not piece.job.is_settled and (own := await self._attempt([piece], piece.num_rows)):
+                    if piece.job.is_settled:
+                        continue
+                    if own := await self._attempt([piece], piece.num_rows, self.begin([piece])):
                         self._fail(piece.job, own)
         except Exception as lost:
             _log.exception("event=batch_lost rows=%d", num_rows)
             for piece in batch:
                 self._fail(piece.job, ModelFailed(f"the batch was lost: {lost}"))
 
-    async def _attempt(self, batch: Sequence[Piece], num_rows: int) -> Exception | None:
-        """Run and deal; what the engine raised, if it did."""
+    async def _attempt(
+        self,
+        batch: Sequence[Piece],
+        num_rows: int,
+        begun: "asyncio.Future[Outcome]",
+        computed: Callable[[], None] = lambda: None,
+    ) -> Exception | None:
+        """Await and deal; what the engine raised, if it did."""
         handed_over = self._clock()
         try:
-            outcome = await self._run([piece.tensors for piece in batch])
+            outcome = await begun
             for name, array in outcome.answers.items():
                 if len(array) != num_rows:
                     raise ModelFailed(f"output '{name}' has {len(array)} rows for {num_rows}")
@@ -75,6 +96,7 @@ class Executor:
             return error if isinstance(error, Exception) else ModelFailed("the engine gave up on the batch")
         self._forecast.note_batch(num_rows, outcome.seconds, self._clock() - handed_over)
         self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=outcome))
+        computed()
         self._deal(batch, outcome)
         return None
 

@@ -68,17 +68,19 @@ class Forecast:
 
     def alone_s(self, num_rows: int) -> float:
         """Seconds of a job of `num_rows` when nothing else waits or runs."""
-        if num_rows <= self.buckets[-1]:
-            return self.batch_s(num_rows)
-        whole, rest = divmod(num_rows, self.buckets[-1])
-        rounds, odd = divmod(whole, self.lanes)
-        if odd:
-            return (rounds + 1) * self.batch_s(self.buckets[-1])
-        return rounds * self.batch_s(self.buckets[-1]) + (self.batch_s(rest) if rest else 0.0)
+        return self._in_turn(num_rows, self._seconds)
 
     def least_s(self, num_rows: int) -> float:
         """The same on an engine as fast as at load: what a deadline can never be shorter than."""
-        return max(0.0, self.alone_s(num_rows) - self._overhead_s) / max(1.0, self._slowdown)
+        return self._in_turn(num_rows, self._base)
+
+    def _in_turn(self, num_rows: int, seconds: Sequence[float]) -> float:
+        """Seconds of a job's pieces over the lanes, by the `seconds` of each bucket."""
+        whole, rest = divmod(num_rows, self.buckets[-1])
+        rounds, odd = divmod(whole, self.lanes)
+        if odd:
+            return (rounds + 1) * seconds[-1]
+        return rounds * seconds[-1] + (seconds[self._place(rest)] if rest else 0.0)
 
     def drain_s(self, num_rows: int) -> float:
         """Seconds until `num_rows` that wait have been run."""
@@ -120,11 +122,12 @@ class Forecast:
 
     def _draw(self) -> None:
         """Draw the curve anew: seconds of every bucket, and the bucket with the most rows a second."""
-        seconds: list[float] = []
+        base: list[float] = []
         known = min(self._curve.values(), default=0.0)
         for bucket in self.buckets:
             known = self._curve.get(bucket, known)
-            seconds.append(known * self._slowdown + self._overhead_s)
-        self._seconds = seconds
-        pairs = zip(self.buckets, seconds, strict=True)
+            base.append(known)
+        self._base = base
+        self._seconds = [seconds * self._slowdown + self._overhead_s for seconds in base]
+        pairs = zip(self.buckets, self._seconds, strict=True)
         self.best_bucket, self._best_s = max(pairs, key=lambda pair: pair[0] / max(pair[1], _FEWEST_SECONDS))

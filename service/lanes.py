@@ -28,11 +28,11 @@ class Lanes:
         for lane in range(num_lanes):
             threading.Thread(target=self._work, args=(lane,), name=f"{name}-{lane}", daemon=True).start()
 
-    async def __call__(self, jobs: Sequence[Tensors]) -> Outcome:
-        """Run the rows of `jobs` in the next free lane; raises what the engine raises."""
+    def __call__(self, jobs: Sequence[Tensors]) -> "asyncio.Future[Outcome]":
+        """Run the rows of `jobs` in the next free lane; the future raises what the engine raises."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._handed.put((jobs, future))
-        return await future
+        return future
 
     def stop(self) -> None:
         """Let the threads end after what they were handed."""

@@ -9,8 +9,14 @@ Runtime, and the running service over HTTP, one row a request and 64 clients wit
 """
 
 import argparse
+import contextlib
 import json
+import signal
+import subprocess
+import sys
+import time
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,13 +24,33 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from benchmarks.serving_quick import process, wait_for
 from service.bundle import open_bundle
 from service.repository import find_versions
 from training.checkpoint import load_checkpoint
 from training.data import load_split, normalize
 
 PORT = 8903
+
+
+@contextlib.contextmanager
+def process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, ended with SIGINT."""
+    running = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        yield running
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait()
+
+
+def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
+    """Until it answers with 200."""
+    while running.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    raise SystemExit(f"the server for {url} ended by itself; is its port taken?")
 
 
 def infer(model: str, rows: np.ndarray) -> np.ndarray:

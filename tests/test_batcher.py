@@ -1,16 +1,18 @@
 """The queue alone, without ONNX Runtime: every caller gets exactly its own rows, or one clear error."""
 
 import asyncio
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from batcher_kit import LARGEST, GatedEngine, run, started, submit, ys
+from batcher_kit import BUCKETS, LARGEST, GatedEngine, TimedEngine, now, rows, run, started, submit, ys
 from service.batcher import Batcher, BatcherConfig
-from service.errors import BadRequest, Draining, ModelFailed, Overloaded
+from service.errors import BadRequest, ModelFailed, Overloaded
+from service.forecast import Forecast
+from service.job import Job, Outcome, Tensors
 
 
 def test_a_lone_job_runs_at_once() -> None:
@@ -19,6 +21,126 @@ def test_a_lone_job_runs_at_once() -> None:
         batcher = started(engine)
         assert await ys(batcher, submit(batcher, 1, 2)) == [2, 4]
         await batcher.close()
+
+    run(test)
+
+
+def test_what_arrives_in_one_turn_of_the_loop_runs_together() -> None:
+    async def test() -> None:
+        engine = GatedEngine(is_open=True)
+        batcher = started(engine)
+        jobs = [submit(batcher, value) for value in (1, 2, 3)]
+        assert (engine.batches, batcher.waiting_rows) == ([], 3)
+        assert [await ys(batcher, job) for job in jobs] == [[2], [4], [6]]
+        assert engine.batches == [[[1], [2], [3]]]
+        await batcher.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "sizes"),
+    [(1, [4, 4, 1]), (2, [4, 4, 1]), (2, [3, 3]), (2, [2, 1]), (3, [3, 3, 3]), (3, [2, 2]), (9, [1] * 9)],
+)
+def test_what_waits_is_shared_out_fairly_over_the_lanes(lanes: int, sizes: list[int]) -> None:
+    async def test() -> None:
+        engine = GatedEngine()
+        batcher = started(engine, lanes=lanes)
+        jobs = [submit(batcher, value) for value in range(sum(sizes))]
+        engine.release(len(sizes))
+        assert [await ys(batcher, job) for job in jobs] == [[2 * value] for value in range(sum(sizes))]
+        assert engine.sizes == sizes
+        await batcher.close()
+
+    run(test)
+
+
+def test_a_job_over_its_lanes_share_runs_all_the_same() -> None:
+    async def test() -> None:
+        engine = GatedEngine(is_open=True)
+        batcher = started(engine, lanes=4)
+        assert await ys(batcher, submit(batcher, 1, 2, 3, 4)) == [2, 4, 6, 8]
+        assert engine.sizes == [4]
+        await batcher.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_as_many_batches_run_at_once_as_there_are_lanes(lanes: int) -> None:
+    async def test() -> None:
+        engine = GatedEngine()
+        batcher = started(engine, lanes=lanes)
+        jobs = [submit(batcher, value) for value in range(4 * LARGEST)]
+        for left in (4, 3, 2, 1):
+            await asyncio.sleep(1)
+            assert len(engine.batches) == min(4, 4 - left + lanes)
+            assert batcher.running_rows == LARGEST * min(lanes, left)
+            assert batcher.waiting_rows == LARGEST * max(0, left - lanes)
+            engine.release()
+        assert [await ys(batcher, job) for job in jobs] == [[2 * value] for value in range(4 * LARGEST)]
+        await batcher.close()
+        assert (batcher.running_rows, batcher.waiting_rows) == (0, 0)
+
+    run(test)
+
+
+def test_batches_that_end_in_another_order_answer_their_own_callers() -> None:
+    async def test() -> None:
+        gates = {value: asyncio.Event() for value in (0.0, 4.0)}
+
+        async def engine(jobs: Sequence[Tensors]) -> Outcome:
+            await gates[float(jobs[0]["x"][0])].wait()
+            return Outcome(answers={"y": np.concatenate([job["x"] for job in jobs]) * 2}, begun=now())
+
+        batcher = started(engine, lanes=2)
+        long, mate = submit(batcher, *range(6)), submit(batcher, 6)
+        await asyncio.sleep(1)
+        gates[4.0].set()
+        assert await ys(batcher, mate) == [12]
+        assert not long.future.done()
+        gates[0.0].set()
+        assert await ys(batcher, long) == [0, 2, 4, 6, 8, 10]
+        await batcher.close()
+
+    run(test)
+
+
+def test_a_job_knows_how_long_it_waited_and_ran() -> None:
+    async def test() -> None:
+        seconds = {1: 1.0, 2: 2.0, 4: 3.0}
+        batcher = started(TimedEngine(seconds), seconds=seconds)
+        asked = [submit(batcher, *range(4)), submit(batcher, 9), submit(batcher, *range(6))]
+        for job in asked:
+            await ys(batcher, job)
+        measured = [(job.job.queue_s, job.job.compute_s) for job in asked]
+        assert measured == [pytest.approx(pair) for pair in [(0, 3), (3, 1), (4, 5)]]
+        await batcher.close()
+
+    run(test)
+
+
+def test_asking_waits_for_the_job_and_raises_its_error() -> None:
+    async def test() -> None:
+        batcher = started(GatedEngine(is_open=True))
+        job = await batcher.ask(rows(1, 2), 2)
+        assert job.answers is not None
+        assert job.answers["y"].tolist() == [2, 4]
+        with pytest.raises(ModelFailed, match="poison"):
+            await batcher.ask(rows(math.nan), 1)
+        await batcher.close()
+
+    run(test)
+
+
+def test_the_caller_is_told_with_the_job_itself() -> None:
+    async def test() -> None:
+        told: list[Job] = []
+        batcher = started(GatedEngine(is_open=True))
+        job = batcher.submit(rows(1), 1, on_end=told.append)
+        assert told == []
+        await batcher.close()
+        assert told == [job]
 
     run(test)
 
@@ -98,55 +220,17 @@ def test_a_job_that_can_never_fit_is_a_bad_request() -> None:
     run(test)
 
 
-def test_case_14_a_full_batch_never_waits_for_the_delay() -> None:
-    async def test() -> None:
-        engine = GatedEngine(is_open=True)
-        batcher = started(engine, max_wait_s=3600)
-        jobs = [submit(batcher, value) for value in range(LARGEST)]
-        assert [await ys(batcher, job) for job in jobs] == [[0], [2], [4], [6]]
-        assert len(engine.batches) == 1
-        await batcher.close()
-
-    run(test)
-
-
-def test_case_14_a_partial_batch_leaves_when_the_delay_is_over() -> None:
-    async def test() -> None:
-        batcher = started(GatedEngine(is_open=True), max_wait_s=0.005)
-        assert await ys(batcher, submit(batcher, 1)) == [2]
-        await batcher.close()
-
-    run(test)
-
-
-def test_closing_ends_the_delay() -> None:
-    async def test() -> None:
-        batcher = started(GatedEngine(is_open=True), max_wait_s=3600)
-        job = submit(batcher, 1)
-        await batcher.close()
-        assert await ys(batcher, job) == [2]
-
-    run(test)
-
-
 def test_retry_after_is_how_long_the_waiting_rows_take() -> None:
     async def test() -> None:
         engine = GatedEngine()
-        ticks = iter(range(0, 10_000, 3))  # each look at the clock is 3 s later
-        config = BatcherConfig(largest=LARGEST, queue_rows=8)
-        batcher = Batcher(engine, config, clock=lambda: float(next(ticks)))
-        batcher.start()
-        job = submit(batcher, 0)
-        engine.release()
-        await ys(batcher, job)  # one batch took 3 s
-        jobs = [submit(batcher, 0)]
-        await engine.begun.get()
+        batcher = started(engine, seconds={1: 3.0, 2: 3.0, 4: 3.0}, queue_rows=8)
+        jobs = [submit(batcher, value) for value in range(4)]
         await engine.begun.get()
         jobs += [submit(batcher, value) for value in range(8)]
         with pytest.raises(Overloaded) as refused:
             submit(batcher, 1)
         assert refused.value.retry_after_s == 9  # the batch that runs and two that wait
-        engine.release(9)
+        engine.release(3)
         for job in jobs:
             await ys(batcher, job)
         await batcher.close()
@@ -156,73 +240,17 @@ def test_retry_after_is_how_long_the_waiting_rows_take() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"queue_rows": 3}, "at least one full batch of 4"), ({"max_wait_s": -1.0}, "max_wait_s")],
+    [
+        ({"queue_rows": 3}, "at least one full batch of 4, got 3"),
+        ({"max_wait_s": -1.0}, "max_wait_s must be a number ≥ 0, got -1.0"),
+        ({"max_wait_s": math.nan}, "max_wait_s must be a number ≥ 0, got nan"),
+        ({"max_wait_s": math.inf}, "max_wait_s must be a number ≥ 0, got inf"),
+    ],
 )
 def test_a_wrong_config_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BatcherConfig(**{"largest": 4, "queue_rows": 8, **options})
+        Batcher(_never, BatcherConfig(**{"queue_rows": 8, **options}), Forecast(BUCKETS, {}))
 
 
-STEP = st.one_of(
-    st.tuples(st.just("submit"), st.integers(1, 11), st.booleans()),
-    st.tuples(st.just("cancel"), st.integers(0, 40), st.just(False)),
-    st.tuples(st.just("release"), st.integers(1, 3), st.just(False)),
-    st.tuples(st.just("turn"), st.integers(1, 4), st.just(False)),
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(steps=st.lists(STEP, max_size=40), max_wait=st.sampled_from([0.0, 0.0, 0.0005]), is_cut=st.booleans())
-def test_every_caller_gets_exactly_its_own_rows_or_one_error(
-    steps: list[tuple[str, int, bool]], max_wait: float, is_cut: bool
-) -> None:
-    async def test() -> None:
-        engine = GatedEngine()
-        batcher = started(engine, max_wait_s=max_wait)
-        waiters: list[tuple[asyncio.Future[list[float]], list[float], bool]] = []
-        cancelled: set[int] = set()
-        next_value = 0
-        for what, number, is_poisoned in steps:
-            if what == "submit":
-                values = [float(next_value + index) for index in range(number)]
-                next_value += number
-                sent = [float("nan"), *values[1:]] if is_poisoned else values
-                waiting = batcher.waiting_rows
-                try:
-                    job = submit(batcher, *sent)
-                except Overloaded:
-                    assert waiting + number > 16
-                    continue
-                waiters.append((asyncio.ensure_future(ys(batcher, job)), values, is_poisoned))
-            elif what == "cancel" and number < len(waiters):
-                if waiters[number][0].cancel():
-                    cancelled.add(number)
-            elif what == "release":
-                engine.release(number)
-            else:
-                for _ in range(number):
-                    await asyncio.sleep(0)
-            assert 0 <= batcher.waiting_rows <= 16
-        if is_cut:
-            await asyncio.gather(batcher.close(timeout_s=0.001), return_exceptions=False)
-        else:
-            engine.release(10_000)
-            await batcher.close()
-        assert batcher.waiting_rows == 0
-        for index, (waiter, values, is_poisoned) in enumerate(waiters):
-            try:
-                answer = await waiter
-            except asyncio.CancelledError:
-                assert index in cancelled
-            except ModelFailed:
-                assert is_poisoned
-            except Draining:
-                assert is_cut
-            else:
-                assert not is_poisoned
-                assert answer == [2 * value for value in values]
-        ran = [value for value in engine.ran if not np.isnan(value)]
-        clean = [value for _, values, is_poisoned in waiters if not is_poisoned for value in values]
-        assert set(ran) <= set(clean) | {value for _, values, _ in waiters for value in values}
-
-    run(test)
+async def _never(jobs: Sequence[Tensors]) -> Outcome:
+    raise AssertionError("no batch was asked for")

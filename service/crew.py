@@ -21,11 +21,16 @@ ANSWER_WITHIN_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Post:
-    """A worker's place in the crew: its number, of how many, and the folder of the sockets."""
+    """A worker's place in the crew: its number, of how many, the folder of the sockets.
+
+    One that replaces another accepts connections only once its models are tried: they wait in its socket, and
+    the others answer meanwhile.
+    """
 
     index: int = 0
     size: int = 1
     folder: Path | None = None
+    replaces: bool = False
 
     def socket_of(self, index: int) -> Path:
         """Where worker `index` answers."""

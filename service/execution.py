@@ -45,8 +45,13 @@ class Executor:
         self._fail = fail
 
     def begin(self, batch: Sequence[Piece]) -> "asyncio.Future[Outcome]":
-        """Hand a batch over."""
-        return asyncio.ensure_future(self._run([piece.tensors for piece in batch]))
+        """Hand a batch over; whatever that raises, the future raises."""
+        try:
+            return asyncio.ensure_future(self._run([piece.tensors for piece in batch]))
+        except Exception as error:
+            refused: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
 
     async def execute(
         self,

@@ -61,6 +61,8 @@ class Front:
         try:
             await self._crew.start()
             self._models.start()
+            if self._crew.post.replaces:
+                await self._models.loaded.wait()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise

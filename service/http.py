@@ -212,7 +212,13 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _refuse(self, status: bytes, msg: str) -> None:
-        """Say it behind the answers to come, and close."""
+        """Say it behind the answers to come, and close; a request that is broken itself gets no other."""
+        broken = self.cycle if self.cycle is not None and self.cycle.more_body else None
+        if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+        elif broken is not None and not broken.response_complete:
+            self._say(status, msg)
+            return
         self._last_words = _closing(status, msg)
         self._advance()
 

@@ -63,6 +63,8 @@ class RowQueue:
                 taken.append(piece)
             if not waiting:
                 del self._levels[level], self._rows_at[level], self._order[0]
+        if self.num_rows == 0:
+            self._clear()
         return taken
 
     def remove(self, job: Job) -> None:

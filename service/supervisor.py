@@ -73,8 +73,8 @@ class Supervisor:
         codes = [member.process.exitcode for member in crew]
         return max(0 if code in told_codes else abs(code or 0) for code in codes)
 
-    def _start(self, index: int) -> BaseProcess:
-        post = Post(index=index, size=len(self._sockets), folder=self._folder)
+    def _start(self, index: int, *, replaces: bool = False) -> BaseProcess:
+        post = Post(index=index, size=len(self._sockets), folder=self._folder, replaces=replaces)
         process = get_context("spawn").Process(
             target=_work, args=(self._settings, self._sockets[index], post, _Inherited(self._watched))
         )
@@ -90,7 +90,7 @@ class Supervisor:
         )
         if pause_s:
             wait([self._wakes], timeout=pause_s)
-        return Member(self._start(index), time.monotonic(), pause_s)
+        return Member(self._start(index, replaces=True), time.monotonic(), pause_s)
 
     def _on_signal(self, sig: int, frame: object) -> None:
         self._signals += 1

@@ -39,7 +39,8 @@ def spans_to(endpoint: str) -> tuple[Sink, Callable[[], None]]:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=Resource.create({"service.name": "foldserve"}))
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+    # Two seconds, so that a collector that is gone does not hold up the end.
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=2)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("foldserve", __version__)
 

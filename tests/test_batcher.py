@@ -85,6 +85,31 @@ def test_as_many_batches_run_at_once_as_there_are_lanes(lanes: int) -> None:
     run(test)
 
 
+def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
+    async def test() -> None:
+        handed: list[asyncio.Future[Outcome]] = []
+        seen: list[tuple[int, int]] = []
+
+        def engine(jobs: Sequence[Tensors]) -> asyncio.Future[Outcome]:
+            handed.append(asyncio.get_running_loop().create_future())
+            return handed[-1]
+
+        batcher = started(engine)
+
+        def told(job: Job) -> None:
+            seen.append((len(handed), batcher.running_rows))
+
+        for value in range(2 * LARGEST):
+            batcher.submit(rows(value), 1, on_end=told)
+        for batch in range(2):
+            await asyncio.sleep(1)
+            handed[batch].set_result(Outcome(answers={"y": np.zeros(LARGEST)}, begun=now()))
+        await batcher.close()
+        assert seen == [(2, LARGEST)] * LARGEST + [(2, 0)] * LARGEST
+
+    run(test)
+
+
 def test_batches_that_end_in_another_order_answer_their_own_callers() -> None:
     async def test() -> None:
         gates = {value: asyncio.Event() for value in (0.0, 4.0)}

@@ -10,7 +10,7 @@ import pytest
 
 from batcher_kit import GatedEngine, TimedEngine, now, run, started, submit, ys
 from service.batcher import Batcher
-from service.errors import DeadlinePassed, ModelFailed
+from service.errors import DeadlinePassed, ModelFailed, Overloaded
 
 SECONDS = {1: 1.0, 2: 1.5, 4: 2.0}
 SMALL_IS_BEST = {1: 1.0, 2: 3.0, 4: 9.0}
@@ -102,6 +102,38 @@ def test_alone_a_job_takes_what_was_forecast(num_rows: int, seconds: dict[int, f
         job = submit(batcher, *range(num_rows))
         await ys(batcher, job)
         assert job.job.expected_s == pytest.approx(now())
+        await batcher.close()
+
+    run(test)
+
+
+def test_what_comes_next_waits_for_the_lane_that_is_free_first() -> None:
+    async def test() -> None:
+        batcher = sure(started(TimedEngine(SECONDS, lanes=2), seconds=SECONDS, lanes=2))
+        long = submit(batcher, *range(4))  # until 2 s
+        await asyncio.sleep(0.2)
+        short = submit(batcher, 4)  # until 1.2 s
+        await asyncio.sleep(0.8)
+        asked = submit(batcher, 5, timeout_s=1.3)
+        for job in (long, short, asked):
+            await ys(batcher, job)
+        assert asked.job.expected_s == pytest.approx(1.2)
+        assert now() == pytest.approx(2.2)
+        await batcher.close()
+
+    run(test)
+
+
+def test_a_batch_over_its_time_still_runs() -> None:
+    async def test() -> None:
+        engine = GatedEngine(seconds=SECONDS)
+        batcher = started(engine, seconds=SECONDS)
+        busy = submit(batcher, 1)
+        await asyncio.sleep(10)
+        with pytest.raises(Overloaded):
+            submit(batcher, 2, timeout_s=1.1)  # fine if a lane were free
+        engine.release()
+        assert await ys(batcher, busy) == [2]
         await batcher.close()
 
     run(test)

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import numpy as np
@@ -208,6 +208,27 @@ def test_whatever_the_engine_raises_the_loop_lives(error: BaseException) -> None
         await batcher.close()
 
     run(test)
+
+
+def test_an_engine_that_raises_when_it_is_called_loses_nobody() -> None:
+    async def test() -> None:
+        errors = [ValueError("no lane")]
+        engine = GatedEngine(is_open=True)
+
+        def called(jobs: Sequence[Tensors]) -> Awaitable[Outcome]:
+            if errors:
+                raise errors.pop()
+            return engine(jobs)
+
+        batcher = started(called)
+        lost = submit(batcher, 1)
+        await asyncio.sleep(1)
+        assert await ys(batcher, submit(batcher, 2)) == [4]
+        await batcher.close()
+        assert lost.future.done(), "its caller would wait for ever"
+        assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
+
+    run(test, may_log=True)
 
 
 def test_an_observer_that_raises_costs_no_answer() -> None:

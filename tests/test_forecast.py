@@ -216,6 +216,26 @@ def test_more_rows_than_the_largest_bucket_count_for_the_largest() -> None:
     assert forecast.batch_s(8) == pytest.approx(13.0)
 
 
+@pytest.mark.parametrize(
+    ("lanes", "num_rows", "seconds"),
+    [
+        *((1, 1, 1.0), (1, 8, 3.0), (1, 9, 4.0), (1, 12, 5.0), (1, 24, 9.0), (3, 8, 3.0)),
+        *((2, 9, 3.0), (2, 16, 3.0), (2, 17, 4.0), (2, 24, 6.0), (2, 25, 6.0), (3, 25, 4.0)),
+    ],
+)
+def test_alone_a_job_runs_in_pieces_over_the_lanes(lanes: int, num_rows: int, seconds: float) -> None:
+    forecast = Forecast(BUCKETS, SECONDS, lanes)
+    assert (forecast.alone_s(num_rows), forecast.least_s(num_rows)) == (seconds, seconds)
+
+
+def test_the_least_that_a_job_takes_does_not_grow_with_a_bad_day() -> None:
+    forecast = Forecast(BUCKETS, SECONDS)
+    for _ in range(10):
+        forecast.note_batch(1, 5.0, 50.0)
+    assert forecast.alone_s(12) > 20
+    assert [forecast.least_s(rows) for rows in (1, 3, 8, 12)] == pytest.approx([1.0, 2.0, 3.0, 5.0])
+
+
 def told(forecast: Forecast, ratios: Sequence[float]) -> float:
     """What one second is promised as, after jobs that took `ratios` times their forecast."""
     for ratio in ratios:

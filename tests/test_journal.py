@@ -49,6 +49,23 @@ def test_an_entry_is_written_without_another_one_coming() -> None:
     assert sink.ids == [b"id-0", b"id-1", b"id-2"]
 
 
+def test_a_journal_with_nothing_to_write_sleeps() -> None:
+    written: SimpleQueue[None] = SimpleQueue()
+    called_for_nothing = threading.Event()
+
+    def sink(entries: Sequence[Timed]) -> None:
+        if entries:
+            written.put(None)
+        else:
+            called_for_nothing.set()
+
+    journal = Journal([sink])
+    journal.note(entry())
+    written.get(timeout=AT_MOST_S)
+    assert not called_for_nothing.wait(0.1)
+    journal.close()
+
+
 def test_what_comes_while_the_thread_writes_is_written_next_and_in_order() -> None:
     sink = Sink(is_open=False)
     journal = Journal([sink])

@@ -27,6 +27,7 @@ class Execution:
 
 
 Run = Callable[[Sequence[Tensors]], Awaitable[Outcome]]  # hands over when called, not when awaited
+Begun = tuple["asyncio.Future[Outcome]", float]  # what a batch will come to, and when it was handed over
 Clock = Callable[[], float]
 Observe = Callable[[Execution], None]
 Fail = Callable[[Job, Exception], None]
@@ -44,20 +45,21 @@ class Executor:
         self._clock = clock
         self._fail = fail
 
-    def begin(self, batch: Sequence[Piece]) -> "asyncio.Future[Outcome]":
+    def begin(self, batch: Sequence[Piece]) -> Begun:
         """Hand a batch over; whatever that raises, the future raises."""
+        now = self._clock()
         try:
-            return asyncio.ensure_future(self._run([piece.tensors for piece in batch]))
+            return asyncio.ensure_future(self._run([piece.tensors for piece in batch])), now
         except Exception as error:
             refused: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
-            return refused
+            return refused, now
 
     async def execute(
         self,
         batch: Sequence[Piece],
         num_rows: int,
-        begun: "asyncio.Future[Outcome]",
+        begun: Begun,
         computed: Callable[[], None],
     ) -> None:
         """Deal what a batch that has begun comes to; if it raises, run its pieces one by one.
@@ -83,13 +85,13 @@ class Executor:
         self,
         batch: Sequence[Piece],
         num_rows: int,
-        begun: "asyncio.Future[Outcome]",
+        begun: Begun,
         computed: Callable[[], None] = lambda: None,
     ) -> Exception | None:
         """Await and deal; what the engine raised, if it did."""
-        handed_over = self._clock()
+        future, handed_over = begun
         try:
-            outcome = await begun
+            outcome = await future
             for name, array in outcome.answers.items():
                 if len(array) != num_rows:
                     raise ModelFailed(f"output '{name}' has {len(array)} rows for {num_rows}")

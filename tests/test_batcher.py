@@ -55,6 +55,27 @@ def test_what_waits_is_shared_out_fairly_over_the_lanes(lanes: int, sizes: list[
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "sizes"), [(0.0001, [4, 1]), (0.01, [3, 2]), (None, [3, 2])], ids=["short", "long", "unknown"]
+)
+def test_a_second_lane_is_woken_only_for_rows_that_are_worth_it(
+    seconds: float | None, sizes: list[int]
+) -> None:
+    async def test() -> None:
+        engine = GatedEngine()
+        curve = {1: seconds, 2: 1.5 * seconds, 4: 2 * seconds} if seconds else None
+        batcher = started(engine, seconds=curve, lanes=2)
+        jobs = [submit(batcher, value) for value in range(sum(sizes))]
+        await asyncio.sleep(1)
+        assert engine.sizes == (sizes[:1] if seconds == 0.0001 else sizes)
+        engine.release(2)
+        assert [await ys(batcher, job) for job in jobs] == [[2 * value] for value in range(sum(sizes))]
+        assert engine.sizes == sizes
+        await batcher.close()
+
+    run(test)
+
+
 def test_a_job_over_its_lanes_share_runs_all_the_same() -> None:
     async def test() -> None:
         engine = GatedEngine(is_open=True)

@@ -167,9 +167,13 @@ def test_case_31_jobs_cancelled_without_end_leave_nothing_behind(num_rows: int, 
 
 def test_case_31_priorities_without_end_leave_nothing_behind() -> None:
     queue = RowQueue()
+    put(queue, job_of(priority=9999))
+    held = num_held(queue)
     for priority in range(3000):
         put(queue, job_of(priority=priority))
         queue.pop(1)
+    assert (queue.num_rows, num_held(queue)) == (1, held)
+    queue.pop(1)
     assert (queue.num_rows, num_held(queue)) == (0, 0)
 
 

@@ -51,6 +51,7 @@ class System:
             return [python, "-m", self.module, str(port)]
         if self.module:
             flags = ["--models", str(models), "--port", str(port), "--threads", str(threads)]
+            flags += ["--request-log", "off"]  # as for the peers
             return [python, "-m", self.module, *flags]
         flags = ["--bundle", str(bundle), "--port", str(port), "--threads", str(threads), *self.flags]
         return [python, str(PEERS / self.script), *flags]

@@ -79,7 +79,7 @@ def graph_evaluator(model: ir.Model) -> Evaluate:
     """A float64 copy of the graph."""
     try:
         evaluator = reference(in_float64(model))
-    except RuntimeError as error:  # NotImplementedError is one
+    except RuntimeError as error:  # the reference has no such operator, or does not know its domain
         raise ProofError(f"the unfolded graph cannot be computed in float64: {first_line(error)}") from error
     names = [value.name or "" for value in model.graph.outputs]
 

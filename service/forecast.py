@@ -21,9 +21,7 @@ from collections.abc import Mapping, Sequence
 
 SMOOTHING = 0.1
 NEAR = 0.97
-A_TURN_S = (
-    0.01  # what a turn of a busy event loop takes, so that a forecast of less is not to be judged by it
-)
+A_TURN_S = 0.01  # of a busy event loop; what is forecast shorter says little about what is longer
 _LONGEST_RATIO = 10.0
 _FEWEST_SECONDS = 1e-9
 

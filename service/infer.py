@@ -8,6 +8,7 @@ Compressed bodies and long JSON are read in a thread. A failure is counted and s
 """
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import Executor
 from urllib.parse import unquote
@@ -60,7 +61,10 @@ class InferEndpoint:
 
     def refuse(self, exchange: Exchange, error: ServiceError) -> None:
         """Answer a request whose body is not wanted."""
-        self._fail(self._open(exchange), exchange, error)
+        visit = self._open(exchange)
+        with contextlib.suppress(ServiceError):  # an error too says which model it comes from
+            visit.served = self._models.get(*self._target(exchange.path))
+        self._fail(visit, exchange, error)
 
     def _open(self, exchange: Exchange) -> Visit:
         visit = self._ledger.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)

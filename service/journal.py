@@ -84,6 +84,7 @@ class Journal:
             end()
 
     def _work(self) -> None:
+        told_lost = 0
         while self._kept or not self._is_closing:
             self._has_some.wait()
             if not self._is_closing:
@@ -92,6 +93,9 @@ class Journal:
             entries: list[Timed] = []
             while self._kept:  # until it is empty, so that the next entry wakes us again
                 entries.append(self._kept.popleft())
+            if lost := self.num_lost - told_lost:
+                told_lost += lost
+                _log.warning("event=journal_lost entries=%d", lost)
             for sink in self._sinks:
                 try:
                     sink(entries)

@@ -143,7 +143,7 @@ def test_every_answer_has_a_request_id_of_its_own(line: Wire) -> None:
 def test_digest_and_version_stand_on_answers_and_errors_of_a_known_model(server: Inside, line: Wire) -> None:
     told = answers(line)
     digest = server.on_loop(lambda: server.served("echo").digest)
-    for what in ("answer", "bad", "late", "encoding", "not gzip"):
+    for what in ("answer", "bad", "late", "encoding", "not gzip", "large"):
         headers = told[what].headers
         assert (headers["x-model-digest"], headers["x-model-version"]) == (f"sha256:{digest}", "7"), what
     for what in ("unknown", "unknown version"):

@@ -79,7 +79,9 @@ def test_what_comes_while_the_thread_writes_is_written_next_and_in_order() -> No
     assert sink.ids == [b"id-%d" % number for number in range(100)]
 
 
-def test_case_31_a_sink_that_hangs_costs_entries_and_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_31_a_sink_that_hangs_costs_entries_and_no_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "MOST_KEPT", 50)
     sink = Sink(is_open=False)
     journal = Journal([sink])
@@ -95,6 +97,7 @@ def test_case_31_a_sink_that_hangs_costs_entries_and_no_memory(monkeypatch: pyte
     journal.close()
     assert sink.ids == [b"id-%d" % number for number in (*range(51), 999)]
     assert journal.num_lost == 150
+    assert [record.getMessage() for record in caplog.records] == ["event=journal_lost entries=150"]
 
 
 def test_every_sink_gets_every_entry() -> None:

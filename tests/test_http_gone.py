@@ -17,17 +17,14 @@ import uvloop
 from inside_kit import Inside, inside
 from service.outbox import Outbox
 from service_kit import metric, wait_until
-from tiny_nets import echo_net, write_bundle
-from wire_kit import Wire, post, wire, x_body
+from wire_kit import EDGE_FLAGS, Wire, post, wire, works, write_echo, x_body
 
 BODY = x_body(1, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
-    models = tmp_path_factory.mktemp("edges")
-    write_bundle(models / "echo" / "1", echo_net("float32"))
-    with inside(models, "--max-body-mb", "1", "--lanes", "1", "--shutdown-timeout-s", "2") as running:
+    with inside(write_echo(tmp_path_factory.mktemp("edges")), *EDGE_FLAGS) as running:
         yield running
 
 
@@ -35,13 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
 def line(server: Inside) -> Iterator[Wire]:
     with wire(server.port) as opened:
         yield opened
-    with wire(server.port) as opened:  # whatever happened, others are served
-        assert opened.send(post(BODY)).read().data == [1, 2, 3]
-
-
-def works(line: Wire) -> bool:
-    """The next request on the same connection gets its own answer."""
-    return line.send(post(x_body(7, 8, 9))).read().data == [7, 8, 9]
+    with wire(server.port) as other:  # whatever happened, others are served
+        assert works(other)
 
 
 def test_a_half_closed_socket_counts_as_hung_up(server: Inside, line: Wire) -> None:

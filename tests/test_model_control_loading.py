@@ -8,41 +8,18 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from service_kit import Server, serving, wait_until, x_request
-from tiny_nets import digits_net, echo_net, write_bundle
-
-INDEX = "/v2/repository/index"
-
-
-INFER = "/v2/models/echo/infer"
-
-
-FLAGS = ("--model-control", "--lanes", "1", "--threads", "1", "--request-log", "off")
-
-
-def control(client: httpx.Client, verb: str, name: str = "echo", **options: Any) -> httpx.Response:
-    return client.post(f"/v2/repository/models/{name}/{verb}", **options)
-
-
-def ask(client: httpx.Client) -> httpx.Response:
-    return client.post(INFER, json=x_request([1, 2, 3]))
-
-
-def index(client: httpx.Client) -> list[dict[str, str]]:
-    entries: list[dict[str, str]] = client.post(INDEX).json()
-    return entries
+from control_kit import FLAGS, ask, control, index, write_models
+from service_kit import Server, serving, wait_until
+from tiny_nets import echo_net, write_bundle
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    write_bundle(tmp_path / "models" / "echo" / "1", echo_net("float32"))
-    write_bundle(tmp_path / "models" / "digits" / "1", digits_net())
-    return tmp_path / "models"
+    return write_models(tmp_path)
 
 
 @pytest.fixture

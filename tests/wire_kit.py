@@ -8,9 +8,11 @@ import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from service_kit import x_request
+from tiny_nets import echo_net, write_bundle
 
 INFER = "/v2/models/echo/infer"
 
@@ -103,3 +105,17 @@ def post(body: bytes, *headers: str, path: str = INFER, has_length: bool = True)
 def get(path: str, *headers: str) -> bytes:
     """A GET."""
     return "\r\n".join([f"GET {path} HTTP/1.1", "host: x", *headers, "", ""]).encode()
+
+
+EDGE_FLAGS = ("--max-body-mb", "1", "--lanes", "1", "--shutdown-timeout-s", "2")
+
+
+def write_echo(models: Path) -> Path:
+    """A models folder with `echo`."""
+    write_bundle(models / "echo" / "1", echo_net("float32"))
+    return models
+
+
+def works(line: Wire) -> bool:
+    """The next request on the same connection gets its own answer."""
+    return line.send(post(x_body(7, 8, 9))).read().data == [7, 8, 9]

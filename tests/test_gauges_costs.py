@@ -12,8 +12,8 @@ from export.batchnorm import Declined
 from export.drawing import draw_fold
 from export.folds import FREE, account, fold
 from export.graph import prepare
+from folds_kit import EXACT, fold_proto, relative_difference
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
-from test_export_folds import EXACT, fold_proto, relative_difference
 
 W = {"w": np.random.default_rng(0).normal(size=(4, 4, 1, 1)), "v": np.ones((4, 4, 1, 1))}
 ROWS = np.random.default_rng(1).normal(size=(2, 4, 3, 3))

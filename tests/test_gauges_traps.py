@@ -5,8 +5,8 @@ import pytest
 from onnx import helper
 
 from export.batchnorm import Declined
+from folds_kit import EXACT, fold_proto, relative_difference
 from onnx_graphs import batchnorm, batchnorm_arrays, graph, value
-from test_export_folds import EXACT, fold_proto, relative_difference
 
 RANDOM = np.random.default_rng(0)
 

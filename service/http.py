@@ -9,11 +9,14 @@ In: bytes from a client.  Out: ASGI calls, or exchanges of the hot route; bytes 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
+from uvicorn import Config
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from service.cycle import OneWriteCycle
 from service.errors import Draining
@@ -28,21 +31,21 @@ BODY_PAUSE_S = 60
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. Requests that arrive before their turn wait in `pipeline`, the newest on the left.
+    """One connection. Requests that arrive before their turn wait in `pipeline`, the newest on the left."""
 
-    The class is made for one server by `protocol_for`, which sets what its connections share.
-    """
-
-    endpoint: Endpoint
-    max_body_bytes: int
-    outbox: Outbox
-
-    _head_bytes = -1  # bytes of an unfinished head, −1 behind one
-    _heard = 0.0
-    _now: Exchange | None = None  # the exchange whose turn it is; uvicorn's `cycle` is the newest one
-    _is_busy = False  # a request has its turn
-    _last_words: bytes | None = None  # what to say, once the others are answered, before closing
-    _body_left = 0  # bytes of a body that the parser took for another protocol's
+    def __init__(self, endpoint: Endpoint, max_body_bytes: int, outbox: Outbox, *of_uvicorn: Any) -> None:
+        super().__init__(*of_uvicorn)
+        self.endpoint = endpoint
+        self.max_body_bytes = max_body_bytes
+        self.outbox = outbox
+        self._head_bytes = -1  # bytes of an unfinished head, −1 behind one
+        self._heard = 0.0
+        self._now: Exchange | None = (
+            None  # the exchange whose turn it is; uvicorn's `cycle` is the newest one
+        )
+        self._is_busy = False  # a request has its turn
+        self._last_words: bytes | None = None  # what to say, once the others are answered, before closing
+        self._body_left = 0  # bytes of a body that the parser took for another protocol's
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))
@@ -241,10 +244,19 @@ def _exchange(cycle: Any) -> Exchange | None:
     return cycle if type(cycle) is Exchange else None
 
 
-def protocol_for(endpoint: Endpoint, max_body_bytes: int) -> type[Protocol]:
-    """The class of a server's connections."""
-    shared = {"endpoint": endpoint, "max_body_bytes": max_body_bytes, "outbox": Outbox()}
-    return type("Protocol", (Protocol,), shared)
+def protocol_for(endpoint: Endpoint, max_body_bytes: int) -> Callable[..., Protocol]:
+    """What makes a server's connections, which share an outbox."""
+    outbox = Outbox()
+
+    def connect(
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Protocol:
+        return Protocol(endpoint, max_body_bytes, outbox, config, server_state, app_state, _loop)
+
+    return connect
 
 
 def is_infer(path: bytes) -> bool:

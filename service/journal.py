@@ -57,7 +57,7 @@ class Journal:
         self._kept: deque[Timed] = deque()
         self._has_some = threading.Event()
         self._is_closing = False
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self.num_lost = 0
 
     def note(self, entry: Entry) -> None:
@@ -69,17 +69,17 @@ class Journal:
             return
         self._kept.append((time.time(), entry))
         if len(self._kept) == 1:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
-                self._thread.start()
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._work, name="journal", daemon=True)
+                self._writer.start()
             self._has_some.set()
 
     def close(self) -> None:
         """Write what is left."""
         self._is_closing = True
         self._has_some.set()
-        if self._thread is not None:
-            self._thread.join(5)
+        if self._writer is not None:
+            self._writer.join(5)
         for end in self._at_end:
             end()
 

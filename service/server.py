@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -80,12 +80,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def uvicorn_config(app: Any, protocol: type[asyncio.Protocol], *, shutdown_timeout_s: int) -> uvicorn.Config:
+def uvicorn_config(
+    app: Any, connect: Callable[..., asyncio.Protocol], *, shutdown_timeout_s: int
+) -> uvicorn.Config:
     """The fast loop and parser, no access log, nothing that costs per request."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol,
+        http=cast(Any, connect),  # uvicorn calls it as it would call a class
         ws="none",
         lifespan="on",
         access_log=False,

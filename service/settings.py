@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
+from service.compiled import SWITCH
 from service.parity import BUCKETS
 
 PREFIX = "FOLDSERVE_"
@@ -158,7 +159,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
 
 
 def _check_names(environment: Mapping[str, str]) -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {SWITCH}
     for name in environment:
         if name.upper().startswith(PREFIX) and name.upper() not in known and not _FROM_KUBERNETES.match(name):
             raise SettingsError(f"the environment variable {name} is not a setting")

@@ -4,12 +4,12 @@ In: jobs of rows, and `run`, an async function from the rows of several jobs to 
 Out: to each caller exactly its own rows' answers, or one clear error.
 
     a batch    = what waits, by priority and arrival, as many as the forecast finds best (no waiting for
-                 more, unless asked)
+                 more, unless asked); where lanes are short of work in between, one lies ready (sharing.py)
     a bound    = rows waiting ≤ queue_rows, else Overloaded
     a deadline = a job that would not be answered by then is refused at once
 
-A job whose caller has gone, or whose deadline has passed, is never run. Closing refuses new jobs and finishes
-accepted ones.
+A job whose caller has gone, or whose deadline has passed, is never handed to a lane. Closing refuses new jobs
+and finishes accepted ones.
 """
 
 import asyncio
@@ -25,10 +25,8 @@ from service.execution import Clock, Executor, Observe, Run
 from service.forecast import Forecast
 from service.job import Job, OnEnd, Piece, Tensors, pieces_of
 from service.queue import RowQueue
+from service.sharing import Sharing
 
-# A second thread costs the event loop its core: with a net of 20 µs a row on 2 cores and 64 connections, one
-# lane answered 16,000 requests/s and two 13,000.
-WORTH_A_LANE_S = 0.001
 A_MOMENT_S = 1e-6  # a batch that is over its time may end at any moment, but has not
 
 
@@ -72,6 +70,7 @@ class Batcher:
             )
         self.config = config
         self.forecast = forecast
+        self._sharing = Sharing(forecast, self.largest)
         self._admission = Admission(forecast, config.queue_rows)
         self._executor = Executor(run, forecast, observe, clock, self._fail)
         self._clock = clock
@@ -175,10 +174,13 @@ class Batcher:
     def _pump(self) -> None:
         """Start batches while a lane is free and rows wait."""
         self._is_pumping = False
-        while not self._is_closed and self._queue.num_rows and len(self._computing) < self.forecast.lanes:
-            if self._should_wait():
+        while not self._is_closed and self._queue.num_rows:
+            if len(self._computing) >= self.forecast.lanes:
+                if not self._may_go_ahead():
+                    return
+            elif self._should_wait():
                 return
-            if self._computing and not self._is_worth_a_lane(self.waiting_rows):
+            elif self._computing and not self._sharing.is_worth_a_lane(self.waiting_rows):
                 return  # the lane that computes takes it next
             batch = self._next_batch()
             if not batch:
@@ -187,7 +189,8 @@ class Batcher:
 
     def _begin(self, batch: list[Piece]) -> None:
         num_rows = sum(piece.num_rows for piece in batch)
-        running = _Running(batch, num_rows, self._clock() + self.forecast.batch_s(num_rows))
+        now = self._clock()
+        running = _Running(batch, num_rows, now + self._free_in_s(now) + self.forecast.batch_s(num_rows))
 
         def computed() -> None:
             self._release(running)
@@ -215,10 +218,25 @@ class Batcher:
         self._pump()
 
     def _free_in_s(self, now: float) -> float:
-        """Seconds until a lane is free; 0 only if one is."""
-        if len(self._computing) < self.forecast.lanes:
+        """Seconds until a lane is free for what is not handed over yet; 0 only if one is."""
+        num_ahead = len(self._computing) - self.forecast.lanes
+        if num_ahead < 0:
             return 0.0
-        return max(A_MOMENT_S, min(running.ends_at for running in self._computing) - now)
+        ends_at = sorted(running.ends_at for running in self._computing)[num_ahead]
+        return max(A_MOMENT_S, ends_at - now)
+
+    def _may_go_ahead(self) -> bool:
+        """Whether one batch should lie ready for the lane that is free next: never less than its share."""
+        share = self._share()
+        return (
+            len(self._computing) == self.forecast.lanes
+            and self.config.max_wait_s == 0
+            and self.waiting_rows >= share
+            and self._sharing.is_worth_lying_ready(share)
+        )
+
+    def _share(self) -> int:
+        return self._sharing.share(self.waiting_rows + self.running_rows)
 
     def _should_wait(self) -> bool:
         """Whether a lane should be left free in the hope of more rows; if so, a timer pumps again."""
@@ -242,11 +260,10 @@ class Batcher:
             for job in late:
                 self._expire(job)
         now = self._clock()
+        now += self._free_in_s(now)
         sizes: list[int] = []
         slacks: list[float] = []
-        # A fair share for each lane, so that they overlap: the rows of one are dealt while another computes.
-        total = self.waiting_rows + self.running_rows
-        share = -(-total // self.forecast.lanes) if self._is_worth_a_lane(total) else total
+        share = self._share()
         for piece in self._head():
             if sizes and sum(sizes) + piece.num_rows > share:
                 break
@@ -254,10 +271,6 @@ class Batcher:
             deadline = piece.job.deadline
             slacks.append(math.inf if deadline is None else deadline - now)
         return self._queue.pop(self.forecast.best_count(sizes, slacks)) if sizes else []
-
-    def _is_worth_a_lane(self, num_rows: int) -> bool:
-        """Whether so many rows are worth another thread's waking up; unknown if nothing was measured."""
-        return not 0 < self.forecast.least_s(min(num_rows, self.largest)) < WORTH_A_LANE_S
 
     def _head(self) -> Iterator[Piece]:
         """The pieces that wait, as many as fit in the largest bucket together."""

@@ -101,7 +101,7 @@ class Executor:
                 raise
             self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=None))
             return error if isinstance(error, Exception) else ModelFailed("the engine gave up on the batch")
-        self._forecast.note_batch(num_rows, outcome.seconds, self._clock() - handed_over)
+        self._forecast.note_batch(num_rows, outcome.seconds, self._clock() - max(handed_over, outcome.begun))
         self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=outcome))
         computed()
         self._deal(batch, outcome)

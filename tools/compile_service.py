@@ -22,7 +22,19 @@ GROUP = "foldserve"
 # nor the quick way through JSON, which lives by what simdjson raises.
 MODULES = (
     *("admission", "batcher", "body", "buffers", "engine", "exchange", "execution", "forecast", "infer"),
-    *("job", "journal", "lanes", "metrics", "models", "outbox", "queue", "reply", "served", "visit"),
+    *(
+        "job",
+        "journal",
+        "lanes",
+        "metrics",
+        "models",
+        "outbox",
+        "queue",
+        "reply",
+        "served",
+        "sharing",
+        "visit",
+    ),
     *("protocol/classification", "protocol/datatypes", "protocol/head", "protocol/parameters"),
     *("protocol/request", "protocol/response", "protocol/signature", "protocol/tensors"),
 )

@@ -171,7 +171,7 @@ class Exchange:
         connection = self._connection
         parts = [
             STATUS_LINE[status],
-            header_lines(connection.server_state.default_headers),
+            connection.outbox.lines(connection.server_state.default_headers),
             head,
             b"content-length: %d\r\n" % sum(map(len, body)),
             b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",

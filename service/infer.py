@@ -122,7 +122,7 @@ class InferEndpoint:
         served = visit.served
         assert served is not None
         begun = time.perf_counter()
-        response = encode_response(served.signature, head.id, head.outputs, tensors)
+        response = encode_response(served.signature, head, tensors)
         now = time.perf_counter()
         visit.encode_s, total_s = now - begun, now - visit.begun
         own = _JSON if response.header_length is None else _BINARY % response.header_length

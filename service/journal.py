@@ -53,6 +53,7 @@ class Journal:
 
     def __init__(self, sinks: Sequence[Sink], at_end: Sequence[Callable[[], object]] = ()) -> None:
         self._sinks = sinks
+        self.is_read = bool(sinks)
         self._at_end = at_end
         self._kept: deque[Timed] = deque()
         self._has_some = threading.Event()
@@ -62,7 +63,7 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Keep an entry for the thread."""
-        if not self._sinks:
+        if not self.is_read:
             return
         if len(self._kept) >= MOST_KEPT:
             self.num_lost += 1

@@ -9,12 +9,22 @@ answer; one after another, a client of many connections stays awake for all of t
 import asyncio
 from typing import Any
 
+from service.reply import Headers, header_lines
+
 
 class Outbox:
-    """What is ready to leave; belongs to one event loop."""
+    """What is ready to leave, and the headers that all of it carries; belongs to one event loop."""
 
     def __init__(self) -> None:
         self._ready: list[tuple[Any, bytes, bool]] = []
+        self._headers: Headers = ()
+        self._lines = b""
+
+    def lines(self, headers: Headers) -> bytes:
+        """Headers as they stand on the wire; uvicorn makes a new list of them each second."""
+        if headers is not self._headers:
+            self._headers, self._lines = headers, header_lines(headers)
+        return self._lines
 
     def put(self, transport: Any, content: bytes, *, is_last: bool) -> None:
         """Write soon; `is_last` closes the connection behind it."""

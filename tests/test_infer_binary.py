@@ -39,6 +39,37 @@ def test_vector_12_json_and_binary_inputs_mix(client: httpx.Client, order: tuple
     np.testing.assert_allclose(arrays["product"], a * b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("asked", ["all binary", "mixed"])
+def test_the_same_head_again_with_other_values(client: httpx.Client, asked: str) -> None:
+    """Heads are kept, and with them what is the same in each of their answers; values never are."""
+    net = pair_net()
+    outputs = [{"name": "sum", "parameters": {"binary_data": True}}]
+    if asked == "mixed":
+        outputs.append({"name": "product"})
+    heads = [{"id": f"{asked} {turn % 2}", "outputs": outputs, "inputs": []} for turn in range(4)]
+    for turn, head in enumerate(heads):
+        rows = net.rows(2 + turn // 2, seed=turn)
+        head["inputs"] = [
+            {
+                "name": name,
+                "shape": list(rows[name].shape),
+                "datatype": kind,
+                "parameters": {"binary_data_size": rows[name].nbytes},
+            }
+            for name, kind in (("a", "FP32"), ("b", "INT64"))
+        ]
+        for factor in (1, 2, 3):
+            rows = {name: array * array.dtype.type(factor) for name, array in rows.items()}
+            body, headers = binary_body(head, rows["a"].tobytes(), rows["b"].tobytes())
+            answer = infer(client, "pair", body, headers=headers)
+            told, arrays = read_answer(answer.headers, answer.content)
+            assert told["id"] == head["id"]
+            expected = {"sum": rows["a"] + rows["b"], "product": rows["a"] * rows["b"]}
+            assert list(arrays) == [output["name"] for output in outputs]
+            for name, array in arrays.items():
+                np.testing.assert_allclose(array, expected[name], rtol=1e-6)
+
+
 def test_6_8_3_two_binary_tensors_in_order(client: httpx.Client) -> None:
     rows = pair_net().rows(70, seed=3)  # more than the largest bucket: split and put together
     inputs = [

@@ -93,6 +93,10 @@ class Keeping(Journal):
     """A journal without a thread."""
 
     taken: list[Timed]
+    is_read = True
+
+    def __init__(self) -> None:
+        pass
 
     def note(self, entry: Entry) -> None:
         self.taken = [(AT, entry)]
@@ -120,7 +124,7 @@ HOSTILE = [
     )
 )
 def test_no_request_id_breaks_a_line(given_id: bytes) -> None:
-    journal = Keeping([])
+    journal = Keeping()
     ledger = Ledger(Metrics(), journal)
     visit = ledger.open("infer", given_id, 0.0)
     ledger.failed(visit, BadRequest("never in the journal\n"))

@@ -40,9 +40,12 @@ class GivenInput:
     data: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Head:
-    """What a client asks for; `timeout_s` and `priority` are 0 where it said nothing."""
+    """What a client asks for; `timeout_s` and `priority` are 0 where it said nothing.
+
+    `answer` is the JSON of its answer, once it is known and if it says nothing of values: all is binary.
+    """
 
     inputs: list[GivenInput]
     outputs: list[AskedOutput]
@@ -50,6 +53,7 @@ class Head:
     id: str | None = None
     timeout_s: float = 0.0
     priority: int = 0
+    answer: bytes | None = None
 
 
 def read_head(document: dict[str, Any], signature: Signature, *, has_header: bool) -> Head:

@@ -9,7 +9,7 @@ print as Triton prints them, and the output's parameters say so.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from service.protocol.classification import bytes_of, classes_of
-from service.protocol.head import AskedOutput
+from service.protocol.head import Head
 from service.protocol.signature import Signature
 
 
@@ -32,15 +32,18 @@ class InferResponse:
 
 def encode_response(
     signature: Signature,
-    request_id: str | None,
-    asked: Sequence[AskedOutput],
+    head: Head,
     tensors: Mapping[str, np.ndarray],
 ) -> InferResponse:
-    """Print the answer."""
+    """Print the answer; its JSON is the head's own if it says nothing of values and was printed before."""
+    if head.answer is not None:
+        parts = [head.answer]
+        parts += [tensors[output.name].tobytes() for output in head.outputs]
+        return InferResponse(parts, len(head.answer))
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     num_nonfinite = 0
-    for output in asked:
+    for output in head.outputs:
         array = tensors[output.name]
         datatype = signature.outputs[output.name].datatype
         if output.num_classes:
@@ -57,11 +60,13 @@ def encode_response(
             entry["data"] = array.ravel() if datatype != "BYTES" else array.ravel().tolist()
         outputs.append(entry)
     document = {"model_name": signature.name, "model_version": signature.version, "outputs": outputs}
-    if request_id is not None:
-        document["id"] = request_id
+    if head.id is not None:
+        document["id"] = head.id
     text = _with_nonfinite(document) if num_nonfinite else orjson.dumps(document, option=_OPTIONS)
     if not any(tail):
         return InferResponse([text], None, num_nonfinite)
+    if all(output.is_binary and not output.num_classes for output in head.outputs):
+        head.answer = text
     return InferResponse([text, *tail], len(text), num_nonfinite)
 
 

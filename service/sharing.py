@@ -29,7 +29,8 @@ class Sharing:
 
     def is_worth_lying_ready(self, num_rows: int) -> bool:
         """Whether a pause before such a batch would count, and urgent rows would not wait long for it."""
-        return WORTH_A_LANE_S <= self._forecast.batch_s(num_rows) < LONGEST_AHEAD_S
+        own_s = self._forecast.least_s(min(num_rows, self._largest))
+        return own_s >= WORTH_A_LANE_S and self._forecast.batch_s(num_rows) < LONGEST_AHEAD_S
 
     def share(self, num_rows: int) -> int:
         """A lane's share of all rows that wait or run."""

@@ -1,12 +1,11 @@
-"""Augmentation: a batch of pictures in, a batch of slightly different pictures out.
+"""Turn, scale and shift: each picture by its own transformation, bilinearly; black flows in from outside.
 
-In: uint8 pictures (N, C, H, W).  Out: the same shape and type; black flows in from outside.
+In: pictures, and for each a matrix from its own coordinates −1 … 1 to those of the picture before:
 
     theta = [ cos a / s   −sin a / s   shift_x ]        a: rotation,  s: scale,
             [ sin a / s    cos a / s   shift_y ]        shifts as a share of half the picture
 
-Drawing the chance and applying it are two functions: the first takes its generator, the second is pure.
-Chance is drawn on the CPU, so every device sees the same pictures.
+Out: pictures of the same shape and type.
 """
 
 import math
@@ -29,6 +28,14 @@ class Affine:
         if not (self.degrees >= 0 and 0 <= self.scale < 1 and self.shift >= 0):
             raise ValueError(f"degrees and shift must be ≥ 0 and scale in [0, 1), got {self}")
 
+    def draw(self, num_rows: int, generator: Generator) -> Tensor:
+        """One transformation for each row: (num_rows, 2, 3)."""
+        return draw_affine(num_rows, self, generator)
+
+    def apply(self, pixels_nchw: Tensor, drawn: Tensor) -> Tensor:
+        """The pictures, transformed."""
+        return apply_affine(pixels_nchw, drawn)
+
 
 def draw_affine(num_rows: int, limits: Affine, generator: Generator) -> Tensor:
     """Draw one transformation for each row: (num_rows, 2, 3), in picture coordinates −1 … 1."""
@@ -40,8 +47,10 @@ def draw_affine(num_rows: int, limits: Affine, generator: Generator) -> Tensor:
     return torch.stack(rows, dim=1).view(num_rows, 2, 3)
 
 
-def apply_affine(pixels_u8_nchw: Tensor, theta: Tensor) -> Tensor:
-    """Turn, scale and shift each picture by its own `theta`, bilinearly."""
-    grid = functional.affine_grid(theta, list(pixels_u8_nchw.shape), align_corners=False)
-    moved = functional.grid_sample(pixels_u8_nchw.float(), grid, mode="bilinear", align_corners=False)
-    return moved.round().clamp(0, 255).to(torch.uint8)
+def apply_affine(pixels_nchw: Tensor, theta: Tensor) -> Tensor:
+    """Turn, scale and shift each picture by its own `theta`; uint8 is rounded to the nearest level."""
+    is_float = pixels_nchw.is_floating_point()
+    grid = functional.affine_grid(theta, list(pixels_nchw.shape), align_corners=False)
+    pixels = pixels_nchw if is_float else pixels_nchw.float()
+    moved = functional.grid_sample(pixels, grid.to(pixels.dtype), mode="bilinear", align_corners=False)
+    return moved if is_float else moved.round().clamp(0, 255).to(torch.uint8)

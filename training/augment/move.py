@@ -1,0 +1,81 @@
+"""Whole pixels to the side, and left to right: no level changes, each only finds another place.
+
+    out[y, x] = in[y + dy, x + dx]           −reach ≤ dy, dx ≤ reach, even chance for each
+    Shift: black where that lies outside.  Crop: the picture mirrored at its edge, the edge itself not twice.
+
+A Crop is what is usually called a random crop of the picture with `reach` pixels of reflected padding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """Moves by up to `reach` pixels; black flows in."""
+
+    reach: int
+
+    def draw(self, num_rows: int, generator: Generator) -> Tensor:
+        """(num_rows, 2): dy and dx."""
+        return draw_offsets(num_rows, self.reach, generator)
+
+    def apply(self, pixels_nchw: Tensor, drawn: Tensor) -> Tensor:
+        """The pictures, moved."""
+        return move(pixels_nchw, drawn, mirrored=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Moves by up to `reach` pixels; the picture's mirror image flows in."""
+
+    reach: int
+
+    def draw(self, num_rows: int, generator: Generator) -> Tensor:
+        """(num_rows, 2): dy and dx."""
+        return draw_offsets(num_rows, self.reach, generator)
+
+    def apply(self, pixels_nchw: Tensor, drawn: Tensor) -> Tensor:
+        """The pictures, moved."""
+        return move(pixels_nchw, drawn, mirrored=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """Left becomes right in every second picture, by chance."""
+
+    def draw(self, num_rows: int, generator: Generator) -> Tensor:
+        """(num_rows,) bool."""
+        return torch.rand(num_rows, generator=generator) < 0.5
+
+    def apply(self, pixels_nchw: Tensor, drawn: Tensor) -> Tensor:
+        """The pictures, those of `drawn` mirrored."""
+        return torch.where(drawn.view(-1, 1, 1, 1), pixels_nchw.flip(3), pixels_nchw)
+
+
+def draw_offsets(num_rows: int, reach: int, generator: Generator) -> Tensor:
+    """(num_rows, 2) whole numbers from −reach to reach."""
+    return torch.randint(-reach, reach + 1, (num_rows, 2), generator=generator)
+
+
+def move(pixels_nchw: Tensor, offsets: Tensor, *, mirrored: bool) -> Tensor:
+    """Each picture by its own (dy, dx), each smaller than the picture."""
+    num_rows, channels, height, width = pixels_nchw.shape
+    y, y_inside = _places(height, offsets[:, :1], mirrored=mirrored)
+    x, x_inside = _places(width, offsets[:, 1:], mirrored=mirrored)
+    places = (y[:, :, None] * width + x[:, None, :]).view(num_rows, 1, -1).expand(-1, channels, -1)
+    moved = pixels_nchw.flatten(2).gather(2, places).view_as(pixels_nchw)
+    if mirrored:
+        return moved
+    return moved * (y_inside[:, None, :, None] & x_inside[:, None, None, :])
+
+
+def _places(size: int, offsets: Tensor, *, mirrored: bool) -> tuple[Tensor, Tensor]:
+    """Where each of `size` pixels comes from (n, size), and whether that lies inside."""
+    places = torch.arange(size, device=offsets.device) + offsets
+    inside = (places >= 0) & (places < size)
+    if mirrored:
+        return (size - 1) - ((size - 1) - places.abs()).abs(), inside
+    return places.clamp(0, size - 1), inside

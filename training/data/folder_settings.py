@@ -1,0 +1,34 @@
+"""What the user may choose for a folder of pictures."""
+
+from dataclasses import dataclass
+
+from training.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings:
+    """`size` is SIDE or HEIGHTxWIDTH, and `mode` L or RGB; where not given, as the pictures are.
+
+    `memory_mb` is the most that is held in memory (or on the device), in MiB; 0 streams everything.
+    """
+
+    size: str = ""
+    mode: str = ""
+    max_corrupt_share: float = 0.01
+    max_pixels: int = 40_000_000
+    memory_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("", "L", "RGB"):
+            raise DataError(f"mode must be L or RGB, got {self.mode!r}")
+        if not 0 <= self.max_corrupt_share < 1:
+            raise DataError(f"max_corrupt_share must lie in 0 .. 1, below 1, got {self.max_corrupt_share}")
+        if self.max_pixels < 1 or self.memory_mb < 0:
+            raise DataError(f"max_pixels must be positive and memory_mb not negative, got {self}")
+
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width, if given."""
+        sides = [int(side) for side in self.size.split("x") if side.isascii() and side.isdigit()]
+        if self.size and (len(sides) != self.size.count("x") + 1 or len(sides) > 2 or min(sides) < 1):
+            raise DataError(f"size must be SIDE or HEIGHTxWIDTH, such as 64 or 48x64, got {self.size!r}")
+        return (sides[0], sides[-1]) if sides else None

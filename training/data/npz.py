@@ -1,0 +1,120 @@
+"""A NumPy archive of pictures and labels.
+
+In: a .npz file with one of these sets of arrays.  Out: a `Split`, or a DataError in one sentence.
+
+    x_train, y_train, x_test, y_test                           two halves, as Keras names them
+    train_images, train_labels, val_images, val_labels         two halves, as MedMNIST names them; or test_…
+    x, y   or   images, labels                                 one heap: a fifth of each class is held out
+    class_names (or labels, where that is free), optional      a name for each label 0, 1, 2 …
+
+Pictures are whole numbers 0 … 255 of shape (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3; labels
+are whole numbers of shape (N,) or (N, 1).  Nothing is unpickled.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.divide import digest_pictures, keep_apart, split_as_given, split_once
+from training.data.split import Split
+from training.errors import DataError
+
+FORMS = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "val_images", "val_labels"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("x", "y"),
+    ("images", "labels"),
+)
+CHANNELS = (1, 3)
+
+
+def load_npz(path: Path) -> Split:
+    """Read, check and split the archive at `path`."""
+    arrays = _read_arrays(path)
+    keys = next((keys for keys in FORMS if arrays.keys() >= set(keys)), None)
+    if keys is None:
+        expected = " or ".join(", ".join(keys) for keys in FORMS)
+        raise DataError(f"{path} must hold {expected}, got {', '.join(arrays) or 'nothing'}")
+    pairs = [
+        _read_pair(path, arrays, images, labels) for images, labels in zip(keys[::2], keys[1::2], strict=True)
+    ]
+    names = arrays.get("class_names", None if "labels" in keys else arrays.get("labels"))
+    label_names = _name_labels(path, names, torch.cat([labels for _, labels in pairs]))
+    name = f"npz:{path.name}"
+    if len(pairs) == 1:
+        return split_once(name, *pairs[0], label_names=label_names)
+    (train, train_labels), held_out = pairs
+    if train.shape[1:] != held_out[0].shape[1:]:
+        shapes = " and ".join(str(tuple(pixels.shape[1:])) for pixels, _ in pairs)
+        raise DataError(f"{path}: the pictures of both halves must have one shape, got {shapes}")
+    new, notes = keep_apart(name, digest_pictures(train), digest_pictures(held_out[0]))
+    return split_as_given(
+        name, (train[new], train_labels[new]), held_out, label_names=label_names, notes=notes
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    known = {"class_names", *(key for keys in FORMS for key in keys)}
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
+            return {key: archive[key] for key in archive.files if key in known}
+    except FileNotFoundError:
+        raise DataError(f"no file {path}") from None
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no .npz archive of plain arrays: {error}") from None
+
+
+def _read_pair(
+    path: Path, arrays: Mapping[str, np.ndarray], images: str, labels: str
+) -> tuple[Tensor, Tensor]:
+    pixels, classes = arrays[images], arrays[labels]
+    for key, array in ((images, pixels), (labels, classes)):
+        if array.dtype.kind not in "ui":
+            raise DataError(f"{path}: {key} must hold whole numbers, got {array.dtype}")
+    if classes.shape not in ((len(pixels),), (len(pixels), 1)) or not len(pixels):
+        raise DataError(
+            f"{path}: {labels} must hold a label for each picture of {images}, got {classes.shape} for "
+            f"{pixels.shape}"
+        )
+    if pixels.dtype != np.uint8 and not 0 <= pixels.min() <= pixels.max() <= 255:
+        raise DataError(f"{path}: {images} must lie in 0 .. 255, got {pixels.min()} .. {pixels.max()}")
+    if classes.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{path}: label {classes.max()} of {labels} is out of range")
+    nchw = np.ascontiguousarray(_to_nchw(path, images, pixels), np.uint8)
+    return torch.from_numpy(nchw), torch.from_numpy(classes.reshape(-1).astype(np.int64))
+
+
+def _to_nchw(path: Path, key: str, pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 3:
+        return pixels[:, None]
+    if pixels.ndim == 4:
+        first, last = pixels.shape[1] in CHANNELS, pixels.shape[3] in CHANNELS
+        if first != last:
+            return pixels if first else pixels.transpose(0, 3, 1, 2)
+        if first:
+            raise DataError(f"{path}: {key} of shape {pixels.shape} could be NCHW as well as NHWC")
+    raise DataError(
+        f"{path}: {key} must be (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, "
+        f"got {pixels.shape}"
+    )
+
+
+def _name_labels(path: Path, names: np.ndarray | None, labels: Tensor) -> list[str]:
+    if names is not None:
+        if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) < len(names):
+            raise DataError(f"{path}: class_names must be different words, got {names.dtype} {names.shape}")
+        return [str(name) for name in names]
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= len(labels):
+        wrong = lowest if lowest < 0 else highest
+        raise DataError(f"{path}: label {wrong} is out of range: classes are 0, 1, 2 …, each with a picture")
+    return [str(label) for label in range(highest + 1)]

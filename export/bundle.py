@@ -83,6 +83,7 @@ def make_bundle(
         inputs=source.inputs,
         outputs=source.outputs,
         provenance=provenance,
+        batchnorm=source.batchnorm,
     )
     files = {GRAPH_FILE: folded, GOLDEN_FILE: golden_bytes(golden), REPORT_FILE: report}
     manifest = _manifest(name, source, sites, proof, provenance, files)

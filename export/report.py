@@ -16,6 +16,7 @@ from export.half import HalfWeights
 from export.prove import Proof
 from service.bundle import Golden
 from service.manifest import Provenance, TensorSpec
+from training.batchnorm_report import BatchNormReport
 
 WIDTH, HEIGHT = 640, 220
 MAX_POINTS = 1500
@@ -46,8 +47,12 @@ def render(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     provenance: Provenance,
+    batchnorm: BatchNormReport | None,
 ) -> bytes:
-    """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32."""
+    """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32.
+
+    `batchnorm` is what training left in the net, None where the source does not say.
+    """
     environment = Environment(
         loader=PackageLoader("export", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -70,6 +75,7 @@ def render(
         inputs=inputs,
         outputs=outputs,
         provenance=provenance,
+        batchnorm=batchnorm,
         width=WIDTH,
         height=HEIGHT,
     )

@@ -22,6 +22,7 @@ from export.trace import trace
 from export.truth import GRAPH_TRUTH, NET_TRUTH, Evaluate, graph_evaluator, net_evaluator
 from service.bundle import sha256
 from service.manifest import Preprocessing, TensorSpec
+from training.batchnorm_report import BatchNormReport
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.data import normalize
 
@@ -47,6 +48,7 @@ class Source:
     """An unfolded graph and everything that the bundle says about it; `evaluate` computes the truth.
 
     `pixels`: how the graph normalises, where it is to take uint8 pixels instead of its own input.
+    `batchnorm`: what training left in the net's BatchNorms, where the source knows.
     """
 
     description: str
@@ -61,6 +63,7 @@ class Source:
     preprocessing: Preprocessing | None = None
     pixels: Preprocessing | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    batchnorm: BatchNormReport | None = None
 
 
 def open_source(text: str, options: SourceOptions) -> Source:
@@ -121,6 +124,7 @@ def _from_checkpoint(path: Path, options: SourceOptions) -> Source:
             mode=facts.mode, height=height, width=width, mean=list(facts.mean), std=list(facts.std)
         ),
         training={**checkpoint.metrics, "seed": checkpoint.seed},
+        batchnorm=checkpoint.batchnorm,
     )
 
 

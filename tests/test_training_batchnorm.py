@@ -13,11 +13,12 @@ from export.folds import fold
 from export.graph import prepare
 from export.trace import trace
 from training.__main__ import main
+from training.batches import count_steps, plain_batches
 from training.batchnorm import SMALLEST_GAMMA, Moments, find_batchnorms, keep_gamma_positive, recalibrate
 from training.checkpoint import load_checkpoint
 from training.config import ConfigError, FitConfig
 from training.data import DATA_SETS, Split, normalize
-from training.fit import count_steps, fit, plain_batches
+from training.fit import fit
 from training.nets import new_net, read_net_settings, settings_for
 from training_kit import FACTS, SMALLEST, tiny_split
 
@@ -168,15 +169,23 @@ def test_a_norm_that_never_runs_keeps_what_it_has(tiny):
 
 def test_the_batches_are_train_rows_as_they_are_and_none_comes_twice(tiny):
     config = FitConfig(batch_size=30, recalibrate_bn=6)
-    batches = list(plain_batches(tiny, config))
+    net = built("mlp")
+    batches = [rows for rows, _ in plain_batches(net, tiny, config)]
     assert [len(batch) for batch in batches] == [30] * 6
-    known = {row.numpy().tobytes() for row in normalize(tiny.train_pixels, tiny.facts)}
+    rows = normalize(tiny.train_pixels, tiny.facts)
+    known = {row.numpy().tobytes(): label for row, label in zip(rows, tiny.train_labels, strict=True)}
     drawn = [row.numpy().tobytes() for batch in batches for row in batch]
-    assert set(drawn) <= known
+    assert set(drawn) <= known.keys()
     assert len(set(drawn)) == 180
-    again = torch.cat(list(plain_batches(tiny, config)))
+    labels = torch.cat([labels for _, labels in plain_batches(net, tiny, config)])
+    assert labels.tolist() == [known[row] for row in drawn]
+    again, other = (
+        torch.cat([rows for rows, _ in plain_batches(net, tiny, replace(config, seed=seed))])
+        for seed in (0, 1)
+    )
     assert torch.equal(torch.cat(batches), again)
-    assert not torch.equal(torch.cat(list(plain_batches(tiny, replace(config, seed=1)))), again)
+    assert not torch.equal(other, again)
+    assert next(plain_batches(net.double(), tiny, config))[0].dtype == torch.float64
 
 
 def test_a_fit_recalibrates_once_at_the_end(tiny):

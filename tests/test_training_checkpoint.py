@@ -3,22 +3,44 @@
 import io
 import os
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from training.batchnorm_report import BatchNormLayer, BatchNormReport
 from training.checkpoint import Checkpoint, CheckpointError, Resume, load_checkpoint, save_checkpoint
 from training.data import DataFacts
 from training.files import OutputError, prepare_folder, publish
 from training.nets import build_net, initialize
+from training.state import State
 
 FACTS = DataFacts(
     name="digits", labels=list("0123456789"), input_shape=(1, 28, 28), mode="L", mean=[0.13], std=[0.31]
 )
 SETTINGS: dict[str, Any] = {"input_shape": (1, 28, 28), "num_classes": 10, "channels": (4, 8), "hidden": 16}
+
+
+LAYER = BatchNormLayer(
+    name="blocks.1",
+    channels=4,
+    values=640,
+    mean_drift=0.25,
+    variance_drift=1.5,
+    smallest_variance=0.125,
+    near_zero_variance=0,
+    dead_gamma=1,
+    negative_gamma=2,
+)
+REPORT = BatchNormReport(
+    rows=64,
+    accuracy_by_batch=0.75,
+    accuracy_by_running=0.5,
+    accuracy_recalibrated=None,
+    layers=[LAYER],
+)
 
 
 @pytest.fixture
@@ -37,12 +59,17 @@ def checkpoint() -> Checkpoint:
         data=FACTS,
         held_out_pixels=torch.randint(0, 256, (50, 1, 28, 28), dtype=torch.uint8, generator=chance),
         held_out_labels=torch.arange(50) % 10,
+        batchnorm=REPORT,
         resume=Resume(
             threads=2,
             config={"epochs": 4},
             history=[{"epoch": 1}, {"epoch": 2}],
-            optimizer={"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": []},
-            generators={"order": chance.get_state()},
+            state=State(
+                optimizer={"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": []},
+                scaler={"scale": 1024.0},
+                weights={"head.0.weight": torch.ones(2)},
+                generators={"order": chance.get_state()},
+            ),
         ),
     )
 
@@ -60,10 +87,14 @@ def test_what_goes_in_comes_out(path, checkpoint):
     assert loaded.data == FACTS
     assert torch.equal(loaded.held_out_pixels, checkpoint.held_out_pixels)
     assert torch.equal(loaded.held_out_labels, checkpoint.held_out_labels)
+    assert loaded.batchnorm == REPORT
     assert loaded.resume.config == {"epochs": 4}
     assert loaded.resume.history == [{"epoch": 1}, {"epoch": 2}]
-    assert torch.equal(loaded.resume.optimizer["state"][0]["momentum_buffer"], torch.ones(3))
-    assert torch.equal(loaded.resume.generators["order"], checkpoint.resume.generators["order"])
+    state, before = loaded.resume.state, checkpoint.resume.state
+    assert torch.equal(state.optimizer["state"][0]["momentum_buffer"], torch.ones(3))
+    assert torch.equal(state.weights["head.0.weight"], torch.ones(2))
+    assert torch.equal(state.generators["order"], before.generators["order"])
+    assert state.scaler == before.scaler
 
 
 def test_the_net_is_rebuilt_from_the_file_alone(path, checkpoint):
@@ -78,7 +109,7 @@ def test_the_net_is_rebuilt_from_the_file_alone(path, checkpoint):
 def test_torch_opens_it_without_running_code(path):
     record = torch.load(path, weights_only=True)
     assert record["format"] == "foldserve checkpoint"
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
 
 
 def test_the_same_checkpoint_is_the_same_bytes(path, checkpoint):
@@ -145,9 +176,18 @@ def test_other_files_are_not_taken_for_a_checkpoint(tmp_path, content):
 
 
 def test_another_schema_version_is_named(path):
-    rewrite(path, schema_version=2)
-    with pytest.raises(CheckpointError, match="has schema_version 2, this reader knows 1"):
+    rewrite(path, schema_version=3)
+    with pytest.raises(CheckpointError, match="has schema_version 3, this reader knows 1 and 2"):
         load_checkpoint(path)
+
+
+def test_a_file_of_version_1_still_gives_its_net_but_cannot_be_gone_on_with(path, checkpoint):
+    old = {"config": {}, "threads": 2, "history": [], "optimizer": {}, "generators": {}}
+    rewrite(path, schema_version=1, resume=old, batchnorm=...)
+    loaded = load_checkpoint(path)
+    assert (loaded.batchnorm, loaded.resume) == (None, None)
+    weights = loaded.build_net().state_dict()
+    assert all(torch.equal(checkpoint.state_dict[key], value) for key, value in weights.items())
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -163,6 +203,9 @@ PLAIN_FACTS = {
     "mean": [0.1],
     "std": [0.3],
 }
+
+
+PLAIN_REPORT = asdict(REPORT)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +224,14 @@ PLAIN_FACTS = {
         ({"data": PLAIN_FACTS | {"std": [-1.0]}}, "data: std must be positive"),
         ({"data": PLAIN_FACTS}, "held_out_labels must lie in 0 .. 1"),
         ({"resume": {}}, "resume: config is missing"),
+        ({"resume": 3}, "resume must be a dict, got int"),
+        ({"batchnorm": {"rows": 3}}, "batchnorm: accuracy_by_batch is missing"),
+        ({"batchnorm": PLAIN_REPORT | {"layers": {}}}, "batchnorm: layers must be"),
+        ({"batchnorm": PLAIN_REPORT | {"accuracy_recalibrated": "1"}}, "accuracy_recalibrated must be float"),
+        (
+            {"batchnorm": PLAIN_REPORT | {"layers": [{"name": "a"}]}},
+            "batchnorm: layers 0: channels is missing",
+        ),
         ({"held_out_pixels": torch.zeros(50, 1, 28, 28)}, "held_out_pixels must be uint8"),
         ({"held_out_labels": torch.zeros(7, dtype=torch.int64)}, "held_out_labels must be 50"),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from test_training_run import mistake
-from training import run as run_module
+from training import open_run
 from training.__main__ import main
 from training.checkpoint import load_checkpoint
 from training.data import DATA_SETS, Split
@@ -68,7 +68,7 @@ def test_a_mistake_is_told_before_the_data_is_loaded(tmp_path, capsys, monkeypat
     def load(name: str) -> Split:
         raise AssertionError("it was loaded")
 
-    monkeypatch.setattr(run_module, "load_split", load)
+    monkeypatch.setattr(open_run, "load_split", load)
     assert told in mistake(capsys, "--out", str(tmp_path / "run"), *flags)
     assert not list(tmp_path.iterdir())
 

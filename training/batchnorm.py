@@ -13,7 +13,8 @@ long, taken under weights that have moved on since. Batches are pooled in float6
     d = m_batch − m        m ← m + d·k/(n + k)        S ← S + S_batch + d²·n·k/(n + k)        n ← n + k
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,9 +63,14 @@ class Moments:
         return self.squares / (self.count - 1)
 
 
-def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Estimate every BatchNorm's running statistics anew from `batches`; leaves the net in eval mode."""
+@contextmanager
+def normalizing_by_batch(net: nn.Module) -> Iterator[dict[_BatchNorm, Moments]]:
+    """Within, BatchNorms normalise by their batch and all else is in eval mode; yields what they read.
+
+    Behind it the net is in eval mode, its running statistics as they were.
+    """
     norms = find_batchnorms(net)
+    before = {norm: [buffer.clone() for buffer in norm.buffers()] for norm in norms}
     moments = {norm: Moments() for norm in norms}
 
     def listen(norm: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -76,15 +82,29 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
         for norm in norms:
             norm.train()
         with torch.no_grad():
-            for rows in batches:
-                net(rows)
+            yield moments
     finally:
         for handle in handles:
             handle.remove()
+        for norm, buffers in before.items():
+            for buffer, value in zip(norm.buffers(), buffers, strict=True):
+                buffer.copy_(value)
         net.eval()
+
+
+def take_statistics(moments: Mapping[_BatchNorm, Moments]) -> None:
+    """Make what was read the running statistics; a BatchNorm that read nothing keeps what it has."""
     for norm, seen in moments.items():
         if seen.count:
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.running_mean.copy_(seen.mean)
             norm.running_var.copy_(seen.variance())
+
+
+def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Estimate every BatchNorm's running statistics anew from `batches`; leaves the net in eval mode."""
+    with normalizing_by_batch(net) as moments:
+        for rows in batches:
+            net(rows)
+    take_statistics(moments)

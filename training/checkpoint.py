@@ -12,22 +12,23 @@ resumed run needs. It holds no time of day: on one CPU the same config gives the
 import io
 import pickle
 import zipfile
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training import nets
+from training.batchnorm_report import BatchNormReport
 from training.data import DataFacts
 from training.errors import TrainingError
 from training.files import publish
+from training.records import RecordError, read_record, to_plain
+from training.state import State
 
 FORMAT = "foldserve checkpoint"
-SCHEMA_VERSION = 1
-
-T = TypeVar("T")
+SCHEMA_VERSION = 2
 
 
 class CheckpointError(TrainingError):
@@ -44,13 +45,16 @@ class Resume:
     config: dict[str, Any]
     threads: int
     history: list[dict[str, Any]]
-    optimizer: dict[str, Any]
-    generators: dict[str, Tensor]
+    state: State
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A net after `epoch` epochs; `metrics` are that epoch's facts, `held_out_pixels` uint8 NCHW."""
+    """A net after `epoch` epochs; `metrics` are that epoch's facts, `held_out_pixels` uint8 NCHW.
+
+    `batchnorm` is there once every epoch is done, if the net has a BatchNorm; `resume` is None in files of
+    version 1, which can be exported but not gone on with.
+    """
 
     net_name: str
     net_settings: dict[str, Any]
@@ -61,7 +65,8 @@ class Checkpoint:
     data: DataFacts
     held_out_pixels: Tensor
     held_out_labels: Tensor
-    resume: Resume
+    batchnorm: BatchNormReport | None
+    resume: Resume | None
 
     def __post_init__(self) -> None:
         pixels, labels = self.held_out_pixels, self.held_out_labels
@@ -94,7 +99,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write aside, having read it back, and rename."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "schema_version": SCHEMA_VERSION, **_to_plain(checkpoint)}, buffer)
+    torch.save({"format": FORMAT, "schema_version": SCHEMA_VERSION, **to_plain(checkpoint)}, buffer)
     content = buffer.getvalue()
     parse_checkpoint(content, str(path))
     publish(path, content)
@@ -102,13 +107,17 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and check every key; see `CheckpointError` for what can be wrong."""
+    return parse_checkpoint(read_checkpoint(path), str(path))
+
+
+def read_checkpoint(path: Path) -> bytes:
+    """The file as it is."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    return parse_checkpoint(content, str(path))
 
 
 def parse_checkpoint(content: bytes, where: str) -> Checkpoint:
@@ -126,65 +135,12 @@ def parse_checkpoint(content: bytes, where: str) -> Checkpoint:
         raise CheckpointError(f"{where} is not a checkpoint of plain tensors and values") from None
     if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
         raise CheckpointError(f"{where} is not a checkpoint that `python -m training` wrote")
-    if (version := record.pop("schema_version", None)) != SCHEMA_VERSION:
-        raise CheckpointError(f"{where} has schema_version {version}, this reader knows {SCHEMA_VERSION}")
-    return _read_record(Checkpoint, record, where)
-
-
-def _read_record(cls: type[T], record: Any, where: str) -> T:
-    """Build a dataclass from a dict with exactly its keys, each of its type."""
-    if not isinstance(record, dict):
-        raise CheckpointError(f"{where} must be a dict, got {type(record).__name__}")
-    hints = get_type_hints(cls)
-    if missing := sorted(hints.keys() - record.keys()):
-        raise CheckpointError(f"{where}: {missing[0]} is missing")
-    if unknown := sorted(str(key) for key in record.keys() - hints.keys()):
-        raise CheckpointError(f"{where}: {unknown[0]} is unknown")
-    values: dict[str, Any] = {}
-    for key, hint in hints.items():
-        if isinstance(hint, type) and is_dataclass(hint):
-            values[key] = _read_record(hint, record[key], f"{where}: {key}")
-        elif _fits(record[key], hint):
-            values[key] = record[key]
-        else:
-            name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else hint
-            raise CheckpointError(f"{where}: {key} must be {name}, got {type(record[key]).__name__}")
+    version = record.pop("schema_version", None)
+    if version == 1:
+        record |= {"batchnorm": None, "resume": None}
+    elif version != SCHEMA_VERSION:
+        raise CheckpointError(f"{where} has schema_version {version}, this reader knows 1 and 2")
     try:
-        return cls(**values)
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type that `hint` names, all the way down."""
-    outer, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if outer is Literal:
-        return value in inner
-    if outer is list:
-        return isinstance(value, list) and all(_fits(entry, inner[0]) for entry in value)
-    if outer is tuple:
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(inner)
-            and all(_fits(entry, of) for entry, of in zip(value, inner, strict=True))
-        )
-    if outer is dict:
-        return isinstance(value, dict) and all(
-            _fits(key, inner[0]) and _fits(entry, inner[1]) for key, entry in value.items()
-        )
-    return isinstance(value, hint) and not isinstance(value, bool)
-
-
-def _to_plain(value: Any) -> Any:
-    """Dataclasses to dicts; tensors to the CPU, one after the other in memory."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Tensor):
-        return value.detach().cpu().contiguous()
-    if isinstance(value, dict):
-        return {key: _to_plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_to_plain(entry) for entry in value]
-    return value
+        return read_record(Checkpoint, record, where)
+    except RecordError as error:
+        raise CheckpointError(str(error)) from None

@@ -1,70 +1,113 @@
-"""The picture of a run: loss and accuracy of both halves, epoch by epoch.
+"""The pictures of runs: loss and accuracy, epoch by epoch.
 
-In: the facts of the epochs so far.  Out: the bytes of a PNG.
+In: the facts of the epochs so far, of one run or of several.  Out: the bytes of a PNG.
 """
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FormatStrFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from training.fit import EpochFacts
+from training.facts import EpochFacts
+from training.figures import HELD_OUT_COLOR, INK, TRAIN_COLOR, drawable_names, new_figure, tidy, to_png
 
-TRAIN_COLOR, HELD_OUT_COLOR, INK = "#8da0b3", "#d1495b", "#333f48"
+MOST_MARKERS = 40
+LEAST_LOSS = 2.0**-24  # of float32; a loss of 0 has no place on a log scale
+# Told apart by most eyes, also those that confuse red and green (Okabe & Ito 2008).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+STYLES = ("-", "--", ":", "-.")
 
 
 def draw_curves(history: Sequence[EpochFacts], title: str) -> bytes:
-    """Draw loss (on a log scale) beside accuracy; the last held-out values stand at their line's end."""
-    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, color=INK, fontsize=13, x=0.01, ha="left")
+    """Both halves of one run; see `curves_figure`."""
+    return to_png(curves_figure(history, title))
+
+
+def curves_figure(history: Sequence[EpochFacts], title: str) -> Figure:
+    """Loss (on a log scale) beside accuracy; the last held-out values stand at their line's end."""
+    figure, (loss, accuracy) = _new_panels(title, history[-1].epoch)
+    for axes, kind, text in ((loss, "loss", "{:.3f}"), (accuracy, "accuracy", "{:.1f} %")):
+        epochs, train, held_out = _lines(history, kind)
+        style: dict[str, Any] = {"marker": _marker(epochs), "markersize": 3}
+        axes.plot(epochs, train, color=TRAIN_COLOR, label="train, as augmented", **style)
+        axes.plot(epochs, held_out, color=HELD_OUT_COLOR, linewidth=2, label="held out", **style)
+        axes.annotate(
+            text.format(held_out[-1]),
+            (epochs[-1], held_out[-1]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=HELD_OUT_COLOR,
+            va="center",
+        )
+    loss.legend(frameon=False, labelcolor=INK)
+    _set_ticks(loss)
+    return figure
+
+
+def draw_comparison(histories: Mapping[str, Sequence[EpochFacts]], title: str) -> bytes:
+    """The held-out half of every run, by its name."""
+    figure, (loss, accuracy) = _new_panels(title, max(history[-1].epoch for history in histories.values()))
+    names = drawable_names(list(histories), longest=40)
+    for axes, kind in ((loss, "loss"), (accuracy, "accuracy")):
+        for index, (name, history) in enumerate(zip(names, histories.values(), strict=True)):
+            epochs, _, held_out = _lines(history, kind)
+            axes.plot(
+                epochs,
+                held_out,
+                color=COLORS[index % len(COLORS)],
+                linestyle=STYLES[index // len(COLORS) % len(STYLES)],
+                linewidth=2,
+                marker=_marker(epochs),
+                markersize=3,
+                label=name,
+            )
+    _set_ticks(loss)
+    figure.legend(
+        handles=accuracy.lines,
+        loc="outside lower left",
+        ncols=min(len(names), 3),
+        frameon=False,
+        labelcolor=INK,
+    )
+    return to_png(figure)
+
+
+def _new_panels(title: str, last_epoch: int) -> tuple[Figure, tuple[Axes, Axes]]:
+    """Axes for loss and accuracy, with room at the right for a number."""
+    figure = new_figure(10, 4.2, title)
     loss, accuracy = figure.subplots(1, 2)
+    for axes, name in ((loss, "loss (cross-entropy)"), (accuracy, "accuracy, %")):
+        tidy(axes)
+        axes.set_title(name, loc="left", color=INK, fontsize=10)
+        axes.set_xlabel("epoch", color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.5, 1.08 * last_epoch + 0.5)
     loss.set_yscale("log")
-    _draw_panel(
-        loss, history, "loss (cross-entropy)", lambda facts: (facts.train_loss, facts.held_out_loss), "{:.3f}"
-    )
-    _draw_panel(
-        accuracy,
-        history,
-        "accuracy, %",
-        lambda facts: (100 * facts.train_accuracy, 100 * facts.held_out_accuracy),
-        "{:.1f} %",
-    )
-    loss.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    return figure, (loss, accuracy)
+
+
+def _set_ticks(loss: Axes) -> None:
+    """1, 2, 5, 10 …; even steps where fewer than three of those are in sight."""
+    least, most = loss.get_ylim()
+    locator: Locator = LogLocator(subs=(1.0, 2.0, 5.0))
+    if sum(least <= tick <= most for tick in locator.tick_values(least, most)) < 3:
+        locator = MaxNLocator(5)
+    loss.yaxis.set_major_locator(locator)
     loss.yaxis.set_minor_locator(NullLocator())
     loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    loss.legend(frameon=False, labelcolor=INK)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
-def _draw_panel(
-    axes: Axes,
-    history: Sequence[EpochFacts],
-    title: str,
-    values: Callable[[EpochFacts], tuple[float, float]],
-    ending: str,
-) -> None:
-    epochs = [facts.epoch for facts in history]
-    train, held_out = zip(*(values(facts) for facts in history), strict=True)
-    axes.plot(epochs, train, color=TRAIN_COLOR, marker="o", markersize=3, label="train, as augmented")
-    axes.plot(epochs, held_out, color=HELD_OUT_COLOR, marker="o", markersize=3, linewidth=2, label="held out")
-    axes.annotate(
-        ending.format(held_out[-1]),
-        (epochs[-1], held_out[-1]),
-        xytext=(6, 0),
-        textcoords="offset points",
-        color=HELD_OUT_COLOR,
-        va="center",
+def _lines(history: Sequence[EpochFacts], kind: str) -> tuple[list[int], list[float], list[float]]:
+    """Epochs, and the two halves' losses, or their accuracies in per cent."""
+    is_loss = kind == "loss"
+    halves = ([getattr(facts, f"{half}_{kind}") for facts in history] for half in ("train", "held_out"))
+    train, held_out = (
+        [max(value, LEAST_LOSS) if is_loss else 100 * value for value in values] for values in halves
     )
-    axes.set_title(title, loc="left", color=INK, fontsize=10)
-    axes.set_xlabel("epoch", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e8eb")
-    axes.tick_params(colors=INK)
-    axes.set_xlim(0.5, 1.08 * epochs[-1] + 0.5)
+    return [facts.epoch for facts in history], train, held_out
+
+
+def _marker(epochs: Sequence[int]) -> str | None:
+    return "o" if len(epochs) <= MOST_MARKERS else None

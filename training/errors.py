@@ -7,6 +7,7 @@ TrainingError            exit code 2: the user can mend it before anything long 
 ├── DeviceError          asked for and absent
 ├── OutputError          a folder that cannot be written, or that holds another run
 ├── CheckpointError      missing, torn, foreign, or of another version
+├── GroupError           another process cannot be reached, or was started otherwise; LostError: exit code 1
 └── DivergedError        exit code 1: the loss stopped being a number
 """
 
@@ -18,6 +19,10 @@ class TrainingError(Exception):
     """The message is one sentence: what was found, what was expected, where."""
 
     exit_code = 2
+
+
+class DataError(TrainingError):
+    """A data set that is missing, damaged, or not of the shape that it should have."""
 
 
 def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:

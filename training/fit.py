@@ -1,198 +1,130 @@
 """The loop: a net and a split in, one `Epoch` of facts out after each pass over the train half.
 
-    t = step / num_steps,  w = WARM_UP
-    learning rate = peak · t / w                              for t < w
-                    peak · ½ (1 + cos π (t − w) / (1 − w))    after
-    SGD with Nesterov momentum; weight decay on weights, not on biases or what BatchNorm learns
-    care for γ after each step, and for the running statistics at the end, where asked for (batchnorm.py)
+    order, augmentation       drawn for a whole epoch, on the CPU; each batch takes its rows of both
+    loss                      mean cross-entropy of the batch
+    step                      optimize.py, in the number format of precision.py; none is taken behind a loss
+                              that is no number (loss_watch.py), which is an error (diagnosis.py)
+    behind each step          γ stays positive (batchnorm.py), weights are averaged (ema.py), where asked for
+    behind the last epoch     BatchNorms are reported on, and recalibrated where asked for
+    chance in the net itself  (dropout) starts anew with each epoch, from torch's own generator
+    several processes         share each batch, and each evaluation (distributed/group.py)
 
-The schedule is a function of the step and keeps no state. What a resumed run needs besides the weights is
-the optimizer's momenta and the state of each generator; both come with every epoch.
+What a resumed run needs besides the weights that are published comes with every epoch, as its `State`.
 """
 
-import hashlib
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from training.augment import Affine, apply_affine, draw_affine
-from training.batchnorm import keep_gamma_positive, recalibrate
-from training.config import ConfigError, FitConfig
-from training.data import DataFacts, Split, normalize
-from training.errors import TrainingError
-
-WARM_UP = 0.25
-EVALUATION_ROWS = 500
-STREAMS = ("order", "augment")
-
-
-class DivergedError(TrainingError):
-    """The loss is no longer a number; the last good checkpoint is still there."""
-
-    exit_code = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochFacts:
-    """Losses are mean cross-entropies; the train half is measured on the way, as augmented."""
-
-    epoch: int
-    step: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    held_out_loss: float
-    held_out_accuracy: float
+from training.augment import choose_augmentation
+from training.batches import count_steps, first_row, plain_batches, read_batches
+from training.batchnorm import keep_gamma_positive
+from training.batchnorm_report import BatchNormReport, examine
+from training.chance import STREAMS, seeded_generator
+from training.config import FitConfig
+from training.data import Split
+from training.device import settle
+from training.diagnosis import check_published, describe_origin, diverged
+from training.distributed.group import ALONE, Group
+from training.ema import WeightAverage
+from training.evaluate import cross_entropy, evaluate
+from training.facts import EpochFacts, StepFacts
+from training.loss_watch import LossWatch
+from training.optimize import build_optimizer, schedule, set_learning_rate
+from training.precision import Precision
+from training.state import State, capture, restore
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Epoch:
-    """Facts, and what a run resumed here needs; `optimizer` is live: save it before the next epoch."""
+    """Facts, the net to publish, and a state to go on from; all live: save them before the next epoch."""
 
     facts: EpochFacts
-    optimizer: dict[str, Any]
-    generators: dict[str, Tensor]
+    net: nn.Module
+    state: State
+    batchnorm: BatchNormReport | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Start:
-    """Where a run begins: after `epochs_done` epochs, with these momenta and generator states."""
+    """Where a run goes on: with the published net of epoch `epochs_done`, and this state."""
 
     epochs_done: int
-    optimizer: dict[str, Any]
-    generators: Mapping[str, Tensor]
+    state: State
 
 
-def fit(net: nn.Module, split: Split, config: FitConfig, start: Start | None = None) -> Iterator[Epoch]:
-    """Train `net` in place, on the device of `split`; yield after each epoch."""
-    device = split.train_labels.device
-    steps_per_epoch = count_steps(split, config)
-    optimizer = build_optimizer(net, config)
+def fit(
+    net: nn.Module,
+    split: Split,
+    config: FitConfig,
+    start: Start | None = None,
+    group: Group = ALONE,
+    on_step: Callable[[StepFacts], None] | None = None,
+) -> Iterator[Epoch]:
+    """Train `net` in place, on the device of `split`; yield after each epoch, in each process of `group`."""
+    settle()
+    device, num_steps = split.train_labels.device, count_steps(split, config)
+    wrapped = group.wrap(net, first_row(net, split))
+    forward = torch.compile(wrapped) if config.compile else wrapped
+    optimizer, precision = build_optimizer(net, config), Precision(config.precision, device)
+    average = WeightAverage(net, config.ema) if config.ema else None
     generators = {name: seeded_generator(config.seed, name) for name in STREAMS}
+    augmentation = choose_augmentation(config.augment, config.data, split.facts)
     if start is not None:
-        restore(optimizer, generators, start)
+        restore(start.state, net, optimizer, precision, generators)
     for epoch in range(start.epochs_done if start else 0, config.epochs):
         net.train()
+        torch.manual_seed(seeded_generator(config.seed, group.own_stream(f"net {epoch}")).initial_seed())
         order = torch.randperm(len(split.train_labels), generator=generators["order"]).to(device)
-        theta = draw_affine(len(order), Affine(), generators["augment"]).to(device)
-        loss_sum, num_right = 0.0, torch.zeros((), dtype=torch.int64, device=device)
-        for index in range(steps_per_epoch):
-            step = epoch * steps_per_epoch + index
-            set_learning_rate(
-                optimizer, schedule(step, config.epochs * steps_per_epoch, config.learning_rate)
-            )
-            rows = order[index * config.batch_size : (index + 1) * config.batch_size]
-            pixels, labels = apply_affine(split.train_pixels[rows], theta[rows]), split.train_labels[rows]
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = net(normalize(pixels, split.facts))
-            loss = functional.cross_entropy(logits.float(), labels)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss_sum += _finite(loss.item(), step, config)
-            optimizer.step()
+        plan = augmentation.draw(len(order), generators["augment"]).to(device)
+        batches = torch.split(order[: num_steps * config.batch_size], config.batch_size)
+        watch = LossWatch(num_steps, device)
+        shares = [group.share(batch) for batch in batches]
+        reader = group.together(net, read_batches(net, split, shares, plan))
+        for index, (rows, labels) in enumerate(reader):
+            step = epoch * num_steps + index
+            rate = schedule(step, config.epochs * num_steps, config.learning_rate, config.schedule)
+            set_learning_rate(optimizer, rate)
+            with precision.autocast():
+                logits = forward(rows)
+            loss = cross_entropy(logits, labels, config.label_smoothing)
+            loss = group.weigh(loss, len(labels), config.batch_size)
+            stop = watch.add(index, group.mean(loss.detach()), logits, labels)
+            if precision.needs_looking or watch.is_due(index):
+                lost = watch.find_lost()
+                if lost is not None:
+                    ((lost_rows, _),) = read_batches(net, split, [batches[lost.index]], plan)
+                    where = describe_origin(net, lost_rows, precision)
+                    raise diverged(lost, epoch * num_steps, where, config)
+            precision.step(optimizer, loss, stop, net, config.clip_gradient)
             if config.positive_gamma:
                 keep_gamma_positive(net)
-            num_right += (logits.argmax(1) == labels).sum()
-        num_rows = steps_per_epoch * config.batch_size
-        if config.recalibrate_bn and epoch + 1 == config.epochs:
-            recalibrate(net, plain_batches(split, config))
+            if average is not None:
+                average.update(net, step)
+            if on_step is not None:
+                on_step(watch.facts(epoch + 1, config.batch_size))
+        published, report = average.net if average else net, None
+        if epoch + 1 == config.epochs:
+            plain = partial(plain_batches, published, split, config)
+            report = examine(published, plain, recalibrate=config.recalibrate_bn > 0)
         held_out_loss, held_out_accuracy = evaluate(
-            net, split.held_out_pixels, split.held_out_labels, split.facts
+            published, split.held_out_pixels, split.held_out_labels, split.facts, group
         )
+        check_published(published, held_out_loss, step)
         yield Epoch(
             facts=EpochFacts(
                 epoch=epoch + 1,
-                step=(epoch + 1) * steps_per_epoch,
-                learning_rate=optimizer.param_groups[0]["lr"],
-                train_loss=loss_sum / steps_per_epoch,
-                train_accuracy=num_right.item() / num_rows,
+                step=(epoch + 1) * num_steps,
+                learning_rate=rate,
+                train_loss=watch.mean_loss(),
+                train_accuracy=group.total(watch.num_right).item() / (num_steps * config.batch_size),
                 held_out_loss=held_out_loss,
                 held_out_accuracy=held_out_accuracy,
             ),
-            optimizer=optimizer.state_dict(),
-            generators={name: generator.get_state() for name, generator in generators.items()},
+            net=published,
+            state=capture(net, published, optimizer, precision, generators),
+            batchnorm=report,
         )
-
-
-def plain_batches(split: Split, config: FitConfig) -> Iterator[Tensor]:
-    """Rows of `recalibrate_bn` random train batches, not augmented; none comes twice."""
-    generator = seeded_generator(config.seed, "recalibrate")
-    order = torch.randperm(len(split.train_labels), generator=generator).to(split.train_labels.device)
-    for rows in torch.split(order[: config.recalibrate_bn * config.batch_size], config.batch_size):
-        yield normalize(split.train_pixels[rows], split.facts)
-
-
-def evaluate(net: nn.Module, pixels: Tensor, labels: Tensor, facts: DataFacts) -> tuple[float, float]:
-    """Mean loss and accuracy in eval mode, in float32."""
-    net.eval()
-    with torch.no_grad():
-        logits = torch.cat([net(normalize(batch, facts)) for batch in torch.split(pixels, EVALUATION_ROWS)])
-    loss = functional.cross_entropy(logits, labels).item()
-    return loss, (logits.argmax(1) == labels).sum().item() / len(labels)
-
-
-def schedule(step: int, num_steps: int, peak: float) -> float:
-    """One cycle: a straight climb to `peak`, then a cosine down to nearly nothing."""
-    t = (step + 0.5) / num_steps
-    if t < WARM_UP:
-        return peak * t / WARM_UP
-    return peak * 0.5 * (1 + math.cos(math.pi * (t - WARM_UP) / (1 - WARM_UP)))
-
-
-def build_optimizer(net: nn.Module, config: FitConfig) -> torch.optim.SGD:
-    """SGD whose weight decay leaves biases, gammas and betas alone: all that has one dimension."""
-    weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
-
-
-def restore(optimizer: torch.optim.Optimizer, generators: Mapping[str, Generator], start: Start) -> None:
-    """Take up the momenta and the generator states of a run that stopped."""
-    try:
-        optimizer.load_state_dict(start.optimizer)
-        for name, generator in generators.items():
-            generator.set_state(start.generators[name])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise TrainingError(f"the checkpoint does not hold what this run needs to go on: {error!r}") from None
-
-
-def seeded_generator(seed: int, stream: str) -> Generator:
-    """An independent source of chance for each use, all from the one seed."""
-    digest = hashlib.blake2b(f"{seed} {stream}".encode(), digest_size=8).digest()
-    return Generator().manual_seed(int.from_bytes(digest) >> 1)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """The same rate for every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-def count_steps(split: Split, config: FitConfig) -> int:
-    """Whole batches only: a last batch of a few rows would give BatchNorm a poor variance."""
-    num_rows = len(split.train_labels)
-    if config.batch_size > num_rows:
-        raise ConfigError(
-            f"batch_size must be at most {num_rows}, the rows to train on, got {config.batch_size}"
-        )
-    num_steps = num_rows // config.batch_size
-    if (asked := config.recalibrate_bn) > num_steps:
-        raise ConfigError(f"recalibrate_bn must be at most {num_steps}, the batches of an epoch, got {asked}")
-    return num_steps
-
-
-def _finite(loss: float, step: int, config: FitConfig) -> float:
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"the loss became {loss} at step {step}; try a learning rate below {config.learning_rate}"
-        )
-    return loss

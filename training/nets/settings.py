@@ -5,11 +5,10 @@ In: `depth=20`, `channels=16,32`, already split at the equals sign.  Out: plain 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
-from training.errors import TrainingError, describe_unknown
-
-_IN_WORDS = {int: "a whole number", float: "a number"}
+from training.errors import TrainingError
+from training.words import read_words as words_to_values
 
 
 class NetError(TrainingError):
@@ -44,31 +43,9 @@ def read_words(net: str, cls: type[NetSettings], words: Mapping[str, str]) -> di
     """Values of the settings that `words` name; what the data says is not for the user to set."""
     given_by_data = {field.name for field in fields(NetSettings)}
     hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in given_by_data}
-    values = {}
-    for name, word in words.items():
-        if name not in hints:
-            raise NetError(describe_unknown(f"setting of net {net}", name, hints))
-        try:
-            values[name] = _read(word, hints[name])
-        except ValueError:
-            raise NetError(
-                f"setting {name} of net {net} must be {_describe(hints[name])}, got {word!r}"
-            ) from None
-    return values
+    return words_to_values(f"net {net}", hints, words, NetError)
 
 
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's code says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _read(word: str, hint: Any) -> Any:
-    if get_origin(hint) is tuple:
-        return tuple(_read(part, get_args(hint)[0]) for part in word.split(","))
-    return hint(word)
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is tuple:
-        return f"{_IN_WORDS[get_args(hint)[0]]}, or several with commas between"
-    return _IN_WORDS[hint]

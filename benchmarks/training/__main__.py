@@ -1,0 +1,133 @@
+"""The command line; `python -m benchmarks.training --help`.  The table on stdout, narration on stderr."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import benchmarks.training as package
+from training.config import split_settings
+from training.environment import set_environment
+from training.errors import TrainingError
+from training.flags import build_parser
+
+RESULT = "training.md"
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The options, and the settings of the fit, which stand behind `--`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=package.__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="smaller batches and pictures")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NET", help="small-cnn, resnet18, resnet50")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="9 by default")
+    parser.add_argument(
+        "--control",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="sleep so long in each of our steps, to see that the ratio tells",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"gets {RESULT}")
+    reaching = parser.add_argument_group("time to accuracy, instead of the table")
+    reaching.add_argument("--to-accuracy", type=float, metavar="SHARE", help="such as 0.94")
+    reaching.add_argument("--data", default="cifar10", metavar="NAME", help="cifar10 by default")
+    reaching.add_argument(
+        "fit", nargs="*", metavar="-- FLAG", help="of python -m training, instead of a wide ResNet's recipe"
+    )
+    options = parser.parse_args(arguments)
+    fit = vars(build_parser().parse_args(["--out", "-", *options.fit]))
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    if options.to_accuracy is not None and not 0 < options.to_accuracy <= 1:
+        parser.error(f"--to-accuracy must lie in 0 .. 1, above 0, got {options.to_accuracy}")
+    if options.fit and options.to_accuracy is None:
+        parser.error("flags of the fit need --to-accuracy")
+    return options, fit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit code, 1 if a bar is missed, 2 for the user's mistake."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options, fit = parse(arguments)
+    set_environment()
+    try:
+        return reach(options, fit) if options.to_accuracy else compare(options, arguments)
+    except TrainingError as error:
+        print(f"benchmarks.training: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """The table of both loops."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from benchmarks.training.cases import choose_cases
+    from benchmarks.training.floors import count_work, measure_speed
+    from benchmarks.training.rounds import measure
+    from benchmarks.training.table import Line, render
+    from training.config import ConfigError
+    from training.device import find_device
+    from training.errors import describe_unknown
+    from training.precision import resolve_precision
+
+    device = find_device(options.device)
+    console = Console(stderr=True, highlight=False)
+    if device.type == "cpu":
+        console.print(
+            "no GPU is used: this is the CPU half, of smaller batches and fewer steps", soft_wrap=True
+        )
+    cases = choose_cases(device.type, quick=options.quick)
+    names = [case.name for case in cases]
+    for name in options.only:
+        if name not in names:
+            raise ConfigError(describe_unknown("net", name, names))
+    cases = [case for case in cases if case.name in options.only or not options.only]
+    lines = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # No thread of its own for drawing: it would take its share of the cores.
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        task = progress.add_task("the device", total=len(cases) * (options.rounds + 1))
+        progress.refresh()
+        speed = measure_speed(device, resolve_precision("auto", device))
+        for case in cases:
+            progress.update(task, description=case.name, refresh=True)
+            rounds = measure(
+                case,
+                device,
+                options.rounds,
+                planted_s=options.control / 1000,
+                tell=lambda index: progress.update(task, advance=1, refresh=True),
+            )
+            lines.append(Line(case=case, rounds=rounds, work=count_work(case, device)))
+            progress.console.print(f"{case.name}: {rounds.ratio:.3f}")
+    text = render(lines, speed, device, options.rounds, arguments)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / RESULT).write_text(text, encoding="utf-8")
+    print(text)
+    return 0 if all(line.rounds.is_reached for line in lines) else 1
+
+
+def reach(options: argparse.Namespace, fit: dict[str, Any]) -> int:
+    """Time to accuracy."""
+    from rich.console import Console
+
+    from benchmarks.training.to_accuracy import RECIPE, run_to
+
+    for name in ("out", "resume", "overwrite", "device", "tensorboard"):
+        fit.pop(name)
+    for of in ("data", "net"):
+        if f"{of}_settings" in fit:
+            fit[f"{of}_settings"] = split_settings(of, fit[f"{of}_settings"])
+    flags = {**(fit or RECIPE), "data": options.data}
+    reached = run_to(options.to_accuracy, flags, options.device, Console(stderr=True, highlight=False))
+    print(reached.describe(options.data))
+    return 0 if reached.is_reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

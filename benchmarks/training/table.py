@@ -1,0 +1,106 @@
+"""The table: a line for each case, and the conditions under which it was measured.
+
+In: what was measured.  Out: markdown.
+"""
+
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.training.cases import Case
+from benchmarks.training.floors import Speed, Work
+from benchmarks.training.rounds import BAR, BARE, OURS, Rounds
+from training.precision import resolve_precision
+
+HEAD = (
+    *("net", "rows", "batch", "ours, images/s", "bare, images/s", "ours ÷ bare", "of the rounds"),
+    *("by arithmetic, images/s", "by memory, images/s", "ours ÷ the nearer", "weights differ by"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A case, and all that was measured of it."""
+
+    case: Case
+    rounds: Rounds
+    work: Work
+
+
+def render(
+    lines: Sequence[Line], speed: Speed, device: torch.device, num_rounds: int, arguments: Sequence[str]
+) -> str:
+    """The whole text."""
+    reached = sum(line.rounds.is_reached for line in lines)
+    return "\n".join(
+        [
+            "# The training loop beside a bare PyTorch loop",
+            "",
+            f"`{shlex.join(['python', '-m', 'benchmarks.training', *arguments])}`",
+            "",
+            describe_conditions(device, num_rounds),
+            "",
+            _row(HEAD),
+            _row(["---"] * 2 + ["---:"] * (len(HEAD) - 2)),
+            *(_row(_cells(line, speed)) for line in lines),
+            "",
+            f"- ours ÷ bare should be at least {BAR}: so it is in {reached} of {len(lines)} lines",
+            "- of the rounds: the least and the largest ratio of any",
+            "- by arithmetic: if the net's FLOPs went at the speed of a large matrix product, here "
+            f"{speed.flops_per_s / 1e12:.3g} TFLOP/s",
+            "- by memory: if what each operation reads and writes went at the speed of a copy, here "
+            f"{speed.bytes_per_s / 1e9:.3g} GB/s; a tensor that stays in a cache goes faster",
+            "- weights differ by: the largest difference of any weight of the two sides, in the end",
+            "",
+        ]
+    )
+
+
+def describe_conditions(device: torch.device, num_rounds: int) -> str:
+    """Device, versions, and what both sides did."""
+    dtype = str(resolve_precision("auto", device)).removeprefix("torch.")
+    half = "" if dtype == "float32" else " by autocast, weights in float32"
+    return (
+        f"{describe_device(device)}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"rich {version('rich')}. {num_rounds} rounds behind one to warm up; both sides in one process, in "
+        f"turns. {dtype}{half}, channels last, fused SGD with Nesterov momentum, one-cycle schedule, random "
+        "pictures in uint8 on the device, not augmented; load average when this was written "
+        f"{os.getloadavg()[0]:.1f}."
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """The GPU, or the CPU and how many threads it has for torch."""
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        return f"One {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a CPU")
+    return f"No GPU: {torch.get_num_threads()} threads on {os.cpu_count()} cores of {model}"
+
+
+def _cells(line: Line, speed: Speed) -> list[str]:
+    case, rounds = line.case, line.rounds
+    ours, floors = rounds.images_per_s(OURS), (speed.arithmetic_s(line.work), speed.memory_s(line.work))
+    return [
+        case.name,
+        "×".join(map(str, case.shape)),
+        str(case.batch_size),
+        f"{ours:,.0f}",
+        f"{rounds.images_per_s(BARE):,.0f}",
+        f"{rounds.ratio:.3f}",
+        f"{min(rounds.ratios):.3f} to {max(rounds.ratios):.3f}",
+        *(f"{case.batch_size / seconds:,.0f}" for seconds in floors),
+        f"{ours * max(floors) / case.batch_size:.2f}",
+        f"{rounds.difference:.2g}",
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,114 @@
+"""`python -m training search`: trials on stderr as they end; a table and the best command on stdout.
+
+exit code   0 done   2 the user's mistake, in one sentence   130 interrupted: the same command goes on
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.config import ConfigError, FitConfig, split_settings
+from training.environment import set_environment
+from training.errors import TrainingError
+from training.flags import Parser
+from training.flags import build_parser as build_training_parser
+
+EXAMPLE = """\
+example:
+  python -m training search --out runs/search --trials 30
+  python -m training search --out runs/vgg --trials 50 --net vgg --epochs 8 --pruner asha --batch-size 64
+
+Any setting of `python -m training` may be given, and is then not searched for: here every batch has 64 rows.
+Trials train on four fifths of the train half and are judged on the last fifth; the held-out half is not
+looked at. The same command goes on with a search that was interrupted; with more --trials, with any.
+"""
+INSTALL = "pip install -c constraints.txt 'foldserve[search]'"
+SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "asha", "none")
+NOT_OURS = ("resume", "overwrite", "tensorboard")
+
+
+class SearchError(TrainingError):
+    """A search that cannot begin, or cannot go on."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags that training does not have."""
+    parser = Parser(
+        prog="python -m training search",
+        description="Search for learning rate, momentum, weight decay, batch size and width.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where search.db is kept")
+    parser.add_argument(
+        "--trials", type=int, required=True, metavar="N", help="in all, those done before included"
+    )
+    parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="(default tpe)")
+    parser.add_argument(
+        "--pruner", choices=PRUNERS, default="median", help="which trials end early (default median)"
+    )
+    parser.add_argument(
+        "--width",
+        type=float,
+        metavar="FACTOR",
+        help="on the channels of the net, instead of searching for it",
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        given, others = build_parser().parse_known_args(argv)
+        fixed, device = read_fixed(given.out, others)
+        check(given, fixed)
+        set_environment()
+        # As in __main__: torch takes seconds to import.
+        from training.search.narrate import narrate
+        from training.search.opening import open_search
+
+        with open_search(
+            given.out,
+            fixed,
+            width=given.width,
+            num_trials=given.trials,
+            sampler=given.sampler,
+            pruner=given.pruner,
+            device=device,
+        ) as search:
+            print(narrate(search), end="")
+    except TrainingError as error:
+        print(f"training: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("training: search interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def read_fixed(out: Path, words: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Settings of the fit that are given, and the device."""
+    flags = vars(build_training_parser().parse_args(["--out", str(out), *words]))
+    for name in NOT_OURS:
+        if flags.pop(name):
+            raise ConfigError(f"--{name} is not for a search: it goes on by itself, and saves no net")
+    for of in ("data", "net"):
+        if f"{of}_settings" in flags:
+            flags[f"{of}_settings"] = split_settings(of, flags[f"{of}_settings"])
+    del flags["out"]
+    return flags, flags.pop("device")
+
+
+def check(given: argparse.Namespace, fixed: dict[str, Any]) -> None:
+    """What can be checked before anything is imported."""
+    FitConfig(**fixed)
+    if given.trials < 1:
+        raise ConfigError(f"trials must be at least 1, got {given.trials}")
+    if given.width is not None and not 0 < given.width < float("inf"):
+        raise ConfigError(f"width must be positive and finite, got {given.width}")
+    if importlib.util.find_spec("optuna") is None:
+        raise SearchError(f"a search needs the package optuna, which is missing: {INSTALL}")

@@ -1,0 +1,109 @@
+"""What a search tells people: a line for each trial on stderr, then a table, the best command and a picture.
+
+In: a `Search`.  Out: text for stdout; `search.png` in its folder.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.config import FitConfig
+from training.files import publish
+from training.search.plot import draw_search
+from training.search.trials import Search, TrialFacts
+
+PLOT = "search.png"
+HEADS = (
+    "trial",
+    "accuracy, %",
+    "loss",
+    "learning rate",
+    "momentum",
+    "weight decay",
+    "batch",
+    "width",
+    "epochs",
+    "",
+)
+
+
+def narrate(search: Search) -> str:
+    """Run what is left of the search; returns the table and the command."""
+    console = Console(stderr=True, highlight=False)
+    done = len(search.results)
+    console.print(
+        f"{len(search.split.train_labels):,} rows to train on, judged on "
+        f"{len(search.split.held_out_labels):,} others "
+        f"of the train half, {search.device}" + (f"; going on behind trial {done}" if done else ""),
+        soft_wrap=True,
+    )
+    columns = (TextColumn("trial"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("trials", total=search.num_trials, completed=done)
+        for number, facts in enumerate(search.trials(), start=done + 1):
+            line = "   ".join(
+                f"{head} {text}".strip()
+                for head, text in zip(HEADS, to_row(search, number, facts), strict=True)
+            )
+            progress.console.print(line, soft_wrap=True)
+            progress.advance(bar)
+    publish(search.out / PLOT, draw_search(search))
+    command = best_command(search)
+    if command is None:
+        return f"{to_table(search)}\nno trial came to its end: try --learning-rate 0.01, or more --trials\n"
+    return f"{to_table(search)}\nthe best settings, with the whole train half:\n{command}\n"
+
+
+def to_table(search: Search) -> str:
+    """Every trial, the best first, in columns."""
+    ranked = sorted(enumerate(search.results, start=1), key=lambda pair: pair[1].rank, reverse=True)
+    lines = [HEADS, *(to_row(search, number, facts) for number, facts in ranked)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return (
+        "\n".join(
+            "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines
+        )
+        + "\n"
+    )
+
+
+def to_row(search: Search, number: int, facts: TrialFacts) -> Sequence[str]:
+    """One line of the table."""
+    config = search.config_of(facts.settings, 1.0)
+    return (
+        str(number),
+        "" if facts.accuracy is None else f"{100 * facts.accuracy:.2f}",
+        "" if facts.loss is None else f"{facts.loss:.4f}",
+        f"{config.learning_rate:.3g}",
+        f"{config.momentum:.3g}",
+        f"{config.weight_decay:.3g}",
+        str(config.batch_size),
+        f"{facts.width:g}",
+        str(facts.epochs),
+        "" if facts.outcome == "done" else facts.outcome,
+    )
+
+
+def best_command(search: Search) -> str | None:
+    """What trains with the best settings, on the whole train half; every other setting as it was fixed."""
+    if (best := search.best) is None:
+        return None
+    config, usual = search.config_of(best.settings, best.width), FitConfig()
+    words = ["python", "-m", "training", "--out", str(search.out / "best")]
+    for field in fields(FitConfig):
+        value = getattr(config, field.name)
+        is_given = field.name in search.fixed or field.name in best.settings
+        if not is_given and value == getattr(usual, field.name):
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if isinstance(value, dict):
+            for name, word in value.items():
+                words += [flag.removesuffix("s"), f"{name}={word}"]
+        elif isinstance(value, bool):
+            words += [flag] if value else []
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)

@@ -1,0 +1,143 @@
+"""A search's folder: open it, alone, and go on only with the search that it holds.
+
+In: a folder, what is fixed, and what the search is to be.  Out: a `Search`, or one sentence why not.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from training import nets
+from training.batches import count_steps
+from training.config import ConfigError, FitConfig
+from training.data import load_split
+from training.device import find_device
+from training.files import OutputError, prepare_folder
+from training.search.command import SearchError
+from training.search.divide import divide
+from training.search.space import BATCH_SIZES, FACTORS, has_width
+from training.search.trials import Search, new_net
+
+DATABASE, LOCK, NAME = "search.db", ".search.lock", "search"
+PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+    "median": optuna.pruners.MedianPruner,
+    "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+    "none": optuna.pruners.NopPruner,
+}
+
+
+@contextmanager
+def open_search(
+    out: Path,
+    fixed: dict[str, Any],
+    *,
+    width: float | None,
+    num_trials: int,
+    sampler: str,
+    pruner: str,
+    device: str,
+) -> Iterator[Search]:
+    """Check everything that can be checked; then make the folder, and its file or go on with it."""
+    where, config = find_device(device), FitConfig(**fixed)
+    nets.read_net_settings(config.net, config.net_settings)
+    can_widen = has_width(config.net)
+    if width not in (None, 1.0) and not can_widen:
+        raise ConfigError(f"width must be left out: net {config.net} has no settings of its width")
+    split = divide(load_split(config.data, config.data_settings))
+    sizes = [size for size in BATCH_SIZES if size <= len(split.train_labels)]
+    if not sizes:
+        raise ConfigError(f"a search needs {BATCH_SIZES[0]} rows to train on, got {len(split.train_labels)}")
+    factors = (width,) if width is not None else FACTORS if can_widen else (1.0,)
+    prepare_folder(out)
+    with locked(out), opened(out / DATABASE) as storage:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=NAME,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=PRUNERS[pruner](),
+        )
+        search = Search(
+            out=out,
+            fixed=fixed,
+            num_trials=num_trials,
+            sampler=sampler,
+            device=where,
+            split=split.to(where),
+            batch_sizes=sizes,
+            factors=factors,
+            study=study,
+        )
+        for size in [fixed["batch_size"]] if "batch_size" in fixed else sizes:
+            count_steps(split, search.config_of({} if "batch_size" in fixed else {"batch_size": size}, 1.0))
+        for factor in factors:
+            new_net(search.config_of({}, factor), split)
+        require_same(study, {**fixed, "width": width, "sampler": sampler, "pruner": pruner}, out / DATABASE)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
+        yield search
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Nobody else searches in `out` meanwhile."""
+    try:
+        with FileLock(out / LOCK, blocking=False):
+            yield
+    except Timeout:
+        raise SearchError(f"another search is at work in {out}") from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[RDBStorage]:
+    """The SQLite file; whatever goes wrong with it is one sentence."""
+    if "?" in str(path):
+        raise OutputError(f"{path}: a search cannot be kept in a folder whose name has a question mark")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = None
+    try:
+        storage = open_storage(path)
+        yield storage
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise unusable(path, error) from None
+    finally:
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def open_storage(path: Path) -> RDBStorage:
+    """Tables are made where there are none; those of another version of Optuna are refused."""
+    try:
+        return RDBStorage(f"sqlite:///{path}")
+    except RuntimeError as error:
+        raise unusable(path, error) from None
+
+
+def unusable(path: Path, error: Exception) -> SearchError:
+    """What SQLite or Optuna says, in one line."""
+    reason = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
+    return SearchError(f"{path} cannot be used as the file of a search: {reason}")
+
+
+def require_same(study: optuna.Study, settings: dict[str, Any], path: Path) -> None:
+    """A search goes on with what it began with, or not at all."""
+    settings = json.loads(json.dumps(settings))
+    began = study.user_attrs.get("settings")
+    if began is None:
+        study.set_user_attr("settings", settings)
+        return
+    for name in sorted(began.keys() | settings.keys()):
+        if began.get(name) != settings.get(name):
+            raise SearchError(
+                f"{path} began with {name} {began.get(name, 'not given')}, so it cannot go on with "
+                f"{settings.get(name, 'not given')}: take another --out"
+            )

@@ -1,0 +1,146 @@
+"""Trials, one after the other, all of them kept in one SQLite file.
+
+In: a folder, what is fixed, and how many trials there shall be.  Out: facts of each trial as it ends.
+
+Trial k (of those that ended) draws with a generator of its own, made of the seed and of k, and knows the
+trials before it: so a search that was interrupted goes on to the trials that it would have come to. A trial
+that was interrupted itself is marked as failed, and takes no number. Every net begins with the same seed, so that
+trials differ by their settings alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import torch
+from optuna.trial import TrialState
+from torch import nn
+
+from training import nets
+from training.chance import seeded_generator
+from training.config import FitConfig
+from training.data import Split
+from training.device import explaining, place
+from training.diagnosis import DivergedError
+from training.fit import fit
+from training.search.space import suggest, widen
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+Outcome = Literal["done", "pruned", "diverged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialFacts:
+    """Settings that the search chose, and what came of them on the last fifth of the train half.
+
+    `accuracy` and `loss` are of the last of `epochs`; None where the first one did not end.
+    """
+
+    settings: dict[str, Any]
+    width: float
+    outcome: Outcome
+    epochs: int
+    accuracy: float | None
+    loss: float | None
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Done before those that ended early, then by accuracy, then by loss: the largest is the best."""
+        return (
+            self.outcome == "done",
+            self.accuracy or 0.0,
+            -(self.loss if self.loss is not None else torch.inf),
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class Search:
+    """A search that is open; `trials` goes on with it."""
+
+    out: Path
+    fixed: dict[str, Any]
+    num_trials: int
+    sampler: str
+    device: torch.device
+    split: Split
+    batch_sizes: Sequence[int]
+    factors: Sequence[float]
+    study: optuna.Study
+
+    @property
+    def results(self) -> list[TrialFacts]:
+        """Of every trial that ended, in order."""
+        ended = self.study.get_trials(deepcopy=False, states=ENDED)
+        return [TrialFacts(**trial.user_attrs["facts"]) for trial in ended]
+
+    @property
+    def best(self) -> TrialFacts | None:
+        """The best of those that are done."""
+        done = [facts for facts in self.results if facts.outcome == "done"]
+        return max(done, key=lambda facts: facts.rank, default=None)
+
+    def trials(self) -> Iterator[TrialFacts]:
+        """Measure until there are `num_trials`."""
+        for index in range(len(self.results), self.num_trials):
+            self.study.sampler = new_sampler(self.sampler, self.config_of({}, 1.0).seed, index)
+            trial = self.study.ask()
+            try:
+                facts = self._measure(trial)
+            except BaseException:
+                self.study.tell(trial, state=TrialState.FAIL)
+                raise
+            trial.set_user_attr("facts", asdict(facts))
+            if facts.outcome == "done":
+                self.study.tell(trial, facts.accuracy)
+            else:
+                self.study.tell(trial, state=TrialState.PRUNED)
+            yield facts
+
+    def config_of(self, settings: Mapping[str, Any], width: float) -> FitConfig:
+        """All the settings of a trial."""
+        fixed = dict(self.fixed)
+        net, words = fixed.get("net", FitConfig.net), fixed.pop("net_settings", {})
+        wider = widen(net, nets.read_net_settings(net, words), width)
+        return FitConfig(**fixed, **settings, net_settings=words | wider)
+
+    def _measure(self, trial: optuna.Trial) -> TrialFacts:
+        settings, width = suggest(trial, self.fixed, self.batch_sizes, self.factors)
+        config = self.config_of(settings, width)
+        net = place(new_net(config, self.split), self.device)
+        outcome: Outcome = "done"
+        last = None
+        try:
+            with explaining():
+                for epoch in fit(net, self.split, config):
+                    last = epoch.facts
+                    trial.report(last.held_out_accuracy, last.epoch)
+                    if last.epoch < config.epochs and trial.should_prune():
+                        outcome = "pruned"
+                        break
+        except DivergedError:
+            outcome = "diverged"
+        return TrialFacts(
+            settings=settings,
+            width=width,
+            outcome=outcome,
+            epochs=last.epoch if last else 0,
+            accuracy=last.held_out_accuracy if last else None,
+            loss=last.held_out_loss if last else None,
+        )
+
+
+def new_net(config: FitConfig, split: Split) -> nn.Module:
+    """The net of a trial, as it begins."""
+    given = nets.read_net_settings(config.net, config.net_settings)
+    settings = nets.settings_for(config.net, split.facts, given)
+    return nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
+
+
+def new_sampler(name: str, seed: int, index: int) -> optuna.samplers.BaseSampler:
+    """Draws for one trial."""
+    own_seed = seeded_generator(seed, f"search {index}").initial_seed() % 2**32
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=own_seed)
+    return optuna.samplers.TPESampler(seed=own_seed)

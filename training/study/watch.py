@@ -1,0 +1,58 @@
+"""What a study tells people while it runs: which experiment, how many cells are left of it, how long it took.
+
+In: names, and how many cells are done.  Out, on stderr: a live line on a terminal, and a line per experiment.
+"""
+
+import time
+from collections.abc import Collection
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Watch:
+    """`begin` each experiment, `tell` of its cells; what was measured is summed up behind it."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._num, self._index = len(names), 0
+        self._name, self._measured, self._began = "", 0, time.monotonic()
+        self._console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        )
+        self._bar = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> "Watch":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if error is None:
+            self._sum_up()
+
+    def begin(self, name: str) -> None:
+        """The next experiment."""
+        self._sum_up()
+        self._index += 1
+        self._name, self._measured, self._began = name, 0, time.monotonic()
+
+    def tell(self, done: int, planned: int) -> None:
+        """So many cells of those that are missing now; an experiment may ask for more of them later."""
+        self._measured += bool(done)
+        description = f"{self._index} of {self._num}, {self._name}"
+        self._progress.update(self._bar, description=description, completed=done, total=planned)
+
+    def _sum_up(self) -> None:
+        if self._name:
+            seconds = time.monotonic() - self._began
+            what = (
+                f"{self._measured} cells measured, {seconds:.0f} s"
+                if self._measured
+                else "nothing left to measure"
+            )
+            self._console.print(f"{self._name}: {what}", soft_wrap=True)

@@ -20,6 +20,8 @@ from training.__main__ import ENVIRONMENT
 
 for name, value in ENVIRONMENT.items():  # before torch, as the command does
     os.environ.setdefault(name, value)
+import torch  # noqa: E402
+
 # Servers that tests start share what they measured, and leave the user's own folder alone.
 _CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
 os.environ["FOLDSERVE_CACHE"] = _CACHE.name
@@ -39,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=f"needs an NVIDIA GPU: {reason}"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads_stay() -> Iterator[None]:
+    """Training sets torch's threads for the whole process; the next file of tests begins with them all."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from training_kit import tiny_split
 
 TINY: dict[str, Any] = {
     "seeds": (0, 1),
-    "steps": 20,
+    "steps": 10,
     "rate_exponents": (-6, -4),
-    "tuning_exponents": (-6, -5),
+    "tuning_exponents": (-5,),
     "depths": (8, 14),
     "depth_steps": 4,
     "init_scales": (0.3, 1.0),

@@ -42,7 +42,7 @@ def test_the_table_says_where_runs_differ_and_what_came_of_them(runs, capsys):
     head, *rest = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     told = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rest}
     assert [cell.strip() for cell in head] == ["", *map(str, runs)]
-    assert list(told)[1:3] == ["epochs", "net.hidden"]
+    assert list(told)[1:3] == ["net.hidden", "epochs"]
     assert (told["epochs"], told["net.hidden"]) == (["2", "3"], ["8", "12"])
     # 784·h + 2h and 10·h + 10: the first layer has no bias before its BatchNorm.
     parameters = [

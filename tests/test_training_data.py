@@ -103,7 +103,9 @@ def test_a_missing_package_is_told_with_the_command_that_brings_it(monkeypatch):
 
 
 def test_an_unknown_data_set_is_told_with_the_nearest_name():
-    with pytest.raises(DataError, match=r"unknown data set 'digit', known: .*, digits, .*; did you mean digits\?"):
+    with pytest.raises(
+        DataError, match=r"unknown data set 'digit', known: .*, digits, .*; did you mean digits\?"
+    ):
         load_split("digit")
 
 

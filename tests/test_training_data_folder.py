@@ -31,9 +31,9 @@ def decoded(root: Path) -> dict[bytes, str]:
 
 
 def test_every_picture_is_there_once_with_its_class(tmp_path, capsys):
-    root = write_folder(tmp_path / "pets", {"cat": 30, "ant": 40, "bee 🐝": 20})
+    root = write_folder(tmp_path / "my [pets]", {"cat": 30, "ant": 40, "bee 🐝": 20})
     split = load(root)
-    assert split.facts.name == "folder:pets"
+    assert split.facts.name == "folder:my [pets]"
     assert split.facts.labels == ["ant", "bee 🐝", "cat"]
     assert (split.facts.input_shape, split.facts.mode) == ((1, 8, 8), "L")
     assert torch.bincount(split.train_labels).tolist() == [32, 16, 24]
@@ -45,7 +45,7 @@ def test_every_picture_is_there_once_with_its_class(tmp_path, capsys):
     # Rounded to 4 decimals: half of the last one.
     assert abs(pixels.mean().item() - split.facts.mean[0]) <= 0.5e-4
     assert abs(pixels.std().item() - split.facts.std[0]) <= 0.5e-4
-    assert "decoding 90 pictures of" in capsys.readouterr().err
+    assert f"decoding 90 pictures of {root}, once" in capsys.readouterr().err
 
 
 def test_a_second_load_decodes_nothing_and_is_the_same(tmp_path, capsys):

@@ -108,6 +108,14 @@ def test_what_is_downloaded_is_found_the_next_time(tmp_path, monkeypatch):
     assert read_contents(published, [tmp_path / "data"]) == FILES
 
 
+def test_a_download_that_was_ruined_since_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINING_DATA", str(tmp_path))
+    published, served = publish_idx(FILES)
+    write(tmp_path / "tiny-mnist", {**served, "t10k-labels-idx1-ubyte.gz": b"ruined"})
+    with pytest.raises(DataError, match=f"{tmp_path}/tiny-mnist is damaged .*: remove it, and it will be"):
+        read_contents(published, [tmp_path])
+
+
 def test_the_users_own_folder_is_looked_at_first(tmp_path):
     places = list_places({"TRAINING_DATA": str(tmp_path), "TRAINING_CACHE": "elsewhere"})
     assert places[0] == tmp_path

@@ -86,16 +86,17 @@ def test_a_damaged_cell_is_measured_again(tmp_path, damage):
 
 def test_processes_side_by_side_give_the_same_and_a_dead_one_is_a_sentence(tmp_path):
     """Real processes; each computes with one thread, as this one does."""
-    lab = Lab(tmp_path, {}, jobs=2)
-    results = lab.measure([Square(number=number) for number in range(6)])
+    with Lab(tmp_path, {}, jobs=2) as lab:
+        results = lab.measure([Square(number=number) for number in range(6)])
     assert [result["square"] for result in results] == [0, 1, 4, 9, 16, 25]
     assert {result["threads"] for result in results} == {1}
     assert os.getpid() not in {result["process"] for result in results}
     assert not CALLS
     (alone,) = Lab(tmp_path / "..", {}).measure([Square(number=7)])
     assert alone["threads"] == 1
-    with pytest.raises(StudyError, match="a process of the study was killed"):
-        lab.measure([Killed(number=1), Killed(number=2)])
+    told = "a process of the study was killed"
+    with Lab(tmp_path, {}, jobs=2) as other, pytest.raises(StudyError, match=told):
+        other.measure([Killed(number=1), Killed(number=2)])
     assert squares(lab, *range(6)) == [0, 1, 4, 9, 16, 25]
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 
+from distributed_kit import processes
 from study_kit import NUM_ROWS, a_run, use_tiny_data
 from training.batchnorm import SMALLEST_GAMMA, find_batchnorms
 from training.config import ConfigError
@@ -134,6 +135,32 @@ def test_the_parts_of_a_batch_are_normalised_by_themselves(rows):
     whole = built().double().train()
     accumulate_gradients(whole, x, y, 32)
     assert not torch.allclose(net.head.weight.grad, whole.head.weight.grad)
+
+
+def share_a_step(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Within one of several processes: DistributedDataParallel without SyncBatchNorm, one backward pass."""
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    net = build_study_net("plain", DEEP, "before", FACTS, seed=3).double().train()
+    parallel = nn.parallel.DistributedDataParallel(net)
+    cross_entropy(parallel(x.chunk(size)[rank]), y.chunk(size)[rank]).backward()
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+    return {name: value.clone() for name, value in {**gradients, **dict(net.named_buffers())}.items()}
+
+
+def test_parts_are_what_processes_without_syncbatchnorm_do(rows):
+    """Two real ones; the first one's statistics are the ones that are kept."""
+    x, y = rows.train_x[:16].double(), rows.train_y[:16]
+    with processes(2) as everywhere:
+        first, second = everywhere(share_a_step, x, y)
+    net = built().double().train()
+    accumulate_gradients(net, x, y, 8)
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(first[name], parameter.grad, rtol=1e-10, atol=1e-14)
+    statistics = [name for name, _ in net.named_buffers() if "running" in name]
+    assert len(statistics) == 14
+    for name in statistics:
+        torch.testing.assert_close(first[name], net.get_buffer(name), rtol=1e-12, atol=1e-15)
+        assert not torch.allclose(second[name], first[name])
 
 
 def test_without_batchnorm_parts_make_no_difference(rows):

@@ -157,7 +157,10 @@ def _tiny_data(monkeypatch):
 
 
 def verdicts(name: str, tell, **changes) -> list[str]:
-    return [each.verdict for each in EXPERIMENTS[name](tiny_scale(**changes), planted(tell)).claims]
+    return [
+        each.verdict
+        for each in EXPERIMENTS[name](tiny_scale(**{"steps": 40} | changes), planted(tell)).claims
+    ]
 
 
 def favouring(norms: set[str], near: float):

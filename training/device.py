@@ -70,12 +70,14 @@ def be_deterministic() -> None:
 
 @contextmanager
 def explaining() -> Iterator[None]:
-    """Within, a full GPU and an algorithm that cannot repeat itself are told in one sentence."""
+    """Within, a full memory and an algorithm that cannot repeat itself are told in one sentence."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise DeviceError("the GPU's memory is full: try a smaller --batch-size or net") from None
     except RuntimeError as error:
-        if "deterministic" not in str(error):
-            raise
-        raise DeviceError(f"--deterministic cannot be had with this net: {first_line(error)}") from None
+        if "can't allocate memory" in str(error):
+            raise DeviceError("the memory is full: try a smaller --batch-size or net") from None
+        if "deterministic" in str(error):
+            raise DeviceError(f"--deterministic cannot be had with this net: {first_line(error)}") from None
+        raise

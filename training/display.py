@@ -2,8 +2,8 @@
 
 In: a console, and the facts of steps and epochs as they come.  Out: lines.
 
-    images/s = images of this epoch / their seconds      from its first step on, which may wait for much, to its
-                                                         last: evaluation does not count
+    images/s = images of this epoch / their seconds        behind its first step, which may wait for much;
+                                                           evaluation does not count
     left     = seconds of the epochs so far / how many they are · how many are left
 
 It draws from within the loop, four times a second at most: a thread of its own would take the loop's time

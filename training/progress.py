@@ -21,7 +21,7 @@ def show_progress(
     )
 
     console = Console(stderr=True, highlight=False)
-    console.print(what, soft_wrap=True)
+    console.print(what, soft_wrap=True, markup=False)
     counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     columns = (TextColumn(" "), BarColumn(), *counts, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
     reaching.add_argument("--to-accuracy", type=float, metavar="SHARE", help="such as 0.94")
     reaching.add_argument("--data", default="cifar10", metavar="NAME", help="cifar10 by default")
     reaching.add_argument(
-        "fit", nargs="*", metavar="-- FLAG", help="of python -m training, instead of a wide ResNet's recipe"
+        "fit", nargs="*", metavar="-- FLAG", help="of python -m training, instead of the recipe for this data"
     )
     options = parser.parse_args(arguments)
     fit = vars(build_parser().parse_args(["--out", "-", *options.fit]))
@@ -51,9 +51,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code, 1 if a bar is missed, 2 for the user's mistake."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options, fit = parse(arguments)
     set_environment()
     try:
+        options, fit = parse(arguments)
         return reach(options, fit) if options.to_accuracy else compare(options, arguments)
     except TrainingError as error:
         print(f"benchmarks.training: {error}", file=sys.stderr)
@@ -116,14 +116,14 @@ def reach(options: argparse.Namespace, fit: dict[str, Any]) -> int:
     """Time to accuracy."""
     from rich.console import Console
 
-    from benchmarks.training.to_accuracy import RECIPE, run_to
+    from benchmarks.training.to_accuracy import RECIPES, run_to
 
     for name in ("out", "resume", "overwrite", "device", "tensorboard"):
         fit.pop(name)
     for of in ("data", "net"):
         if f"{of}_settings" in fit:
             fit[f"{of}_settings"] = split_settings(of, fit[f"{of}_settings"])
-    flags = {**(fit or RECIPE), "data": options.data}
+    flags = {**(fit or RECIPES.get(options.data, {})), "data": options.data}
     reached = run_to(options.to_accuracy, flags, options.device, Console(stderr=True, highlight=False))
     print(reached.describe(options.data))
     return 0 if reached.is_reached else 1

@@ -19,15 +19,29 @@ from rich.console import Console
 from training.display import Display
 from training.open_run import open_run
 
-# For GPUs. A wide ResNet and what is usual with it.
-RECIPE: dict[str, Any] = {
-    "net": "resnet",
-    "net_settings": {"depth": "20", "width": "64"},
-    "epochs": 30,
-    "batch_size": 512,
-    "learning_rate": 0.4,
-    "weight_decay": 5e-4,
-    "label_smoothing": 0.1,
+RECIPES: dict[str, dict[str, Any]] = {
+    # The README's.
+    "fashion-mnist": {
+        "augment": "flip,crop=2",
+        "net": "vgg",
+        "net_settings": {"channels": "32,64,128", "convs": "1,2,1", "hidden": "256"},
+        "epochs": 14,
+        "batch_size": 128,
+        "weight_decay": 1e-3,
+        "label_smoothing": 0.05,
+        "ema": 0.99,
+        "recalibrate_bn": 100,
+    },
+    # For a GPU: a wide ResNet and what is usual with it.
+    "cifar10": {
+        "net": "resnet",
+        "net_settings": {"depth": "20", "width": "64"},
+        "epochs": 30,
+        "batch_size": 512,
+        "learning_rate": 0.4,
+        "weight_decay": 5e-4,
+        "label_smoothing": 0.1,
+    },
 }
 
 

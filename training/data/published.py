@@ -39,25 +39,30 @@ class Published:
 def read_contents(published: Published, places: Sequence[Path] | None = None) -> dict[str, bytes]:
     """The content of every file, from the first whole copy; downloads one if there is none."""
     places = list_places() if places is None else places
+    contents, strange = _search(places, published)
+    if contents is None:
+        folder = find_downloads() / published.name
+        try:
+            for file, digest in published.downloads.items():
+                download([mirror + file for mirror in published.mirrors], folder / file, digest)
+        except DataError as error:
+            raise DataError(_describe_absence(published, places, strange, error)) from None
+        contents, strange = _search([folder], published)
+    if contents is None:
+        raise DataError(f"{'; '.join(strange)}: remove it, and it will be downloaded again")
+    return contents
+
+
+def _search(places: Sequence[Path], published: Published) -> tuple[dict[str, bytes] | None, list[str]]:
+    """The first whole copy, and what is wrong with those before it."""
     strange: list[str] = []
     for place in places:
         for copy in find_copies(place, published):
             contents, why = read_copy(copy, published)
             if contents is not None:
-                return contents
+                return contents, strange
             strange.append(f"{copy} {why}")
-    folder = find_downloads() / published.name
-    try:
-        for file, digest in published.downloads.items():
-            download([mirror + file for mirror in published.mirrors], folder / file, digest)
-    except DataError as error:
-        raise DataError(_describe_absence(published, places, strange, error)) from None
-    for copy in find_copies(folder, published):
-        contents, why = read_copy(copy, published)
-        if contents is not None:
-            return contents
-        strange.append(f"{copy} {why}")
-    raise DataError(f"what was downloaded for {published.name} is of no use: {', '.join(strange)}")
+    return None, strange
 
 
 def find_copies(place: Path, published: Published) -> Iterator[Path]:

@@ -6,6 +6,7 @@ In: a folder, what is fixed, and what the search is to be.  Out: a `Search`, or 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def open_search(
             count_steps(split, search.config_of({} if "batch_size" in fixed else {"batch_size": size}, 1.0))
         for factor in factors:
             new_net(search.config_of({}, factor), split)
-        require_same(study, {**fixed, "width": width, "sampler": sampler, "pruner": pruner}, out / DATABASE)
+        labels = blake2b(split.train_labels.numpy().tobytes(), digest_size=8).hexdigest()
+        own = {"width": width, "sampler": sampler, "pruner": pruner, "labels": labels}
+        require_same(study, {**fixed, **own}, out / DATABASE)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
         yield search

@@ -4,8 +4,8 @@ In: a folder, what is fixed, and how many trials there shall be.  Out: facts of 
 
 Trial k (of those that ended) draws with a generator of its own, made of the seed and of k, and knows the
 trials before it: so a search that was interrupted goes on to the trials that it would have come to. A trial
-that was interrupted itself is marked as failed, and takes no number. Every net begins with the same seed, so that
-trials differ by their settings alone.
+that was interrupted itself is marked as failed, and takes no number. Every net begins with the same seed,
+so that trials differ by their settings alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

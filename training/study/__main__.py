@@ -11,11 +11,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from training.config import ConfigError
 from training.environment import set_environment
 from training.errors import TrainingError, describe_unknown
+from training.flags import Parser
 
 if TYPE_CHECKING:
     from training.study.scale import Scale
@@ -30,14 +31,9 @@ MOST_ROWS = 4000
 CELLS = "cells"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m training.study",
         description="Measure what articles claim about BatchNorm.",
         epilog=EXAMPLE,
@@ -96,8 +92,8 @@ def run_study(flags: argparse.Namespace, words: Sequence[str]) -> Path:
     rows = load_rows(scale.data, scale.num_rows)
     prepare_folder(cells := flags.out / CELLS)
     findings, missing = {}, []
-    with Watch(flags.only or EXPERIMENTS) as watch:
-        lab = Lab(cells, {"rows": rows.digest()}, jobs=flags.jobs, tell=watch.tell)
+    watch = Watch(flags.only or EXPERIMENTS)
+    with watch, Lab(cells, {"rows": rows.digest()}, jobs=flags.jobs, tell=watch.tell) as lab:
         for name, experiment in EXPERIMENTS.items():
             is_wanted = not flags.only or name in flags.only
             try:

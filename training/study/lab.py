@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -48,7 +49,10 @@ Measure = Callable[[Sequence[Cell]], list[Result]]
 
 
 class Lab:
-    """Results in `folder`, measured with `jobs` processes; `tell(done, planned)` hears of every new one."""
+    """Results in `folder`, measured with `jobs` processes; `tell(done, planned)` hears of every new one.
+
+    A context: its processes start with the first cells that are missing, and end with it.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,16 @@ class Lab:
     ) -> None:
         self.folder, self.jobs, self.tell = folder, jobs, tell
         self.context = {"version": VERSION, "torch": torch.__version__, **context}
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
 
     def measure(self, cells: Sequence[Cell]) -> list[Result]:
         """Results in the order of `cells`; only what is missing is measured."""
@@ -81,15 +95,15 @@ class Lab:
         return results
 
     def _run(self, cells: list[Cell]) -> Iterator[tuple[Cell, Result]]:
-        if self.jobs == 1 or len(cells) < 2:
+        if self.jobs == 1:
             for cell in cells:
                 yield cell, measure_alone(cell)
             return
-        executor = ProcessPoolExecutor(
-            min(self.jobs, len(cells)), multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c
-        )
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.jobs, context, initializer=_leave_ctrl_c)
         try:
-            pending = {executor.submit(measure_alone, cell): cell for cell in cells}
+            pending = {self._executor.submit(measure_alone, cell): cell for cell in cells}
             for future in as_completed(pending):
                 yield pending[future], future.result()
         except BrokenProcessPool:
@@ -97,8 +111,6 @@ class Lab:
                 "a process of the study was killed, perhaps for its memory; the same command goes on, "
                 "--jobs 1 needs least"
             ) from None
-        finally:
-            executor.shutdown(cancel_futures=True)
 
     def _describe(self, cell: Cell) -> dict[str, Any]:
         settings = asdict(cell)  # type: ignore[call-overload]

@@ -52,10 +52,9 @@ def study_learning_rate(scale: Scale, measure: Measure) -> Finding:
 
 def final_losses(scale: Scale, measure: Measure, norm: Norm) -> list[list[float]]:
     """A line for each seed, with a loss for each rate."""
-    found = [
-        measure(runs_of(scale, norm=norm, learning_rate=rate, steps=scale.steps)) for rate in scale.rates
-    ]
-    return by_seed([final_loss(each) for each in results] for results in found)
+    runs = [runs_of(scale, norm=norm, learning_rate=rate, steps=scale.steps) for rate in scale.rates]
+    losses = iter([final_loss(result) for result in measure([run for each in runs for run in each])])
+    return by_seed([next(losses) for _ in each] for each in runs)
 
 
 def largest_that_trains(rates: Sequence[float], losses: Sequence[float], limit: float) -> float:

@@ -35,10 +35,12 @@ RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,trac
 FROM install-service AS code
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-RUN pip --python /opt/venv/bin/python install -c constraints.txt mypy setuptools ziglang
 COPY tools/compile_service.py tools/
 COPY service service
-RUN CC="python -m ziglang cc -mcpu=baseline" python tools/compile_service.py \
+RUN if [ -e "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; then \
+        pip --python /opt/venv/bin/python install -c constraints.txt mypy setuptools ziglang \
+        && CC="python -m ziglang cc -mcpu=baseline" python tools/compile_service.py; \
+    fi \
     && python -m compileall -q service
 
 FROM base AS serve

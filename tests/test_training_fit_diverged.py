@@ -126,6 +126,17 @@ def test_weights_that_are_lost_are_named_before_any_layer():
     assert "at step 0: the step before had left nan in head.3.bias" in sentence_of(net)
 
 
+def test_the_rows_run_once_more_as_in_training():
+    """In eval mode nothing would have shrunk the first block's answers, and the second's would overflow."""
+    net = fresh_net(FEW)
+    with torch.no_grad():
+        for layer in (net.blocks[0], net.blocks[4]):
+            layer.weight.mul_(1e15)
+    rows = torch.randn(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    told = describe_origin(net.eval(), rows, Precision("float32", torch.device("cpu")))
+    assert told == "every layer still answers with numbers, too large for a loss"
+
+
 def test_a_net_that_is_fine_but_for_its_size_is_said_to_be_so():
     rows = torch.zeros(4, 1, 28, 28)
     told = describe_origin(fresh_net(FEW), rows, Precision("float32", torch.device("cpu")))

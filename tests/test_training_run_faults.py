@@ -159,8 +159,12 @@ def small_files(tmp_path: Path, size: int) -> Iterator[Path]:
 @pytest.mark.usefixtures("_tiny_data")
 @pytest.mark.parametrize(
     ("narrow", "share", "told"),
-    [(small_disk, 1.5, "No space left on device"), (small_files, 0.5, "File too large")],
-    ids=["a full disk", "a file limit"],
+    [
+        (small_disk, 1.5, "No space left on device"),
+        (small_files, 0.5, "File too large"),
+        (small_files, 0.005, "File too large"),  # the pictures cannot be written either
+    ],
+    ids=["a full disk", "a file limit", "a lower one"],
 )
 def test_a_full_disk_is_one_sentence_and_costs_nothing(stopped, tmp_path, capsys, narrow, share, told):
     before = (stopped / CHECKPOINT).read_bytes()

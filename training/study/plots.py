@@ -41,10 +41,12 @@ def draw_band(
     name: str | None = None,
     dashed: bool = False,
     markers: bool = True,
+    range_too: bool = True,
 ) -> None:
     """Mean over the seeds as a line, from the least to the largest as a band; one row per seed."""
     values = np.asarray(by_seed, dtype=float)
-    axes.fill_between(x, values.min(0), values.max(0), color=COLORS[norm], alpha=0.18, linewidth=0)
+    if range_too:
+        axes.fill_between(x, values.min(0), values.max(0), color=COLORS[norm], alpha=0.18, linewidth=0)
     axes.plot(
         x,
         values.mean(0),
@@ -55,6 +57,15 @@ def draw_band(
         markersize=4,
         label=IN_WORDS[norm] if name is None else name,
     )
+
+
+def draw_seeds(
+    axes: Axes, x: Sequence[float], by_seed: Sequence[Sequence[float]], norm: Norm, *, shift: float = 0.0
+) -> None:
+    """A dot for each seed, moved aside by `shift` (a share of x on a logarithmic axis, or so many units)."""
+    places = [at * (1 + shift) if axes.get_xscale() == "log" else at + shift for at in x]
+    for line in by_seed:
+        axes.scatter(places, line, color=COLORS[norm], s=14, alpha=0.55, linewidths=0, zorder=3)
 
 
 def use_powers_of_two(axes: Axes, values: Sequence[float]) -> None:

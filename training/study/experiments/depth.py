@@ -51,7 +51,8 @@ def study_depth(scale: Scale, measure: Measure) -> Finding:
             "Where gradients grow towards the input at initialisation, by about the same factor a layer: a "
             "mean-field theory of BatchNorm predicts that (Yang et al. 2019). The gradient of weights "
             "before a BatchNorm is at a right angle to them, and in inverse proportion to their length: "
-            "large steps lengthen the weights, and so the gradients even out once training is under way."
+            "large steps lengthen the weights and so shrink the gradient, which is why the picture is "
+            "another one once training is under way."
         ],
     )
 

@@ -7,20 +7,23 @@ from training.study.experiments.tuning import by_seed
 from training.study.finding import Plot
 from training.study.lab import Result
 from training.study.nets import IN_WORDS, Norm
-from training.study.plots import COLORS, draw_band, label, legend, new_figure
+from training.study.plots import COLORS, draw_band, draw_seeds, label, legend, new_figure
 from training.study.scale import Scale
 
 
 def draw_accuracy(scale: Scale, accuracy: dict[tuple[Norm, int], list[float]]) -> Plot:
     """Against depth."""
     figure, (axes,) = new_figure("Depth, without shortcuts")
-    for norm in ("before", "none"):
-        draw_band(axes, scale.depths, by_seed((accuracy[norm, depth] for depth in scale.depths), 100), norm)
+    norms: tuple[tuple[Norm, float], ...] = (("before", -0.7), ("none", 0.7))
+    for norm, shift in norms:
+        lines = by_seed((accuracy[norm, depth] for depth in scale.depths), 100)
+        draw_band(axes, scale.depths, lines, norm)
+        draw_seeds(axes, scale.depths, lines, norm, shift=shift)
     axes.set_xticks(scale.depths)
     axes.set_ylim(0, 100)
     label(axes, "layers with weights", f"held-out accuracy after {scale.depth_steps} steps, %")
-    legend(axes, loc="lower left")
-    shows = "Held-out accuracy against depth, mean and range over the seeds"
+    legend(axes, loc="upper right")
+    shows = "Held-out accuracy against depth: mean, range and, as dots, each seed"
     return Plot(name="depth.png", shows=shows, figure=figure)
 
 
@@ -40,6 +43,16 @@ def draw_gradients(scale: Scale, results: dict[tuple[Norm, int], list[Result]], 
             strength = 0.25 + 0.75 * (scale.depths.index(depth) + 1) / len(scale.depths)
             name = IN_WORDS[norm] if depth == scale.depths[-1] else None
             axes.plot(range(1, depth), means, color=COLORS[norm], alpha=strength, linewidth=1.6, label=name)
+            axes.annotate(
+                str(depth),
+                (depth - 1, means[-1]),
+                xytext=(3, 0),
+                textcoords="offset points",
+                color=COLORS[norm],
+                alpha=strength,
+                fontsize=8,
+                va="center",
+            )
         axes.set_yscale("log")
         when = f"after {step} steps" if step else "at initialisation"
         label(axes, "Conv, counted from the input", f"‖∂L/∂W‖, {when}")
@@ -47,6 +60,6 @@ def draw_gradients(scale: Scale, results: dict[tuple[Norm, int], list[Result]], 
     depths = ", ".join(map(str, scale.depths))
     shows = (
         "Norm of the gradient of each Conv's weights, geometric mean over the seeds, "
-        f"a line for each depth of {depths} (the deeper, the darker)"
+        f"a line for each depth of {depths}"
     )
     return Plot(name="gradients.png", shows=shows, figure=figure)

@@ -5,7 +5,15 @@ from training.study.experiments.tuning import by_seed, column, runs_of, tune
 from training.study.finding import Finding, Plot, to_table, with_spread
 from training.study.lab import Measure, Result
 from training.study.nets import Norm
-from training.study.plots import COLORS, draw_band, label, legend, new_figure, use_powers_of_two
+from training.study.plots import (
+    COLORS,
+    draw_band,
+    draw_seeds,
+    label,
+    legend,
+    new_figure,
+    use_powers_of_two,
+)
 from training.study.scale import Scale
 
 BATCH = 32
@@ -66,16 +74,18 @@ def study_devices(scale: Scale, measure: Measure) -> Finding:
 
 
 def draw(scale: Scale, synced: list[float], shared: dict[int, list[Result]]) -> Plot:
-    """Held-out accuracy against rows a device."""
+    """Held-out accuracy against rows a device, and with SyncBatchNorm at the right end."""
     figure, (axes,) = new_figure(f"A batch of {BATCH} rows on several devices")
-    for key, (name, color) in OWN.items():
+    places = (*scale.rows_per_device, BATCH)
+    use_powers_of_two(axes, places)
+    for (key, (name, color)), shift in zip(OWN.items(), (-0.04, 0.04), strict=True):
         lines = by_seed((column(found, key) for found in shared.values()), 100)
-        draw_band(axes, scale.rows_per_device, lines, color, name=name)
-    low, mean, high = (100 * value for value in (min(synced), sum(synced) / len(synced), max(synced)))
-    axes.axhspan(low, high, color=COLORS["before"], alpha=0.15, linewidth=0)
-    axes.axhline(mean, color=COLORS["before"], linewidth=2, label="SyncBatchNorm")
-    use_powers_of_two(axes, scale.rows_per_device)
+        draw_band(axes, scale.rows_per_device, lines, color, name=name, range_too=False)
+        draw_seeds(axes, scale.rows_per_device, lines, color, shift=shift)
+    accuracies = [100 * value for value in synced]
+    axes.axhline(sum(accuracies) / len(synced), color=COLORS["before"], linewidth=2, label="SyncBatchNorm")
+    draw_seeds(axes, [BATCH], [[accuracy] for accuracy in accuracies], "before")
     label(axes, f"rows a device, of {BATCH}", "held-out accuracy, %")
     legend(axes, loc="lower right")
-    shows = "Held-out accuracy against rows a device, mean and range over the seeds"
+    shows = "Held-out accuracy against rows a device: the mean, and each seed as a dot"
     return Plot(name="devices.png", shows=shows, figure=figure)

@@ -69,12 +69,15 @@ def draw(scale: Scale, losses: dict[Norm, list[list[float]]], guessing: float) -
     top = 1.15 * guessing
     for norm in NORMS:
         draw_band(axes, scale.rates, [[min(loss, top) for loss in line] for line in losses[norm]], norm)
-    for height, text in ((guessing / 2, "trains below"), (guessing, "guessing")):
+    for height, text, at in (
+        (guessing / 2, "trains below", scale.rates[len(scale.rates) // 2]),
+        (guessing, "guessing", scale.rates[0]),
+    ):
         axes.axhline(height, color=INK, linewidth=0.8, linestyle=":")
-        axes.annotate(text, (scale.rates[0], height), color=INK, va="bottom", fontsize=9)
+        axes.annotate(text, (at, height), color=INK, va="bottom", fontsize=9)
     use_powers_of_two(axes, scale.rates)
     axes.set_ylim(0, 1.05 * top)
     label(axes, "learning rate, constant", f"train loss at the end of {scale.steps} steps")
-    legend(axes, loc="center left", bbox_to_anchor=(0.0, 0.3))
+    legend(axes, loc="center", bbox_to_anchor=(0.66, 0.62))
     shows = "Final train loss against the learning rate, mean and range over the seeds"
     return Plot(name="learning-rate.png", shows=shows, figure=figure)

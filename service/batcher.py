@@ -175,8 +175,9 @@ class Batcher:
         """Start batches while a lane is free and rows wait."""
         self._is_pumping = False
         while not self._is_closed and self._queue.num_rows:
-            if len(self._computing) >= self.forecast.lanes:
-                if not self._may_go_ahead():
+            num_lanes = self._num_lanes()
+            if len(self._computing) >= num_lanes:
+                if len(self._computing) > num_lanes or not self._may_go_ahead():
                     return
             elif self._should_wait():
                 return
@@ -185,10 +186,10 @@ class Batcher:
             batch = self._next_batch()
             if not batch:
                 return
-            self._begin(batch)
+            num_rows = sum(piece.num_rows for piece in batch)
+            self._begin(batch, num_rows, num_lanes)
 
-    def _begin(self, batch: list[Piece]) -> None:
-        num_rows = sum(piece.num_rows for piece in batch)
+    def _begin(self, batch: list[Piece], num_rows: int, num_lanes: int) -> None:
         now = self._clock()
         running = _Running(batch, num_rows, now + self._free_in_s(now) + self.forecast.batch_s(num_rows))
 
@@ -198,7 +199,7 @@ class Batcher:
 
         self.running_rows += num_rows
         self._computing.add(running)
-        execution = self._executor.execute(batch, num_rows, self._executor.begin(batch), computed)
+        execution = self._executor.execute(batch, num_rows, self._executor.begin(batch, num_lanes), computed)
         task = asyncio.get_running_loop().create_task(execution)
         self._running[task] = running
         task.add_done_callback(self._end_of_batch)
@@ -219,7 +220,7 @@ class Batcher:
 
     def _free_in_s(self, now: float) -> float:
         """Seconds until a lane is free for what is not handed over yet; 0 only if one is."""
-        num_ahead = len(self._computing) - self.forecast.lanes
+        num_ahead = len(self._computing) - self._num_lanes()
         if num_ahead < 0:
             return 0.0
         ends_at = sorted(running.ends_at for running in self._computing)[num_ahead]
@@ -229,11 +230,13 @@ class Batcher:
         """Whether one batch should lie ready for the lane that is free next: never less than its share."""
         share = self._share()
         return (
-            len(self._computing) == self.forecast.lanes
-            and self.config.max_wait_s == 0
+            self.config.max_wait_s == 0
             and self.waiting_rows >= share
             and self._sharing.is_worth_lying_ready(share)
         )
+
+    def _num_lanes(self) -> int:
+        return self._sharing.lanes(self.waiting_rows + self.running_rows)
 
     def _share(self) -> int:
         return self._sharing.share(self.waiting_rows + self.running_rows)

@@ -26,7 +26,7 @@ class Execution:
     outcome: Outcome | None
 
 
-Run = Callable[[Sequence[Tensors]], Awaitable[Outcome]]  # hands over when called, not when awaited
+Run = Callable[[Sequence[Tensors], int], Awaitable[Outcome]]  # hands over when called, not when awaited
 Begun = tuple["asyncio.Future[Outcome]", float]  # what a batch will come to, and when it was handed over
 Clock = Callable[[], float]
 Observe = Callable[[Execution], None]
@@ -45,11 +45,11 @@ class Executor:
         self._clock = clock
         self._fail = fail
 
-    def begin(self, batch: Sequence[Piece]) -> Begun:
-        """Hand a batch over; whatever that raises, the future raises."""
+    def begin(self, batch: Sequence[Piece], num_lanes: int) -> Begun:
+        """Hand a batch over to one of `num_lanes` lanes; whatever that raises, the future raises."""
         now = self._clock()
         try:
-            return asyncio.ensure_future(self._run([piece.tensors for piece in batch])), now
+            return asyncio.ensure_future(self._run([piece.tensors for piece in batch], num_lanes)), now
         except Exception as error:
             refused: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
@@ -74,7 +74,7 @@ class Executor:
                 for piece in batch:
                     if piece.job.is_settled:
                         continue
-                    if own := await self._attempt([piece], piece.num_rows, self.begin([piece])):
+                    if own := await self._attempt([piece], piece.num_rows, self.begin([piece], 1)):
                         self._fail(piece.job, own)
         except Exception as lost:
             _log.exception("event=batch_lost rows=%d", num_rows)

@@ -4,7 +4,7 @@ In: seconds of one batch in each bucket, as measured at load; then every batch t
 Out: which rows to run next; when a new job would be answered; when to come again.
 
     seconds(n rows) = curve(smallest bucket ≥ n) · slowdown + overhead
-    rate(n rows)    = n / seconds(n)         the smallest batch runs whose rate comes near the best one's
+    rate(n rows)    = n / (seconds(n) + a hand-over)    the smallest batch runs whose rate comes near the best
     drain(n rows)   = ⌈n / best bucket⌉ · seconds(best bucket) / lanes
     alone(n rows)   = its pieces in turn, over the lanes
     answer(n rows)  = until a lane is free + those before it and itself, in best batches
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 SMOOTHING = 0.1
 NEAR = 0.97
+TO_HAND_OVER_S = 0.0002  # what a batch costs the event loop beside its rows
 A_TURN_S = 0.01  # of a busy event loop; what is forecast shorter says little about what is longer
 _LONGEST_RATIO = 10.0
 _FEWEST_SECONDS = 1e-9
@@ -63,7 +64,7 @@ class Forecast:
             seconds = self._seconds[place]
             if count > 1 and seconds > slack:
                 break
-            fullest[place] = (count, num_rows / max(seconds, _FEWEST_SECONDS))
+            fullest[place] = (count, num_rows / (seconds + TO_HAND_OVER_S))
         enough = NEAR * max(rate for _, rate in fullest.values())
         return next(count for count, rate in fullest.values() if rate >= enough)
 

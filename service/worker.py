@@ -19,7 +19,7 @@ from service.server import Server, leave, uvicorn_config
 from service.settings import Settings
 from service.sight import why_not
 
-SWITCH_S = 0.0005  # a lane that comes back from ONNX Runtime must not wait 5 ms for a busy event loop
+SWITCH_S = 0.000005  # a lane with a batch to begin or to hand back must not wait for a busy event loop
 _ROUND_S = 0.05
 _log = logging.getLogger("foldserve")
 

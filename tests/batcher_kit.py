@@ -71,12 +71,14 @@ class GatedEngine:
     def __init__(self, *, is_open: bool = False, seconds: Mapping[int, float] | None = None) -> None:
         self.seconds = seconds or {LARGEST: 0.0}
         self.batches: list[list[list[float]]] = []
+        self.num_lanes: list[int] = []
         self.begun: asyncio.Queue[int] = asyncio.Queue()
         self._gate = asyncio.Semaphore(0)
         self.is_open = is_open
 
-    async def __call__(self, jobs: Sequence[Tensors]) -> Outcome:
+    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int = 1) -> Outcome:
         self.batches.append([job["x"].tolist() for job in jobs])
+        self.num_lanes.append(num_lanes)
         rows = np.concatenate([job["x"] for job in jobs])
         begun = now()
         self.begun.put_nowait(len(rows))
@@ -118,9 +120,9 @@ class TimedEngine(GatedEngine):
         self.stall_s = 0.0
         self._free = asyncio.Semaphore(lanes)
 
-    async def __call__(self, jobs: Sequence[Tensors]) -> Outcome:
+    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int = 1) -> Outcome:
         async with self._free:
-            answer = await super().__call__(jobs)
+            answer = await super().__call__(jobs, num_lanes)
             await asyncio.sleep(answer.seconds + self.stall_s)
             return answer
 
@@ -161,7 +163,7 @@ def submit(batcher: Batcher, *values: float, **options: Any) -> Asked:
 
 
 def started(
-    engine: Callable[[Sequence[Tensors]], Awaitable[Outcome]],
+    engine: Callable[[Sequence[Tensors], int], Awaitable[Outcome]],
     *,
     observe: Observe = lambda execution: None,
     seconds: Mapping[int, float] | None = None,

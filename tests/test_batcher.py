@@ -108,7 +108,7 @@ def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
         handed: list[asyncio.Future[Outcome]] = []
         seen: list[tuple[int, int]] = []
 
-        def engine(jobs: Sequence[Tensors]) -> asyncio.Future[Outcome]:
+        def engine(jobs: Sequence[Tensors], num_lanes: int) -> asyncio.Future[Outcome]:
             handed.append(asyncio.get_running_loop().create_future())
             return handed[-1]
 
@@ -132,7 +132,7 @@ def test_batches_that_end_in_another_order_answer_their_own_callers() -> None:
     async def test() -> None:
         gates = {value: asyncio.Event() for value in (0.0, 4.0)}
 
-        async def engine(jobs: Sequence[Tensors]) -> Outcome:
+        async def engine(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
             await gates[float(jobs[0]["x"][0])].wait()
             return Outcome(answers={"y": np.concatenate([job["x"] for job in jobs]) * 2}, begun=now())
 

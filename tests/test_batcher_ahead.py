@@ -6,7 +6,7 @@ import pytest
 
 from batcher_kit import GatedEngine, TimedEngine, now, run, started, submit, ys
 from service.forecast import Forecast
-from service.sharing import LONGEST_AHEAD_S, WORTH_A_LANE_S, Sharing
+from service.sharing import LONGEST_AHEAD_S, WORTH_A_LANE_S, WORTH_AHEAD_S, Sharing
 
 SHORT = {1: 0.002, 2: 0.003, 4: 0.004}
 LONG = {bucket: 10 * seconds for bucket, seconds in SHORT.items()}
@@ -96,11 +96,43 @@ def test_lying_ready_is_not_the_lanes_overhead():
     run(test)
 
 
-def test_shares_follow_the_curve():
+def a_sharing(row_s: float, lanes: int = 2) -> Sharing:
     buckets = (1, 2, 4, 8, 16)
-    sharing = Sharing(Forecast(buckets, {bucket: 0.0008 * bucket for bucket in buckets}, lanes=2), 16)
-    assert sharing.share(1) == 1, "0.8 ms is not worth a second thread"
-    assert sharing.share(3) == 2, "a third would take 0.8 ms, too little to lie ready"
-    assert sharing.share(16) == 6, "a third: two lanes and one ahead"
-    assert sharing.share(40) == 20, "a third would take 12.8 ms, too long to wait behind"
-    assert WORTH_A_LANE_S < LONGEST_AHEAD_S
+    return Sharing(Forecast(buckets, {bucket: row_s * bucket for bucket in buckets}, lanes), 16)
+
+
+@pytest.mark.parametrize(
+    ("row_s", "num_rows", "lanes", "share", "why"),
+    [
+        (0.0004, 1, 1, 1, "0.4 ms is neither worth a second thread nor worth lying ready"),
+        (0.0004, 4, 1, 2, "half of them take 0.8 ms: one lane, and one ahead"),
+        (0.0004, 6, 2, 2, "half of them take 1.6 ms: two lanes, and one ahead"),
+        (0.0008, 16, 2, 6, "a third: two lanes, and one ahead"),
+        (0.0008, 40, 2, 20, "a third would take 12.8 ms, too long to wait behind"),
+        (0.0, 6, 2, 3, "nothing was measured yet"),
+    ],
+)
+def test_shares_follow_the_curve(row_s, num_rows, lanes, share, why):
+    sharing = a_sharing(row_s)
+    assert (sharing.lanes(num_rows), sharing.share(num_rows)) == (lanes, share), why
+    assert WORTH_AHEAD_S < WORTH_A_LANE_S < LONGEST_AHEAD_S
+
+
+def test_a_quick_net_keeps_to_one_lane_and_one_ahead():
+    """Its second lane stays asleep, and who comes behind is told so."""
+
+    async def test() -> None:
+        seconds = {1: 0.0003, 2: 0.0006, 4: 0.0009}
+        engine = GatedEngine(seconds=seconds)
+        batcher = started(engine, seconds=seconds, lanes=2)
+        asked = []
+        for _ in range(3):
+            asked.append(submit(batcher, 1.0, 2.0))
+            await a_turn()
+        assert engine.sizes == [2, 2]
+        assert engine.num_lanes == [1, 1]
+        assert [one.job.expected_s for one in asked] == pytest.approx([0.0006, 0.0012, 0.0018])
+        engine.release(100)
+        await batcher.close()
+
+    run(test)

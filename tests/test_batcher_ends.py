@@ -178,7 +178,7 @@ def test_case_31_nothing_remembers_a_job_that_ended(ends: str) -> None:
 
 def test_a_run_that_loses_rows_is_an_error_not_a_mix_up() -> None:
     async def test() -> None:
-        async def loses(jobs: Sequence[Tensors]) -> Outcome:
+        async def loses(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
             return outcome(np.concatenate([job["x"] for job in jobs])[1:])
 
         seen: list[Execution] = []
@@ -196,7 +196,7 @@ def test_whatever_the_engine_raises_the_loop_lives(error: BaseException) -> None
     async def test() -> None:
         errors = [error]
 
-        async def engine(jobs: Sequence[Tensors]) -> Outcome:
+        async def engine(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
             if errors:
                 raise errors.pop()
             return outcome(np.concatenate([job["x"] for job in jobs]) * 2)
@@ -215,10 +215,10 @@ def test_an_engine_that_raises_when_it_is_called_loses_nobody() -> None:
         errors = [ValueError("no lane")]
         engine = GatedEngine(is_open=True)
 
-        def called(jobs: Sequence[Tensors]) -> Awaitable[Outcome]:
+        def called(jobs: Sequence[Tensors], num_lanes: int) -> Awaitable[Outcome]:
             if errors:
                 raise errors.pop()
-            return engine(jobs)
+            return engine(jobs, num_lanes)
 
         batcher = started(called)
         lost = submit(batcher, 1)

@@ -70,7 +70,7 @@ class Watched:
         self.most_at_once = 0
         self._num_running = 0
 
-    async def __call__(self, jobs: Sequence[Tensors]) -> Outcome:
+    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
         self._num_running += 1
         self.most_at_once = max(self.most_at_once, self._num_running)
         try:

@@ -120,5 +120,5 @@ def test_a_wrong_config_is_refused(options: dict[str, Any], message: str) -> Non
         Batcher(_never, BatcherConfig(**{"queue_rows": 8, **options}), Forecast(BUCKETS, {}))
 
 
-async def _never(jobs: Sequence[Tensors]) -> Outcome:
+async def _never(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
     raise AssertionError("no batch was asked for")

@@ -100,6 +100,12 @@ def test_a_larger_batch_must_be_worth_it(seconds_of_8: float, count: int) -> Non
     assert counted([1] * 8, [NONE] * 8, SECONDS | {8: seconds_of_8}) == count
 
 
+@pytest.mark.parametrize(("row_s", "count"), [(1.0, 1), (0.0001, 8)])
+def test_short_batches_are_not_worth_handing_over_one_by_one(row_s: float, count: int) -> None:
+    """Both curves are straight: only what each batch costs besides tells large from small."""
+    assert counted([1] * 8, [NONE] * 8, {bucket: row_s * bucket for bucket in BUCKETS}) == count
+
+
 def test_knowing_nothing_takes_all_that_waits() -> None:
     forecast = Forecast(BUCKETS, {})
     assert forecast.best_count([1, 1, 3], [NONE] * 3) == 3

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from queue import SimpleQueue
@@ -97,6 +98,55 @@ def test_a_lane_runs_one_batch_at_a_time_and_the_next_in_order() -> None:
         lanes.stop()
 
     run(test)
+
+
+def test_what_is_handed_to_one_lane_waits_for_it_and_wakes_no_other() -> None:
+    async def test() -> None:
+        gate = threading.Event()
+        seen: list[int] = []
+
+        def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+            seen.append(lane)
+            assert gate.wait(AT_MOST_S)
+            return doubled(jobs)
+
+        lanes = Lanes(engine, 3, "one")
+        await all_asleep(lanes, 3)
+        asking = [asyncio.ensure_future(lanes([rows(value)], 1)) for value in range(4)]
+        await asyncio.sleep(0.05)  # time enough for another lane, if it were woken
+        assert len(seen) == 1
+        gate.set()
+        assert [y_of(await asked) for asked in asking] == [[0], [2], [4], [6]]
+        assert len(set(seen)) == 1
+        lanes.stop()
+
+    run(test)
+
+
+def test_the_lane_that_fell_asleep_last_is_woken_first() -> None:
+    async def test() -> None:
+        seen: list[int] = []
+
+        def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+            seen.append(lane)
+            return doubled(jobs)
+
+        lanes = Lanes(engine, 4, "warm")
+        for value in range(8):
+            await all_asleep(lanes, 4)
+            assert y_of(await lanes([rows(value)])) == [2 * value]
+        assert len(set(seen)) == 1
+        lanes.stop()
+
+    run(test)
+
+
+async def all_asleep(lanes: Lanes, num_lanes: int) -> None:
+    def look() -> None:
+        while len(lanes._idle) < num_lanes:
+            time.sleep(0.001)
+
+    await asyncio.to_thread(look)
 
 
 def test_the_event_loop_goes_on_while_a_batch_runs() -> None:
@@ -240,9 +290,9 @@ def test_case_31_a_lane_that_waits_keeps_nothing_of_what_it_ran(monkeypatch: pyt
             outcome = await lanes([job])
             return [weakref.ref(job["x"]), weakref.ref(outcome.answers["y"])]
 
+        assert await asyncio.to_thread(waiting.acquire, timeout=AT_MOST_S)
         watched = await ask()
-        for _ in range(2):  # before the batch and after it
-            assert await asyncio.to_thread(waiting.acquire, timeout=AT_MOST_S)
+        assert await asyncio.to_thread(waiting.acquire, timeout=AT_MOST_S)
         gc.collect()
         assert [array() for array in watched] == [None, None]
         lanes.stop()

@@ -4,7 +4,8 @@ In: jobs of rows, and `run`, an async function from the rows of several jobs to 
 Out: to each caller exactly its own rows' answers, or one clear error.
 
     a batch    = what waits, by priority and arrival, as many as the forecast finds best (no waiting for
-                 more, unless asked); where lanes are short of work in between, one lies ready (sharing.py)
+                 more, unless asked); where lanes are short of work in between, one lies ready, and what is
+                 over at once runs on the event loop itself (sharing.py)
     a bound    = rows waiting ≤ queue_rows, else Overloaded
     a deadline = a job that would not be answered by then is refused at once
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 from service.admission import Admission
 from service.errors import DeadlinePassed, Draining
-from service.execution import Clock, Executor, Observe, Run
+from service.execution import Clock, Executor, Observe, Run, RunHere
 from service.forecast import Forecast
 from service.job import Job, OnEnd, Piece, Tensors, pieces_of
 from service.queue import RowQueue
@@ -60,6 +61,7 @@ class Batcher:
         config: BatcherConfig,
         forecast: Forecast,
         *,
+        run_here: RunHere | None = None,
         observe: Observe = lambda execution: None,
         clock: Clock = time.perf_counter,
     ) -> None:
@@ -72,7 +74,7 @@ class Batcher:
         self.forecast = forecast
         self._sharing = Sharing(forecast, self.largest)
         self._admission = Admission(forecast, config.queue_rows)
-        self._executor = Executor(run, forecast, observe, clock, self._fail)
+        self._executor = Executor(run, run_here, forecast, observe, clock, self._fail)
         self._clock = clock
         self._queue = RowQueue()
         self._running: dict[asyncio.Task[None], _Running] = {}
@@ -183,11 +185,19 @@ class Batcher:
                 return
             elif self._computing and not self._sharing.is_worth_a_lane(self.waiting_rows):
                 return  # the lane that computes takes it next
+            is_short = not self._computing and self._is_short()
             batch = self._next_batch()
             if not batch:
                 return
             num_rows = sum(piece.num_rows for piece in batch)
-            self._begin(batch, num_rows, num_lanes)
+            if is_short:
+                self._executor.execute_here(batch, num_rows)
+            else:
+                self._begin(batch, num_rows, num_lanes)
+
+    def _is_short(self) -> bool:
+        """Whether all that waits is done sooner than handed over."""
+        return self._executor.may_run_here and not self._sharing.is_worth_handing_over(self.waiting_rows)
 
     def _begin(self, batch: list[Piece], num_rows: int, num_lanes: int) -> None:
         now = self._clock()

@@ -27,6 +27,7 @@ class Execution:
 
 
 Run = Callable[[Sequence[Tensors], int], Awaitable[Outcome]]  # hands over when called, not when awaited
+RunHere = Callable[[Sequence[Tensors]], Outcome]
 Begun = tuple["asyncio.Future[Outcome]", float]  # what a batch will come to, and when it was handed over
 Clock = Callable[[], float]
 Observe = Callable[[Execution], None]
@@ -38,12 +39,47 @@ _log = logging.getLogger("foldserve")
 class Executor:
     """Runs batches for a batcher, which lends it `fail` to settle a job that waits with other pieces."""
 
-    def __init__(self, run: Run, forecast: Forecast, observe: Observe, clock: Clock, fail: Fail) -> None:
+    def __init__(
+        self,
+        run: Run,
+        run_here: RunHere | None,
+        forecast: Forecast,
+        observe: Observe,
+        clock: Clock,
+        fail: Fail,
+    ) -> None:
         self._run = run
+        self._run_here = run_here
         self._forecast = forecast
         self._observe = observe
         self._clock = clock
         self._fail = fail
+
+    @property
+    def may_run_here(self) -> bool:
+        """Whether `execute_here` may be called while no lane computes."""
+        return self._run_here is not None
+
+    def execute_here(self, batch: Sequence[Piece], num_rows: int) -> None:
+        """Run a batch in this thread and deal; if it raises, its pieces one by one."""
+        assert self._run_here is not None
+        begun_at = self._clock()
+        try:
+            outcome = _checked(self._run_here([piece.tensors for piece in batch]), num_rows)
+        except Exception as error:
+            self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=None))
+            if len(batch) == 1:
+                self._fail(batch[0].job, error)
+                return
+            for piece in batch:
+                if not piece.job.is_settled:
+                    self.execute_here([piece], piece.num_rows)
+            return
+        try:
+            self._learn(batch, num_rows, outcome, begun_at)
+            self._deal(batch, outcome)
+        except Exception as lost:
+            self._lose(batch, num_rows, lost)
 
     def begin(self, batch: Sequence[Piece], num_lanes: int) -> Begun:
         """Hand a batch over to one of `num_lanes` lanes; whatever that raises, the future raises."""
@@ -77,9 +113,7 @@ class Executor:
                     if own := await self._attempt([piece], piece.num_rows, self.begin([piece], 1)):
                         self._fail(piece.job, own)
         except Exception as lost:
-            _log.exception("event=batch_lost rows=%d", num_rows)
-            for piece in batch:
-                self._fail(piece.job, ModelFailed(f"the batch was lost: {lost}"))
+            self._lose(batch, num_rows, lost)
 
     async def _attempt(
         self,
@@ -91,21 +125,26 @@ class Executor:
         """Await and deal; what the engine raised, if it did."""
         future, handed_over = begun
         try:
-            outcome = await future
-            for name, array in outcome.answers.items():
-                if len(array) != num_rows:
-                    raise ModelFailed(f"output '{name}' has {len(array)} rows for {num_rows}")
+            outcome = _checked(await future, num_rows)
         except (asyncio.CancelledError, Exception) as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=None))
             return error if isinstance(error, Exception) else ModelFailed("the engine gave up on the batch")
-        self._forecast.note_batch(num_rows, outcome.seconds, self._clock() - max(handed_over, outcome.begun))
-        self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=outcome))
+        self._learn(batch, num_rows, outcome, handed_over)
         computed()
         self._deal(batch, outcome)
         return None
+
+    def _learn(self, batch: Sequence[Piece], num_rows: int, outcome: Outcome, handed_over: float) -> None:
+        self._forecast.note_batch(num_rows, outcome.seconds, self._clock() - max(handed_over, outcome.begun))
+        self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=outcome))
+
+    def _lose(self, batch: Sequence[Piece], num_rows: int, lost: Exception) -> None:
+        _log.exception("event=batch_lost rows=%d", num_rows)
+        for piece in batch:
+            self._fail(piece.job, ModelFailed(f"the batch was lost: {lost}"))
 
     def _deal(self, batch: Sequence[Piece], outcome: Outcome) -> None:
         """Give each piece the answers to its own rows."""
@@ -128,3 +167,11 @@ class Executor:
             self._observe(execution)
         except Exception:
             _log.exception("event=observe_failed")
+
+
+def _checked(outcome: Outcome, num_rows: int) -> Outcome:
+    """The outcome, if it answers every row."""
+    for name, array in outcome.answers.items():
+        if len(array) != num_rows:
+            raise ModelFailed(f"output '{name}' has {len(array)} rows for {num_rows}")
+    return outcome

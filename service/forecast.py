@@ -23,6 +23,8 @@ SMOOTHING = 0.1
 NEAR = 0.97
 TO_HAND_OVER_S = 0.0002  # what a batch costs the event loop beside its rows
 A_TURN_S = 0.01  # of a busy event loop; what is forecast shorter says little about what is longer
+STEADY_AFTER = 256  # batches in a row that took about what the curve says
+A_STALL_S = 0.02  # of a busy machine says nothing about the net
 _LONGEST_RATIO = 10.0
 _FEWEST_SECONDS = 1e-9
 
@@ -38,6 +40,7 @@ class Forecast:
         self._overhead_s = 0.0
         self._bias = 1.0
         self._spread = 0.1
+        self._num_true = 0
         self._draw()
 
     def bucket(self, num_rows: int) -> int:
@@ -104,10 +107,16 @@ class Forecast:
         """What a forecast is multiplied by before it is promised."""
         return self._bias + 3 * self._spread
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the curve can be trusted: a graph's loops may take as long as its rows tell them to."""
+        return self._num_true >= STEADY_AFTER
+
     def note_batch(self, num_rows: int, engine_s: float, turnaround_s: float) -> None:
         """A batch has run, `engine_s` in the engine, `turnaround_s` until its answers could be dealt."""
         expected = self._curve.setdefault(self.bucket(num_rows), engine_s / self._slowdown)
         ratio = min(engine_s / max(expected, _FEWEST_SECONDS), _LONGEST_RATIO)
+        self._num_true = self._num_true + 1 if engine_s <= expected * _LONGEST_RATIO + A_STALL_S else 0
         self._slowdown += SMOOTHING * (ratio - self._slowdown)
         self._overhead_s += SMOOTHING * (max(0.0, turnaround_s - engine_s) - self._overhead_s)
         self._draw()

@@ -41,6 +41,10 @@ class Lanes:
         self._hand((jobs, future), at_most or self._num_lanes)
         return future
 
+    def run_here(self, jobs: Sequence[Tensors]) -> Outcome:
+        """Run the rows of `jobs` in the calling thread; only while no lane computes."""
+        return self._run(0, jobs)
+
     def stop(self) -> None:
         """Let the threads end after what they were handed."""
         for _ in range(self._num_lanes):

@@ -23,6 +23,7 @@ from service.protocol.request import RequestParser
 from service.protocol.signature import signature_of
 from service.reply import header_lines
 from service.repository import Loaded
+from service.session import CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Served:
                 max_wait_s=config.max_wait_s,
             ),
             forecast,
+            run_here=self._lanes.run_here if engine.provider == CPU else None,
             observe=self._observe,
         )
         self._holders = 0

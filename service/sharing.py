@@ -2,6 +2,7 @@
 
 In: a forecast, numbers of rows.  Out: a fair share, yes or no.
 
+    here              = no lane at all, if none computes and all that waits is done sooner than handed over
     lanes             = all, if ⌈rows that wait or run / lanes⌉ are worth another thread's waking up, else one
     share of a lane   = ⌈rows that wait or run / lanes⌉, so that one's rows are dealt while another computes
     with one ahead    = ⌈the same / (lanes + 1)⌉: a batch lies ready for the lane that is free next
@@ -12,6 +13,7 @@ still meanwhile. Both are measured in docs/decisions/0022-one-batch-ahead.md.
 
 from service.forecast import Forecast
 
+HANDING_OVER_S = 0.0004
 WORTH_A_LANE_S = 0.001
 WORTH_AHEAD_S = 0.0005
 LONGEST_AHEAD_S = 0.01  # urgent rows wait for what lies ready
@@ -23,6 +25,10 @@ class Sharing:
     def __init__(self, forecast: Forecast, largest: int) -> None:
         self._forecast = forecast
         self._largest = largest
+
+    def is_worth_handing_over(self, num_rows: int) -> bool:
+        """Whether a lane would compute longer than the event loop takes to wake it and to be woken by it."""
+        return not (self._forecast.is_steady and 0 < self._least_s(num_rows) < HANDING_OVER_S)
 
     def is_worth_a_lane(self, num_rows: int) -> bool:
         """Whether so many rows are worth another thread's waking up."""

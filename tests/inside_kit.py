@@ -75,13 +75,15 @@ class Inside:
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator["Gate"]:
         """Batches of a model wait at a gate until it is opened, at the latest at the end of the block."""
-        lanes = self.served(name)._lanes
+        lanes, executor = self.served(name)._lanes, self.served(name).batcher._executor
+        run_here, executor._run_here = executor._run_here, None  # the gate must not hold the event loop
         gate = Gate(lanes._run)
         lanes._run = gate
         try:
             yield gate
         finally:
             gate.open()
+            executor._run_here = run_here
 
     def close(self) -> None:
         """Stop as a signal would."""

@@ -14,6 +14,7 @@ from service.compiled import FOLDER, digest_of, find_compiled
 ROOT = Path(__file__).parents[1]
 TOOL = "tools/compile_service.py"
 ASKED = ("test_batcher*.py", "test_forecast*.py")  # they ask the parts from outside, as compiled code allows
+LEFT_OUT = shutil.ignore_patterns(FOLDER, "__pycache__", ".compiling-*")
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mypyc") is None or shutil.which(os.environ.get("CC", "cc")) is None,
     reason="needs mypyc (pip install 'mypy[mypyc]') and a C compiler",
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 def project(tmp_path: Path) -> Path:
     """A copy whose tool compiles one small module."""
     copy = tmp_path / "project"
-    shutil.copytree(ROOT / "service", copy / "service", ignore=shutil.ignore_patterns(FOLDER, "__pycache__"))
+    shutil.copytree(ROOT / "service", copy / "service", ignore=LEFT_OUT)
     (copy / "tools").mkdir()
     text = (ROOT / TOOL).read_text()
     begin, end = text.index("MODULES = ("), text.index("\n)\n") + 3

@@ -14,11 +14,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from training.distributed.launch import GroupError, Launch, LostError
@@ -26,6 +28,7 @@ from training.distributed.rendezvous import open_store
 from training.sync_batchnorm import synchronised
 
 NOTHING = -1
+LEAVE_WITHIN = timedelta(minutes=5)
 
 T = TypeVar("T")
 S = TypeVar("S", Tensor, Sequence[Any])
@@ -136,9 +139,10 @@ def joined(launch: Launch, device: torch.device) -> Iterator[Group]:
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        store = open_store(launch)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=open_store(launch),
+            store=store,
             rank=launch.rank,
             world_size=launch.size,
         )
@@ -147,12 +151,20 @@ def joined(launch: Launch, device: torch.device) -> Iterator[Group]:
     group = Group(**asdict(launch))
     try:
         yield group
-        group.meet()
+        _part(launch, store)
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
         raise LostError("another process of this run ended; its own last words say why") from error
     distributed.destroy_process_group()  # not behind an error: it would wait for the others
+
+
+def _part(launch: Launch, store: TCPStore) -> None:
+    """The first process goes last: a connection that it closes may take with it what others still read."""
+    if launch.is_first:
+        store.wait([f"{rank} has ended" for rank in range(1, launch.size)], LEAVE_WITHIN)
+    else:
+        store.set(f"{launch.rank} has ended", "")
 
 
 def _leaves_some_unused(net: nn.Module, row: Tensor) -> bool:

@@ -22,6 +22,8 @@ for name, value in ENVIRONMENT.items():  # before torch, as the command does
     os.environ.setdefault(name, value)
 import torch  # noqa: E402
 
+from distributed_kit import Everywhere, processes  # noqa: E402
+
 # Servers that tests start share what they measured, and leave the user's own folder alone.
 _CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
 os.environ["FOLDSERVE_CACHE"] = _CACHE.name
@@ -49,6 +51,20 @@ def _threads_stay() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Everywhere]:
+    """Two processes of a group."""
+    with processes(2) as everywhere:
+        yield everywhere
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Everywhere]:
+    """Three of them."""
+    with processes(3) as everywhere:
+        yield everywhere
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@ from training.distributed.group import Group
 from training.nets import build_net
 
 SECONDS = 60
+Everywhere = Callable[..., list[Any]]
 
 
 @contextmanager
-def processes(num: int) -> Iterator[Callable[..., list[Any]]]:
+def processes(num: int) -> Iterator[Everywhere]:
     """`num` processes; calling what comes out runs `function(*arguments)` in each, and returns by rank."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", "training.nets"])  # imported once, whatever `num` is

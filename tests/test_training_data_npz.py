@@ -1,5 +1,7 @@
 """NumPy archives: the usual names and layouts are read, what could mean two things is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from training.data.npz import load_npz
 from training.errors import DataError
 
 
-def write(path, **arrays) -> object:
+def write(path: Path, **arrays) -> Path:
     np.savez(path, **arrays)
     return path
 
@@ -137,8 +139,7 @@ def test_what_is_wrong_is_one_sentence_that_names_it(tmp_path, arrays, sentence)
 
 
 def test_pickles_and_ruins_are_not_opened(tmp_path):
-    path = tmp_path / "a.npz"
-    np.savez(path, allow_pickle=True, **halves(y_train=np.array([{}] * 20, object)))
+    path = write(tmp_path / "a.npz", **halves(y_train=np.array([{}] * 20, object)))
     with pytest.raises(DataError, match=r"is no \.npz archive of plain arrays: .*allow_pickle=False"):
         load_npz(path)
     whole = write(tmp_path / "whole.npz", **halves()).read_bytes()

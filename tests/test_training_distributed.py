@@ -2,7 +2,6 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import TCPStore
 
-from distributed_kit import here, processes
+from distributed_kit import here
 from training.distributed import launch as launch_module
 from training.distributed import rendezvous
 from training.distributed.group import Group
 from training.distributed.launch import GroupError, Launch, LostError, read_launch
-
-Everywhere = Callable[..., list[Any]]
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Everywhere]:
-    with processes(2) as everywhere:
-        yield everywhere
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Everywhere]:
-    with processes(3) as everywhere:
-        yield everywhere
 
 
 class HalfUsed(nn.Module):

@@ -1,15 +1,13 @@
 """Training in several processes: step by step, and bit by bit, what one process does with the same batch."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distributed_kit import here, processes
+from distributed_kit import here
 from training.batchnorm import keep_gamma_positive
 from training.config import FitConfig
 from training.data import Split
@@ -19,20 +17,6 @@ from training.facts import EpochFacts
 from training.fit import fit
 from training.nets import new_net, read_net_settings, settings_for
 from training_kit import FACTS, SMALLEST, tiny_split
-
-Everywhere = Callable[..., list[Any]]
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Everywhere]:
-    with processes(2) as everywhere:
-        yield everywhere
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Everywhere]:
-    with processes(3) as everywhere:
-        yield everywhere
 
 
 def net_of(name: str) -> nn.Module:

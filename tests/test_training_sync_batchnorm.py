@@ -1,6 +1,5 @@
 """BatchNorm over processes: what one process computes on the whole batch, forward, backward and running."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,24 +11,11 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from batchnorm_reference import BatchNorm, Running
-from distributed_kit import processes
+from distributed_kit import Everywhere
 from training.sync_batchnorm import synchronised
 
 EXACT = 1e-12
 KINDS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-Everywhere = Callable[..., list[Any]]
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Everywhere]:
-    with processes(2) as everywhere:
-        yield everywhere
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Everywhere]:
-    with processes(3) as everywhere:
-        yield everywhere
 
 
 def step(net: nn.Module, shares: list[tuple[Tensor, Tensor]], device: str = "cpu") -> dict[str, Tensor]:

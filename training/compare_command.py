@@ -27,11 +27,9 @@ class CompareError(TrainingError):
 def build_parser() -> argparse.ArgumentParser:
     """Folders, and where to draw."""
     parser = Parser(
-        prog="python -m training compare",
-        description="Put runs beside each other: the settings that differ, and what came of them.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "training compare",
+        "Put runs beside each other: the settings that differ, and what came of them.",
+        EXAMPLE,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="of a run, two or more")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the held-out curves there")

@@ -46,7 +46,16 @@ LISTS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes are one sentence, without the usage."""
+    """Shows its examples as they are written; mistakes are one sentence, without the usage."""
+
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=f"python -m {prog}",
+            description=description,
+            epilog=example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
@@ -54,13 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Settings have no defaults here, so that `--resume` knows which of them were given."""
-    parser = Parser(
-        prog="python -m training",
-        description="Fit a BatchNorm net on a data set.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("training", "Fit a BatchNorm net on a data set.", EXAMPLE)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run is written")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
     existing = parser.add_mutually_exclusive_group()

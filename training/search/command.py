@@ -37,11 +37,7 @@ class SearchError(TrainingError):
 def build_parser() -> argparse.ArgumentParser:
     """The flags that training does not have."""
     parser = Parser(
-        prog="python -m training search",
-        description="Search for learning rate, momentum, weight decay, batch size and width.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "training search", "Search for learning rate, momentum, weight decay, batch size and width.", EXAMPLE
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where search.db is kept")
     parser.add_argument(

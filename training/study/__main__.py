@@ -33,13 +33,7 @@ CELLS = "cells"
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
-    parser = Parser(
-        prog="python -m training.study",
-        description="Measure what articles claim about BatchNorm.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("training.study", "Measure what articles claim about BatchNorm.", EXAMPLE)
     parser.add_argument("--out", type=Path, default=Path("study"), metavar="FOLDER", help="(default study)")
     parser.add_argument("--data", default="digits", metavar="NAME", help="data set (default digits)")
     parser.add_argument(

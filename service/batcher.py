@@ -17,18 +17,16 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.admission import Admission
+from service.computing import Computing, Running
 from service.errors import DeadlinePassed, Draining
 from service.execution import Clock, Executor, Observe, Run, RunHere
 from service.forecast import Forecast
 from service.job import Job, OnEnd, Piece, Tensors, pieces_of
 from service.queue import RowQueue
 from service.sharing import Sharing
-
-A_MOMENT_S = 1e-6  # a batch that is over its time may end at any moment, but has not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +39,6 @@ class BatcherConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_wait_s < math.inf:
             raise ValueError(f"max_wait_s must be a number ≥ 0, got {self.max_wait_s}")
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A batch that runs, and when it should end."""
-
-    batch: list[Piece]
-    num_rows: int
-    ends_at: float
 
 
 class Batcher:
@@ -77,17 +66,20 @@ class Batcher:
         self._executor = Executor(run, run_here, forecast, observe, clock, self._fail)
         self._clock = clock
         self._queue = RowQueue()
-        self._running: dict[asyncio.Task[None], _Running] = {}
-        self._computing: set[_Running] = set()
+        self._running: dict[asyncio.Task[None], Running] = {}
+        self._computing = Computing()
         self._patience: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_closed = False
         self._is_pumping = False
-        self.running_rows = 0
 
     @property
     def waiting_rows(self) -> int:
         return self._queue.num_rows
+
+    @property
+    def running_rows(self) -> int:
+        return self._computing.num_rows
 
     def submit(
         self,
@@ -201,40 +193,28 @@ class Batcher:
 
     def _begin(self, batch: list[Piece], num_rows: int, num_lanes: int) -> None:
         now = self._clock()
-        running = _Running(batch, num_rows, now + self._free_in_s(now) + self.forecast.batch_s(num_rows))
+        running = Running(batch, num_rows, now + self._free_in_s(now) + self.forecast.batch_s(num_rows))
 
         def computed() -> None:
-            self._release(running)
+            self._computing.release(running)
             self._pump()
 
-        self.running_rows += num_rows
         self._computing.add(running)
         execution = self._executor.execute(batch, num_rows, self._executor.begin(batch, num_lanes), computed)
         task = asyncio.get_running_loop().create_task(execution)
         self._running[task] = running
         task.add_done_callback(self._end_of_batch)
 
-    def _release(self, running: "_Running") -> None:
-        """Its lane is free."""
-        if running in self._computing:
-            self._computing.discard(running)
-            self.running_rows -= running.num_rows
-
     def _end_of_batch(self, task: "asyncio.Task[None]") -> None:
         running = self._running.pop(task)
-        self._release(running)
+        self._computing.release(running)
         if task.cancelled():
             for piece in running.batch:
                 self._fail(piece.job, _shut_down())
         self._pump()
 
     def _free_in_s(self, now: float) -> float:
-        """Seconds until a lane is free for what is not handed over yet; 0 only if one is."""
-        num_ahead = len(self._computing) - self._num_lanes()
-        if num_ahead < 0:
-            return 0.0
-        ends_at = sorted(running.ends_at for running in self._computing)[num_ahead]
-        return max(A_MOMENT_S, ends_at - now)
+        return self._computing.free_in_s(now, self._num_lanes())
 
     def _may_go_ahead(self) -> bool:
         """Whether one batch should lie ready for the lane that is free next: never less than its share."""
@@ -269,30 +249,18 @@ class Batcher:
 
     def _next_batch(self) -> list[Piece]:
         """What should run now. Nobody is called back between the choice and the taking."""
-        while late := [piece.job for piece in self._head() if piece.job.is_late(self._clock())]:
-            for job in late:
+        while late := [
+            piece.job for piece in self._queue.head(self.largest) if piece.job.is_late(self._clock())
+        ]:
+            for job in late:  # others move up into the head and may be late too
                 self._expire(job)
+        head = self._queue.head(min(self.largest, self._share()))
+        if not head:
+            return []
         now = self._clock()
         now += self._free_in_s(now)
-        sizes: list[int] = []
-        slacks: list[float] = []
-        share = self._share()
-        for piece in self._head():
-            if sizes and sum(sizes) + piece.num_rows > share:
-                break
-            sizes.append(piece.num_rows)
-            deadline = piece.job.deadline
-            slacks.append(math.inf if deadline is None else deadline - now)
-        return self._queue.pop(self.forecast.best_count(sizes, slacks)) if sizes else []
-
-    def _head(self) -> Iterator[Piece]:
-        """The pieces that wait, as many as fit in the largest bucket together."""
-        space = self.largest
-        for piece in self._queue:
-            space -= piece.num_rows
-            if space < 0:
-                return
-            yield piece
+        slacks = [math.inf if piece.job.deadline is None else piece.job.deadline - now for piece in head]
+        return self._queue.pop(self.forecast.best_count([piece.num_rows for piece in head], slacks))
 
     def _expire(self, job: Job) -> None:
         if not job.is_settled:

@@ -46,9 +46,15 @@ class RowQueue:
                 if not piece.job.is_settled:
                     yield piece
 
-    def oldest(self) -> Piece | None:
-        """The piece that runs next."""
-        return next(iter(self), None)
+    def head(self, num_rows: int) -> list[Piece]:
+        """The pieces that run next, of `num_rows` together at most; the first one whatever its rows."""
+        pieces: list[Piece] = []
+        for piece in self:
+            num_rows -= piece.num_rows
+            if pieces and num_rows < 0:
+                break
+            pieces.append(piece)
+        return pieces
 
     def pop(self, count: int) -> list[Piece]:
         """Take the next `count` pieces out."""

@@ -80,7 +80,8 @@ def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> N
                 drop(queue, job)
         waiting = naive.waiting
         assert list(queue) == waiting
-        assert queue.oldest() == (waiting[0] if waiting else None)
+        assert queue.head(1) == waiting[:1]
+        assert queue.head(10**6) == waiting
         assert queue.num_rows == naive.num_rows()
         for asked in (0, 1, 2, 3, 4, 7, 9):
             assert queue.rows_before(asked) == naive.num_rows(up_to=asked or 2)
@@ -134,7 +135,7 @@ def test_a_job_that_fails_with_half_of_its_pieces_taken_takes_the_other_half_alo
     queue.remove(long)
     assert (queue.num_rows, queue.rows_before(0)) == (1, 1)
     assert [piece.job for piece in queue.pop(1)] == [mate]
-    assert (queue.num_rows, list(queue), queue.oldest()) == (0, [], None)
+    assert (queue.num_rows, list(queue), queue.head(1)) == (0, [], [])
 
 
 def num_held(queue: RowQueue) -> int:

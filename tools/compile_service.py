@@ -21,7 +21,8 @@ GROUP = "foldserve"
 # What runs for each request or each batch. Not the connection's protocol, which is a subclass of uvicorn's,
 # nor the quick way through JSON, which lives by what simdjson raises.
 MODULES = (
-    *("admission", "batcher", "body", "buffers", "engine", "exchange", "execution", "forecast", "infer"),
+    *("admission", "batcher", "body", "buffers", "computing", "engine"),
+    *("exchange", "execution", "forecast", "infer"),
     *(
         "job",
         "journal",

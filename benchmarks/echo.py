@@ -10,8 +10,8 @@ import sys
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.reply import Receive, Scope, Send, send_reply
-from service.server import bind, uvicorn_config
+from service.http.reply import Receive, Scope, Send, send_reply
+from service.processes.server import bind, uvicorn_config
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,7 +22,7 @@ from benchmarks.fold_zoo.isolate import Lost, isolated
 from benchmarks.fold_zoo.nets import choose
 from benchmarks.fold_zoo.ops import onnx_ops
 from benchmarks.fold_zoo.ours import FLAGS
-from export.folds import FREE, fold
+from export.fold.usual import FREE, fold
 from export.graph import serialize
 from export.runtime import load
 

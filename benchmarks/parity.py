@@ -24,10 +24,10 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from service.bundle import open_bundle
-from service.repository import find_versions
-from training.checkpoint import load_checkpoint
+from service.contract.bundle import open_bundle
+from service.models.repository import find_versions
 from training.data import load_split, normalize
+from training.runs.checkpoint import load_checkpoint
 
 PORT = 8903
 

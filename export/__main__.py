@@ -17,10 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.errors import ExportError
-from service.manifest import BundleError, FoldSite
+from service.contract.manifest import BundleError, FoldSite
 
 if TYPE_CHECKING:
-    from export.folds import Price
+    from export.fold.usual import Price
 
 EXAMPLES = """examples:
   python -m export bundle runs/digits/checkpoint.pt --to models/digits
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bundle(options: argparse.Namespace, console: Console) -> int:
-    from export.bundle import make_bundle, parity_facts
-    from export.source import SourceOptions, open_source
+    from export.bundle.make import make_bundle, parity_facts
+    from export.sources.source import SourceOptions, open_source
 
     # A factory of the user's may print; stdout is for data.
     with console.status(f"opening {options.source}") as status, contextlib.redirect_stdout(sys.stderr):
@@ -88,8 +88,8 @@ def _bundle(options: argparse.Namespace, console: Console) -> int:
 
 def _fold(options: argparse.Namespace, console: Console) -> int:
     from export.errors import SourceError
+    from export.fold.proved import FoldOptions
     from export.fold_file import fold_file
-    from export.fold_proved import FoldOptions
 
     given = (options.inputs, options.mean, options.std)
     if None in given and given != (None, None, None):
@@ -112,7 +112,7 @@ def _fold(options: argparse.Namespace, console: Console) -> int:
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
-    from export.verify import verify
+    from export.proof.verify import verify
 
     with console.status(f"replaying the golden rows of {options.bundle}"):
         facts = verify(options.bundle)
@@ -136,7 +136,7 @@ def _show_sites(sites: Sequence[FoldSite], console: Console) -> None:
 
 def _prices(options: argparse.Namespace) -> "frozenset[Price]":
     from export.errors import SourceError
-    from export.folds import FREE, Price
+    from export.fold.usual import FREE, Price
 
     if options.only_free and (options.threshold or options.pad):
         raise SourceError("--only-free allows neither --threshold nor --pad")

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from export.bundle.pack import write_whole
 from export.errors import SourceError
-from export.fold_proved import FoldOptions, fold_proved, reference_of
-from export.folds import account
+from export.fold.proved import FoldOptions, fold_proved, reference_of
+from export.fold.usual import account
 from export.graph import batchnorms, external_files, load_graph, prepare, serialize
-from export.pack import write_whole
-from export.prove import prove_once
-from export.reading import prove_reading, random_rows
-from export.truth import graph_evaluator
-from service.manifest import FoldAccount
+from export.proof.prove import prove_once
+from export.proof.truth import graph_evaluator
+from export.sources.reading import prove_reading, random_rows
+from service.contract.manifest import FoldAccount
 
 
 def fold_file(

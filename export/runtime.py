@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from export.errors import ExportError, first_line
-from service.parity import Run, Tensors
+from service.contract.parity import Run, Tensors
 
 
 def load(graph: bytes | Path, *, optimised: bool) -> Run:

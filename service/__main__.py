@@ -19,13 +19,13 @@ import logging
 import sys
 
 from service import COMPILED
-from service.crew import Post
-from service.repository import find_models
-from service.server import bind
+from service.models.repository import find_models
+from service.processes.server import bind
+from service.processes.supervisor import supervise
+from service.processes.worker import run_worker, set_up_logging, url_of
 from service.settings import SettingsError, read_settings
-from service.supervisor import supervise
-from service.tracing import TracingError, check_tracing
-from service.worker import run_worker, set_up_logging, url_of
+from service.telemetry.tracing import TracingError, check_tracing
+from service.telemetry.worker_group import Post
 
 _log = logging.getLogger("foldserve")
 

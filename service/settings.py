@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, Setting
 from pydantic_settings import SettingsError as SourceError
 
 from service.compiled import SWITCH
-from service.parity import BUCKETS
+from service.contract.parity import BUCKETS
 
 PREFIX = "FOLDSERVE_"
 

@@ -21,21 +21,25 @@ GROUP = "foldserve"
 # What runs for each request or each batch. Not the connection's protocol, which is a subclass of uvicorn's,
 # nor the quick way through JSON, which lives by what simdjson raises.
 MODULES = (
-    *("admission", "batcher", "body", "buffers", "computing", "engine"),
-    *("exchange", "execution", "forecast", "infer"),
     *(
-        "job",
-        "journal",
-        "lanes",
-        "metrics",
-        "models",
-        "outbox",
-        "queue",
-        "reply",
-        "served",
-        "sharing",
-        "visit",
+        f"batching/{name}"
+        for name in (
+            "admission",
+            "batcher",
+            "computing",
+            "execution",
+            "forecast",
+            "job",
+            "lanes",
+            "queue",
+            "sharing",
+        )
     ),
+    *("engine/buffers", "engine/engine"),
+    *("http/body", "http/exchange", "http/outbox", "http/reply"),
+    *("models/control", "models/served"),
+    *("routes/infer", "routes/record"),
+    *("telemetry/journal", "telemetry/metrics"),
     *("protocol/classification", "protocol/datatypes", "protocol/head", "protocol/parameters"),
     *("protocol/request", "protocol/response", "protocol/signature", "protocol/tensors"),
 )

@@ -15,17 +15,17 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from training import compare_command
-from training.config import FitConfig, split_settings
 from training.distributed.launch import Launch, end, read_launch
-from training.environment import ENVIRONMENT as ENVIRONMENT
-from training.environment import set_environment
 from training.errors import TrainingError
-from training.flags import build_parser
+from training.runs import compare_command
 from training.search import command as search_command
+from training.settings.config import FitConfig, split_settings
+from training.settings.environment import ENVIRONMENT as ENVIRONMENT
+from training.settings.environment import set_environment
+from training.settings.flags import build_parser
 
 if TYPE_CHECKING:
-    from training.run import Run
+    from training.runs.run import Run
 
 COMMANDS = {"compare": compare_command.main, "search": search_command.main}
 
@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         FitConfig(**flags)
         set_environment()
         # Torch takes seconds to import: --help does not wait for it, and Ctrl-C meanwhile is a sentence.
-        from training.device import find_device
         from training.distributed.group import joined
-        from training.narrate import narrate
-        from training.open_run import open_run
-        from training.tensorboard import check_tensorboard
+        from training.figures.tensorboard import check_tensorboard
+        from training.loop.device import find_device
+        from training.runs.narrate import narrate
+        from training.runs.open import open_run
 
         if wants_board:
             check_tensorboard()

@@ -21,8 +21,8 @@ from torch import nn
 from benchmarks.fold_zoo.draw import randomise_graph, randomise_net
 from export.errors import SourceError
 from export.graph import load_graph, prepare, tidy, with_symbolic_rows
-from export.trace import trace
-from export.truth import Evaluate, graph_evaluator, net_evaluator
+from export.proof.truth import Evaluate, graph_evaluator, net_evaluator
+from export.sources.trace import trace
 
 LARGEST = 224
 IR_VERSION = 8

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 import export
-from export.folds import FREE, Price, fold
+from export.fold.usual import FREE, Price, fold
 
 FLAGS = {"threshold": Price.THRESHOLD, "pad": Price.BORDER}
 """What `--flags` may name: folds that leave an op behind, as `python -m export fold` calls them."""

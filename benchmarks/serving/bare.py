@@ -20,7 +20,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime as ort
 
-from service.bundle import Bundle, open_bundle
+from service.contract.bundle import Bundle, open_bundle
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 

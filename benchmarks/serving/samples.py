@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.peers.net import Net
 from benchmarks.serving.answers import PICTURE_TOLERANCE
-from service.bundle import open_bundle
+from service.contract.bundle import open_bundle
 
 NUM_SAMPLES = 16
 APART = 4  # tolerances

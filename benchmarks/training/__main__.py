@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.training as package
-from training.config import split_settings
-from training.environment import set_environment
 from training.errors import TrainingError
-from training.flags import build_parser
+from training.settings.config import split_settings
+from training.settings.environment import set_environment
+from training.settings.flags import build_parser
 
 RESULT = "training.md"
 
@@ -69,10 +69,10 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from benchmarks.training.floors import count_work, measure_speed
     from benchmarks.training.rounds import measure
     from benchmarks.training.table import Line, render
-    from training.config import ConfigError
-    from training.device import find_device
     from training.errors import describe_unknown
-    from training.precision import resolve_precision
+    from training.loop.device import find_device
+    from training.loop.precision import resolve_precision
+    from training.settings.config import ConfigError
 
     device = find_device(options.device)
     console = Console(stderr=True, highlight=False)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.chance import seeded_generator
-from training.config import FitConfig
 from training.data import Split
-from training.optimize import schedule
-from training.precision import resolve_precision
+from training.loop.chance import seeded_generator
+from training.loop.optimize import schedule
+from training.loop.precision import resolve_precision
+from training.settings.config import FitConfig
 
 
 def synchronize(device: torch.device) -> None:

@@ -11,10 +11,10 @@ from torch import nn
 
 from benchmarks.training.nets import resnet18, resnet50
 from training import nets
-from training.chance import seeded_generator
-from training.config import FitConfig
 from training.data import DataFacts, Split
-from training.device import place
+from training.loop.chance import seeded_generator
+from training.loop.device import place
+from training.settings.config import FitConfig
 
 
 @dataclass(frozen=True, kw_only=True)

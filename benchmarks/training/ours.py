@@ -12,11 +12,11 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks.training.bare import synchronize
-from training.config import FitConfig
 from training.data import Split
-from training.display import Display
-from training.facts import StepFacts
-from training.fit import fit
+from training.loop.facts import StepFacts
+from training.loop.fit import fit
+from training.runs.display import Display
+from training.settings.config import FitConfig
 
 
 def our_epochs(

@@ -16,7 +16,7 @@ import torch
 from benchmarks.training.cases import Case
 from benchmarks.training.floors import Speed, Work
 from benchmarks.training.rounds import BAR, BARE, OURS, Rounds
-from training.precision import resolve_precision
+from training.loop.precision import resolve_precision
 
 HEAD = (
     *("net", "rows", "batch", "ours, images/s", "bare, images/s", "ours ÷ bare", "of the rounds"),

@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.console import Console
 
-from training.display import Display
-from training.open_run import open_run
+from training.runs.display import Display
+from training.runs.open import open_run
 
 RECIPES: dict[str, dict[str, Any]] = {
     # The README's.

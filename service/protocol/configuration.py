@@ -8,8 +8,8 @@ Rows are not among `dims`: a `max_batch_size` over 0 says that the first dimensi
 from collections.abc import Sequence
 from typing import Any
 
+from service.batching.queue import DEFAULT_PRIORITY
 from service.protocol.signature import Signature, Tensor
-from service.queue import DEFAULT_PRIORITY
 
 _TYPES = {"BYTES": "TYPE_STRING"}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from service.manifest import Manifest, TensorSpec
+from service.contract.manifest import Manifest, TensorSpec
 from service.protocol.datatypes import BY_DTYPE, SIZES
 
 

@@ -14,9 +14,9 @@ from training.augment.affine import Affine
 from training.augment.cutout import Cutout
 from training.augment.move import Crop, Flip, Shift
 from training.augment.plan import Augmentation, Step
-from training.config import ConfigError
 from training.data.facts import DataFacts
 from training.errors import describe_unknown
+from training.settings.config import ConfigError
 
 AUTO, NONE = "auto", "none"
 

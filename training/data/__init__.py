@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from training.data.cifar import CIFAR10, CIFAR100, LABELS_10, LABELS_100, load_cifar
-from training.data.digits import find_digits, load_digits
 from training.data.divide import split_once
 from training.data.facts import DataFacts
-from training.data.folder_settings import FolderSettings
-from training.data.mnist import CLOTHES, DIGITS, FASHION_MNIST, MNIST, load_mnist
-from training.data.npz import load_npz
+from training.data.sets.cifar import CIFAR10, CIFAR100, LABELS_10, LABELS_100, load_cifar
+from training.data.sets.digits import find_digits, load_digits
+from training.data.sets.folder_settings import FolderSettings
+from training.data.sets.mnist import CLOTHES, DIGITS, FASHION_MNIST, MNIST, load_mnist
+from training.data.sets.npz import load_npz
+from training.data.sets.synthetic import SyntheticSettings, load_synthetic
 from training.data.split import Pixels, Split, normalize, sample_held_out
 from training.data.streamed import StreamedPixels
-from training.data.synthetic import SyntheticSettings, load_synthetic
 from training.errors import DataError, describe_unknown
-from training.words import read_words
+from training.settings.words import read_words
 
 __all__ = [
     "DATA_SETS",
@@ -63,13 +63,13 @@ class Family:
 
 
 def _load_folder(path: str, settings: FolderSettings) -> Split:
-    from training.data.folder import load_folder  # only here is Pillow needed: export does without
+    from training.data.sets.folder import load_folder  # only here is Pillow needed: export does without
 
     return load_folder(Path(path).expanduser(), settings)
 
 
 def _foresee_folder(path: str, settings: FolderSettings) -> DataFacts:
-    from training.data.folder import foresee_folder
+    from training.data.sets.folder import foresee_folder
 
     return foresee_folder(Path(path).expanduser(), settings)
 

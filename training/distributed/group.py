@@ -23,9 +23,9 @@ from torch import Tensor, distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
+from training.batchnorm.sync import synchronised
 from training.distributed.launch import GroupError, Launch, LostError
 from training.distributed.rendezvous import open_store
-from training.sync_batchnorm import synchronised
 
 NOTHING = -1
 LEAVE_WITHIN = timedelta(minutes=5)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 from training.errors import TrainingError
-from training.words import read_words as words_to_values
+from training.settings.words import read_words as words_to_values
 
 
 class NetError(TrainingError):

@@ -20,11 +20,11 @@ import PIL
 from filelock import FileLock
 
 from training.errors import DataError
-from training.files import OutputError
 from training.pictures.decode import Target
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
 from training.pictures.make import ABOUT, INDEX, PIXELS, Skipped, describe_skipped, make_store
 from training.pictures.tree import Tree, count_pictures
+from training.runs.files import OutputError
 
 FORMAT = "foldserve pictures 1"
 ROWS_TO_CHECK = 64

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import ConfigError, FitConfig, split_settings
-from training.environment import set_environment
 from training.errors import TrainingError
-from training.flags import Parser
-from training.flags import build_parser as build_training_parser
+from training.settings.config import ConfigError, FitConfig, split_settings
+from training.settings.environment import set_environment
+from training.settings.flags import Parser
+from training.settings.flags import build_parser as build_training_parser
 
 EXAMPLE = """\
 example:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.chance import seeded_generator
 from training.data import Pixels, Split
+from training.loop.chance import seeded_generator
 
 JUDGED_SHARE = 0.2
 

@@ -17,15 +17,15 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from training import nets
-from training.batches import count_steps
-from training.config import ConfigError, FitConfig
 from training.data import load_split
-from training.device import find_device
-from training.files import OutputError, prepare_folder
+from training.loop.batches import count_steps
+from training.loop.device import find_device
+from training.runs.files import OutputError, prepare_folder
 from training.search.command import SearchError
 from training.search.divide import divide
 from training.search.space import BATCH_SIZES, FACTORS, has_width
 from training.search.trials import Search, new_net
+from training.settings.config import ConfigError, FitConfig
 
 DATABASE, LOCK, NAME = "search.db", ".search.lock", "search"
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {

@@ -7,7 +7,7 @@ import itertools
 
 from matplotlib.axes import Axes
 
-from training.figures import GRID, INK, new_figure, tidy, to_png
+from training.figures.figure import GRID, INK, new_figure, tidy, to_png
 from training.search.trials import Search
 
 DONE, PRUNED, BEST = "#1b6ca8", "#8da0b3", "#d1495b"

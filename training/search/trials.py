@@ -19,13 +19,13 @@ from optuna.trial import TrialState
 from torch import nn
 
 from training import nets
-from training.chance import seeded_generator
-from training.config import FitConfig
 from training.data import Split
-from training.device import explaining, place
-from training.diagnosis import DivergedError
-from training.fit import fit
+from training.loop.chance import seeded_generator
+from training.loop.device import explaining, place
+from training.loop.diagnosis import DivergedError
+from training.loop.fit import fit
 from training.search.space import suggest, widen
+from training.settings.config import FitConfig
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 Outcome = Literal["done", "pruned", "diverged"]

@@ -1,0 +1,1 @@
+"""What was proved becomes a bundle: manifest, golden rows, graph, report."""

@@ -1,0 +1,159 @@
+"""Everything between a source and its bundle: fold, golden rows, proof, manifest, pack.
+
+In: a `Source` and the folder `models/NAME`.  Out: the bundle, reopened by the service's own reader.
+"""
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime
+
+from export.bundle.drawing import draw_fold
+from export.bundle.half import to_half, weigh
+from export.bundle.pack import pack
+from export.bundle.report import render
+from export.errors import SourceError
+from export.fold.proved import FoldOptions, fold_proved, reference_of
+from export.fold.usual import FREE, Price, Site, account
+from export.graph import batchnorms, serialize
+from export.proof.golden import golden_inputs
+from export.proof.prove import Proof, prove
+from export.proof.truth import true_answers
+from export.runtime import load
+from export.sources.source import Source
+from service.contract.bundle import GOLDEN_FILE, GRAPH_FILE, REPORT_FILE, Bundle, Golden, golden_bytes, sha256
+from service.contract.manifest import SCHEMA_VERSION, Manifest, Provenance
+
+PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
+RESERVED_NAME = "stats"  # /v2/models/stats is a route
+
+Say = Callable[[str], None]
+
+
+def make_bundle(
+    source: Source,
+    folder: Path,
+    *,
+    seed: int,
+    command: str,
+    say: Say,
+    prices: frozenset[Price] = FREE,
+    half: bool = False,
+) -> tuple[Bundle, Proof]:
+    """Fold, prove and publish; raises an ExportError, and then nothing is left behind."""
+    name = folder.resolve().name
+    if not name:
+        raise SourceError(f"--to {folder}: expected the folder of a model, such as models/digits")
+    if name == RESERVED_NAME:
+        raise SourceError(f"a model cannot be called '{name}': /v2/models/{name} is a route of its own")
+    _check_labels(source)
+    if len(names := {spec.name for spec in source.outputs}) != len(source.outputs) or not names:
+        raise SourceError(
+            f"the outputs must have names of their own, found {[s.name for s in source.outputs]}"
+        )
+    pixels = (source.pixels.mean, source.pixels.std) if source.pixels is not None else None
+    options = FoldOptions(prices=prices, pixels=pixels)
+    before = reference_of(source.graph, options)
+    golden = make_golden(source, seed, say)
+    unfolded = _stored(before, half)
+
+    def proof_of(graph: ir.Model) -> Proof:
+        if half:
+            weigh(graph)
+        return prove(unfolded, _stored(graph, half), golden)
+
+    say("folding, and proving the folded graph one by one, all together, and in every bucket")
+    graph, sites, proof = fold_proved(source.graph, options, proof_of)
+    folded = _stored(graph, half)
+    assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"
+    provenance = _provenance(source, seed, command)
+    report = render(
+        name,
+        sites=sites,
+        losses=weigh(graph) if half else None,
+        drawings=draw_fold(before, graph, account(sites)),
+        proof=proof,
+        golden=golden,
+        answers=load(folded, optimised=True)(golden.inputs),
+        inputs=source.inputs,
+        outputs=source.outputs,
+        provenance=provenance,
+        batchnorm=source.batchnorm,
+    )
+    files = {GRAPH_FILE: folded, GOLDEN_FILE: golden_bytes(golden), REPORT_FILE: report}
+    manifest = _manifest(name, source, sites, proof, provenance, files)
+    say("packing")
+    return pack(folder, files, manifest.model_dump_json(indent=2).encode()), proof
+
+
+def _stored(graph: ir.Model, half: bool) -> bytes:
+    return to_half(serialize(graph)) if half else serialize(graph)
+
+
+def make_golden(source: Source, seed: int, say: Say) -> Golden:
+    """The golden rows of a source and their true answers."""
+    inputs = golden_inputs(source.inputs, source.held_out, seed)
+    num_rows = len(next(iter(inputs.values())))
+    say(f"computing {num_rows} golden answers: {source.truth}")
+    outputs = true_answers(
+        source.evaluate, inputs, lambda row: say(f"golden answer {row} of {num_rows}: {source.truth}")
+    )
+    return Golden(inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs})
+
+
+def _check_labels(source: Source) -> None:
+    output = source.outputs[0]
+    if source.labels is not None and output.row_shape != (len(source.labels),):
+        raise SourceError(
+            f"{len(source.labels)} labels, but a row of '{output.name}' is {list(output.row_shape)}"
+        )
+
+
+def _manifest(
+    name: str,
+    source: Source,
+    sites: list[Site],
+    proof: Proof,
+    provenance: Provenance,
+    files: dict[str, bytes],
+) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        files={file: sha256(content) for file, content in files.items()},
+        inputs=source.inputs,
+        outputs=source.outputs,
+        labels=source.labels,
+        preprocessing=source.preprocessing,
+        tolerances=proof.tolerances,
+        fold=account(sites),
+        provenance=provenance,
+    )
+
+
+def _provenance(source: Source, seed: int, command: str) -> Provenance:
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    versions |= {"python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
+    return Provenance(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        source=source.description,
+        source_sha256=source.digest,
+        truth=source.truth,
+        seed=seed,
+        versions=versions,
+        training=source.training,
+    )
+
+
+def parity_facts(proof: Proof) -> dict[str, object]:
+    """The proof as the command line prints it."""
+    return {
+        "tolerances": {name: tolerance.model_dump() for name, tolerance in proof.tolerances.items()},
+        "differences": asdict(proof.folded),
+    }

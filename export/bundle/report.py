@@ -1,0 +1,131 @@
+"""The bundle's report for people: one HTML file that opens offline.
+
+In: what was folded, what was proved.  Out: report.html.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from export.bundle.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
+from export.bundle.half import HalfWeights
+from export.fold.usual import Site, account
+from export.proof.prove import Proof
+from service.contract.bundle import Golden
+from service.contract.manifest import Provenance, TensorSpec
+from training.batchnorm.report import BatchNormReport
+
+WIDTH, HEIGHT = 640, 220
+MAX_POINTS = 1500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """One output's differences over its golden answers, in the picture's pixels."""
+
+    output: str
+    points: list[tuple[float, float]]
+    top: float
+    bottom: float
+    low: float
+    high: float
+    max_abs: float
+
+
+def render(
+    name: str,
+    *,
+    sites: Sequence[Site],
+    losses: Sequence[HalfWeights] | None,
+    drawings: Sequence[Drawing],
+    proof: Proof,
+    golden: Golden,
+    answers: Mapping[str, np.ndarray],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    provenance: Provenance,
+    batchnorm: BatchNormReport | None,
+) -> bytes:
+    """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32.
+
+    `batchnorm` is what training left in the net, None where the source does not say.
+    """
+    environment = Environment(
+        loader=PackageLoader("export.bundle", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["short"] = lambda value: f"{value:.3g}"
+    plots = [
+        plot(output, golden.outputs[output], answers[output], tolerance.max_abs)
+        for output, tolerance in proof.tolerances.items()
+    ]
+    page = environment.get_template("report.html.jinja").render(
+        name=name,
+        fold=account(list(sites)),
+        sites=[_row(site, entry) for site, entry in zip(sites, account(list(sites)).sites, strict=True)],
+        losses=losses,
+        drawings=drawings,
+        box=(BOX_WIDTH, BOX_HEIGHT),
+        proof=proof,
+        ways=_ways(proof),
+        golden=golden,
+        plots=plots,
+        inputs=inputs,
+        outputs=outputs,
+        provenance=provenance,
+        batchnorm=batchnorm,
+        width=WIDTH,
+        height=HEIGHT,
+    )
+    return page.encode()
+
+
+def plot(output: str, expected: np.ndarray, answer: np.ndarray, max_abs: float) -> Plot:
+    """Differences (answer − golden) over golden answers, the tolerance as a band."""
+    truth, error = expected.reshape(-1), (answer.astype(np.float64) - expected).reshape(-1)
+    step = max(1, -(-truth.size // MAX_POINTS))
+    truth, error = truth[::step], error[::step]
+    low, high = float(truth.min(initial=0)), float(truth.max(initial=0))
+    span = (high - low) or 1.0
+    limit = 1.25 * max(max_abs, float(np.abs(error).max(initial=0.0)), 1e-300)
+    xs = (truth - low) / span * WIDTH
+    ys = HEIGHT / 2 - error / limit * HEIGHT / 2
+    return Plot(
+        output=output,
+        points=[(round(float(x), 1), round(float(y), 1)) for x, y in zip(xs, ys, strict=True)],
+        top=HEIGHT / 2 * (1 - max_abs / limit),
+        bottom=HEIGHT / 2 * (1 + max_abs / limit),
+        low=low,
+        high=high,
+        max_abs=max_abs,
+    )
+
+
+def _ways(proof: Proof) -> list[dict[str, Any]]:
+    parity = proof.folded
+    ways = {"one by one": parity.one_by_one, "all together": parity.all_together}
+    ways |= {f"bucket of {size}": differences for size, differences in parity.buckets.items()}
+    return [
+        {
+            "output": output,
+            "way": way,
+            "difference": differences[output],
+            "share": 100 * differences[output] / (proof.tolerances[output].max_abs or 1.0),
+        }
+        for output in proof.tolerances
+        for way, differences in ways.items()
+    ]
+
+
+def _row(site: Site, entry: Any) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "status": entry.status,
+        "account": entry.how or entry.reason,
+        "health": site.health,
+    }

@@ -1,0 +1,48 @@
+"""What the rules share when they write a solution into the graph."""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.batchnorm import Affine, Declined, Folded
+from export.fold.gauges.system import Solution
+from export.graph import add_initializer, constant
+
+
+class CannotWriteError(Exception):
+    """New weights that their dtype cannot hold; the message says whose."""
+
+
+def check(outcome: Folded | Declined | None) -> None:
+    """Raise CannotWriteError for a refusal."""
+    if isinstance(outcome, Declined):
+        raise CannotWriteError(outcome.reason)
+
+
+def affine_before(solution: Solution, node: ir.Node, axis: int, size: int) -> Affine:
+    """x as a map of its stored x' = a · (x + b):  x = x'/a − b."""
+    source = node.inputs[0]
+    assert source is not None
+    a, b = solution.along(source, axis, size)
+    return Affine(scale=1 / a, shift=-b)
+
+
+def affine_after(solution: Solution, node: ir.Node, axis: int, size: int) -> Affine:
+    """The stored y' as a map of y:  y' = a · y + a · b."""
+    a, b = solution.along(node.outputs[0], axis, size)
+    return Affine(scale=a, shift=a * b)
+
+
+def add_constant(solution: Solution, node: ir.Node, array: np.ndarray, op_type: str = "Add") -> None:
+    """Put `output op array` behind a node, for all its readers, in the dtype of the node's weights."""
+    graph, output = node.graph, node.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    like = next(found for value in node.inputs if (found := constant(value)) is not None)
+    operand = add_initializer(graph, f"{node.name}.{op_type.lower()}", array.astype(like.dtype))
+    after = ir.Node("", op_type, [None, operand], num_outputs=1, name=f"{node.name}_{op_type.lower()}")
+    after.outputs[0].shape, after.outputs[0].type = output.shape, output.type
+    graph.insert_after(node, after)
+    name = output.name
+    ir.convenience.replace_all_uses_with(output, after.outputs[0], replace_graph_outputs=True)
+    after.replace_input_with(0, output)
+    output.name, after.outputs[0].name = f"{name}_before_{op_type.lower()}", name
+    solution.system.ids[after.outputs[0]] = solution.system.of(output)

@@ -1,0 +1,50 @@
+"""A padded Conv whose input is stored with an offset: exact with one Add, if the picture's size is known.
+
+    x = x' / a − b inside, 0 in the padding
+    conv(pad(x)) = conv'(pad(x')) − conv(pad(b))
+
+conv(pad(b)) is the same in the middle, where `fold_conv` writes it into the bias; what is left is a map
+(C, H, W) that is 0 except at the border.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.batchnorm import Affine
+from export.fold.gauges.absorb import add_constant
+from export.fold.gauges.system import Solution
+from export.graph import constant
+from export.proof.truth import graph_evaluator
+
+_PADDING = ("pads", "auto_pad")
+
+
+def add_border(solution: Solution, node: ir.Node, before: Affine, after: Affine) -> None:
+    """Put the Add behind the Conv, whose weights are still the old ones."""
+    source, weight = node.inputs[0], constant(node.inputs[1])
+    assert source is not None
+    assert source.shape is not None
+    assert weight is not None
+    sizes = [size for size in source.shape[2:] if isinstance(size, int)]
+    dilations = node.attributes.get_ints("dilations", [1] * len(sizes))
+    reach = [(tap - 1) * step + 1 for tap, step in zip(weight.shape[2:], dilations, strict=True)]
+    padded = _convolve(node, weight, before.shift, sizes, without=())
+    middle = _convolve(node, weight, before.shift, reach, without=_PADDING)
+    by_channel = after.scale.reshape(-1, *[1] * len(sizes))
+    add_constant(solution, node, by_channel * (padded - middle))
+
+
+def _convolve(
+    node: ir.Node, weight: np.ndarray, shift: np.ndarray, sizes: list[int], without: tuple[str, ...]
+) -> np.ndarray:
+    """The Conv of a picture whose channels are constant, shape (C_out, …), in float64."""
+    picture = np.broadcast_to(shift.reshape(1, -1, *[1] * len(sizes)), (1, shift.size, *sizes))
+    double = ir.TensorType(ir.DataType.DOUBLE)
+    x = ir.Value(name="x", shape=ir.Shape(picture.shape), type=double)
+    w = ir.Value(name="w", const_value=ir.tensor(weight.astype(np.float64), name="w"), type=double)
+    kept = [attribute for name, attribute in node.attributes.items() if name not in without]
+    conv = ir.Node("", "Conv", [x, w], kept, num_outputs=1)
+    conv.outputs[0].name, conv.outputs[0].type = "y", double
+    graph = ir.Graph([x], conv.outputs, nodes=[conv], initializers=[w], opset_imports={"": 18})
+    answer: np.ndarray = graph_evaluator(ir.Model(graph, ir_version=10))({"x": picture})["y"][0]
+    return answer

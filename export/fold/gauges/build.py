@@ -1,0 +1,28 @@
+"""Ask every op of a graph for its equations.
+
+In: a prepared graph.  Out: the `System` of its gauges.
+"""
+
+import onnx_ir as ir
+
+from export.fold.gauges.rules import RULES
+from export.fold.gauges.system import System
+from export.graph import constant, onnx_op
+
+
+def build(graph: ir.Graph) -> System:
+    """One walk through the graph, in order."""
+    system = System()
+    for node in graph:
+        rule = RULES.get(onnx_op(node) or "")
+        if rule is None or not rule.constrain(node, system):
+            for value in node.inputs:
+                if value is not None and constant(value) is None:
+                    says = f"{node.op_type} '{node.name}' takes values as they are"
+                    system.fix(system.of(value), says)
+        for output in node.outputs:
+            if output.is_graph_output():
+                system.fix(system.of(output), f"the graph's output '{output.name}' is what it is")
+            elif any(reader.graph is not graph for reader, _ in output.uses()):
+                system.fix(system.of(output), f"'{output.name}' is read by a subgraph")
+    return system

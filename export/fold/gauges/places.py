@@ -1,0 +1,62 @@
+"""Say where a BatchNorm went: the nearest ops, before it and behind it, whose weights changed.
+
+In: the BatchNorm, and the ops that are written.  Out: words, and the prices that are paid on the way.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import onnx_ir as ir
+
+from export.fold.gauges.rules import LINEAR
+from export.fold.gauges.system import Price
+
+MOST = 3
+_ENDS = LINEAR | {"BatchNormalization"}
+
+
+def where(node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price]) -> tuple[str, set[Price]]:
+    """In words, and what was paid for it."""
+    before, behind = list(_reach(node, _producers)), list(_reach(node, _consumers))
+    places = [
+        f"{_names(ops)} {side}"
+        for side, found in (("before it", before), ("behind it", behind))
+        if (ops := [op for op in found if op in written])
+    ]
+    how = f"into {' and '.join(places)}" if places else "away: it changes nothing"
+    prices = [(op, paid[op]) for op in dict.fromkeys((*before, *behind)) if op in paid]
+    if prices:
+        how += f"; the price: {', '.join(f'{price.value} at {_name(op)}' for op, price in prices[:MOST])}"
+    return how, {price for _, price in prices}
+
+
+def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]]) -> Iterator[ir.Node]:
+    """Every op up to and including the nearest linear ones."""
+    seen, pending = {start}, list(step(start))
+    while pending:
+        node = pending.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        if node.op_type not in _ENDS:
+            pending += step(node)
+
+
+def _producers(node: ir.Node) -> Iterator[ir.Node]:
+    for value in node.inputs:
+        if value is not None and (producer := value.producer()) is not None:
+            yield producer
+
+
+def _consumers(node: ir.Node) -> Iterator[ir.Node]:
+    for value in node.outputs:
+        yield from value.consumers()
+
+
+def _names(ops: list[ir.Node]) -> str:
+    more = f" and {len(ops) - MOST} more" if len(ops) > MOST else ""
+    return ", ".join(map(_name, ops[:MOST])) + more
+
+
+def _name(op: ir.Node) -> str:
+    return f"{op.op_type} '{op.name}'"

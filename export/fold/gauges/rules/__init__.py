@@ -1,0 +1,62 @@
+"""What each op does to gauges: one file for each kind, with its formula.
+
+A rule's `constrain` gives the node's outputs their ids and adds its equations; False if it does not
+understand the node. Its `absorb`, where it has weights, writes a solution into them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from export.fold.gauges.rules import activation, add, batchnorm, conv, layout, linear, multiply, pool, space
+from export.fold.gauges.system import Solution, System
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to ask of a node, and how to write into it."""
+
+    constrain: Callable[[ir.Node, System], bool]
+    absorb: Callable[[ir.Node, Solution], None] | None = None
+
+
+LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+RULES: dict[str, Rule] = {
+    "Conv": Rule(conv.constrain, conv.absorb),
+    "ConvTranspose": Rule(conv.constrain, conv.absorb),
+    "Gemm": Rule(linear.constrain_gemm, linear.absorb_gemm),
+    "MatMul": Rule(linear.constrain_matmul, linear.absorb_matmul),
+    "BatchNormalization": Rule(batchnorm.constrain, batchnorm.absorb),
+    "Add": Rule(add.constrain, add.absorb),
+    "Sub": Rule(add.constrain, add.absorb),
+    "Mul": Rule(multiply.constrain, multiply.absorb),
+    "Div": Rule(multiply.constrain, multiply.absorb),
+    "Relu": Rule(activation.constrain, activation.absorb),
+    "LeakyRelu": Rule(activation.constrain),
+    "PRelu": Rule(activation.constrain),
+    "MaxPool": Rule(pool.constrain_max),
+    "GlobalMaxPool": Rule(pool.constrain_max),
+    "AveragePool": Rule(pool.constrain_average),
+    "GlobalAveragePool": Rule(pool.constrain_average),
+    "ReduceMax": Rule(pool.constrain_reduce),
+    "ReduceMean": Rule(pool.constrain_reduce),
+    "ReduceSum": Rule(pool.constrain_reduce),
+    "Resize": Rule(space.constrain_resize),
+    "Upsample": Rule(space.constrain_resize),
+    "Pad": Rule(space.constrain_pad),
+    "Identity": Rule(layout.constrain_same),
+    "Dropout": Rule(layout.constrain_same),
+    "Shape": Rule(layout.constrain_shape),
+    "Size": Rule(layout.constrain_shape),
+    "Transpose": Rule(layout.constrain_transpose),
+    "Reshape": Rule(layout.constrain_reshape),
+    "Flatten": Rule(layout.constrain_reshape),
+    "Squeeze": Rule(layout.constrain_reshape),
+    "Unsqueeze": Rule(layout.constrain_reshape),
+    "Split": Rule(layout.constrain_split),
+    "Slice": Rule(layout.constrain_slice),
+    "Gather": Rule(layout.constrain_gather),
+    "Concat": Rule(layout.constrain_concat),
+}

@@ -1,0 +1,52 @@
+"""Add and Sub tie the scales of what they add; offsets add up.
+
+    y = x₁ ± x₂        a_y = a₁ = a₂        b_y = b₁ ± b₂
+
+A constant takes any offset:  y = x + k  is stored with  k' = a · (k + b_y − b_x).
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.gauges.absorb import check
+from export.fold.gauges.system import Solution, System, has_constant
+from export.fold.linear.weights import write
+from export.graph import constant
+
+
+def constrain(node: ir.Node, system: System) -> bool:
+    """One equation for two branches, none for a constant."""
+    first, second = node.inputs
+    shape = node.outputs[0].shape
+    if first is None or second is None or shape is None:
+        return False
+    says = f"{node.op_type} '{node.name}' needs the same a on its branches"
+    if has_constant(node, 0) or has_constant(node, 1):
+        if node.op_type == "Sub" and has_constant(node, 0):
+            return False
+        given = system.of(second if has_constant(node, 0) else first)
+        given = given.reshape((1,) * (len(shape) - given.ndim) + given.shape)
+        out = system.fresh(given.shape)
+        system.same_scale(out, given, says)
+    else:
+        one, two = np.broadcast_arrays(system.of(first), system.of(second))
+        out = system.fresh(one.shape)
+        system.same_scale(out, one, says)
+        system.same_scale(out, two, says)
+        sign = -1.0 if node.op_type == "Sub" else 1.0
+        says = f"{node.op_type} '{node.name}' adds offsets"
+        system.offset(says, (out, 1.0), (one, -1.0), (two, -sign))
+    system.ids[node.outputs[0]] = out
+    return True
+
+
+def absorb(node: ir.Node, solution: Solution) -> None:
+    """Write the offset into the constant, if there is one."""
+    index = 1 if has_constant(node, 1) else 0
+    operand, source = constant(node.inputs[index]), node.inputs[1 - index]
+    if operand is None or source is None:
+        return
+    out = solution.system.of(node.outputs[0])
+    sign = -1.0 if node.op_type == "Sub" else 1.0
+    a, offset = solution.a[out], solution.b[out] - solution.b[solution.system.of(source)]
+    check(write(node, {index: a * (operand.astype(np.float64) + sign * offset)}))

@@ -1,0 +1,61 @@
+"""BatchNormalization: gone, or kept with other parameters.
+
+    y = s · x + t       stored x' = a_x · (x + b_x),  y' = a_y · (y + b_y)
+
+It is gone, y' = x', iff  a_x = s · a_y  and  s · b_x = t + b_y.
+One that stays takes any gauges on both sides.  With x = p · x' + q:
+
+    (x − μ)/√(σ²+ε) = p · (x' − μ')/√(σ²+ε)      μ' = (μ − q)/p     γ' = a_y · γ · p      β' = a_y · (β + b_y)
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.batchnorm import BatchNorm
+from export.fold.gauges.absorb import affine_after, affine_before, check
+from export.fold.gauges.system import Equation, Link, Solution, System, along, has_constant, on_axis
+from export.fold.linear.weights import write
+from export.graph import constant
+
+
+def constrain(node: ir.Node, system: System) -> bool:
+    """One unknown for each channel behind it."""
+    source = node.inputs[0]
+    if source is None or node.attributes.get_int("training_mode", 0) == 1:
+        return False
+    if source.shape is None or not all(has_constant(node, index) for index in range(1, 5)):
+        return False
+    given, gamma = system.of(source), constant(node.inputs[1])
+    assert gamma is not None
+    if not along(given, 1) or node.attributes.get_int("spatial", 1) == 0:
+        return False
+    system.ids[node.outputs[0]] = system.fresh(on_axis(given.ndim, 1, gamma.size))
+    return True
+
+
+def gone(node: ir.Node, norm: BatchNorm, system: System) -> Equation:
+    """What must hold for the node to be gone."""
+    source = node.inputs[0]
+    assert source is not None
+    before = np.broadcast_to(np.ravel(system.of(source)), norm.scale.shape)
+    behind = system.of(node.outputs[0]).ravel()
+    return Equation(
+        says=f"BatchNorm '{node.name}' asks for a and b of its own",
+        magnitude=Link(first=before, second=behind, factor=np.abs(norm.scale)),
+        sign=Link(first=before, second=behind, factor=np.sign(norm.scale)),
+        offset=([(before, norm.scale), (behind, -np.ones(norm.scale.size))], norm.shift),
+        node=node,
+    )
+
+
+def absorb(node: ir.Node, solution: Solution) -> None:
+    """Write the gauges around a BatchNorm that stays into its parameters."""
+    gamma, beta, mean = (np.asarray(constant(node.inputs[index]), dtype=np.float64) for index in (1, 2, 3))
+    before = affine_before(solution, node, 1, gamma.size)
+    after = affine_after(solution, node, 1, gamma.size)
+    arrays = {
+        1: gamma * before.scale * after.scale,
+        2: beta * after.scale + after.shift,
+        3: (mean - before.shift) / before.scale,
+    }
+    check(write(node, arrays))

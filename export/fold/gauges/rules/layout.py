@@ -1,0 +1,193 @@
+"""Ops that only move numbers carry their gauges along.
+
+Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Split, Slice, Gather, Concat, Identity, Dropout: the ids of
+the output are the ids of the input, moved in the same way.  A channel shuffle is Reshape, Transpose, Reshape.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.gauges.system import System, vary
+from export.graph import constant
+
+MAX_IDS = 1 << 22
+
+Dims = list[int | str | None]
+
+
+def constrain_same(node: ir.Node, system: System) -> bool:
+    """Identity, and Dropout in inference form."""
+    source = node.inputs[0]
+    if source is None:
+        return False
+    system.ids[node.outputs[0]] = system.of(source)
+    return True
+
+
+def constrain_shape(node: ir.Node, system: System) -> bool:
+    """Shape and Size do not look at the numbers."""
+    return True
+
+
+def constrain_transpose(node: ir.Node, system: System) -> bool:
+    """Axes change places."""
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return False
+    given = system.of(source)
+    order = node.attributes.get_ints("perm", tuple(reversed(range(given.ndim))))
+    system.ids[node.outputs[0]] = given.transpose(tuple(order))
+    return True
+
+
+def constrain_reshape(node: ir.Node, system: System) -> bool:
+    """Reshape, Flatten, Squeeze, Unsqueeze: by the shapes before and behind."""
+    source, output = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or output.shape is None:
+        return False
+    moved = reshaped(system.of(source), dims(source), dims(output))
+    if moved is None:
+        return False
+    system.ids[output] = moved
+    return True
+
+
+def constrain_split(node: ir.Node, system: System) -> bool:
+    """Each output takes its part of the axis."""
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return False
+    given, axis = system.of(source), node.attributes.get_int("axis", 0)
+    if not vary(given, axis):
+        parts = [given] * len(node.outputs)
+    else:
+        sizes = _sizes(node.outputs, axis)
+        if sizes is None or sum(sizes) != given.shape[axis]:
+            return False
+        parts = np.split(given, np.cumsum(sizes)[:-1], axis)
+    system.ids.update(zip(node.outputs, parts, strict=True))
+    return True
+
+
+def constrain_slice(node: ir.Node, system: System) -> bool:
+    """Slice by constants: starts, ends, axes and steps as inputs, or as attributes before opset 10."""
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return False
+    given = system.of(source)
+    parts = {
+        name: _ints(node, index, name) for index, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    }
+    starts, ends = parts["starts"], parts["ends"]
+    if any(value is not None and constant(value) is None for value in node.inputs[1:]):
+        return False
+    if starts is None or ends is None:
+        return False
+    axes = parts["axes"] or list(range(len(starts)))
+    steps = parts["steps"] or [1] * len(starts)
+    index = [slice(None)] * given.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if vary(given, axis):
+            stop = None if step < 0 and end < -given.shape[axis] else end
+            index[axis] = slice(start, stop, step)
+    system.ids[node.outputs[0]] = given[tuple(index)]
+    return True
+
+
+def constrain_gather(node: ir.Node, system: System) -> bool:
+    """Gather with constant indices."""
+    source, indices = node.inputs[0], constant(node.inputs[1])
+    if source is None or source.shape is None or indices is None or indices.ndim > 1:
+        return False
+    given, axis = system.of(source), node.attributes.get_int("axis", 0)
+    taken = given.take(indices, axis) if vary(given, axis) else given
+    if indices.ndim == 0 and not vary(given, axis):
+        taken = given.squeeze(axis)
+    system.ids[node.outputs[0]] = taken
+    return True
+
+
+def constrain_concat(node: ir.Node, system: System) -> bool:
+    """Side by side along the channels; along any other axis, all parts must have the same gauge."""
+    axis = node.attributes.get_int("axis", 1)
+    sources = [value for value in node.inputs if value is not None]
+    given = [system.of(value) for value in sources]
+    rank = max(ids.ndim for ids in given)
+    if any(ids.ndim != rank for ids in given) or not -rank <= axis < rank:
+        return False
+    if not any(vary(ids, axis) for ids in given) and any(ids.size > 1 for ids in given):
+        first, *others = np.broadcast_arrays(*given)
+        for other in others:
+            system.equal(first, other, f"Concat '{node.name}' needs the same gauge on its parts")
+        system.ids[node.outputs[0]] = first.copy()
+        return True
+    sizes = _sizes(sources, axis)
+    if sizes is None:
+        return False
+    shape = list(np.broadcast_shapes(*(ids.take([0], axis).shape for ids in given)))
+    parts = []
+    for ids, size in zip(given, sizes, strict=True):
+        shape[axis] = size
+        parts.append(np.broadcast_to(ids, tuple(shape)))
+    system.ids[node.outputs[0]] = np.concatenate(parts, axis)
+    return True
+
+
+def _sizes(values: Sequence[ir.Value], axis: int) -> list[int] | None:
+    """How long each tensor is along an axis; None if one is not known."""
+    sizes = [value.shape[axis] if value.shape is not None else None for value in values]
+    known = [size for size in sizes if isinstance(size, int)]
+    return known if len(known) == len(sizes) else None
+
+
+def dims(value: ir.Value) -> Dims:
+    """The sizes of a tensor: numbers, or names of sizes that are not known."""
+    assert value.shape is not None
+    return [size if isinstance(size, int) else size.value for size in value.shape]
+
+
+def reshaped(ids: np.ndarray, before: Dims, after: Dims) -> np.ndarray | None:
+    """`ids`, which broadcasts against a tensor of sizes `before`, reshaped as that tensor is to `after`.
+
+    Sizes that agree from the left and from the right are the same axes.  What is left in the middle is
+    written out and reshaped, if it varies at all.  None if that cannot be told from the sizes.
+    """
+    left = _agreeing(before, after)
+    right = _agreeing(before[left:][::-1], after[left:][::-1])
+    middle = slice(left, len(before) - right)
+    new = after[left : len(after) - right]
+    head, tail = ids.shape[:left], ids.shape[len(before) - right :]
+    if all(size == 1 for size in ids.shape[middle]):
+        return ids.reshape((*head, *[1] * len(new), *tail))
+    old = before[middle]
+    if not all(isinstance(size, int) for size in (*old, *new)):
+        return None
+    sizes, new_sizes = [int(size or 0) for size in old], [int(size or 0) for size in new]
+    if np.prod(sizes) != np.prod(new_sizes) or np.prod(sizes) * np.prod(head) * np.prod(tail) > MAX_IDS:
+        return None
+    wide = np.broadcast_to(ids, (*head, *sizes, *tail)).reshape(*head, *new_sizes, *tail)
+    for axis in range(left, left + len(new_sizes)):
+        first = wide.take([0], axis)
+        wide = first if (wide == first).all() else wide
+    return wide
+
+
+def _agreeing(before: Dims, after: Dims) -> int:
+    """How many sizes agree from the left."""
+    count = 0
+    for one, other in zip(before, after, strict=False):
+        if one is None or one != other:
+            break
+        count += 1
+    return count
+
+
+def _ints(node: ir.Node, index: int, name: str) -> list[int] | None:
+    """Constant integers from an input, or from the attribute of the same name."""
+    if index < len(node.inputs) and node.inputs[index] is not None:
+        array = constant(node.inputs[index])
+        return None if array is None else [int(number) for number in array]
+    given = node.attributes.get_ints(name, None)
+    return None if given is None else list(given)

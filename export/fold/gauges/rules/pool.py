@@ -1,0 +1,61 @@
+"""Pooling passes gauges on.
+
+max(a · (x + b))  = a · (max(x) + b)   for a > 0          MaxPool, GlobalMaxPool, ReduceMax
+mean(a · (x + b)) = a · (mean(x) + b)                     AveragePool, GlobalAveragePool, ReduceMean
+sum(a · x)        = a · sum(x)         for b = 0          ReduceSum, and a mean that counts zero padding
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.gauges.system import System, along, vary
+from export.graph import constant
+
+
+def constrain_max(node: ir.Node, system: System) -> bool:
+    """MaxPool pads with −∞, which is no value of anyone's."""
+    return _pass_on(node, system) and _positive(node, system)
+
+
+def constrain_average(node: ir.Node, system: System) -> bool:
+    """AveragePool and GlobalAveragePool."""
+    if not _pass_on(node, system):
+        return False
+    padded = any(node.attributes.get_ints("pads", [])) or node.attributes.get_int("ceil_mode", 0) == 1
+    padded = padded or node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+    if padded and node.attributes.get_int("count_include_pad", 0) == 1:
+        system.no_offset(system.of(node.outputs[0]), node, "the zeros that are averaged by")
+    return True
+
+
+def constrain_reduce(node: ir.Node, system: System) -> bool:
+    """ReduceMax, ReduceMean and ReduceSum over axes along which the gauge does not vary."""
+    source = node.inputs[0]
+    axes = node.attributes.get_ints("axes", None)
+    if axes is None and len(node.inputs) > 1:
+        given_axes = constant(node.inputs[1])
+        axes = None if given_axes is None else [int(axis) for axis in given_axes]
+    if source is None or source.shape is None or not axes:
+        return False
+    given = system.of(source)
+    if any(vary(given, axis) for axis in axes):
+        return False
+    keep = node.attributes.get_int("keepdims", 1) == 1
+    out = given if keep else np.squeeze(given, tuple(axis % given.ndim for axis in axes))
+    system.ids[node.outputs[0]] = out
+    if node.op_type == "ReduceSum":
+        system.no_offset(given, node, "the sum of")
+    return node.op_type != "ReduceMax" or _positive(node, system)
+
+
+def _pass_on(node: ir.Node, system: System) -> bool:
+    source = node.inputs[0]
+    if source is None or not along(system.of(source), 1):
+        return False
+    system.ids[node.outputs[0]] = system.of(source)
+    return True
+
+
+def _positive(node: ir.Node, system: System) -> bool:
+    system.positive(system.of(node.outputs[0]), node)
+    return True

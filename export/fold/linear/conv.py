@@ -1,0 +1,68 @@
+"""Write what stands before and behind a Conv or ConvTranspose into its weights, in any number of dimensions.
+
+    x[i] = p[i] · x'[i] + q[i]        y'[o] = s[o] · y[o] + t[o]        with groups: o and i of one group only
+
+    Conv            weight (C_out, C_in/g, k…)     weight'[o, i] = s[o] · weight[o, i] · p[i]
+    ConvTranspose   weight (C_in, C_out/g, k…)     weight'[i, o] = s[o] · weight[i, o] · p[i]
+    both            bias'[o] = s[o] · (bias[o] + Σ weight[o, i] · q[i]) + t[o]
+
+Zero padding is no hindrance to s, t and p, which act on sums and factors.  To q it is: the border would have
+to be padded with q, so q must be 0 there (see `export.gauges.rules.conv`).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.batchnorm import Affine, Declined, Folded
+from export.fold.linear.weights import bias_or_zeros, weight_of, write
+
+
+def fold_conv(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:
+    """Fold into the weights of a Conv."""
+    weight = weight_of(node, 1)
+    if isinstance(weight, Declined):
+        return weight
+    groups = node.attributes.get_int("group", 1)
+    outputs, inputs_per_group, *kernel = weight.shape
+    grouped = weight.reshape(groups, outputs // groups, inputs_per_group, *kernel).swapaxes(1, 2)
+    return _fold(node, grouped, after, before, lambda new: new.swapaxes(1, 2).reshape(weight.shape))
+
+
+def fold_conv_transpose(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:
+    """Fold into the weights of a ConvTranspose."""
+    weight = weight_of(node, 1)
+    if isinstance(weight, Declined):
+        return weight
+    groups = node.attributes.get_int("group", 1)
+    inputs, outputs_per_group, *kernel = weight.shape
+    grouped = weight.reshape(groups, inputs // groups, outputs_per_group, *kernel)
+    return _fold(node, grouped, after, before, lambda new: new.reshape(weight.shape))
+
+
+def _fold(
+    node: ir.Node,
+    weight: np.ndarray,
+    after: Affine,
+    before: Affine | None,
+    ungroup: Callable[[np.ndarray], np.ndarray],
+) -> Folded | Declined:
+    """`weight` has the shape (groups, inputs of a group, outputs of a group, k…)."""
+    groups, inputs, outputs, *kernel = weight.shape
+    if groups * outputs != after.scale.size:
+        return Declined(
+            reason=f"'{node.name}' has {groups * outputs} channels, the BatchNorm {after.scale.size}"
+        )
+    bias = bias_or_zeros(node, 2, groups * outputs)
+    if isinstance(bias, Declined):
+        return bias
+    ones = [1] * len(kernel)
+    if before is not None:
+        shift = before.shift.reshape(groups, inputs, 1, *ones)
+        sums = (weight * shift).sum(axis=(1, *range(3, weight.ndim)))
+        bias = bias + sums.reshape(-1)
+        weight = weight * before.scale.reshape(groups, inputs, 1, *ones)
+    weight = weight * after.scale.reshape(groups, 1, outputs, *ones)
+    refused = write(node, {1: ungroup(weight), 2: bias * after.scale + after.shift})
+    return refused or Folded(how=f"into the weights of {node.op_type} '{node.name}'")

@@ -1,0 +1,1 @@
+"""The folded graph answers as the unfolded net does, within a tolerance that is derived."""

@@ -1,0 +1,62 @@
+"""The inputs of the golden rows: what the net will meet, and the edges of it.
+
+In: the graph's input tensors, and held-out rows if there are any.
+Out: N ≥ 32 rows for each input: held-out rows, zeros, ones, the range's ends, checkerboards, noise.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.contract.manifest import MIN_GOLDEN_ROWS, TensorSpec
+
+MAX_HELD_OUT = 24
+NUM_NOISE = 8
+UNKNOWN_RANGE = (-3.0, 3.0)
+
+Arrays = dict[str, np.ndarray]
+
+
+def golden_inputs(specs: Sequence[TensorSpec], held_out: np.ndarray | None, seed: int) -> Arrays:
+    """Inputs (N, …) in each tensor's dtype; `held_out` are rows of the only input."""
+    random = np.random.default_rng(seed)
+    num_held_out = 0 if held_out is None else min(len(held_out), MAX_HELD_OUT)
+    num_made = max(MIN_GOLDEN_ROWS - num_held_out, NUM_NOISE + 6)
+    made = {spec.name: _made_rows(spec, num_made, random) for spec in specs}
+    if held_out is None or num_held_out == 0:
+        return made
+    assert len(specs) == 1, "held-out rows fit a net with one input"
+    name = specs[0].name
+    return {name: np.concatenate([held_out[:num_held_out].astype(specs[0].dtype), made[name]])}
+
+
+def input_range(spec: TensorSpec) -> tuple[float, float]:
+    """The tensor's range as the manifest gives it, else that of its integers, else ±3 (normalised floats)."""
+    if spec.minimum is not None and spec.maximum is not None:
+        return spec.minimum, spec.maximum
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "b" or (dtype.kind == "i" and dtype.itemsize > 1):
+        return 0, 1  # indices: 0 and 1 are the only ones that every table has
+    if dtype.kind in "iu":
+        return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+    return UNKNOWN_RANGE
+
+
+def _made_rows(spec: TensorSpec, num_rows: int, random: np.random.Generator) -> np.ndarray:
+    shape, (low, high) = spec.row_shape, input_range(spec)
+    checkers = np.indices(shape).sum(axis=0) % 2 == 0
+    rows = [
+        np.zeros(shape),
+        np.ones(shape),
+        np.full(shape, low),
+        np.full(shape, high),
+        np.where(checkers, low, high),
+        np.where(checkers, high, low),
+    ]
+    while len(rows) < num_rows:
+        uniform = random.uniform(low, high, shape)
+        rows.append(uniform if len(rows) % 2 else np.clip(uniform + random.normal(0, 0.1, shape), low, high))
+    array = np.stack(rows)
+    return (
+        array.round().astype(spec.dtype) if np.dtype(spec.dtype).kind in "iub" else array.astype(spec.dtype)
+    )

@@ -1,0 +1,96 @@
+"""Prove that a folded graph answers as the unfolded net does, and derive how closely.
+
+In: both graphs and golden rows.  Out: a `Proof` with a tolerance for each output, or a ProofError.
+
+    e_unfolded = max |ONNX Runtime float32, unfolded − truth|     e_folded likewise
+    tolerance  = 4 · e_unfolded + 4 · 2⁻²³ · max |truth|
+
+A fold only rounds its weights anew, so e_folded is about e_unfolded; 4 leaves room for another order of
+summation on another device, and 4 ulps of the output range keep a net without rounding errors provable.
+A tolerance above a quarter of the output range, or answers that are all zero, prove nothing: refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.errors import ParityError, ProofError
+from export.runtime import load
+from service.contract.bundle import Golden
+from service.contract.manifest import Tolerance, derived_tolerance
+from service.contract.parity import Parity, difference, measure
+
+LARGEST_SHARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was measured, for both graphs, and the tolerance that follows."""
+
+    unfolded: Parity
+    folded: Parity
+    tolerances: dict[str, Tolerance]
+
+
+def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
+    """Replay the golden rows through both graphs; raises ProofError if the folded one is beyond tolerance."""
+    reference = measure(load(unfolded, optimised=False), golden, buckets=())
+    served = measure(load(folded, optimised=True), golden)
+    tolerances = {
+        name: derive(
+            unfolded_error=reference.worst[name], folded_error=served.worst[name], truth=golden.outputs[name]
+        )
+        for name in golden.outputs
+    }
+    _check_range(tolerances)
+    if excess := served.excess(tolerances):
+        raise ParityError(f"the folded graph is not the net: {excess}; nothing was written")
+    return Proof(unfolded=reference, folded=served, tolerances=tolerances)
+
+
+def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> Tolerance:
+    """The tolerance of one output; ProofError if the unfolded graph is too far from the truth."""
+    output_range = float(np.abs(truth).max(initial=0.0))
+    if not np.isfinite([unfolded_error, output_range]).all():
+        raise ProofError("the unfolded graph's own answers are not finite or not of the net's shape")
+    max_abs = derived_tolerance(unfolded_error=unfolded_error, output_range=output_range)
+    if max_abs > LARGEST_SHARE * output_range:
+        raise ProofError(
+            f"nothing can be proved: the unfolded graph's own float32 error is {unfolded_error:.3g} "
+            f"with answers up to {output_range:.3g}, so that anything would pass"
+        )
+    return Tolerance(
+        max_abs=max_abs,
+        unfolded_error=unfolded_error,
+        folded_error=folded_error if np.isfinite(folded_error) else float(np.finfo(np.float64).max),
+        output_range=output_range,
+    )
+
+
+def _check_range(tolerances: Mapping[str, Tolerance]) -> None:
+    if not any(tolerance.output_range for tolerance in tolerances.values()):
+        raise ProofError("nothing can be proved: every answer to every row is 0")
+
+
+def prove_once(
+    unfolded: bytes, folded: bytes, inputs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+) -> dict[str, Tolerance]:
+    """The same proof for a graph whose batch is fixed: one run of all rows, both without optimisation."""
+    reference = load(unfolded, optimised=False)(inputs)
+    answers = load(folded, optimised=False)(inputs)
+    tolerances = {}
+    for name, expected in truth.items():
+        tolerance = derive(
+            unfolded_error=difference(reference[name], expected),
+            folded_error=difference(answers[name], expected),
+            truth=expected,
+        )
+        if tolerance.folded_error > tolerance.max_abs:
+            raise ParityError(
+                f"the folded graph is not the unfolded one: output '{name}' differs by "
+                f"{tolerance.folded_error:.3g}, the tolerance is {tolerance.max_abs:.3g}; nothing was written"
+            )
+        tolerances[name] = tolerance
+    _check_range(tolerances)
+    return tolerances

@@ -1,0 +1,49 @@
+"""Prove a bundle again, here, as the service would: digests, golden rows, every bucket.
+
+In: a bundle's directory.  Out: the differences as plain values, with the verdict.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from export.errors import ExportError, SourceError, first_line
+from export.graph import batchnorms
+from export.runtime import load
+from service.contract.bundle import open_bundle
+from service.contract.manifest import BundleError
+from service.contract.parity import measure
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Facts with `proved` true or false, and the `error` where false; SourceError if there is no bundle."""
+    if not path.is_dir():
+        raise SourceError(f"{path}: no such bundle; expected a directory models/NAME/VERSION")
+    facts: dict[str, Any] = {"bundle": str(path), "proved": False, "error": None}
+    try:
+        bundle = open_bundle(path)
+        unnamed = _unnamed_batchnorms(bundle.graph, bundle.manifest.fold.declined)
+        parity = measure(load(bundle.graph, optimised=True), bundle.golden)
+    except (BundleError, ExportError) as error:
+        return facts | {"error": str(error)}
+    except Exception as error:  # whatever a strange file makes a library raise, it is not proved
+        return facts | {"error": f"{type(error).__name__}: {first_line(error)}"}
+    tolerances = bundle.manifest.tolerances
+    failure = unnamed or parity.excess(tolerances)
+    return facts | {
+        "proved": failure is None,
+        "error": failure,
+        "golden_rows": bundle.golden.num_rows,
+        "tolerances": {name: tolerance.max_abs for name, tolerance in tolerances.items()},
+        "differences": {"worst": parity.worst, **asdict(parity)},
+    }
+
+
+def _unnamed_batchnorms(graph: bytes, declined: int) -> str | None:
+    left = len(list(batchnorms(ir.from_proto(onnx.load_from_string(graph)))))
+    if left == declined:
+        return None
+    return f"the graph holds {left} BatchNormalization nodes, the manifest names {declined} that stayed"

@@ -1,0 +1,61 @@
+"""Who may wait: a bound on the rows, and a promise that a deadline can be held against.
+
+In: what waits and runs, a new job's rows and timeout.  Out: nothing, or the error that refuses the job.
+
+    Overloaded 503       not now: the queue is full, or the answer would come after the job's own deadline;
+                         Retry-After says when the rows before it will have been run
+    DeadlinePassed 504   never: its rows alone take longer than its timeout
+"""
+
+import math
+from dataclasses import dataclass
+
+from service.batching.forecast import Forecast
+from service.errors import BadRequest, DeadlinePassed, Overloaded
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The door of one queue of at most `queue_rows`."""
+
+    forecast: Forecast
+    queue_rows: int
+
+    def check_space(self, num_rows: int, waiting: int, running: int) -> None:
+        """Raise BadRequest or Overloaded if the rows do not fit."""
+        if num_rows > self.queue_rows:
+            raise BadRequest(f"{num_rows} rows in one request, at most {self.queue_rows} are allowed")
+        if waiting + num_rows > self.queue_rows:
+            raise Overloaded(
+                f"{waiting} rows are waiting and {num_rows} more do not fit in a queue of {self.queue_rows}",
+                retry_after_s=_whole(self.forecast.drain_s(waiting + running)),
+            )
+
+    def check_time(self, num_rows: int, timeout_s: float, *, begins_in_s: float, expected_s: float) -> None:
+        """Raise DeadlinePassed or Overloaded if the answer, `expected_s` from now, cannot come in time.
+
+        A job that can begin at once is only held against what it takes at best: an engine that has become
+        slow is learnt anew by those who try.
+        """
+        least_s = self.forecast.least_s(num_rows)
+        if timeout_s < least_s:
+            raise DeadlinePassed(
+                f"the request's timeout passed before it began: it allows {timeout_s:.3g} s, "
+                f"its rows alone take {least_s:.3g} s"
+            )
+        promise_s = self.forecast.promise_s(expected_s)
+        if begins_in_s > 0 and promise_s > timeout_s:
+            caution, batch_s = self.forecast.caution, self.forecast.batch_s(self.forecast.best_bucket)
+            raise Overloaded(
+                f"the answer would take {promise_s:.3g} s, the request's timeout is {timeout_s:.3g} s",
+                # When nobody is before it any more; or when the promise, though caution grew, is short enough
+                # for whoever comes in the middle of a batch.
+                retry_after_s=_whole(
+                    min(begins_in_s * caution, expected_s + batch_s - timeout_s / (1.5 * caution))
+                ),
+            )
+
+
+def _whole(seconds: float) -> int:
+    """Whole seconds, at least one: Retry-After knows no others."""
+    return max(1, math.ceil(seconds))

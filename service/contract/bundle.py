@@ -1,0 +1,116 @@
+"""The contract between export and service: a bundle on disk, opened and checked.
+
+In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.npz (and report.html).
+Out: a `Bundle` whose every byte has the digest that the manifest gives, or a `BundleError`.
+
+The files are read once: the bytes that were checked are the bytes that are used.  Messages name files, never
+the directory: they reach clients.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, TensorSpec, parse_manifest
+
+MANIFEST_FILE = "manifest.json"
+GRAPH_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+REPORT_FILE = "report.html"
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Rows with the unfolded net's answers: inputs (N, …) in the graph's dtypes, outputs in float64."""
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+    @property
+    def num_rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An opened bundle; `digest` is the sha-256 of its manifest, which vouches for everything else."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    graph: bytes
+    golden: Golden
+
+
+def sha256(content: bytes) -> str:
+    """Digest as lower-case hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open the bundle directory `path`; raises BundleError if anything is missing, changed or unknown."""
+    text = _read(path / MANIFEST_FILE)
+    manifest = parse_manifest(text, MANIFEST_FILE)
+    content: dict[str, bytes] = {}
+    for name, expected in manifest.files.items():
+        content[name] = _read(path / name)
+        if (found := sha256(content[name])) != expected:
+            raise BundleError(f"{name}: sha-256 is {found[:12]}…, the manifest says {expected[:12]}…")
+    golden = read_golden(content[GOLDEN_FILE], manifest, GOLDEN_FILE)
+    return Bundle(path=path, manifest=manifest, digest=sha256(text), graph=content[GRAPH_FILE], golden=golden)
+
+
+def read_golden(content: bytes, manifest: Manifest, where: str) -> Golden:
+    """Read golden rows and check them against the manifest's tensors."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{where}: not an archive of arrays: {error}") from None
+    expected = {f"input.{spec.name}" for spec in manifest.inputs}
+    expected |= {f"output.{spec.name}" for spec in manifest.outputs}
+    if set(arrays) != expected:
+        raise BundleError(f"{where}: holds arrays {sorted(arrays)}, expected {sorted(expected)}")
+    inputs = {spec.name: _checked(arrays, "input", spec, spec.dtype, where) for spec in manifest.inputs}
+    outputs = {spec.name: _checked(arrays, "output", spec, "float64", where) for spec in manifest.outputs}
+    if len(counts := {len(array) for array in (*inputs.values(), *outputs.values())}) != 1:
+        raise BundleError(f"{where}: the arrays disagree on the number of rows: {sorted(counts)}")
+    golden = Golden(inputs=inputs, outputs=outputs)
+    if golden.num_rows < MIN_GOLDEN_ROWS:
+        raise BundleError(f"{where}: {golden.num_rows} rows, expected at least {MIN_GOLDEN_ROWS}")
+    return golden
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """The content of golden.npz: arrays `input.<name>` and `output.<name>`, rows first."""
+    arrays = {f"input.{name}": array for name, array in golden.inputs.items()}
+    arrays |= {f"output.{name}": array for name, array in golden.outputs.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _checked(arrays: Arrays, kind: str, spec: TensorSpec, dtype: str, where: str) -> np.ndarray:
+    array = arrays[f"{kind}.{spec.name}"]
+    if array.dtype != np.dtype(dtype) or array.shape[1:] != spec.row_shape:
+        raise BundleError(
+            f"{where}: {kind}.{spec.name} is {array.dtype} of shape {list(array.shape)}, "
+            f"expected {dtype} of shape [rows, {', '.join(map(str, spec.row_shape))}]"
+        )
+    if kind == "output" and not np.isfinite(array).all():
+        raise BundleError(f"{where}: output.{spec.name} holds answers that are not finite")
+    return array
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path.name}: {error.strerror or error}") from None

@@ -1,0 +1,103 @@
+"""Parity: how far a graph's answers are from the golden ones, however its rows are batched.
+
+In: a function that runs rows, golden rows with their answers.  Out: the largest differences.
+
+    difference = max |answer − golden|        (infinite if any answer is not finite)
+
+A graph is proved when every difference is within the manifest's tolerance: rows run one by one,
+all together, and in every batch bucket, at every position of the bucket.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.contract.bundle import Golden
+from service.contract.manifest import Tolerance
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+Tensors = Mapping[str, np.ndarray]
+Run = Callable[[Tensors], Tensors]
+Differences = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Largest difference of each output, by way of batching."""
+
+    one_by_one: Differences
+    all_together: Differences
+    buckets: dict[int, Differences]
+
+    @property
+    def worst(self) -> Differences:
+        """Largest difference of each output over every way of batching."""
+        ways = [self.one_by_one, self.all_together, *self.buckets.values()]
+        return {name: max(way[name] for way in ways) for name in self.one_by_one}
+
+    def joined(self, buckets: Mapping[int, Differences]) -> "Parity":
+        """The same with more that was measured in some buckets."""
+        both = {
+            size: {name: max(worst, buckets[size][name]) for name, worst in differences.items()}
+            if size in buckets
+            else differences
+            for size, differences in self.buckets.items()
+        }
+        return Parity(one_by_one=self.one_by_one, all_together=self.all_together, buckets=both)
+
+    def excess(self, tolerances: Mapping[str, Tolerance]) -> str | None:
+        """One sentence on the worst output beyond its tolerance, or None: the graph is proved."""
+        beyond = {name: d for name, d in self.worst.items() if not d <= tolerances[name].max_abs}
+        if not beyond:
+            return None
+        name = max(beyond, key=lambda output: beyond[output] / (tolerances[output].max_abs or 1e-300))
+        return (
+            f"output '{name}' differs from its golden answers by {beyond[name]:.3g}, "
+            f"the tolerance is {tolerances[name].max_abs:.3g}"
+        )
+
+
+def measure(run: Run, golden: Golden, buckets: Sequence[int] = BUCKETS) -> Parity:
+    """Replay the golden rows one by one, all together, and filling every bucket."""
+    return Parity(
+        one_by_one=_worst(run, golden, _chunks(golden.num_rows, 1)),
+        all_together=_worst(run, golden, _chunks(golden.num_rows, golden.num_rows)),
+        buckets={size: _worst(run, golden, _filling(golden.num_rows, size)) for size in buckets},
+    )
+
+
+def measure_buckets(
+    run: Run, golden: Golden, buckets: Sequence[int], first: int = 0
+) -> dict[int, Differences]:
+    """One full batch of golden rows in every bucket, from row `first` on."""
+    rows = {size: (first + np.arange(size)) % golden.num_rows for size in buckets}
+    return {size: _worst(run, golden, iter([rows[size]])) for size in buckets}
+
+
+def _chunks(num_rows: int, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, num_rows, size):
+        yield np.arange(start, min(start + size, num_rows))
+
+
+def _filling(num_rows: int, size: int) -> Iterator[np.ndarray]:
+    """Full batches of `size` rows that together hold every golden row, each batch starting on another."""
+    for start in range(0, max(num_rows, size), size):
+        yield np.arange(start, start + size) % num_rows
+
+
+def _worst(run: Run, golden: Golden, batches: Iterator[np.ndarray]) -> Differences:
+    worst = dict.fromkeys(golden.outputs, 0.0)
+    for rows in batches:
+        answers = run({name: array[rows] for name, array in golden.inputs.items()})
+        for name, expected in golden.outputs.items():
+            worst[name] = max(worst[name], difference(answers[name], expected[rows]))
+    return worst
+
+
+def difference(answer: np.ndarray, expected: np.ndarray) -> float:
+    """max |answer − expected| in float64; infinite if the shapes differ or an answer is not finite."""
+    if answer.shape != expected.shape or not np.isfinite(answer).all():
+        return float("inf")
+    return float(np.abs(answer.astype(np.float64) - expected).max(initial=0.0))

@@ -1,0 +1,29 @@
+"""Whether a model takes pictures, and what its classes are called.
+
+In: a manifest.  Out: the reason why not, or None; labels.
+"""
+
+from service.contract.manifest import Manifest
+
+
+def why_not(manifest: Manifest) -> str | None:
+    """Why a model cannot take pictures, or None if it can."""
+    preprocessing = manifest.preprocessing
+    if preprocessing is None:
+        return "its manifest has no preprocessing"
+    channels = 1 if preprocessing.mode == "L" else 3
+    row_shape = (channels, preprocessing.height, preprocessing.width)
+    tensor = manifest.inputs[0]
+    takes_rows = tensor.dtype.startswith("float") or tensor.dtype == "uint8"
+    if len(manifest.inputs) != 1 or tensor.row_shape != row_shape or not takes_rows:
+        return f"its input is not a float or uint8 tensor of shape {list(row_shape)}"
+    if len(manifest.outputs[0].row_shape) != 1 or not manifest.outputs[0].dtype.startswith("float"):
+        return "its first output is not a list of logits"
+    if manifest.labels is not None and len(manifest.labels) != manifest.outputs[0].row_shape[0]:
+        return f"it has {len(manifest.labels)} labels for {manifest.outputs[0].row_shape[0]} logits"
+    return None
+
+
+def labels_of(manifest: Manifest) -> list[str]:
+    """The manifest's labels, or the classes' numbers."""
+    return manifest.labels or [str(index) for index in range(manifest.outputs[0].row_shape[0])]

@@ -1,0 +1,1 @@
+"""A graph on a device: how to run it is measured, and what it answers is proved."""

@@ -1,0 +1,172 @@
+"""A graph, loaded on a device and proved there: rows in, answers out.
+
+In: an opened bundle, a device, the batch buckets.  Out: an `Engine`, or an `EngineError` in one sentence.
+
+    run:    rows of several jobs → one buffer, zeros up to the smallest bucket that holds them → answers
+    prove:  max |answer − golden| ≤ tolerance, one by one, all together, and in every bucket of every lane
+
+The proof runs every bucket on the device, so it warms them too, and its seconds are the latency curve.
+Padded rows never leave this file.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from service.batching.job import Outcome, Tensors
+from service.contract.bundle import Bundle
+from service.contract.manifest import Manifest
+from service.contract.parity import BUCKETS, Parity, measure, measure_buckets
+from service.engine.plan import LaneBuffers, PlanRequest, choose_plan, open_lanes
+from service.engine.session import (
+    Device,
+    EngineError,
+    SessionPlan,
+    find_provider,
+    first_line,
+)
+from service.errors import ModelFailed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where and how to run.
+
+    `threads` is how many cores a model may use, `lanes` how many batches run at once (None: as measured),
+    `buckets` the allowed batch sizes.
+    """
+
+    device: Device = "auto"
+    threads: int = 1
+    lanes: int | None = None
+    buckets: tuple[int, ...] = BUCKETS
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError(f"buckets must be rising numbers ≥ 1, got {list(self.buckets)}")
+
+
+class Engine:
+    """Sets of buffers, one for each lane, over a loaded session; a lane is for one thread at a time."""
+
+    def __init__(
+        self,
+        lanes: Sequence[LaneBuffers],
+        manifest: Manifest,
+        plan: SessionPlan,
+        buckets: Sequence[int],
+        provider: str,
+    ) -> None:
+        self.provider = provider
+        self.plan = plan
+        self.buckets = tuple(buckets)
+        self.parity: Parity | None = None
+        self.seconds: dict[int, float] = {}
+        self.cold_executions = 0
+        self._first = manifest.inputs[0].name
+        self._warm: set[tuple[int, int]] = set()
+        self._is_warm = False
+        self._buffers = lanes
+
+    @property
+    def largest(self) -> int:
+        return self.buckets[-1]
+
+    def bucket(self, num_rows: int) -> int:
+        """The smallest bucket that holds `num_rows`."""
+        return self.buckets[bisect_left(self.buckets, num_rows)]
+
+    def run(self, lane: int, jobs: Sequence[Tensors]) -> Outcome:
+        """Answers to the rows of `jobs`, in their order; together they fit in the largest bucket."""
+        begun = time.perf_counter()
+        num_rows = sum(len(job[self._first]) for job in jobs)
+        bucket = self.bucket(num_rows)
+        buffers = self._buffers[lane]
+        try:
+            buffers.fill(jobs, num_rows, bucket)
+            filled = time.perf_counter()
+            arrays = buffers.run(bucket)
+        except Exception as error:
+            raise ModelFailed(f"the model failed: {first_line(error)}") from error
+        computed = time.perf_counter()
+        answers = buffers.copied(arrays, num_rows)
+        if (lane, bucket) not in self._warm:
+            self._warm.add((lane, bucket))
+            self.cold_executions += self._is_warm
+        return Outcome(
+            answers=answers,
+            begun=begun,
+            input_s=filled - begun,
+            compute_s=computed - filled,
+            output_s=time.perf_counter() - computed,
+        )
+
+    def run_all(self, lane: int, tensors: Tensors) -> Tensors:
+        """Answers to any number of rows, the largest bucket at a time; notes what each bucket takes."""
+        num_rows = len(tensors[self._first])
+        parts = []
+        for start in range(0, num_rows, self.largest):
+            stop = min(start + self.largest, num_rows)
+            outcome = self.run(lane, [{name: array[start:stop] for name, array in tensors.items()}])
+            parts.append(outcome.answers)
+            bucket = self.bucket(stop - start)
+            self.seconds[bucket] = min(outcome.seconds, self.seconds.get(bucket, outcome.seconds))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def seal(self) -> None:
+        """The proof is over: from now on a batch in a bucket that was not warmed is counted."""
+        self._is_warm = True
+
+
+def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
+    """Create the session, check it against the manifest, prove it on the golden rows in every lane."""
+    provider = find_provider(bundle.graph, config.device)
+    plan = choose_plan(
+        PlanRequest(
+            graph=bundle.graph,
+            digest=bundle.digest,
+            manifest=bundle.manifest,
+            golden=bundle.golden,
+            provider=provider,
+            threads=config.threads,
+            lanes=config.lanes,
+            buckets=config.buckets,
+            cache=config.cache,
+        )
+    )
+    try:
+        return _proved(bundle, plan, config, provider)
+    except EngineError:
+        if not (plan.has_tf32 or plan.has_cuda_graphs):
+            raise
+        # TF32 and graphs are only ever offers: the proof decides.
+        plain = replace(plan, has_tf32=False, has_cuda_graphs=False)
+        return _proved(bundle, plain, config, provider)
+
+
+def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: str) -> Engine:
+    manifest = bundle.manifest
+    lanes = open_lanes(bundle.graph, manifest, provider, plan, config.buckets[-1])
+    engine = Engine(lanes, manifest, plan, config.buckets, provider)
+    try:
+        parity = measure(partial(engine.run_all, 0), bundle.golden, engine.buckets)
+        for lane in range(plan.lanes):
+            # Again with other rows: a captured graph is replayed, and must not answer with the first ones.
+            for first in (0, 1, 2) if plan.has_cuda_graphs else (1,) * (lane > 0):
+                run = partial(engine.run_all, lane)
+                parity = parity.joined(measure_buckets(run, bundle.golden, engine.buckets, first))
+    except ModelFailed as error:
+        raise EngineError(f"the golden rows could not be run: {error}") from None
+    if excess := parity.excess(manifest.tolerances):
+        raise EngineError(f"{excess} (on {provider})")
+    engine.parity = parity
+    engine.seal()
+    return engine

@@ -1,0 +1,242 @@
+"""How to run a graph on this machine: chosen by a short measurement, kept for the next start.
+
+In: a graph, golden rows to run it on, the cores it may use.  Out: a `SessionPlan`.
+
+    rate(plan)   = most rows/s over the buckets, every lane busy
+    alone(plan)  = seconds of one row, the other lanes idle
+    chosen       = of the plans whose rate comes within TIE of the best, the one with the smallest `alone`
+
+First how threads and lanes share the cores (one batch with all threads, or as many batches as cores), then,
+one after another, what keeps its usual value unless another measures better by more than noise.
+
+A plan is kept under the digest of the bundle, the device, the runtime's version and the number of cores; a
+kept plan that cannot be read is measured again.
+"""
+
+import hashlib
+import logging
+import platform
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.contract.bundle import Golden
+from service.contract.manifest import Manifest
+from service.engine.buffers import Buffers
+from service.engine.device_buffers import DeviceBuffers
+from service.engine.session import (
+    CPU,
+    CUDA,
+    ORT_VERSION,
+    EngineError,
+    SessionPlan,
+    check_tensors,
+    open_session,
+)
+
+TIE = 0.95
+BETTER = 1.05  # what a change must gain to count as more than noise
+MOST_SECONDS = 0.25  # for one plan; two runs of each bucket are made in any case until it is over
+_log = logging.getLogger("foldserve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What there is to run, and on what; `lanes` None leaves them to the measurement."""
+
+    graph: bytes
+    digest: str
+    manifest: Manifest
+    golden: Golden
+    provider: str
+    threads: int
+    lanes: int | None
+    buckets: Sequence[int]
+    cache: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """What a kept plan is true for."""
+        facts = (
+            self.digest,
+            self.provider,
+            _device_name(self.provider),
+            ORT_VERSION,
+            self.threads,
+            self.lanes,
+        )
+        return hashlib.sha256(repr((*facts, tuple(self.buckets))).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a plan came to."""
+
+    rows_per_s: float
+    alone_s: float
+
+
+LaneBuffers = Buffers | DeviceBuffers
+
+
+def open_lanes(
+    graph: bytes, manifest: Manifest, provider: str, plan: SessionPlan, largest: int
+) -> list[LaneBuffers]:
+    """A set of buffers for each lane; the lanes share a session, except with CUDA graphs."""
+    sessions = [open_session(graph, provider, plan) for _ in range(plan.lanes if plan.has_cuda_graphs else 1)]
+    lanes: list[LaneBuffers] = []
+    for lane in range(plan.lanes):
+        session = sessions[lane % len(sessions)]
+        check_tensors(session, manifest)
+        if provider == CUDA:
+            lanes.append(DeviceBuffers(session, manifest, largest, has_graphs=plan.has_cuda_graphs))
+        else:
+            lanes.append(Buffers(session, manifest, largest, has_bindings=plan.has_bindings))
+    return lanes
+
+
+def choose_plan(request: PlanRequest) -> SessionPlan:
+    """The kept plan, or a newly measured one."""
+    path = request.cache / f"{request.key}.json" if request.cache else None
+    if path is not None and (kept := _read(path)) and kept.lanes * kept.threads <= _most(request):
+        return kept
+    first = list(_starts(request))
+    if len(first) == 1 and request.provider == CPU and request.lanes is not None:
+        return first[0]
+    begun = time.perf_counter()
+    measured = {plan: found for plan in first if (found := _try(plan, request))}
+    if not measured:
+        return first[0]  # opening it for good says what is wrong
+    enough = TIE * max(found.rows_per_s for found in measured.values())
+    chosen = min(
+        (plan for plan in measured if measured[plan].rows_per_s >= enough),
+        key=lambda plan: measured[plan].alone_s,
+    )
+    best = measured[chosen]
+    for changes in _changes(request.provider, chosen):
+        changed = replace(chosen, **changes)
+        found = _try(changed, request)
+        if found and found.rows_per_s > BETTER * best.rows_per_s and found.alone_s < BETTER * best.alone_s:
+            chosen, best = changed, found
+    _log.info(
+        "event=planned threads=%d lanes=%d rows_per_second=%.0f alone_ms=%.3g seconds=%.2f",
+        *(chosen.threads, chosen.lanes, best.rows_per_s, best.alone_s * 1e3, time.perf_counter() - begun),
+    )
+    if path is not None:
+        _keep(path, chosen)
+    return chosen
+
+
+def _starts(request: PlanRequest) -> Iterator[SessionPlan]:
+    if request.provider != CPU:
+        yield SessionPlan(threads=1, lanes=request.lanes or 2)
+        return
+    for lanes in (
+        [request.lanes] if request.lanes else sorted({1, request.threads // 2 or 1, request.threads})
+    ):
+        yield SessionPlan(threads=max(1, request.threads // lanes), lanes=lanes)
+
+
+def _changes(provider: str, plan: SessionPlan) -> list[dict[str, Any]]:
+    if provider != CPU:
+        searches = [{"conv_search": "EXHAUSTIVE"}, {"conv_search": "DEFAULT"}]
+        return [*searches, {"has_tf32": True}, {"has_cuda_graphs": True}]
+    changes: list[dict[str, Any]] = [{"has_bindings": False}, {"has_arena": False}]
+    return changes + ([{"is_parallel": True}] if plan.threads > 1 else [])
+
+
+def _try(plan: SessionPlan, request: PlanRequest) -> Measured | None:
+    """Measure a plan; None if the graph cannot run by it."""
+    try:
+        lanes = open_lanes(request.graph, request.manifest, request.provider, plan, request.buckets[-1])
+        return _measure(lanes, request)
+    except EngineError:
+        return None
+    except Exception as error:  # what the graph makes ONNX Runtime raise shows again when it is proved
+        _log.debug("event=plan_failed plan=%r reason=%r", plan, str(error))
+        return None
+
+
+def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
+    deadline = time.perf_counter() + MOST_SECONDS
+    rates: list[float] = []
+    alone_s = 0.0
+    for bucket in request.buckets:
+        rows = {
+            name: np.resize(array, (bucket, *array.shape[1:]))
+            for name, array in request.golden.inputs.items()
+        }
+        for buffers in lanes:
+            buffers.fill([rows], bucket, bucket)
+        alone = _seconds(lanes[:1], bucket)
+        alone_s = alone_s or alone
+        busy = alone if len(lanes) == 1 else _seconds(lanes, bucket)
+        rates.append(bucket * len(lanes) / busy)
+        has_peaked = len(rates) > 2 and max(rates[-2:]) < max(rates[:-2])
+        if has_peaked or time.perf_counter() > deadline:
+            break
+    return Measured(rows_per_s=max(rates), alone_s=alone_s)
+
+
+def _seconds(lanes: Sequence[LaneBuffers], bucket: int) -> float:
+    """Least seconds in which each of `lanes` runs one batch, all at once; the first run is for warmth."""
+    took: list[float] = []
+
+    def repeat(buffers: LaneBuffers) -> None:
+        buffers.run(bucket)
+        deadline = time.perf_counter() + MOST_SECONDS / 80
+        own: list[float] = []
+        while len(own) < 2 or time.perf_counter() < deadline:
+            begun = time.perf_counter()
+            buffers.run(bucket)
+            own.append(time.perf_counter() - begun)
+        took.append(sorted(own)[len(own) // 2])
+
+    threads = [threading.Thread(target=repeat, args=(buffers,)) for buffers in lanes[1:]]
+    for thread in threads:
+        thread.start()
+    repeat(lanes[0])
+    for thread in threads:
+        thread.join()
+    return sum(took) / len(took)
+
+
+def _read(path: Path) -> SessionPlan | None:
+    try:
+        return SessionPlan(**orjson.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _most(request: PlanRequest) -> int:
+    """Threads that lanes may have together."""
+    return max(request.threads, request.lanes or 1) if request.provider == CPU else 64
+
+
+def _keep(path: Path, plan: SessionPlan) -> None:
+    """Written aside and renamed; a folder that cannot be written costs only the next start's time."""
+    aside = path.with_suffix(f".{threading.get_native_id()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(orjson.dumps(asdict(plan)))
+        aside.replace(path)
+    except OSError as error:
+        _log.debug("event=plan_not_kept reason=%r", error.strerror)
+
+
+def _device_name(provider: str) -> str:
+    key, paths = "model name", [Path("/proc/cpuinfo")]
+    if provider != CPU:
+        key, paths = "Model", sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    try:
+        lines = "\n".join(path.read_text() for path in paths).splitlines()
+    except OSError:
+        lines = []
+    told = (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+    return next(told, platform.processor())

@@ -1,0 +1,150 @@
+"""An ONNX Runtime session, opened on a device and checked against the manifest.
+
+In: the bytes of a graph, a device, how to run it.  Out: a session that really runs where it was asked to, or
+an `EngineError` in one sentence.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+
+import onnxruntime as ort
+
+from service.contract.manifest import Manifest, TensorSpec
+
+ort.disable_telemetry_events()
+_log = logging.getLogger("foldserve")
+
+Device = Literal["auto", "cpu", "cuda"]
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+ORT_VERSION: str = ort.__version__
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class EngineError(Exception):
+    """A bundle that cannot run here, or whose answers are not the golden ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionPlan:
+    """What ONNX Runtime lets one choose, chosen: `threads` compute one batch, `lanes` batches run at once."""
+
+    threads: int = 1
+    lanes: int = 1
+    has_bindings: bool = True
+    has_arena: bool = True
+    is_parallel: bool = False
+    conv_search: Literal["EXHAUSTIVE", "HEURISTIC", "DEFAULT"] = "HEURISTIC"
+    has_tf32: bool = False
+    has_cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        if any(type(count) is not int or count < 1 for count in (self.threads, self.lanes)):
+            raise ValueError(f"threads and lanes must be numbers from 1 on, got {self.threads}, {self.lanes}")
+
+
+def has_cuda() -> bool:
+    """Whether this build of ONNX Runtime has a CUDA provider; whether it works shows when a session opens."""
+    return CUDA in ort.get_available_providers()
+
+
+def find_provider(graph: bytes, device: Device) -> str:
+    """The provider that `device` means for this graph here; auto falls back to the CPU with a warning."""
+    if device == "cpu" or (device == "auto" and not has_cuda()):
+        return CPU
+    if not has_cuda():
+        raise EngineError("device cuda was asked for, but this build of ONNX Runtime has no CUDA provider")
+    try:
+        ort.preload_dlls()
+        open_session(graph, CUDA, SessionPlan())
+    except EngineError as error:
+        if device == "cuda":
+            raise EngineError(f"device cuda was asked for, but {error}") from None
+        _log.warning("event=cuda_unavailable fallback=cpu reason=%r", str(error))
+        return CPU
+    return CUDA
+
+
+def open_session(graph: bytes, provider: str, plan: SessionPlan) -> Any:
+    """A session on `provider`, never silently on another."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = plan.threads
+    options.inter_op_num_threads = plan.threads if plan.is_parallel else 1
+    options.execution_mode = (
+        ort.ExecutionMode.ORT_PARALLEL if plan.is_parallel else ort.ExecutionMode.ORT_SEQUENTIAL
+    )
+    options.enable_cpu_mem_arena = plan.has_arena
+    options.log_severity_level = 3
+    # A thread that spins for work takes its core from the event loop.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    providers: list[Any] = [CPU] if provider == CPU else [(CUDA, _cuda_options(plan)), CPU]
+    try:
+        session = ort.InferenceSession(graph, options, providers=providers)
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot load model.onnx: {first_line(error)}") from None
+    if session.get_providers()[0] != provider:  # ONNX Runtime falls back without a word
+        raise EngineError(f"ONNX Runtime could not start {provider} here")
+    session.disable_fallback()
+    return session
+
+
+def check_tensors(session: Any, manifest: Manifest) -> None:
+    """The graph's inputs and outputs are the manifest's: names, types, shapes."""
+    _check("input", session.get_inputs(), manifest.inputs)
+    _check("output", session.get_outputs(), manifest.outputs)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def _cuda_options(plan: SessionPlan) -> dict[str, str]:
+    return {
+        "use_tf32": str(int(plan.has_tf32)),
+        "cudnn_conv_algo_search": plan.conv_search,
+        "cudnn_conv_use_max_workspace": "1",
+        "enable_cuda_graph": str(int(plan.has_cuda_graphs)),
+    }
+
+
+def _check(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> None:
+    by_name = {node.name: node for node in found}
+    if set(by_name) != {spec.name for spec in expected}:
+        raise EngineError(
+            f"the graph's {kind}s are {sorted(by_name)}, the manifest says {[spec.name for spec in expected]}"
+        )
+    for spec in expected:
+        node = by_name[spec.name]
+        dtype = _DTYPES.get(node.type, node.type)
+        if dtype != spec.dtype or not _fits(node.shape, spec):
+            raise EngineError(
+                f"the graph's {kind} '{spec.name}' is {dtype} {node.shape}, "
+                f"the manifest says {spec.dtype} {spec.shape}"
+            )
+
+
+def _fits(shape: Sequence[int | str | None], spec: TensorSpec) -> bool:
+    """Rows are symbolic, and each dimension that the graph tells is the manifest's."""
+    if len(shape) != len(spec.shape) or isinstance(shape[0], int):
+        return False
+    return all(
+        not isinstance(dim, int) or dim == told for dim, told in zip(shape[1:], spec.row_shape, strict=True)
+    )

@@ -1,0 +1,251 @@
+"""The models in service: who answers for a NAME and a VERSION, and who is not ready and why.
+
+In: the models folder, tried in a background thread.  Out: a `Served` for each request, or the error to send.
+
+    ready(model)  = one of its versions is proved
+    ready(server) = there is a model, every model but those unloaded is ready, and the server is not draining
+
+A newest version that fails its proof leaves an older one in service: that version answers 503 with its
+reason, the model stays ready. Being live never depends on any of this. Loading a model again proves first and
+swaps then: requests that are on their way finish where they began.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, cast
+
+from service.engine.engine import EngineConfig
+from service.errors import BadRequest, Draining, NotReady, UnknownModel
+from service.telemetry.metrics import Metrics
+from service.models.repository import Loaded, Refused, find_models, load_newest
+from service.models.served import QueueConfig, Served
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger("foldserve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig:
+    """Where the models are and how each of them is run and queued."""
+
+    root: Path
+    engine: EngineConfig
+    queue: QueueConfig
+
+
+@dataclass(kw_only=True)
+class ModelState:
+    """What is known of one model: who serves it, which versions were refused and why."""
+
+    name: str
+    served: Served | None = None
+    is_loading: bool = True
+    is_unloaded: bool = False
+    refused: dict[str | None, str] = field(default_factory=dict)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def reason(self) -> str:
+        """One sentence on why the model is not ready."""
+        if self.is_unloaded:
+            return f"model '{self.name}' is unloaded"
+        if self.is_loading:
+            return f"model '{self.name}' is loading"
+        version, reason = next(iter(self.refused.items()), (None, "no version of it was tried"))
+        where = "" if version is None else f" version {version}"
+        return f"model '{self.name}'{where} is not served: {reason}"
+
+
+class Models:
+    """Every model of the folder. Belongs to the event loop that calls `start`."""
+
+    def __init__(self, config: ModelsConfig) -> None:
+        self.config = config
+        self.is_draining = False
+        self.accepts_work = True
+        self.metrics = Metrics()
+        self.loaded = asyncio.Event()
+        self._states: dict[str, ModelState] = {}
+        self._is_stopping = False
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Load in the background; `loaded` is set when every model has been tried."""
+        for name in find_models(self.config.root):
+            self._states[name] = ModelState(name=name)
+        loop = asyncio.get_running_loop()
+        post = loop.call_soon_threadsafe
+        threading.Thread(target=self._load_all, args=(post,), name="loading", daemon=True).start()
+
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Finish accepted rows and stop."""
+        self._is_stopping = True
+        await asyncio.gather(*(version.close(timeout_s) for version in self.served), *self._retiring)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.reason is None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the server is not ready, in one sentence, or None."""
+        if self.is_draining:
+            return "the server is shutting down"
+        if not self._states:
+            return "the models folder holds no model"
+        wanted = (state for state in self._states.values() if not state.is_unloaded)
+        return next((state.reason for state in wanted if state.served is None), None)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._states)
+
+    @property
+    def states(self) -> list[ModelState]:
+        return list(self._states.values())
+
+    @property
+    def served(self) -> list[Served]:
+        """The versions that answer."""
+        return [state.served for state in self._states.values() if state.served is not None]
+
+    def check_open(self) -> None:
+        """Raise Draining once new work is refused."""
+        if not self.accepts_work:
+            raise Draining("the server is shutting down")
+
+    def get(self, name: str, version: str | None = None) -> Served:
+        """Who answers; raises UnknownModel or NotReady."""
+        state = self._states.get(name)
+        if state is None:
+            raise UnknownModel(f"Request for unknown model: '{name}' is not found")
+        served = state.served
+        if served is not None and (version is None or version == served.version):
+            return served
+        if version is not None and version in state.refused:
+            raise NotReady(f"model '{name}' version {version} is not served: {state.refused[version]}")
+        if state.is_loading or version is None:
+            raise NotReady(state.reason)
+        raise UnknownModel(f"Request for unknown model: '{name}' version '{version}' is not found")
+
+    async def load(self, name: str) -> None:
+        """Try a model's versions again and serve the newest that proves; BadRequest leaves all as it was."""
+        known = self._states.get(name)
+        if known is None:
+            if name not in find_models(self.config.root):
+                raise BadRequest(f"failed to load '{name}': the models folder holds no such model")
+            known = self._states.setdefault(name, ModelState(name=name))
+        async with known.changing:
+            facts = await _in_thread(lambda: self._tried(name, is_served=known.served is not None))
+            known.refused = {}
+            known.is_loading = False
+            if isinstance(facts[-1], Loaded):
+                known.is_unloaded = False
+            for fact in facts:
+                self._note(fact)
+            if isinstance(failed := facts[-1], Refused):
+                raise BadRequest(f"failed to load '{name}': {failed.reason}")
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer; what it has accepted is answered."""
+        state = self._states.get(name)
+        if state is None:
+            raise BadRequest(f"failed to unload '{name}': the models folder holds no such model")
+        async with state.changing:
+            served, state.served = state.served, None
+            state.is_unloaded = True
+            if served is not None:
+                self.metrics.proved.pop((name, served.version), None)
+                self._retire(served)
+
+    def _load_all(self, post: Callable[..., object]) -> None:
+        try:
+            for name in self._states:
+                for fact in self._facts(name):
+                    if self._is_stopping:
+                        return
+                    post(self._note, fact)
+                post(self._end, name)
+            post(self.loaded.set)
+        except RuntimeError:
+            if not self._is_stopping:  # the event loop closed under us only when the server has gone
+                raise
+
+    def _tried(self, name: str, *, is_served: bool) -> list[Loaded | Refused]:
+        """What became of the versions, newest first; while one is served, a newest that fails is the last."""
+        facts: list[Loaded | Refused] = []
+        for fact in self._facts(name):
+            facts.append(fact)
+            if is_served:
+                break
+        return facts
+
+    def _facts(self, name: str) -> Iterator[Loaded | Refused]:
+        return load_newest(self.config.root, name, self.config.engine)
+
+    def _note(self, fact: Loaded | Refused) -> None:
+        state = self._states[fact.name]
+        if isinstance(fact, Refused):
+            state.refused[fact.version] = fact.reason
+            _log.error("event=refused model=%s version=%s reason=%r", fact.name, fact.version, fact.reason)
+            if fact.version is not None:
+                self.metrics.proved[fact.name, fact.version] = False
+            return
+        if state.is_unloaded:  # while it was being loaded
+            return
+        metrics = self.metrics.add_version(fact.name, fact.version)
+        assert fact.engine.parity is not None
+        metrics.parity = fact.engine.parity.worst
+        self.metrics.proved[fact.name, fact.version] = True
+        before, state.served = state.served, Served(fact, metrics, self.config.queue)
+        if before is not None:
+            self._retire(before)
+        _log.info(
+            "event=proved model=%s version=%s provider=%s parity=%.3g lanes=%d threads=%d buckets=%s "
+            "seconds=%.2f digest=%s",
+            *(fact.name, fact.version, fact.engine.provider, max(metrics.parity.values())),
+            *(fact.engine.plan.lanes, fact.engine.plan.threads, ",".join(map(str, fact.engine.buckets))),
+            *(fact.seconds, fact.bundle.digest[:12]),
+        )
+
+    def _retire(self, served: Served) -> None:
+        """Let a version go once everybody who was sent to it is answered."""
+        task = asyncio.get_running_loop().create_task(served.retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _end(self, name: str) -> None:
+        self._states[name].is_loading = False
+
+
+async def _in_thread(work: Callable[[], Result]) -> Result:
+    """Await `work` in a thread that does not hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(Result, result))
+
+    def run() -> None:
+        result: Result | None = None
+        error: Exception | None = None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await future

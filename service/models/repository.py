@@ -1,0 +1,89 @@
+"""The models folder: which versions there are, which one can answer, and why another cannot.
+
+In: `models/NAME/VERSION/` with a decimal VERSION (no leading zero; every other name is ignored).
+Out: for each NAME, one fact for each version tried, newest first, until one opens and proves.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.contract.bundle import Bundle, open_bundle
+from service.engine.engine import Engine, EngineConfig, load_engine
+from service.contract.manifest import BundleError, Manifest
+from service.engine.session import EngineError
+
+RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
+NO_MODELS = frozenset({"lost+found"})  # what a file system puts into an empty volume
+_VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """One proved version of a model."""
+
+    name: str
+    version: str
+    bundle: Bundle
+    engine: Engine
+    seconds: float
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """One version that cannot be served, and why; version None: the model has none to try."""
+
+    name: str
+    version: str | None
+    reason: str
+
+
+def find_models(root: Path) -> list[str]:
+    """Names of the model folders under `root`, sorted; hidden ones and files are not models."""
+    folders = (path.name for path in root.iterdir() if path.is_dir())
+    return sorted(name for name in folders if not name.startswith(".") and name not in NO_MODELS)
+
+
+def find_versions(folder: Path) -> list[str]:
+    """Versions of a model, newest first."""
+    names = [path.name for path in folder.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
+    return sorted(names, key=int, reverse=True)
+
+
+def load_newest(root: Path, name: str, config: EngineConfig) -> Iterator[Loaded | Refused]:
+    """Try the versions of a model from the newest on; the last fact is Loaded, or nothing can be served."""
+    if name in RESERVED_NAMES:
+        yield Refused(name=name, version=None, reason=f"the name '{name}' belongs to a route of the protocol")
+        return
+    try:
+        versions = find_versions(root / name)
+    except OSError as error:
+        yield Refused(name=name, version=None, reason=f"its folder cannot be read: {error.strerror}")
+        return
+    if not versions:
+        yield Refused(name=name, version=None, reason="its folder holds no version (1, 2, …)")
+    for version in versions:
+        fact = load_version(root, name, version, config)
+        yield fact
+        if isinstance(fact, Loaded):
+            return
+
+
+def load_version(root: Path, name: str, version: str, config: EngineConfig) -> Loaded | Refused:
+    """Open and prove one version."""
+    begun = time.perf_counter()
+    try:
+        bundle = open_bundle(root / name / version)
+        engine = load_engine(bundle, config)
+    except (BundleError, EngineError) as error:
+        return Refused(name=name, version=version, reason=str(error))
+    except Exception as error:  # whatever a hostile file makes a library raise, the others are still served
+        return Refused(name=name, version=version, reason=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - begun
+    return Loaded(name=name, version=version, bundle=bundle, engine=engine, seconds=seconds)

@@ -1,0 +1,133 @@
+"""A served version: its manifest, its engine in threads of its own, and the queue in front of it.
+
+In: a proved version.  Out: `submit` rows, get their answers; everything a route wants to know about it.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.batching.batcher import Batcher, BatcherConfig
+from service.batching.execution import Execution
+from service.batching.forecast import Forecast
+from service.batching.job import Tensors
+from service.batching.lanes import Lanes
+from service.telemetry.metrics import VersionMetrics
+from service.contract.probabilities import are_distributions
+from service.protocol.configuration import model_configuration
+from service.protocol.request import RequestParser
+from service.protocol.signature import signature_of
+from service.http.reply import header_lines
+from service.models.repository import Loaded
+from service.engine.session import CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueConfig:
+    """How rows wait: how many, how long for company, and how long at most where the client says nothing."""
+
+    queue_rows: int
+    max_wait_s: float = 0.0
+    default_timeout_s: float | None = None
+
+
+class Served:
+    """One version of a model, answering. Belongs to the event loop that made it."""
+
+    def __init__(self, loaded: Loaded, metrics: VersionMetrics, config: QueueConfig) -> None:
+        self.name = loaded.name
+        self.version = loaded.version
+        self.manifest = loaded.manifest
+        self.digest = loaded.bundle.digest
+        self.engine = engine = loaded.engine
+        self.metrics = metrics
+        self.default_timeout_s = config.default_timeout_s
+        self.signature = signature_of(self.name, self.version, self.manifest, config.queue_rows)
+        self.parser = RequestParser(self.signature)
+        self.no_rows: Tensors = {
+            spec.name: np.empty((0, *spec.row_shape), spec.dtype) for spec in self.manifest.outputs
+        }
+        self.ends_in_softmax = are_distributions(loaded.bundle.golden.outputs[self.manifest.outputs[0].name])
+        self.head = header_lines(
+            [
+                (b"x-model-digest", f"sha256:{self.digest}".encode()),
+                (b"x-model-version", self.version.encode()),
+            ]
+        )
+        lanes = engine.plan.lanes
+        forecast = Forecast(engine.buckets, engine.seconds, lanes)
+        self._lanes = Lanes(engine.run, lanes, name=f"engine-{self.name}")
+        self.batcher = Batcher(
+            self._lanes,
+            BatcherConfig(
+                queue_rows=config.queue_rows,
+                max_wait_s=config.max_wait_s,
+            ),
+            forecast,
+            run_here=self._lanes.run_here if engine.provider == CPU else None,
+            observe=self._observe,
+        )
+        self._holders = 0
+        self._released = asyncio.Event()
+        metrics.waiting_rows = lambda: self.batcher.waiting_rows
+        metrics.running_rows = lambda: self.batcher.running_rows
+        metrics.cold_executions = lambda: engine.cold_executions
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What metadata tells about this version beyond its tensors."""
+        parity = max(self.metrics.parity.values())
+        return {
+            "digest_sha256": self.digest,
+            "parity_max_abs": f"{parity:.3g}",
+            "provider": self.engine.provider,
+            "batch_norms_folded": f"{self.manifest.fold.folded} of {self.manifest.fold.found}",
+        }
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """How this version is run, as the protocol's model configuration."""
+        config = self.batcher.config
+        return model_configuration(
+            self.signature,
+            buckets=self.engine.buckets,
+            max_wait_s=config.max_wait_s,
+            queue_rows=config.queue_rows,
+            provider=self.engine.provider,
+            lanes=self.engine.plan.lanes,
+        )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep this version open for a request that is still being read."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if self._holders == 0:
+                self._released.set()
+
+    async def retire(self) -> None:
+        """Another version has taken over: wait for those who hold this one, finish, close."""
+        while self._holders:
+            self._released.clear()
+            await self._released.wait()
+        await self.close()
+
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Finish accepted rows, then let the engine's threads go."""
+        await self.batcher.close(timeout_s)
+        self._lanes.stop()
+
+    def _observe(self, execution: Execution) -> None:
+        ran = execution.outcome
+        self.metrics.batch(
+            num_rows=execution.num_rows,
+            bucket=self.engine.bucket(execution.num_rows),
+            seconds=None if ran is None else (ran.input_s, ran.compute_s, ran.output_s),
+        )

@@ -1,0 +1,1 @@
+"""The processes: one that serves, or several behind one port and what keeps them alive."""

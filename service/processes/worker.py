@@ -1,0 +1,104 @@
+"""One worker: a process that serves every model on a bound socket until told to stop.
+
+In: settings, a socket, a place in the crew.  Out: HTTP; the exit code.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+
+from service.contract.picture_support import why_not
+from service.http.connection import protocol_for
+from service.models.control import Models
+from service.processes.assemble import build_service
+from service.processes.server import Server, leave, uvicorn_config
+from service.settings import Settings
+from service.telemetry.worker_group import Crew, Post
+
+SWITCH_S = 0.000005  # a lane with a batch to begin or to hand back must not wait for a busy event loop
+_ROUND_S = 0.05
+_log = logging.getLogger("foldserve")
+
+
+def run_worker(settings: Settings, sock: socket.socket, post: Post, parent: int | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, or until the other end of the pipe `parent` closes."""
+    set_up_logging(settings)
+    sys.setswitchinterval(SWITCH_S)
+    service = build_service(settings, post)
+    models = service.models
+
+    async def announce() -> None:
+        if parent is not None:
+            asyncio.get_running_loop().add_reader(parent, lambda: _parent_gone(parent, server))
+        await models.loaded.wait()
+        await service.front.prepare()
+        _spare_the_collector()
+        if post.index == 0:
+            await _whole_crew(models, service.crew)
+            print(what_to_try(url_of(settings, sock), models), file=sys.stderr, flush=True)
+
+    config = uvicorn_config(
+        service.front,
+        protocol_for(service.infer, settings.max_body_bytes),
+        shutdown_timeout_s=settings.shutdown_timeout_s,
+    )
+    server = Server(config, models=models, drain_delay_s=settings.drain_delay_s, announce=announce)
+    server.run(sockets=[sock])
+    service.close()
+    _log.info("event=stopped")
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(0.5)
+            if thread.is_alive():
+                leave(0)
+    return 0
+
+
+def url_of(settings: Settings, sock: socket.socket) -> str:
+    """Where the service can be reached."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{sock.getsockname()[1]}"
+
+
+def what_to_try(url: str, models: Models) -> str:
+    """What a person can type next, or why nothing will answer."""
+    if models.reason is not None:
+        return f"\nNot ready: {models.reason}\nStill up for a look: {url}/docs\n"
+    lines = ["", f"Ready: {', '.join(f'{served.name} version {served.version}' for served in models.served)}"]
+    seeing = [served.name for served in models.served if why_not(served.manifest) is None]
+    if seeing:
+        query = f"?model={seeing[0]}" if len(seeing) > 1 else ""
+        lines.append(f"  curl --data-binary @picture.png '{url}/predict{query}'")
+    name = models.names[0]
+    lines += [f"  curl {url}/v2/models/{name}", f"  {url}/docs", "Ctrl-C stops.", ""]
+    return "\n".join(lines)
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Our own lines on stderr; of uvicorn only what went wrong."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _log.setLevel(settings.log_level.upper())
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+
+async def _whole_crew(models: Models, crew: Crew) -> None:
+    while models.reason is None and await crew.reason() is not None:  # noqa: ASYNC110  no event of ours
+        await asyncio.sleep(_ROUND_S)
+
+
+def _parent_gone(parent: int, server: Server) -> None:
+    asyncio.get_running_loop().remove_reader(parent)
+    os.close(parent)
+    server.stop()
+
+
+def _spare_the_collector() -> None:
+    """What is alive now stays alive: let garbage collection pass over it, and run more seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    gc.set_threshold(10_000, 20, 50)

@@ -1,0 +1,87 @@
+"""The application: every route but the hot one, and one error format.
+
+In: settings and models.  Out: an ASGI app; the endpoint of …/infer stands beside it, on the connection.
+"""
+
+from concurrent.futures import Executor
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from service import __version__
+from service.errors import ServiceError, UnknownModel
+from service.http.reply import error_body
+from service.models.control import Models
+from service.routes.describe import add_health, add_metadata, add_repository, add_statistics, answer
+from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
+from service.routes.predict import Predictor
+from service.routes.record import Ledger
+from service.settings import Settings
+from service.telemetry.worker_group import Crew
+
+_INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+
+
+def build_app(settings: Settings, models: Models, crew: Crew, ledger: Ledger, threads: Executor) -> FastAPI:
+    """The app around `models`."""
+    app = FastAPIOffline(
+        title="foldserve",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        redoc_url=None,
+        redirect_slashes=False,
+        swagger_ui_parameters={"defaultModelsExpandDepth": -1, "tryItOutEnabled": True},
+    )
+    for path in _INFER_PATHS:
+        app.router.routes.append(Route(path, _not_here, methods=["POST"]))
+    predictor = Predictor(
+        models, ledger, threads, max_body_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels
+    )
+    add_health(app, models, crew)
+    add_statistics(app, models, crew)
+    add_metadata(app, models, has_control=settings.model_control)
+    add_repository(app, models, has_control=settings.model_control)
+    _add_predict(app, predictor)
+    _add_error_handlers(app)
+    app.openapi = lambda: describe(app, models)  # type: ignore[method-assign]
+    return app
+
+
+async def _not_here(request: Request) -> Response:
+    """The route stands in the app for its other methods; its POST is answered on the connection."""
+    raise UnknownModel("Not Found")
+
+
+def _add_predict(app: FastAPI, predictor: Predictor) -> None:
+    @app.post("/predict", tags=["predict"], summary="Label pictures", openapi_extra=PREDICT_BODY)
+    async def predict(request: Request) -> Response:
+        """A JPEG, PNG or WebP in the body, or several as multipart files; labels with probabilities back."""
+        return await predictor(request)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ServiceError)
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        return answer(error.status, error_body(str(error)), error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"
+        return answer(error.status_code, error_body(str(error.detail)), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        first: Any = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return answer(422, error_body(f"{where}: {first['msg']}"))
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> Response:
+        return answer(500, error_body("internal server error"))

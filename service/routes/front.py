@@ -1,0 +1,88 @@
+"""The front: what a request that is not of the hot route meets first.
+
+In: ASGI.  Out: health at once; everything else from the application, which is made behind the first need.
+
+The application costs as much to import as all the rest. So the service is ready without it, and the import
+runs in a thread as soon as the models are loaded, or when the first request wants it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from service.errors import Draining
+from service.http.reply import JSON, Receive, Scope, Send, error_body, send_error, send_reply
+from service.models.control import Models
+from service.telemetry.worker_group import Crew
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Health = tuple[int, bytes, dict[str, str]]
+
+GRACE_S = 0.2
+
+
+class Front:
+    """Starts and ends the service, answers health, and passes the rest on."""
+
+    def __init__(self, models: Models, crew: Crew, build_app: Callable[[], App]) -> None:
+        self._models = models
+        self._crew = crew
+        self._build_app = build_app
+        self._app: asyncio.Future[App] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        try:
+            await self._answer(scope, receive, send)
+        except asyncio.CancelledError:
+            # The shutdown timeout has passed in the middle of a request; its answer may have begun.
+            with contextlib.suppress(RuntimeError):
+                await send_error(send, Draining("the server shut down before the request was answered"))
+
+    def prepare(self) -> "asyncio.Future[App]":
+        """Begin to make the application, once."""
+        if self._app is None:
+            self._app = asyncio.get_running_loop().run_in_executor(None, self._build_app)
+        return self._app
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in _HEALTH and scope["method"] in ("GET", "HEAD"):
+            status, body, headers = await _HEALTH[scope["path"]](self._models, self._crew)
+            own = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send_reply(send, status, (JSON, *own), body)
+            return
+        app = await asyncio.shield(self.prepare())
+        await app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._crew.start()
+            self._models.start()
+            if self._crew.post.replaces:
+                await self._models.loaded.wait()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._models.close(GRACE_S)  # every caller was waited for
+        await self._crew.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def live(models: Models, crew: Crew) -> Health:
+    """GET /v2/health/live: the process is up."""
+    return 200, b'{"live":true}', {}
+
+
+async def ready(models: Models, crew: Crew) -> Health:
+    """GET /v2/health/ready: every model of every worker has passed its proof."""
+    if reason := models.reason or await crew.reason():
+        return 503, error_body(reason, ready=False), {"retry-after": "1"}
+    return 200, b'{"ready":true}', {}
+
+
+_HEALTH = {"/v2/health/live": live, "/v2/health/ready": ready}

@@ -1,0 +1,169 @@
+"""What /docs says beyond what FastAPI finds by itself: the hot route, and examples that work as they stand.
+
+In: the app and the models in service.  Out: the OpenAPI document.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.models.control import Models
+from service.protocol.signature import Signature
+
+DESCRIPTION = """
+Answers from nets whose BatchNorms are folded away, **proved** on this very device before the first request.
+
+* **`POST /predict`** takes a picture and gives labels with probabilities.
+* **`POST /v2/models/{model}/infer`** is the Open Inference Protocol v2: JSON or binary tensors, any client.
+* **`/metrics`** is for Prometheus.
+
+Every error, on every route, is `{"error": "one sentence"}`.
+"""
+
+TAGS = [
+    {"name": "predict", "description": "Pictures in, labels out."},
+    {"name": "inference", "description": "Tensors in, tensors out: Open Inference Protocol v2."},
+    {"name": "health", "description": "Live, and ready only after the proof."},
+    {"name": "metadata", "description": "What is served."},
+    {"name": "statistics", "description": "What happened."},
+    {
+        "name": "repository",
+        "description": "Which models there are; loading and unloading with --model-control.",
+    },
+]
+
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+
+PREDICT_BODY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "model",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "Which model; may be left out when only one takes pictures.",
+        },
+        {
+            "name": "top",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 1},
+            "description": "How many labels; by default 5, or all of up to 10.",
+        },
+    ],
+    "requestBody": {
+        "required": True,
+        "description": (
+            "Turned as EXIF says, converted and resized as the net was trained. Transparency is laid over "
+            "black for grey nets (light ink on dark, as in MNIST) and over white for colour nets."
+        ),
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "array", "items": _PICTURE["schema"]}},
+                }
+            },
+            "image/png": _PICTURE,
+            "image/jpeg": _PICTURE,
+            "image/webp": _PICTURE,
+            "application/octet-stream": _PICTURE,
+        },
+    },
+}
+
+_ERRORS = {
+    "400": "the request is not what the protocol or the model allows",
+    "404": "no such model or version",
+    "413": "the body is over the limit",
+    "503": "not ready, or the queue is full; see Retry-After",
+    "504": "the request's own timeout passed",
+}
+
+_INFER_TEXT = """
+JSON tensors (`data`, flat or nested as `shape` says) or **binary** ones (`binary_data_size` in the
+input's `parameters`, the bytes after the JSON, its length in the header `Inference-Header-Content-Length`).
+Any number of rows; rows of concurrent requests are run together. `parameters.timeout` is in microseconds.
+"""
+
+
+def describe(app: FastAPI, models: Models) -> dict[str, Any]:
+    """The OpenAPI document, with the models in service as examples."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    served = models.served
+    signature = served[0].signature if served else None
+    paths = document["paths"]
+    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
+        paths[path] = {"post": _infer(path, signature)}
+    for methods in paths.values():
+        for operation in methods.values():
+            _complete(operation, signature)
+    return document
+
+
+def _infer(path: str, signature: Signature | None) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in ("model", "version")
+        if f"{{{name}}}" in path
+    ]
+    versioned = " by a given version" if "{version}" in path else ""
+    return {
+        "tags": ["inference"],
+        "summary": f"Run rows{versioned}",
+        "description": _INFER_TEXT,
+        "operationId": f"infer{'_version' if versioned else ''}",
+        "parameters": parameters,
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"type": "object"}, "example": _request_example(signature)},
+                "application/octet-stream": _PICTURE,
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The outputs, in the order asked for",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            }
+        },
+    }
+
+
+def _request_example(signature: Signature | None) -> dict[str, Any]:
+    if signature is None:
+        return {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [0.0, 0.0]}]}
+    return {
+        "id": "example",
+        "inputs": [
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": [1, *tensor.row_shape],
+                "data": [False if tensor.datatype == "BOOL" else 0] * tensor.row_elements,
+            }
+            for tensor in signature.inputs.values()
+        ],
+    }
+
+
+def _complete(operation: dict[str, Any], signature: Signature | None) -> None:
+    """Our errors instead of FastAPI's, and the served model as the example of a path."""
+    responses = operation["responses"]
+    responses.pop("422", None)
+    if set(operation["tags"]) & {"predict", "inference"}:
+        responses |= {code: _error(text) for code, text in _ERRORS.items()}
+    examples = {"model": signature.name, "version": signature.version} if signature else {}
+    for parameter in operation.get("parameters", []):
+        if parameter["in"] == "path" and parameter["name"] in examples:
+            parameter["example"] = examples[parameter["name"]]
+
+
+def _error(text: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    return {"description": text, "content": {"application/json": {"schema": schema}}}

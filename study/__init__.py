@@ -1,0 +1,13 @@
+"""What BatchNorm does, measured: claims that articles make, each beside a number and a verdict.
+
+    python -m study --out study
+
+In: a data set.  Out: `report.md`, its plots and `claims.json`, and `cells/`, from which a study that was
+interrupted goes on.  One way through:
+
+    experiments/   which cells to measure, what a claim is measured by, what to draw
+    lab.py         a cell is measured once: its result is a file, named by its settings
+    short_run.py   the cell of nearly all of them: one net trained for a number of steps
+    claims.py      held, did not hold, or not decided: one rule, fixed beforehand
+    report.py      all that as one page
+"""

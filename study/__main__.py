@@ -1,0 +1,119 @@
+"""`python -m study`: measures what is not measured yet, then writes the report.
+
+Progress on stderr, the report's path on stdout.
+
+exit code   0 done   2 the user's mistake, in one sentence   130 interrupted: the same command goes on
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.errors import TrainingError, describe_unknown
+from training.settings.config import ConfigError
+from training.settings.environment import set_environment
+from training.settings.flags import Parser
+
+if TYPE_CHECKING:
+    from study.scale import Scale
+
+EXAMPLE = """\
+example:
+  python -m study --quick                             within 10 minutes on 2 cores, into study/
+  python -m study --out study/clothes --data fashion-mnist --seeds 10
+  python -m study --only depth --only surface         these two; of the others, what is there already
+"""
+MOST_ROWS = 4000
+CELLS = "cells"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = Parser("study", "Measure what articles claim about BatchNorm.", EXAMPLE)
+    parser.add_argument("--out", type=Path, default=Path("study"), metavar="FOLDER", help="(default study)")
+    parser.add_argument("--data", default="digits", metavar="NAME", help="data set (default digits)")
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help=f"to train on (default {MOST_ROWS}, or all there are)"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="of everything (default 5, with --quick 3)")
+    parser.add_argument(
+        "--quick", action="store_true", help="less of everything; the report says what was left out"
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="measure this one; an unknown name lists them"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: the cores)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        flags = build_parser().parse_args(argv)
+        set_environment()
+        print(run_study(flags, sys.argv[1:] if argv is None else argv))
+    except TrainingError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("study: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_study(flags: argparse.Namespace, words: Sequence[str]) -> Path:
+    """Measure what was asked for, and report on all that is there; returns the report's path."""
+    # Torch takes seconds to import: --help does not wait for it, and Ctrl-C meanwhile is a sentence.
+    from study.experiments import EXPERIMENTS
+    from study.lab import Lab, NotMeasuredError
+    from study.report import REPORT, write_report
+    from study.rows import load_rows
+    from study.watch import Watch
+    from training.runs.files import prepare_folder, publish
+
+    for name in flags.only or ():
+        if name not in EXPERIMENTS:
+            raise ConfigError(describe_unknown("experiment", name, EXPERIMENTS))
+    if flags.jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, got {flags.jobs}")
+    scale = choose_scale(flags)
+    rows = load_rows(scale.data, scale.num_rows)
+    prepare_folder(cells := flags.out / CELLS)
+    findings, missing = {}, []
+    watch = Watch(flags.only or EXPERIMENTS)
+    with watch, Lab(cells, {"rows": rows.digest()}, jobs=flags.jobs, tell=watch.tell) as lab:
+        for name, experiment in EXPERIMENTS.items():
+            is_wanted = not flags.only or name in flags.only
+            try:
+                if is_wanted:
+                    watch.begin(name)
+                findings[name] = experiment(scale, lab.measure if is_wanted else lab.recall)
+            except NotMeasuredError:
+                missing.append(name)
+    command = shlex.join(["python", "-m", "study", *words])
+    for name, content in write_report(scale, rows, findings, missing, command).items():
+        publish(flags.out / name, content)
+    out: Path = flags.out
+    return out / REPORT
+
+
+def choose_scale(flags: argparse.Namespace) -> "Scale":
+    """The whole study or the quick one, of the data and with the seeds that were asked for."""
+    from study.rows import count_train_rows
+    from study.scale import QUICK, Scale
+
+    chosen: dict[str, Any] = dict(QUICK) if flags.quick else {}
+    if flags.seeds is not None:
+        chosen["seeds"] = tuple(range(flags.seeds))
+    num_rows = min(MOST_ROWS, count_train_rows(flags.data)) if flags.rows is None else flags.rows
+    return Scale(data=flags.data, num_rows=num_rows, **chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

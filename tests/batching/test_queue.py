@@ -1,0 +1,204 @@
+"""Who waits, in which order: RowQueue against a list that is sorted anew each time."""
+
+import gc
+import weakref
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.job import Job, Piece, pieces_of
+from service.batching.queue import DEFAULT_PRIORITY, RowQueue, level_of
+
+LARGEST = 4
+
+
+def job_of(num_rows: int = 1, priority: int = 0) -> Job:
+    num_pieces = -(-num_rows // LARGEST)
+    return Job(
+        num_rows=num_rows,
+        num_pieces=num_pieces,
+        on_end=lambda job: None,
+        submitted_at=0.0,
+        priority=priority,
+    )
+
+
+def put(queue: RowQueue, job: Job) -> list[Piece]:
+    pieces = pieces_of(job, {"x": np.arange(job.num_rows)}, LARGEST)
+    queue.put(job, pieces)
+    return pieces
+
+
+def drop(queue: RowQueue, job: Job) -> None:
+    job.drop()
+    queue.remove(job)
+
+
+@dataclass
+class Naive:
+    """The same, sorted whenever somebody asks."""
+
+    arrived: list[Piece] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> list[Piece]:
+        waiting = [piece for piece in self.arrived if not piece.job.is_settled]
+        return sorted(waiting, key=lambda piece: piece.job.priority or 2)  # stable: arrival decides
+
+    def num_rows(self, up_to: float = float("inf")) -> int:
+        return sum(piece.num_rows for piece in self.waiting if (piece.job.priority or 2) <= up_to)
+
+
+PRIORITIES = st.sampled_from([0, 1, 2, 3, 7])
+STEP = st.one_of(
+    st.tuples(st.just("put"), st.integers(1, 11), PRIORITIES),
+    st.tuples(st.just("pop"), st.integers(0, 6), st.just(0)),
+    st.tuples(st.just("remove"), st.integers(0, 200), st.just(0)),
+    st.tuples(st.just("remove again"), st.integers(0, 200), st.just(0)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=st.lists(STEP, max_size=60))
+def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> None:
+    queue, naive = RowQueue(), Naive()
+    jobs: list[Job] = []
+    for what, number, priority in steps:
+        if what == "put":
+            jobs.append(job_of(number, priority))
+            naive.arrived += put(queue, jobs[-1])
+        elif what == "pop":
+            expected = naive.waiting[:number]
+            assert queue.pop(len(expected)) == expected
+            naive.arrived = [piece for piece in naive.arrived if piece not in expected]
+        elif jobs:
+            job = jobs[number % len(jobs)]
+            if what == "remove again" or not job.is_settled:
+                drop(queue, job)
+        waiting = naive.waiting
+        assert list(queue) == waiting
+        assert queue.head(1) == waiting[:1]
+        assert queue.head(10**6) == waiting
+        assert queue.num_rows == naive.num_rows()
+        for asked in (0, 1, 2, 3, 4, 7, 9):
+            assert queue.rows_before(asked) == naive.num_rows(up_to=asked or 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 11), PRIORITIES, st.booleans()), max_size=120), st.integers(0, 300))
+def test_many_leave_and_the_others_keep_their_places(
+    given_jobs: list[tuple[int, int, bool]], popped: int
+) -> None:
+    queue, naive = RowQueue(), Naive()
+    jobs = [(job_of(num_rows, priority), leaves) for num_rows, priority, leaves in given_jobs]
+    for job, _ in jobs:
+        naive.arrived += put(queue, job)
+    for job, leaves in jobs:
+        if leaves:
+            drop(queue, job)
+    waiting = naive.waiting
+    taken = queue.pop(min(popped, len(waiting)))
+    assert taken + list(queue) == waiting
+    assert queue.num_rows == sum(piece.num_rows for piece in waiting[len(taken) :])
+
+
+def test_priorities_come_first_and_arrival_next() -> None:
+    queue = RowQueue()
+    jobs = [job_of(priority=priority) for priority in (3, 0, 1, 2, 1, 0, 9)]
+    for job in jobs:
+        put(queue, job)
+    assert [piece.job.priority for piece in queue.pop(7)] == [1, 1, 0, 2, 0, 3, 9]
+    assert (DEFAULT_PRIORITY, [level_of(job_of(priority=priority)) for priority in (0, 1, 5)]) == (
+        2,
+        [2, 1, 5],
+    )
+
+
+def test_rows_before_are_those_of_its_own_priority_and_of_better_ones() -> None:
+    queue = RowQueue()
+    for num_rows, priority in ((1, 1), (10, 2), (100, 0), (1000, 3)):
+        put(queue, job_of(num_rows, priority))
+    assert [queue.rows_before(priority) for priority in (0, 1, 2, 3, 4)] == [111, 1, 111, 1111, 1111]
+
+
+def test_a_job_that_fails_with_half_of_its_pieces_taken_takes_the_other_half_along() -> None:
+    queue = RowQueue()
+    long, mate = job_of(10), job_of(1)
+    put(queue, long)
+    put(queue, mate)
+    assert queue.pop(1)[0].num_rows == 4
+    long.fail(ValueError("its first piece"))
+    queue.remove(long)
+    queue.remove(long)
+    assert (queue.num_rows, queue.rows_before(0)) == (1, 1)
+    assert [piece.job for piece in queue.pop(1)] == [mate]
+    assert (queue.num_rows, list(queue), queue.head(1)) == (0, [], [])
+
+
+def num_held(queue: RowQueue) -> int:
+    """How much the queue keeps, whoever waits for it: everything in everything that it has."""
+    held = 0
+    for value in vars(queue).values():
+        if hasattr(value, "__len__"):
+            held += len(value)
+        if isinstance(value, dict):
+            held += sum(len(inner) for inner in value.values() if hasattr(inner, "__len__"))
+    return held
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 20])
+@pytest.mark.parametrize("num_rows", [1, 11])
+def test_case_31_jobs_cancelled_without_end_leave_nothing_behind(num_rows: int, waiting: int) -> None:
+    queue = RowQueue()
+    for _ in range(waiting):
+        put(queue, job_of())
+    most = 0
+    for turn in range(3000):
+        job = job_of(num_rows, priority=turn % 5)
+        put(queue, job)
+        drop(queue, job)
+        most = max(most, num_held(queue))
+    assert most < 300
+    assert queue.num_rows == waiting
+    assert len(list(queue)) == waiting
+
+
+def test_case_31_priorities_without_end_leave_nothing_behind() -> None:
+    queue = RowQueue()
+    put(queue, job_of(priority=9999))
+    held = num_held(queue)
+    for priority in range(3000):
+        put(queue, job_of(priority=priority))
+        queue.pop(1)
+    assert (queue.num_rows, num_held(queue)) == (1, held)
+    queue.pop(1)
+    assert (queue.num_rows, num_held(queue)) == (0, 0)
+
+
+class Pixels(np.ndarray):
+    """An array that can be watched."""
+
+
+@pytest.mark.parametrize("last", ["cancelled", "taken"])
+def test_case_31_nobodys_rows_are_kept_when_nobody_waits(last: str) -> None:
+    queue = RowQueue()
+    first = job_of(priority=1)
+    put(queue, first)
+    watched = []
+    for _ in range(40):
+        pixels = np.zeros(3).view(Pixels)
+        watched.append(weakref.ref(pixels))
+        job = job_of()
+        queue.put(job, pieces_of(job, {"x": pixels}, LARGEST))
+        drop(queue, job)
+    del pixels
+    if last == "cancelled":
+        drop(queue, first)
+    else:
+        queue.pop(1)
+    gc.collect()
+    assert queue.num_rows == 0
+    assert [pixels() for pixels in watched if pixels() is not None] == []

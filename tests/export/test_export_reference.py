@@ -1,0 +1,113 @@
+"""The reference's own windows against ONNX Runtime: two implementations that share no code."""
+
+import itertools
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from export.proof.reference import OPERATORS
+
+FLOAT32_NOISE = 1e-4  # 6·3³ products of numbers around 1, each rounded to 2⁻²⁴, with room
+PADDINGS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+
+
+def assert_agrees(op: str, arrays: dict[str, np.ndarray], opset: int = 20, **attributes: object) -> None:
+    node = helper.make_node(op, list(arrays), ["y"], **attributes)
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in arrays.items()
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    model = helper.make_model(
+        helper.make_graph([node], "one", inputs, [output]),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=10,
+    )
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    (expected,) = session.run(None, {name: array.astype(np.float32) for name, array in arrays.items()})
+    ours = ReferenceEvaluator(model, new_ops=OPERATORS)
+    (answer,) = ours.run(None, arrays)
+    assert answer.dtype == np.float64
+    assert answer.shape == expected.shape, attributes
+    assert np.abs(answer - expected).max() < FLOAT32_NOISE, attributes
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions_agree_with_onnxruntime(rank, groups):
+    random = np.random.default_rng(rank)
+    for stride, dilation, auto_pad in itertools.product((1, 2, 3), (1, 2), PADDINGS):
+        if dilation == 2 and auto_pad.startswith("SAME"):
+            continue  # ONNX Runtime does not have it
+        pads = {"pads": random.integers(0, 2, 2 * rank).tolist()} if auto_pad == "NOTSET" else {}
+        shared = {
+            "group": groups,
+            "strides": [stride] * rank,
+            "dilations": [dilation] * rank,
+            "auto_pad": auto_pad,
+        }
+        conv = {
+            "x": random.normal(size=(2, 4, *[7] * rank)),
+            "w": random.normal(size=(6, 4 // groups, *[3] * rank)),
+            "b": random.normal(size=6),
+        }
+        assert_agrees("Conv", conv, **shared, **pads)
+        spread = {**conv, "w": random.normal(size=(4, 6 // groups, *[3] * rank))}
+        assert_agrees("ConvTranspose", spread, **shared, **pads, output_padding=[stride - 1] * rank)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv_transpose_crops_to_a_wanted_shape(rank):
+    random = np.random.default_rng(rank)
+    arrays = {
+        "x": random.normal(size=(2, 4, *[5] * rank)),
+        "w": random.normal(size=(4, 3, *[3] * rank)),
+        "b": random.normal(size=6),
+    }
+    for stride in (1, 2):
+        wanted = [4 * stride + 2] * rank
+        assert_agrees("ConvTranspose", arrays, group=2, strides=[stride] * rank, output_shape=wanted)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pools_agree_with_onnxruntime(op, rank):
+    random = np.random.default_rng(rank)
+    x = random.normal(size=(2, 3, *[7] * rank))
+    for stride, auto_pad, counted in itertools.product((1, 2), PADDINGS, (0, 1)):
+        pads = {"pads": random.integers(0, 2, 2 * rank).tolist()} if auto_pad == "NOTSET" else {}
+        average = {"count_include_pad": counted} if op == "AveragePool" else {}
+        assert_agrees(
+            op,
+            {"x": x},
+            kernel_shape=[3] * rank,
+            strides=[stride] * rank,
+            auto_pad=auto_pad,
+            **pads,
+            **average,
+        )
+    assert_agrees(op, {"x": x}, kernel_shape=[2] * rank, strides=[2] * rank, ceil_mode=1)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 14, 15])
+def test_batchnorm_uses_running_statistics_at_every_opset(opset):
+    """ONNX's own reference takes the batch's below opset 14: a truth that would have proved anything."""
+    random = np.random.default_rng(opset)
+    arrays = {
+        "x": random.normal(size=(3, 4, 5)),
+        "gamma": random.normal(size=4),
+        "beta": random.normal(size=4),
+        "mean": random.normal(size=4),
+        "var": random.uniform(0.3, 2, size=4),
+    }
+    assert_agrees("BatchNormalization", arrays, opset=opset, epsilon=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_lrn_counts_channels_not_rows(size):
+    x = np.random.default_rng(size).normal(size=(3, 7, 4, 4))
+    assert_agrees("LRN", {"x": x}, size=size, alpha=0.3, beta=0.6, bias=1.5)

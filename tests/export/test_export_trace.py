@@ -1,0 +1,99 @@
+"""The traced graph holds the BatchNorms that ran, and no other way of tracing passes."""
+
+import pytest
+import torch
+from torch import nn
+
+from export.errors import TraceError
+from export.graph import ROWS, batchnorms
+from export.sources.trace import check_batchnorms, owners_of, trace, watch_batchnorms
+from nets import everything, lively, no_statistics
+
+
+class Functional(nn.Module):
+    """BatchNorm called as a function on buffers of its own, twice on the same ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("var", torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.batch_norm(x, self.mean, self.var)
+        return torch.batch_norm(x, None, None, self.mean, self.var, False, 0.1, 1e-5, False)
+
+
+class Subclassed(nn.BatchNorm2d):
+    """A BatchNorm with its activation inside, as timm's: `type(m) is nn.BatchNorm2d` misses it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(x))
+
+
+def test_rows_are_symbolic_and_every_batchnorm_is_there():
+    model = trace(everything(), (1, 8, 8))
+    assert [str(value.shape[0]) for value in (*model.graph.inputs, *model.graph.outputs)] == [ROWS, ROWS]
+    assert [node.name for node in batchnorms(model)] == [
+        "conv_bn",
+        "depthwise_bn",
+        "up_bn",
+        "hidden_bn",
+        "head_bn",
+    ]
+
+
+def test_the_exporters_own_folding_would_be_caught():
+    """The trap: with its optimisation on, the exporter folds by itself and nothing is left to compare."""
+    net = everything()
+    ran, _ = watch_batchnorms(net, torch.zeros(2, 1, 8, 8))
+    assert len(ran) == 5
+    model = trace(net, (1, 8, 8))
+    first = next(batchnorms(model))
+    first.outputs[0].replace_all_uses_with(first.inputs[0])
+    model.graph.remove(first, safe=True)
+    with pytest.raises(TraceError, match=r"5 BatchNorms ran.* holds 4: missing \['conv_bn'\]"):
+        check_batchnorms(model, ran, owners_of(net))
+
+
+def test_functional_calls_are_seen():
+    ran, _ = watch_batchnorms(Functional(), torch.zeros(2, 2, 4))
+    assert len(ran) == 2
+    assert len(list(batchnorms(trace(Functional(), (2, 4))))) == 2
+
+
+def test_subclasses_are_seen():
+    net = lively(nn.Sequential(nn.Conv2d(1, 3, 3), Subclassed(3)), (1, 6, 6))
+    assert [node.name for node in batchnorms(trace(net, (1, 6, 6)))] == ["1"]
+
+
+def test_a_batchnorm_without_running_statistics_is_refused():
+    with pytest.raises(TraceError, match="no running statistics"):
+        trace(no_statistics(), (1, 6, 6))
+
+
+def test_a_wrong_row_shape_says_which():
+    with pytest.raises(TraceError, match=r"fails on rows of shape \[2, 3, 8, 8\]"):
+        trace(everything(), (3, 8, 8))
+
+
+class Aliased(nn.Module):
+    """One BatchNorm under two names, one called as a function by its parent, one behind an InstanceNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm2d(2)
+        self.second = self.first
+        self.parts = nn.Sequential(nn.Conv2d(2, 2, 1), self.first)
+        self.norm = nn.BatchNorm2d(2)
+        self.instance = nn.InstanceNorm2d(2, track_running_stats=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.parts(self.second(x))
+        return self.instance(nn.functional.batch_norm(x, self.norm.running_mean, self.norm.running_var))
+
+
+def test_a_batchnorm_of_two_names_is_one():
+    net = Aliased().eval()
+    ran, _ = watch_batchnorms(net, torch.zeros(2, 2, 4, 4))
+    assert ran == ["first", "first", "norm", "instance"]
+    assert len(list(batchnorms(trace(net, (2, 4, 4))))) == 4

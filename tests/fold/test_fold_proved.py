@@ -1,0 +1,41 @@
+"""Where the measured parity fails, less is folded; what cannot be proved at all is raised."""
+
+import onnx_ir as ir
+import pytest
+from test_export_flags import concat_net
+
+from export.errors import ParityError, ProofError
+from export.fold.proved import LIMITS, FoldOptions, fold_proved
+from export.fold.usual import Price, account
+from export.graph import prepare
+
+EVERYTHING = FoldOptions(prices=frozenset(Price))
+
+
+def failing(times: int, error: type[ProofError], seen: list[int]):
+    def prove(graph: ir.Model) -> str:
+        seen.append(sum(node.op_type == "BatchNormalization" for node in graph.graph))
+        if len(seen) <= times:
+            raise error("beyond tolerance")
+        return "proved"
+
+    return prove
+
+
+def test_what_shifts_tensors_is_taken_back_first():
+    seen: list[int] = []
+    _, sites, proof = fold_proved(
+        prepare(ir.from_proto(concat_net())), EVERYTHING, failing(len(LIMITS) - 1, ParityError, seen)
+    )
+    assert proof == "proved"
+    assert seen == sorted(seen), "never more is folded after a failure"
+    assert (seen[0], seen[-1]) == (0, 2)
+    assert all("it would cost accuracy" in (site.reason or "") for site in account(sites).sites)
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(ParityError, len(LIMITS)), (ProofError, 1)])
+def test_only_parity_is_tried_again(error, attempts):
+    seen: list[int] = []
+    with pytest.raises(error):
+        fold_proved(prepare(ir.from_proto(concat_net())), EVERYTHING, failing(99, error, seen))
+    assert len(seen) == attempts

@@ -1,0 +1,88 @@
+"""Random whole graphs, at every price: the same answers, and an account that is true.
+
+Relative to each output's range; an output near 0 counts as a thousandth of the largest.  The answers are
+sums of many thousand terms whose rounding is that of both graphs: 1e-12 holds where `LARGEST_CONDITION` does.
+"""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.fold.batchnorm import Declined
+from export.fold.usual import LARGEST_CONDITION, Price, fold
+from export.graph import batchnorms, prepare, serialize
+from export.runtime import load
+from gauge_fuzz import grow
+from gauge_kit import EXACT, answers
+
+PRICES = [frozenset(), frozenset(Price), *(frozenset({price}) for price in Price)]
+
+
+def in_float32(model: ir.Model) -> ir.Model:
+    """As ONNX Runtime has it; its Conv knows no float64."""
+    model = model.clone()
+    single = ir.TensorType(ir.DataType.FLOAT)
+    for value in model.graph.initializers.values():
+        if value.dtype == ir.DataType.DOUBLE:
+            with np.errstate(over="ignore"):  # no bound is the largest number
+                array = value.const_value.numpy().astype(np.float32)
+            value.const_value = ir.tensor(array, name=value.name)
+            value.type = single
+    outputs = [output for node in model.graph for output in node.outputs]
+    for value in (*model.graph.inputs, *outputs):
+        if value.dtype == ir.DataType.DOUBLE:
+            value.type = single
+    return model
+
+
+def apart(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
+    largest = max(float(np.abs(array).max(initial=0)) for array in expected)
+    floor = max(1e-3 * largest, 1e-30)
+    return max(
+        float(np.abs(e - f).max(initial=0)) / max(float(np.abs(e).max(initial=0)), floor)
+        for e, f in zip(expected, found, strict=True)
+    )
+
+
+def check(
+    seed: int, prices: frozenset[Price], limit: float = LARGEST_CONDITION, *, runtime: bool = False
+) -> int:
+    """Fold a random graph, and fold it again; how many BatchNorms went."""
+    net, shape, outputs = grow(seed)
+    unfolded = prepare(ir.from_proto(net.model(shape, *outputs)))
+    folded, sites = fold(unfolded, prices, limit)
+    rows = np.random.default_rng(seed).normal(size=[2, *shape[1:]])
+    expected = answers(unfolded, rows)
+    assert apart(expected, answers(folded, rows)) < EXACT
+
+    declined = [site for site in sites if isinstance(site.outcome, Declined)]
+    assert len(sites) == len(list(batchnorms(unfolded)))
+    assert len(declined) == len(list(batchnorms(folded)))
+    assert all(site.outcome.reason for site in declined)
+    onnx.checker.check_model(ir.to_proto(folded), full_check=True)
+    assert Price.THRESHOLD in prices or not {"Max", "Min"} & {node.op_type for node in folded.graph}
+
+    again, more = fold(folded, prices, limit)
+    assert len(more) == len(declined) >= len(list(batchnorms(again)))
+    assert apart(expected, answers(again, rows)) < EXACT
+    if runtime:
+        run = load(serialize(in_float32(folded)), optimised=True)
+        run({"x": rows.astype(np.float32)})
+    return len(sites) - len(declined)
+
+
+@pytest.mark.parametrize(
+    "prices", PRICES, ids=lambda prices: "+".join(sorted(p.name for p in prices)) or "none"
+)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_any_graph_folds_exactly(prices, seed):
+    check(seed, prices, runtime=True)
+
+
+def test_most_of_what_is_sprinkled_goes():
+    """So that the fuzz folds, not only declines."""
+    assert sum(check(seed, frozenset(Price)) for seed in range(12)) > 40

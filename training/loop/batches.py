@@ -1,0 +1,56 @@
+"""Which rows come when.
+
+In: a split, and the rows of each batch.  Out: rows for the net, in its own number format, and their labels.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.augment import Plan
+from training.data import Split, normalize
+from training.data.ahead import batches_ahead
+from training.loop.chance import seeded_generator
+from training.settings.config import ConfigError, FitConfig
+
+REPORT_BATCHES = 16
+
+
+def count_steps(split: Split, config: FitConfig) -> int:
+    """Whole batches only: a last batch of a few rows would give BatchNorm a poor variance."""
+    num_rows = len(split.train_labels)
+    if config.batch_size > num_rows:
+        raise ConfigError(
+            f"batch_size must be at most {num_rows}, the rows to train on, got {config.batch_size}"
+        )
+    num_steps = num_rows // config.batch_size
+    if (asked := config.recalibrate_bn) > num_steps:
+        raise ConfigError(f"recalibrate_bn must be at most {num_steps}, the batches of an epoch, got {asked}")
+    return num_steps
+
+
+def read_batches(
+    net: nn.Module, split: Split, batches: Sequence[Tensor], plan: Plan
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented rows and labels of each batch, the rows in the net's own number format."""
+    dtype = next(net.parameters()).dtype
+    for rows, pixels in zip(batches, batches_ahead(split.train_pixels, batches), strict=True):
+        yield normalize(plan[rows].apply(pixels), split.facts).to(dtype), split.train_labels[rows]
+
+
+def plain_batches(net: nn.Module, split: Split, config: FitConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and labels of random train batches, `recalibrate_bn` or a few, not augmented; none comes twice."""
+    dtype = next(net.parameters()).dtype
+    generator = seeded_generator(config.seed, "recalibrate")
+    order = torch.randperm(len(split.train_labels), generator=generator).to(split.train_labels.device)
+    num_batches = config.recalibrate_bn or min(REPORT_BATCHES, count_steps(split, config))
+    batches = torch.split(order[: num_batches * config.batch_size], config.batch_size)
+    for rows, pixels in zip(batches, batches_ahead(split.train_pixels, batches), strict=True):
+        yield normalize(pixels, split.facts).to(dtype), split.train_labels[rows]
+
+
+def first_row(net: nn.Module, split: Split) -> Tensor:
+    """The first of the train half, not augmented, in the net's own number format."""
+    pixels = split.train_pixels[torch.zeros(1, dtype=torch.int64)]
+    return normalize(pixels, split.facts).to(next(net.parameters()).dtype)

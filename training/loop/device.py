@@ -1,0 +1,83 @@
+"""Where a run computes: the device, how a net lies on it, and what makes it repeat itself.
+
+In: a device's name.  Out: the device, or a sentence why not.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from training.distributed.launch import Launch
+from training.errors import TrainingError
+from training.nets.settings import first_line
+from training.settings.config import ConfigError
+
+
+class DeviceError(TrainingError):
+    """A device that was asked for and is not there."""
+
+
+def find_device(name: str, launch: Launch | None = None) -> torch.device:
+    """`auto` takes the GPU where there is one; of several processes on a machine each takes its own."""
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise DeviceError("cuda was asked for, but torch finds no GPU here: use --device cpu or auto")
+    if name == "cpu" or not has_cuda:
+        return torch.device("cpu")
+    if launch is None or launch.size == 1:
+        return torch.device("cuda")
+    if launch.local_rank >= (count := torch.cuda.device_count()):
+        raise DeviceError(
+            f"this machine has {count} GPUs, and more processes: start {count} of them, or take --device cpu"
+        )
+    return torch.device("cuda", launch.local_rank)
+
+
+def place(net: nn.Module, device: torch.device) -> nn.Module:
+    """Channels last is the layout in which convolutions are fastest, on CPUs and GPUs alike."""
+    placed: nn.Module = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
+
+
+def settle() -> None:
+    """Let MKL find out about the CPU now, in one thread.
+
+    Its vector functions do so at their first call in a process, and note the CPU's type before they have
+    looked up which kernel that means. Where two threads of a first cos() came at once, one of them read the
+    half-done note now and then, and computed its half with a kernel of 4 digits (docs/decisions/0017).
+    """
+    torch.zeros(1).cos()
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small, so that nobody learns later that there is no compiler."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(4, device=device))
+    except Exception as error:  # each backend has errors of its own
+        lines = [line for line in str(error).splitlines() if line and not line.startswith("backend=")]
+        reason = (lines or [type(error).__name__])[0]
+        raise ConfigError(f"compile needs a compiler for the {device.type}: {reason}") from None
+
+
+def be_deterministic() -> None:
+    """From here on a GPU takes only algorithms that repeat themselves; a CPU does so anyway."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Within, a full memory and an algorithm that cannot repeat itself are told in one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise DeviceError("the GPU's memory is full: try a smaller --batch-size or net") from None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise DeviceError("the memory is full: try a smaller --batch-size or net") from None
+        if "deterministic" in str(error):
+            raise DeviceError(f"--deterministic cannot be had with this net: {first_line(error)}") from None
+        raise

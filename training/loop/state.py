@@ -1,0 +1,60 @@
+"""What a run needs to go on, besides the net that it has published.
+
+In: the live parts of a loop.  Out: a `State`, and the parts as they were.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from training.errors import TrainingError
+from training.loop.optimize import restore_optimizer
+from training.loop.precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """Momenta, float16's scaler, generators; where an average is published, also the `weights` behind it."""
+
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    weights: dict[str, Tensor]
+    generators: dict[str, Tensor]
+
+
+def capture(
+    net: nn.Module,
+    published: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    generators: Mapping[str, Generator],
+) -> State:
+    """The state now; its tensors are live, so save it before the next step."""
+    return State(
+        optimizer=optimizer.state_dict(),
+        scaler=precision.scaler.state_dict(),
+        weights={} if published is net else dict(net.state_dict()),
+        generators={name: generator.get_state() for name, generator in generators.items()},
+    )
+
+
+def restore(
+    state: State,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    generators: Mapping[str, Generator],
+) -> None:
+    """Put everything back; `net` holds what had been published."""
+    try:
+        if state.weights:
+            net.load_state_dict(state.weights)
+        restore_optimizer(optimizer, state.optimizer)
+        precision.scaler.load_state_dict(state.scaler)
+        for name, generator in generators.items():
+            generator.set_state(state.generators[name])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"the checkpoint does not hold what this run needs to go on: {error!r}") from None

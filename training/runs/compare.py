@@ -1,0 +1,111 @@
+"""Runs beside each other: where their settings differ, and who did better.
+
+In: folders of runs.  Out: a table with a column for each run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.loop.facts import EpochFacts
+from training.runs.run import CHECKPOINT
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What a run's folder tells: settings by dotted names, facts of each epoch, and the published net."""
+
+    name: str
+    settings: Mapping[str, Any]
+    history: Sequence[EpochFacts]
+    num_parameters: int
+    checkpoint: Checkpoint
+
+    @property
+    def best(self) -> EpochFacts:
+        """The first epoch of the highest held-out accuracy."""
+        return max(self.history, key=lambda facts: facts.held_out_accuracy)
+
+
+FACTS: dict[str, Callable[[Result], str]] = {
+    "parameters": lambda run: f"{run.num_parameters:,}",
+    "epochs done": lambda run: f"{len(run.history)} of {run.settings['epochs']}",
+    "steps": lambda run: f"{run.history[-1].step:,}",
+    "train loss": lambda run: f"{run.history[-1].train_loss:.4f}",
+    "train accuracy": lambda run: f"{run.history[-1].train_accuracy:.2%}",
+    "held-out loss": lambda run: f"{run.history[-1].held_out_loss:.4f}",
+    "held-out accuracy": lambda run: f"{run.history[-1].held_out_accuracy:.2%}",
+    "best held-out accuracy": lambda run: f"{run.best.held_out_accuracy:.2%} (epoch {run.best.epoch})",
+}
+
+
+def read_run(folder: Path) -> Result:
+    """Read and check the checkpoint of a run."""
+    path = folder / CHECKPOINT
+    checkpoint = load_checkpoint(path)
+    if checkpoint.resume is None:
+        raise CheckpointError(f"{path} is of an older version: it does not tell how its epochs went")
+    try:
+        history = [EpochFacts(**facts) for facts in checkpoint.resume.history]
+    except TypeError as error:
+        raise CheckpointError(f"{path}: resume: history: {error}") from None
+    if not history or "epochs" not in checkpoint.resume.config:
+        raise CheckpointError(f"{path} does not tell how its epochs went")
+    settings = _flatten(checkpoint.resume.config | {"net_settings": checkpoint.net_settings})
+    num_parameters = sum(parameter.numel() for parameter in checkpoint.build_net().parameters())
+    return Result(
+        name=str(folder),
+        settings=settings,
+        history=history,
+        num_parameters=num_parameters,
+        checkpoint=checkpoint,
+    )
+
+
+def find_differences(runs: Sequence[Result]) -> dict[str, list[str]]:
+    """Settings that are not the same in all runs, with the value of each run."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    values = {name: [_to_text(run.settings.get(name, ABSENT)) for run in runs] for name in names}
+    return {name: texts for name, texts in values.items() if len(set(texts)) > 1}
+
+
+def to_table(runs: Sequence[Result]) -> str:
+    """Markdown, aligned: first the settings that differ, then the facts."""
+    rows = [["", *(run.name for run in runs)]]
+    rows += [[name, *texts] for name, texts in find_differences(runs).items()]
+    rows += [[name, *(tell(run) for run in runs)] for name, tell in FACTS.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = (
+        " | ".join(cell.replace("|", "/").ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def describe_incomparable(runs: Sequence[Result]) -> str | None:
+    """Why the accuracies say little about each other, where they do."""
+    if all(run.checkpoint.data == runs[0].checkpoint.data for run in runs):
+        return None
+    names = ", ".join(dict.fromkeys(run.checkpoint.data.name for run in runs))
+    return f"these runs were measured on different held-out pictures ({names}), so accuracies do not compare"
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name.removesuffix('_settings')}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)

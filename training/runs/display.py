@@ -1,0 +1,133 @@
+"""The live display of a run: on a terminal a bar that moves within each epoch, elsewhere one line an epoch.
+
+In: a console, and the facts of steps and epochs as they come.  Out: lines.
+
+    images/s = images of this epoch / their seconds        behind its first step, which may wait for much;
+                                                           evaluation does not count
+    left     = seconds of the epochs so far / how many they are · how many are left
+
+It draws from within the loop, four times a second at most: a thread of its own would take the loop's time
+whenever it likes. It asks the device for nothing: the losses that come with steps are those that the loop has
+looked at anyway.
+"""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.loop.facts import EpochFacts, StepFacts
+
+SECONDS_BETWEEN = 0.25
+
+
+class Display:
+    """A context; give `on_step` to the loop, and `end_epoch` the facts of each epoch."""
+
+    def __init__(
+        self,
+        console: Console,
+        num_epochs: int,
+        epochs_done: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._num_epochs, self._epochs_done, self._clock = num_epochs, epochs_done, clock
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[step]}"),
+        )
+        self._progress = Progress(
+            *columns,
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=console.quiet or not console.is_terminal,
+            get_time=clock,
+            speed_estimate_period=60,
+        )
+        self._bar = self._progress.add_task(f"epoch {epochs_done + 1}/{num_epochs}", total=None, step="")
+        self._began = self._epoch_began = self._drawn = clock()
+        self._first_step = (self._began, 0)
+        self._images_per_s = 0.0
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_step(self, facts: StepFacts) -> None:
+        """Move the bar, if it is time to."""
+        now = self._clock()
+        since, rows = (self._epoch_began, 0) if facts.index == 1 else self._first_step
+        self._images_per_s = (facts.num_rows - rows) / max(now - since, 1e-9)
+        if facts.index == 1:
+            self._first_step = now, facts.num_rows
+        is_last = facts.index == facts.num_steps
+        if self._progress.disable or not (is_last or now - self._drawn >= SECONDS_BETWEEN):
+            return
+        self._drawn = now
+        self._progress.update(
+            self._bar,
+            description=f"epoch {facts.epoch}/{self._num_epochs}",
+            total=self._num_epochs * facts.num_steps,
+            completed=(facts.epoch - 1) * facts.num_steps + facts.index,
+            step=describe_step(facts, self._images_per_s),
+            refresh=True,
+        )
+
+    def end_epoch(self, facts: EpochFacts) -> None:
+        """Print the epoch's line; the next epoch begins now."""
+        now = self._clock()
+        seconds_each = (now - self._began) / (facts.epoch - self._epochs_done)
+        self.print(
+            describe_epoch(
+                facts,
+                self._num_epochs,
+                seconds=now - self._epoch_began,
+                images_per_s=self._images_per_s,
+                seconds_left=seconds_each * (self._num_epochs - facts.epoch),
+            )
+        )
+        self._epoch_began = self._clock()
+
+    def print(self, line: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(line, soft_wrap=True, markup=False)
+
+
+def describe_step(facts: StepFacts, images_per_s: float) -> str:
+    """Step, images/s, and loss and accuracy of the epoch so far, where they are known."""
+    text = f"step {facts.index}/{facts.num_steps}  {images_per_s:,.0f} images/s"
+    if facts.loss is not None:
+        text += f"  loss {facts.loss:.4f}"
+    if facts.accuracy is not None:
+        text += f"  accuracy {facts.accuracy:.1%}"
+    return text
+
+
+def describe_epoch(
+    facts: EpochFacts, num_epochs: int, *, seconds: float, images_per_s: float, seconds_left: float
+) -> str:
+    """All of an epoch in one line."""
+    left = f", {describe_seconds(seconds_left)} left" if facts.epoch < num_epochs else ""
+    return (
+        f"epoch {facts.epoch:>3}/{num_epochs}   step {facts.step:,}   "
+        f"train: loss {facts.train_loss:.4f}, accuracy {facts.train_accuracy:.2%}   "
+        f"held out: loss {facts.held_out_loss:.4f}, accuracy {facts.held_out_accuracy:.2%}   "
+        f"{seconds:.1f} s, {images_per_s:,.0f} images/s{left}"
+    )
+
+
+def describe_seconds(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,92 @@
+"""What a run tells people: lines on stderr while it runs, and the final facts.
+
+In: a `Run`.  Out: its facts, for stdout.
+"""
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
+from training.batchnorm.report import BatchNormReport
+from training.runs.display import Display
+from training.runs.run import Run
+from training.figures.tensorboard import Board
+
+LAYERS_SHOWN = 8
+
+
+def narrate(run: Run, *, wants_board: bool = False) -> dict[str, Any]:
+    """Train, showing each epoch on stderr, and to TensorBoard if wanted; returns the final facts."""
+    console = Console(stderr=True, highlight=False, quiet=not run.group.is_first)
+    config, num_rows = run.config, len(run.split.train_labels)
+    num_parameters = sum(parameter.numel() for parameter in run.net.parameters())
+    console.print(
+        f"{config.net} ({num_parameters:,} parameters) on {config.data} "
+        f"({num_rows:,} train, {len(run.split.held_out_labels):,} held out), "
+        f"{run.device}{f' and {run.group.size} processes' if run.group.size > 1 else ''}",
+        soft_wrap=True,
+    )
+    if run.warning:
+        console.print(f"warning: {run.warning}", soft_wrap=True, markup=False)
+    for note in run.split.notes:
+        console.print(f"data: {note}", soft_wrap=True, markup=False)
+    if len(run.history) == config.epochs:
+        console.print("every epoch is done already")
+    elif run.history:
+        console.print(f"going on behind epoch {len(run.history)}")
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        display = stack.enter_context(Display(console, config.epochs, len(run.history)))
+        wants_board = wants_board and run.group.is_first
+        board = stack.enter_context(Board(run.out, run.history)) if wants_board else None
+        for facts in run.epochs(display.on_step):
+            display.end_epoch(facts)
+            if board:
+                board.add(facts)
+        if board:
+            board.add_pictures(config.epochs)
+    if run.batchnorm:
+        show_batchnorm(run.batchnorm, console)
+    last = run.history[-1]
+    return {
+        "out": str(run.out),
+        "epoch": last.epoch,
+        "train_loss": last.train_loss,
+        "train_accuracy": last.train_accuracy,
+        "held_out_loss": last.held_out_loss,
+        "held_out_accuracy": last.held_out_accuracy,
+        "parameters": num_parameters,
+        "device": str(run.device),
+        "seconds": round(time.perf_counter() - began, 1),
+        "batchnorm": run.batchnorm.summary() if run.batchnorm else None,
+    }
+
+
+def show_batchnorm(report: BatchNormReport, console: Console) -> None:
+    """The layers whose running statistics drifted furthest, and what that does to the answers."""
+    shown = sorted(report.layers, key=lambda layer: layer.mean_drift, reverse=True)[:LAYERS_SHOWN]
+    title = f"{len(shown)} of {len(report.layers)} BatchNorms, those that drifted most"
+    name = Column("BatchNorm", overflow="fold")
+    heads = ("μ drift", "σ² drift", "least σ²", "σ² < ε", "γ ≈ 0", "γ < 0")
+    table = Table(name, *heads, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for layer in shown:
+        table.add_row(
+            layer.name,
+            f"{layer.mean_drift:.2g} σ",
+            f"× {layer.variance_drift:.3g}",
+            f"{layer.smallest_variance:.3g}",
+            *(f"{count}/{layer.channels}" for count in (layer.near_zero_variance, layer.dead_gamma)),
+            f"{layer.negative_gamma}/{layer.channels}",
+        )
+    console.print(table)
+    recalibrated = report.accuracy_recalibrated
+    after = "" if recalibrated is None else f", {recalibrated:.2%} recalibrated"
+    console.print(
+        f"{report.rows:,} train rows, not augmented: {report.accuracy_by_batch:.2%} right by their batches' "
+        f"statistics, {report.accuracy_by_running:.2%} by the running ones{after}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,169 @@
+"""Begin a run, or go on with one: everything that can be wrong is found before anything long starts.
+
+In: a folder, flags, a device, a group.  Out: a `Run`, or one sentence.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from training import nets
+from training.augment import choose_augmentation, parse_augment
+from training.loop.batches import count_steps
+from training.batchnorm.statistics import find_batchnorms
+from training.loop.chance import STREAMS, seeded_generator
+from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
+from training.settings.config import ConfigError, FitConfig
+from training.data import Split, foresee_facts, load_split
+from training.loop.device import be_deterministic, check_compiler, find_device, place, settle
+from training.distributed.group import ALONE, Group
+from training.loop.facts import EpochFacts
+from training.runs.files import OutputError, prepare_folder
+from training.loop.fit import Start
+from training.loop.precision import resolve_precision
+from training.runs.run import CHECKPOINT, Run
+from training.batchnorm.small_batches import count_positions, describe_small_batch
+
+
+def open_run(
+    out: Path,
+    flags: Mapping[str, Any],
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    group: Group = ALONE,
+) -> Run:
+    """Check everything that can be checked before anything long starts; last of all, make the folder.
+
+    By torchrun a run goes on without `resume` too, if its settings are the checkpoint's: when a process has
+    died, torchrun starts the same command again.
+    """
+    where = find_device(device, group)
+    settle()
+    if overwrite and group.max_restarts:
+        raise ConfigError("--overwrite would begin anew with every restart: leave --max-restarts out")
+    path = out / CHECKPOINT
+    content = group.from_first(
+        lambda: _read_existing(path, resume=resume, overwrite=overwrite, by_torchrun=group.by_torchrun)
+    )
+    if content is None:
+        run = _begin(out, flags, where, group)
+    else:
+        checkpoint = parse_checkpoint(content, str(path))
+        run = _go_on(path, checkpoint, flags if resume else {}, where, group)
+        if not resume and run.config != FitConfig(**flags):
+            raise OutputError(f"{path} is already there, of a run with other settings: take another --out")
+    if run.config.batch_size < group.size:
+        raise ConfigError(
+            f"batch_size is of all {group.size} processes together, so no less than that, "
+            f"got {run.config.batch_size}"
+        )
+    group.require_same(_describe_shared(run))
+    if run.config.deterministic and where.type == "cuda":
+        be_deterministic()
+    if run.config.compile:
+        check_compiler(where)
+    if group.is_first:
+        prepare_folder(out)
+    return run
+
+
+def _read_existing(path: Path, *, resume: bool, overwrite: bool, by_torchrun: bool) -> bytes | None:
+    """The checkpoint to go on from, if there is one."""
+    if not resume and (overwrite or not path.exists()):
+        return None
+    if not resume and not by_torchrun:
+        raise OutputError(
+            f"{path} is already there: add --resume to go on with it, or --overwrite to lose it"
+        )
+    return read_checkpoint(path)
+
+
+def _describe_shared(run: Run) -> dict[str, Any]:
+    """What decides the result, and so has to be the same in every process."""
+    labels = run.split.train_labels.cpu().numpy().tobytes()
+    return {
+        **asdict(run.config),
+        "the data": asdict(run.split.facts),
+        "the digest of the labels": hashlib.blake2b(labels, digest_size=8).hexdigest(),
+    }
+
+
+def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Group) -> Run:
+    config = FitConfig(**flags)
+    resolve_precision(config.precision, device)
+    parse_augment(config.augment, config.data)
+    given = nets.read_net_settings(config.net, config.net_settings)
+    if foreseen := foresee_facts(config.data, config.data_settings):
+        nets.settings_for(config.net, foreseen, given)
+    with group.one_first():
+        split = load_split(config.data, config.data_settings)
+    choose_augmentation(config.augment, config.data, split.facts)
+    count_steps(split, config)
+    settings = nets.settings_for(config.net, split.facts, given)
+    net = nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
+    if (config.positive_gamma or config.recalibrate_bn) and not find_batchnorms(net):
+        raise ConfigError(f"positive_gamma and recalibrate_bn need a BatchNorm, and {config.net} has none")
+    return Run(
+        out=out,
+        config=config,
+        split=split.to(device),
+        warning=_describe_batch(net, split, config),
+        net=place(net, device),
+        net_settings=settings,
+        start=None,
+        history=[],
+        group=group,
+    )
+
+
+def _describe_batch(net: nn.Module, split: Split, config: FitConfig) -> str | None:
+    return describe_small_batch(count_positions(net, split.facts.input_shape), config.batch_size)
+
+
+def _go_on(
+    path: Path, checkpoint: Checkpoint, flags: Mapping[str, Any], device: torch.device, group: Group
+) -> Run:
+    resume = checkpoint.resume
+    if resume is None:
+        raise CheckpointError(f"{path} is of an older version: it can be exported, but not gone on with")
+    try:
+        config = FitConfig(**resume.config)
+        history = [EpochFacts(**facts) for facts in resume.history]
+    except TypeError as error:
+        raise CheckpointError(f"{path}: resume: {error}") from None
+    if resume.threads < 1:
+        raise CheckpointError(f"{path}: threads must be at least 1, got {resume.threads}")
+    if len(history) != checkpoint.epoch or resume.state.generators.keys() != set(STREAMS):
+        raise CheckpointError(f"{path} does not hold what a run needs to go on")
+    for key, asked in flags.items():
+        if (began := getattr(config, key)) != asked:
+            raise ConfigError(f"{path} began with {key} {began}, so --resume cannot take {asked}")
+    resolve_precision(config.precision, device)
+    with group.one_first():
+        split = load_split(config.data, config.data_settings)
+    if split.facts != checkpoint.data:
+        raise CheckpointError(
+            f"{path} was trained on {checkpoint.data}, but {config.data} is now {split.facts}"
+        )
+    if device.type == "cpu":
+        torch.set_num_threads(resume.threads)
+    net = checkpoint.build_net()
+    return Run(
+        out=path.parent,
+        config=config,
+        split=split.to(device),
+        warning=_describe_batch(net, split, config),
+        net=place(net, device),
+        net_settings=checkpoint.net_settings,
+        start=Start(epochs_done=checkpoint.epoch, state=resume.state),
+        history=history,
+        batchnorm=checkpoint.batchnorm,
+        group=group,
+    )

@@ -1,0 +1,112 @@
+"""One run and its folder: fit, and leave its files whole after every epoch.
+
+In: what `open_run` has checked.  Out: the facts of each epoch, and on the disk of the first process
+
+    checkpoint.pt     everything, see checkpoint.py
+    metrics.jsonl     one line an epoch; no times in it, so a resumed run leaves the same lines
+    three pictures    see gallery.py
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.batchnorm.report import BatchNormReport
+from training.runs.checkpoint import Checkpoint, Resume, load_checkpoint, save_checkpoint
+from training.settings.config import FitConfig
+from training.data import Split, sample_held_out
+from training.loop.device import explaining, place
+from training.distributed.group import ALONE, Group
+from training.loop.facts import EpochFacts, StepFacts
+from training.runs.files import OutputError, publish
+from training.loop.fit import Epoch, Start, fit
+from training.figures.gallery import publish_curves, publish_predictions
+
+CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+SAMPLE_ROWS = 100
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """A run about to begin or go on; `history` grows with each epoch, `batchnorm` comes with the last.
+
+    `warning` is for whoever chose the batch size.
+    """
+
+    out: Path
+    config: FitConfig
+    split: Split
+    net: nn.Module
+    net_settings: dict[str, Any]
+    start: Start | None
+    history: list[EpochFacts]
+    batchnorm: BatchNormReport | None = None
+    warning: str | None = None
+    group: Group = ALONE
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.split.train_labels.device
+
+    def epochs(self, on_step: Callable[[StepFacts], None] | None = None) -> Iterator[EpochFacts]:
+        """Fit; save after each epoch, then tell its facts; at the end, draw what the published net says."""
+        if self.history:
+            self._write_metrics()
+        try:
+            with explaining():
+                for epoch in fit(self.net, self.split, self.config, self.start, self.group, on_step):
+                    if self.group.is_first:
+                        save_checkpoint(self.out / CHECKPOINT, self._to_checkpoint(epoch))
+                    self.history.append(epoch.facts)
+                    self.batchnorm = epoch.batchnorm
+                    self._write_metrics()
+                    yield epoch.facts
+        except BaseException:
+            with suppress(OutputError):  # what went wrong first is what counts
+                self._draw_curves()
+            raise
+        self._draw_curves()
+        if self.group.is_first:
+            published = place(load_checkpoint(self.out / CHECKPOINT).build_net(), self.device)
+            publish_predictions(self.out, published, self.split, self._title)
+
+    @property
+    def _title(self) -> str:
+        return f"{self.config.net} on {self.split.facts.name}"
+
+    def _draw_curves(self) -> None:
+        if self.history and self.group.is_first:
+            publish_curves(self.out, self.history, self._title)
+
+    def _write_metrics(self) -> None:
+        if self.group.is_first:
+            lines = [json.dumps(asdict(facts)) + "\n" for facts in self.history]
+            publish(self.out / METRICS, "".join(lines).encode())
+
+    def _to_checkpoint(self, epoch: Epoch) -> Checkpoint:
+        pixels, labels = sample_held_out(self.split, SAMPLE_ROWS)
+        return Checkpoint(
+            net_name=self.config.net,
+            net_settings=self.net_settings,
+            state_dict=dict(epoch.net.state_dict()),
+            seed=self.config.seed,
+            epoch=epoch.facts.epoch,
+            metrics=asdict(epoch.facts),
+            data=self.split.facts,
+            held_out_pixels=pixels,
+            held_out_labels=labels,
+            batchnorm=epoch.batchnorm,
+            resume=Resume(
+                config=asdict(self.config),
+                threads=torch.get_num_threads(),
+                history=[asdict(facts) for facts in (*self.history, epoch.facts)],
+                state=epoch.state,
+            ),
+        )

@@ -1,6 +1,10 @@
 """The JSON of a request: bytes in, one object out.
 
 In: the JSON part of a body.  Out: a dict, or BadRequest; nested at most 100 deep.
+
+A document is weighed before it is built: as a Python object a string or a list costs up to 60 times its
+bytes, and the interpreter's lock is held while it is made.  So 60 MB of `"ab",` would cost 3 GB and stop
+every other request for seconds.  No request needs many strings, nor more numbers than its model takes.
 """
 
 import re
@@ -13,17 +17,43 @@ from service.errors import BadRequest
 
 MAX_DEPTH = 100
 MAX_BRACKETS = 1_000_000  # each costs some hundred bytes of memory, however few of the body
+MAX_STRINGS = 20_000  # keys are strings too, so this bounds members as well
+_LIGHT = 64 * 1024  # bytes: whatever such a document holds, it is built within a few milliseconds
+_CHUNK = 1 << 20
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def read_document(text: bytes | bytearray | memoryview) -> dict[str, Any]:
-    """Parse and check the outside."""
+def check_weight(text: bytes | bytearray | memoryview, max_elements: int) -> None:
+    """Raise BadRequest if the JSON holds more strings, lists or elements than any request for a model needs.
+
+    `max_elements` is how many numbers the model's inputs take in one request.  Nested lists put at most one
+    more comma beside each number.  Counts are upper bounds: what stands inside a string is counted too.
+    """
+    if len(text) <= _LIGHT:
+        return
+    characters = np.frombuffer(text, np.uint8)
+    quotes = commas = brackets = 0
+    for start in range(0, len(characters), _CHUNK):  # in chunks, so that other threads run in between
+        chunk = characters[start : start + _CHUNK]
+        quotes += int(np.count_nonzero(chunk == ord('"')))
+        commas += int(np.count_nonzero(chunk == ord(",")))
+        brackets += int(np.count_nonzero(chunk == ord("[")) + np.count_nonzero(chunk == ord("{")))
+    for found, what, limit in (
+        (quotes // 2, "strings", MAX_STRINGS),
+        (brackets, "arrays and objects", MAX_BRACKETS),
+        (commas, "elements", 2 * (max_elements + MAX_STRINGS)),
+    ):
+        if found > limit:
+            raise BadRequest(f"the request's JSON has {found} {what}, at most {limit} are allowed")
+
+
+def read_document(text: bytes | bytearray | memoryview, max_elements: int = 0) -> dict[str, Any]:
+    """Weigh, parse and check the outside; `max_elements` as for `check_weight`."""
     raw = bytes(text)
+    check_weight(raw, max_elements)
     num_brackets = raw.count(b"[") + raw.count(b"{")
-    if num_brackets > MAX_BRACKETS:
-        raise BadRequest(f"the request's JSON has {num_brackets} arrays and objects, at most {MAX_BRACKETS}")
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -1,11 +1,13 @@
-"""The quick way through a JSON request: flat numbers go to arrays without becoming Python objects.
+"""The quick way through a JSON request: numbers go to arrays without becoming Python objects.
 
-In: the bytes of a request.  Out: the document, where `data` that is a flat list of numbers is an array
-(float64 or int64); or None when anything is unusual, and the thorough way tells what.
+In: the bytes of a request.  Out: the document, where `data` that is a flat list of numbers, or one nested as
+`shape` says, is a flat array (float64 or int64); or None when anything is unusual: then the thorough way
+(document.py) finds out what.
 
-simdjson keeps what it parsed on a tape of its own; `data` is copied from there in one piece. A tape does not
-say whether numbers were nested, so a document with more brackets than flat data needs goes the thorough way;
-so does one that holds objects or arrays where the protocol has none, however deep.
+simdjson keeps what it parsed on a tape of its own; `data` is copied from there in one piece. A copy does not
+show how the numbers were nested. So every list but the innermost ones is visited and its length compared with
+`shape`, and the brackets of the whole document are counted: were there one more anywhere, an innermost list
+would hold a list, or the protocol's scalars would not be scalars.
 """
 
 import threading
@@ -15,6 +17,7 @@ import numpy as np
 import simdjson
 
 _LONGEST_KEPT = 1 << 20  # a parser keeps memory of the size of its longest document
+_MAX_MEMBERS = 64  # simdjson searches an object from its start for each key: n keys cost n² / 2 steps
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -39,37 +42,59 @@ def quick_document(raw: bytes) -> dict[str, Any] | None:
 
 
 def _document(document: Any, num_brackets: int) -> dict[str, Any]:
-    read = {name: document[name] for name in document}
+    read = _members(document)
     inputs, outputs = read.get("inputs"), read.get("outputs")
-    if not isinstance(inputs, simdjson.Array) or len(read) < len(document):
+    if not isinstance(inputs, simdjson.Array) or len(inputs) > _MAX_MEMBERS:
         raise ValueError("unusual")
-    if num_brackets != 1 + 2 * len(inputs) + (outputs is not None):
+    entries = [_input(entry) for entry in inputs]
+    if num_brackets != 1 + sum(lists for _, lists in entries) + (outputs is not None):
         raise ValueError("unusual")
-    read["inputs"] = [_input(entry) for entry in inputs]
+    read["inputs"] = [entry for entry, _ in entries]
     if outputs is not None:
+        if len(outputs) > _MAX_MEMBERS:
+            raise ValueError("unusual")
         read["outputs"] = [_entry(entry) for entry in outputs]
     _convert_parameters(read, but=("inputs", "outputs"))
     return read
 
 
-def _input(entry: Any) -> dict[str, Any]:
-    read = {name: entry[name] for name in entry}
-    data, shape = read.get("data"), read.get("shape")
-    if not isinstance(data, simdjson.Array) or not isinstance(shape, simdjson.Array):
+def _members(value: Any) -> dict[str, Any]:
+    """An object's members; of a name that stands twice the last one would count, which is unusual enough."""
+    if len(value) > _MAX_MEMBERS:
         raise ValueError("unusual")
-    read["data"] = _numbers(data, read.get("datatype"))
-    read["shape"] = shape.as_list()
-    _convert_parameters(read, but=("data", "shape"))
-    if len(read) < len(entry) or any(type(dim) is not int for dim in read["shape"]):
+    read = {name: value[name] for name in value}
+    if len(read) < len(value):
         raise ValueError("unusual")
     return read
 
 
-def _entry(entry: Any) -> dict[str, Any]:
-    read = {name: entry[name] for name in entry}
-    _convert_parameters(read, but=())
-    if len(read) < len(entry):  # of a name that stands twice, the last one counts
+def _input(entry: Any) -> tuple[dict[str, Any], int]:
+    """One input, its `data` as a flat array, and how many lists its `shape` and `data` are made of."""
+    read = _members(entry)
+    data, dims = read.get("data"), read.get("shape")
+    if not isinstance(data, simdjson.Array) or not isinstance(dims, simdjson.Array):
         raise ValueError("unusual")
+    shape: list[Any] = dims.as_list()
+    read["shape"] = shape
+    if any(type(dim) is not int for dim in shape):
+        raise ValueError("unusual")
+    is_nested = len(shape) > 1 and len(data) > 0 and isinstance(data[0], simdjson.Array)
+    num_lists = _num_lists(data, shape) if is_nested else 1
+    read["data"] = _numbers(data, read.get("datatype"))
+    _convert_parameters(read, but=("data", "shape"))
+    return read, 1 + num_lists
+
+
+def _num_lists(data: Any, shape: list[int]) -> int:
+    """How many lists nested data is made of, all of the lengths that `shape` says; else ValueError."""
+    if not isinstance(data, simdjson.Array) or len(data) != shape[0]:
+        raise ValueError("unusual")
+    return 1 if len(shape) == 1 else 1 + sum(_num_lists(part, shape[1:]) for part in data)
+
+
+def _entry(entry: Any) -> dict[str, Any]:
+    read = _members(entry)
+    _convert_parameters(read, but=())
     return read
 
 
@@ -80,15 +105,13 @@ def _convert_parameters(read: dict[str, Any], but: tuple[str, ...]) -> None:
             continue
         if name != "parameters" or not isinstance(value, simdjson.Object):
             raise ValueError("unusual")
-        read[name] = {key: value[key] for key in value}
-        if len(read[name]) < len(value) or not all(
-            isinstance(told, _SCALARS) for told in read[name].values()
-        ):
+        read[name] = _members(value)
+        if not all(isinstance(parameter, _SCALARS) for parameter in read[name].values()):
             raise ValueError("unusual")
 
 
 def _numbers(data: simdjson.Array, datatype: Any) -> np.ndarray:
-    """A flat array; raises what simdjson raises if an element is not a number of this kind."""
+    """All numbers in a row, nested or not; raises what simdjson raises if one is not of this kind."""
     if isinstance(datatype, str) and datatype.startswith("FP"):
         return np.frombuffer(data.as_buffer(of_type="d"), np.float64)
     return np.frombuffer(data.as_buffer(of_type="i"), np.int64)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.errors import BadRequest
-from service.protocol.document import may_hold_bools, read_document
+from service.protocol.document import check_weight, may_hold_bools, read_document
 from service.protocol.head import AskedOutput, GivenInput, Head, read_head
 from service.protocol.quick import quick_document
 from service.protocol.signature import Signature
@@ -48,7 +48,8 @@ class RequestParser:
     def parse(self, body: Buffer, header_length: bytes | None) -> InferRequest:
         """Read and check one request."""
         if header_length is None:
-            document = quick_document(bytes(body)) or read_document(body)
+            check_weight(body, self.signature.max_elements)
+            document = quick_document(bytes(body)) or read_document(body, self.signature.max_elements)
             head = read_head(document, self.signature, has_header=False)
             return self._with_tensors(head, body, body, None)
         tail = _parse_length(header_length, len(body))
@@ -68,7 +69,7 @@ class RequestParser:
         return self._with_tensors(kept, text, body, tail)
 
     def _read(self, text: bytes | memoryview) -> Head:
-        return read_head(read_document(text), self.signature, has_header=True)
+        return read_head(read_document(text, self.signature.max_elements), self.signature, has_header=True)
 
     def _with_tensors(
         self, head: Head, text: Buffer | memoryview, body: Buffer, tail: int | None

@@ -41,6 +41,11 @@ class Signature:
     max_rows: int
     labels: Sequence[str] | None = None
 
+    @property
+    def max_elements(self) -> int:
+        """How many numbers one request may bring, all inputs together."""
+        return self.max_rows * sum(tensor.row_elements for tensor in self.inputs.values())
+
 
 def signature_of(name: str, version: str, manifest: Manifest, max_rows: int) -> Signature:
     """The signature of a manifest's tensors."""

@@ -161,8 +161,8 @@ def test_case_4_20_mb_of_json(client: httpx.Client) -> None:
     numbers = ",".join(["0.12345678"] * 3 * 600_000)
     body = json.dumps(x_request("HERE", shape=[600_000, 3])).replace('"HERE"', f"[{numbers}]").encode()
     assert len(body) > 19e6
-    answer = infer(client, "echo-float32", body)  # parsed, and then refused for its rows
-    assert (answer.status_code, "batch-size must be <= 512" in answer.text) == (400, True)
+    answer = infer(client, "echo-float32", body)  # refused by its weight, before a number is built
+    assert (answer.status_code, "elements, at most 43072 are allowed" in answer.text) == (400, True)
     refused(client, "echo-float32", b'{"inputs": "' + b"x" * 20_000_000 + b'"}', "Unable to parse 'inputs'")
 
 

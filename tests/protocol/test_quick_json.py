@@ -3,6 +3,7 @@
 The property: `RequestParser.parse` with and without `quick_document` gives equal tensors, or equal errors.
 """
 
+import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import service.protocol.request
 from json_requests import DATATYPES, EDGES, WORDS, requests
@@ -114,6 +116,66 @@ def test_both_ways_say_the_same_of_every_word(datatype: str, word: str) -> None:
 def test_both_ways_say_the_same_of_what_is_odd(body: bytes) -> None:
     quick, thorough = both_ways(body, "FP32")
     assert quick == thorough
+
+
+CUBE = RequestParser(
+    Signature(
+        name="m",
+        version="1",
+        inputs={"x": Tensor(name="x", datatype="FP32", row_shape=(2, 3), size=4)},
+        outputs={"y": Tensor(name="y", datatype="FP32", row_shape=(3,), size=4)},
+        max_rows=8,
+    )
+)
+
+
+def _faulty(draw: Any, level: list[Any]) -> None:
+    """One list of a nested one is made wrong: longer, shorter, deeper, flatter, or an element moves on."""
+    while type(level[0]) is list and draw(st.booleans()):
+        level = draw(st.sampled_from([part for part in level if type(part) is list]))
+    at = draw(st.integers(0, len(level) - 1))
+    match draw(st.sampled_from(["longer", "shorter", "deeper", "flatter", "moved"])):
+        case "longer":
+            level.insert(at, level[at])
+        case "shorter":
+            del level[at]
+        case "deeper":
+            level[at] = [level[at]]
+        case "flatter" if type(level[at]) is list:
+            level[at : at + 1] = level[at]
+        case "moved" if type(level[at]) is list and at + 1 < len(level) and type(level[at + 1]) is list:
+            level[at + 1].append(level[at].pop())
+
+
+@st.composite
+def cubes(draw: Any) -> bytes:
+    """Nested data of two or three axes and more, right or wrong in one place."""
+    rows = draw(st.integers(1, 3))
+    data: Any = np.arange(rows * 6).reshape(rows, 2, 3).tolist()
+    if draw(st.booleans()):
+        _faulty(draw, data)
+    return x_document(json.dumps(data), "FP32", f"[{rows},2,3]")
+
+
+@settings(max_examples=1000, deadline=None)
+@given(cubes())
+def test_both_ways_say_the_same_of_nested_data(body: bytes) -> None:
+    def read() -> Any:
+        try:
+            return CUBE.parse(body, None).tensors["x"].tolist()
+        except ServiceError as error:
+            return str(error)
+
+    quick = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.protocol.request, "quick_document", lambda raw: None)
+        assert quick == read()
+
+
+def test_nested_data_takes_the_quick_way() -> None:
+    document = quick_document(x_document("[[[1,2,3],[4,5,6]]]", "FP32", "[1,2,3]"))
+    assert document is not None
+    assert document["inputs"][0]["data"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT32", "UINT8", "INT64"])

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         False, description="allow POST /v2/repository/models/NAME/load and unload, to anybody who can connect"
     )
     request_log: Literal["all", "failures", "off"] = Field(
-        "all", description="which requests get a line in the log"
+        "failures", description="which requests get a line in the log"
     )
     trace_endpoint: str | None = Field(
         None, description="where to send OpenTelemetry spans (OTLP over HTTP), e.g. http://collector:4318"

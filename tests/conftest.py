@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"needs an NVIDIA GPU: {reason}"))
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """What runs `async def test_…`: asyncio's own event loop, a new one for each test."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _threads_stay() -> Iterator[None]:
     """Training sets torch's threads for the whole process; the next file of tests begins with them all."""

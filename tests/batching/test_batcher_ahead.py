@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from batcher_kit import GatedEngine, TimedEngine, now, run, started, submit, ys
+from batcher_kit import GatedEngine, TimedEngine, now, started, submit, ys
 from service.batching.forecast import Forecast
 from service.batching.sharing import LONGEST_AHEAD_S, WORTH_A_LANE_S, WORTH_AHEAD_S, Sharing
 
@@ -31,69 +31,57 @@ async def a_turn() -> None:
     ],
     ids=["one lane", "two lanes", "long", "long, two lanes", "quick", "unknown", "waits for more"],
 )
-def test_one_batch_lies_ready_where_a_pause_counts_and_nobody_waits_long(seconds, lanes, max_wait_s, calls):
-    async def test() -> None:
-        engine = GatedEngine(seconds=seconds)
-        batcher = started(engine, seconds=seconds, lanes=lanes, max_wait_s=max_wait_s)
-        for value in range(5):
-            submit(batcher, float(value))
-            await a_turn()
-            await asyncio.sleep(2 * max_wait_s)
-        assert [len(batch) for batch in engine.batches] == calls
-        engine.release(100)
-        await batcher.close()
-
-    run(test)
-
-
-def test_it_is_never_less_than_a_fair_share():
-    """Three rows compute: one more is not a batch, three more are."""
-
-    async def test() -> None:
-        engine = GatedEngine(seconds=SHORT)
-        batcher = started(engine, seconds=SHORT)
-        submit(batcher, 1.0, 2.0, 3.0)
+async def test_one_batch_lies_ready_where_a_pause_counts_and_nobody_waits_long(
+    seconds, lanes, max_wait_s, calls
+):
+    engine = GatedEngine(seconds=seconds)
+    batcher = started(engine, seconds=seconds, lanes=lanes, max_wait_s=max_wait_s)
+    for value in range(5):
+        submit(batcher, float(value))
         await a_turn()
-        sizes = []
-        for value in (4.0, 5.0, 6.0):
-            submit(batcher, value)
-            await a_turn()
-            sizes.append([sum(map(len, batch)) for batch in engine.batches])
-        assert sizes == [[3], [3], [3, 3]]
-        engine.release(100)
-        await batcher.close()
-
-    run(test)
+        await asyncio.sleep(2 * max_wait_s)
+    assert [len(batch) for batch in engine.batches] == calls
+    engine.release(100)
+    await batcher.close()
 
 
-def test_who_comes_behind_it_is_told_when_it_will_be_over():
-    async def test() -> None:
-        engine = TimedEngine(SHORT)
-        batcher = started(engine, seconds=SHORT)
-        asked = []
-        for value in range(3):
-            asked.append(submit(batcher, float(value)))
-            await a_turn()
-        assert [one.job.expected_s for one in asked] == pytest.approx([0.002, 0.004, 0.006])
-        for one in asked:
-            await ys(batcher, one)
-        assert now() == pytest.approx(0.006)
-        await batcher.close()
+async def test_it_is_never_less_than_a_fair_share():
+    """Three rows compute: one more is not a batch, three more are."""
+    engine = GatedEngine(seconds=SHORT)
+    batcher = started(engine, seconds=SHORT)
+    submit(batcher, 1.0, 2.0, 3.0)
+    await a_turn()
+    sizes = []
+    for value in (4.0, 5.0, 6.0):
+        submit(batcher, value)
+        await a_turn()
+        sizes.append([sum(map(len, batch)) for batch in engine.batches])
+    assert sizes == [[3], [3], [3, 3]]
+    engine.release(100)
+    await batcher.close()
 
-    run(test)
+
+async def test_who_comes_behind_it_is_told_when_it_will_be_over():
+    engine = TimedEngine(SHORT)
+    batcher = started(engine, seconds=SHORT)
+    asked = []
+    for value in range(3):
+        asked.append(submit(batcher, float(value)))
+        await a_turn()
+    assert [one.job.expected_s for one in asked] == pytest.approx([0.002, 0.004, 0.006])
+    for one in asked:
+        await ys(batcher, one)
+    assert now() == pytest.approx(0.006)
+    await batcher.close()
 
 
-def test_lying_ready_is_not_the_lanes_overhead():
+async def test_lying_ready_is_not_the_lanes_overhead():
     """Or every batch would seem to take as long as two."""
-
-    async def test() -> None:
-        batcher = started(TimedEngine(SHORT), seconds=SHORT)
-        for _ in range(50):
-            await asyncio.gather(*(ys(batcher, submit(batcher, float(value))) for value in range(8)))
-        assert batcher.forecast.batch_s(4) == pytest.approx(SHORT[4], rel=0.05)
-        await batcher.close()
-
-    run(test)
+    batcher = started(TimedEngine(SHORT), seconds=SHORT)
+    for _ in range(50):
+        await asyncio.gather(*(ys(batcher, submit(batcher, float(value))) for value in range(8)))
+    assert batcher.forecast.batch_s(4) == pytest.approx(SHORT[4], rel=0.05)
+    await batcher.close()
 
 
 def a_sharing(row_s: float, lanes: int = 2) -> Sharing:
@@ -118,21 +106,17 @@ def test_shares_follow_the_curve(row_s, num_rows, lanes, share, why):
     assert WORTH_AHEAD_S < WORTH_A_LANE_S < LONGEST_AHEAD_S
 
 
-def test_a_quick_net_keeps_to_one_lane_and_one_ahead():
+async def test_a_quick_net_keeps_to_one_lane_and_one_ahead():
     """Its second lane stays asleep, and who comes behind is told so."""
-
-    async def test() -> None:
-        seconds = {1: 0.0003, 2: 0.0006, 4: 0.0009}
-        engine = GatedEngine(seconds=seconds)
-        batcher = started(engine, seconds=seconds, lanes=2)
-        asked = []
-        for _ in range(3):
-            asked.append(submit(batcher, 1.0, 2.0))
-            await a_turn()
-        assert engine.sizes == [2, 2]
-        assert engine.num_lanes == [1, 1]
-        assert [one.job.expected_s for one in asked] == pytest.approx([0.0006, 0.0012, 0.0018])
-        engine.release(100)
-        await batcher.close()
-
-    run(test)
+    seconds = {1: 0.0003, 2: 0.0006, 4: 0.0009}
+    engine = GatedEngine(seconds=seconds)
+    batcher = started(engine, seconds=seconds, lanes=2)
+    asked = []
+    for _ in range(3):
+        asked.append(submit(batcher, 1.0, 2.0))
+        await a_turn()
+    assert engine.sizes == [2, 2]
+    assert engine.num_lanes == [1, 1]
+    assert [one.job.expected_s for one in asked] == pytest.approx([0.0006, 0.0012, 0.0018])
+    engine.release(100)
+    await batcher.close()

@@ -4,56 +4,47 @@ import asyncio
 
 import pytest
 
-from batcher_kit import GatedEngine, run, started, submit, ys
+from batcher_kit import GatedEngine, started, submit, ys
 from service.errors import Draining
 
 
-def test_case_30_closing_finishes_accepted_work_and_refuses_new() -> None:
-    async def test() -> None:
-        engine = GatedEngine()
-        batcher = started(engine)
-        jobs = [submit(batcher, value) for value in range(7)]
-        await engine.begun.get()
-        closing = asyncio.ensure_future(batcher.close())
-        await asyncio.sleep(0)
-        with pytest.raises(Draining):
-            submit(batcher, 9)
-        assert not closing.done()
-        engine.release(2)
-        await closing
-        assert [await ys(batcher, job) for job in jobs] == [[2 * value] for value in range(7)]
-
-    run(test)
+async def test_case_30_closing_finishes_accepted_work_and_refuses_new() -> None:
+    engine = GatedEngine()
+    batcher = started(engine)
+    jobs = [submit(batcher, value) for value in range(7)]
+    await engine.begun.get()
+    closing = asyncio.ensure_future(batcher.close())
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        submit(batcher, 9)
+    assert not closing.done()
+    engine.release(2)
+    await closing
+    assert [await ys(batcher, job) for job in jobs] == [[2 * value] for value in range(7)]
 
 
 @pytest.mark.parametrize("timeout_s", [0, 0.01])
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_closing_gives_up_on_an_engine_that_hangs(lanes: int, timeout_s: float) -> None:
-    async def test() -> None:
-        engine = GatedEngine()
-        batcher = started(engine, lanes=lanes)
-        jobs = [submit(batcher, value) for value in range(11)]
-        await engine.begun.get()
-        await batcher.close(timeout_s)
-        for job in jobs:
-            assert job.future.done(), "this caller would wait for ever"
-            with pytest.raises(Draining, match="shut down before"):
-                await ys(batcher, job)
-        assert len(engine.batches) == lanes, "nothing is begun that nobody waits for"
-        assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
-
-    run(test)
+async def test_closing_gives_up_on_an_engine_that_hangs(lanes: int, timeout_s: float) -> None:
+    engine = GatedEngine()
+    batcher = started(engine, lanes=lanes)
+    jobs = [submit(batcher, value) for value in range(11)]
+    await engine.begun.get()
+    await batcher.close(timeout_s)
+    for job in jobs:
+        assert job.future.done(), "this caller would wait for ever"
+        with pytest.raises(Draining, match="shut down before"):
+            await ys(batcher, job)
+    assert len(engine.batches) == lanes, "nothing is begun that nobody waits for"
+    assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
 
 
-def test_case_30_a_batch_that_is_given_up_before_it_began_is_answered_too() -> None:
-    async def test() -> None:
-        engine = GatedEngine()
-        batcher = started(engine)
-        jobs = [submit(batcher, value) for value in range(6)]
-        await engine.begun.get()
-        engine.release()  # the next batch is made in the turn in which closing gives up
-        await batcher.close(timeout_s=0)
-        assert all(job.future.done() for job in jobs), "a caller would wait for ever"
-        assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
-
-    run(test)
+async def test_case_30_a_batch_that_is_given_up_before_it_began_is_answered_too() -> None:
+    engine = GatedEngine()
+    batcher = started(engine)
+    jobs = [submit(batcher, value) for value in range(6)]
+    await engine.begun.get()
+    engine.release()  # the next batch is made in the turn in which closing gives up
+    await batcher.close(timeout_s=0)
+    assert all(job.future.done() for job in jobs), "a caller would wait for ever"
+    assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)

@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher_kit import LARGEST, Asked, GatedEngine, TimedEngine, now, run, started, submit
+from batcher_kit import LARGEST, Asked, GatedEngine, TimedEngine, now, started, submit
 from service.batching.batcher import Batcher
 from service.batching.execution import Execution
 from service.batching.job import Outcome, Tensors
@@ -182,7 +182,7 @@ class World:
     scale=st.sampled_from([1.0, 1.0, 0.003, 0.0002]),  # of the curve: long, handed over ahead, run in place
     may_run_here=st.booleans(),
 )
-def test_every_caller_gets_exactly_its_own_rows_or_one_error(
+async def test_every_caller_gets_exactly_its_own_rows_or_one_error(
     steps: list[Submit | Do],
     lanes: int,
     max_wait_s: float,
@@ -193,42 +193,39 @@ def test_every_caller_gets_exactly_its_own_rows_or_one_error(
 ) -> None:
     scaled = {bucket: seconds * scale for bucket, seconds in SECONDS.items()}
     at_once = lanes if scale == 1 else lanes + 1
-
-    async def test() -> None:
-        seen: list[Execution] = []
-        engine = TimedEngine(scaled, lanes) if is_timed else GatedEngine(seconds=scaled)
-        watched = Watched(engine)
-        batcher = started(
-            watched,
-            run_here=watched.here if may_run_here else None,
-            seconds=scaled if knows_curve else None,
-            lanes=lanes,
-            max_wait_s=max_wait_s,
-            observe=seen.append,
-        )
-        world = World(engine, batcher)
-        for step in steps:
-            if isinstance(step, Submit):
-                world.come(step)
-            else:
-                await world.do(step)
-            assert 0 <= batcher.waiting_rows <= QUEUE_ROWS
-            assert 0 <= batcher.running_rows <= LARGEST * at_once
-        if world.closing is None:
-            world.closing = asyncio.get_running_loop().create_task(batcher.close())
-        engine.release(10_000)
-        await world.closing
-        assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
-        for caller in world.callers:
-            world.check(caller)
-        assert len(asyncio.all_tasks()) == 1, "nothing goes on"
-        assert world.wrong == []
-        assert watched.most_at_once <= at_once
-        assert max(engine.sizes, default=0) <= LARGEST
-        assert world.may_give_up or sorted(execution.num_rows for execution in seen) == sorted(engine.sizes)
-        nobodys = {value for value in engine.ran if not np.isnan(value)} - {
-            value for caller in world.callers for value in caller.values
-        }
-        assert nobodys == set()
-
-    run(test)
+    tasks_before = asyncio.all_tasks()
+    seen: list[Execution] = []
+    engine = TimedEngine(scaled, lanes) if is_timed else GatedEngine(seconds=scaled)
+    watched = Watched(engine)
+    batcher = started(
+        watched,
+        run_here=watched.here if may_run_here else None,
+        seconds=scaled if knows_curve else None,
+        lanes=lanes,
+        max_wait_s=max_wait_s,
+        observe=seen.append,
+    )
+    world = World(engine, batcher)
+    for step in steps:
+        if isinstance(step, Submit):
+            world.come(step)
+        else:
+            await world.do(step)
+        assert 0 <= batcher.waiting_rows <= QUEUE_ROWS
+        assert 0 <= batcher.running_rows <= LARGEST * at_once
+    if world.closing is None:
+        world.closing = asyncio.get_running_loop().create_task(batcher.close())
+    engine.release(10_000)
+    await world.closing
+    assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
+    for caller in world.callers:
+        world.check(caller)
+    assert asyncio.all_tasks() == tasks_before, "a task continues after the batcher has closed"
+    assert world.wrong == []
+    assert watched.most_at_once <= at_once
+    assert max(engine.sizes, default=0) <= LARGEST
+    assert world.may_give_up or sorted(execution.num_rows for execution in seen) == sorted(engine.sizes)
+    nobodys = {value for value in engine.ran if not np.isnan(value)} - {
+        value for caller in world.callers for value in caller.values
+    }
+    assert nobodys == set()

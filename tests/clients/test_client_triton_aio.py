@@ -1,7 +1,7 @@
 """tritonclient.http.aio, unmodified. Shared/oip-v2.md, 6.12."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -17,39 +17,36 @@ from tiny_nets import pair_net
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
 
-def asked(server: Server, question: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Ask with a client that lives as long as the question."""
-
-    async def ask() -> Any:
-        async with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
-            return await question(client)
-
-    return asyncio.run(ask())
+def connected(server: Server) -> Any:
+    return triton.InferenceServerClient(f"127.0.0.1:{server.port}")
 
 
-def test_health_and_metadata(server: Server) -> None:
-    async def question(client: Any) -> None:
-        assert await client.is_server_live()
-        assert await client.is_server_ready()
-        assert await client.is_model_ready("a model")
-        assert not await client.is_model_ready("nope")
-        assert (await client.get_server_metadata())["name"] == "foldserve"
-        assert (await client.get_model_metadata("digits"))["name"] == "digits"
-        assert (await client.get_model_config("digits"))["name"] == "digits"
-        (told,) = (await client.get_inference_statistics("digits"))["model_stats"]
-        assert told["name"] == "digits"
-        index = await client.get_model_repository_index()
-        assert {"name": "digits", "version": "1", "state": "READY"}.items() <= index[
-            [told["name"] for told in index].index("digits")
-        ].items()
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Any]:
+    async with connected(server) as opened:
+        yield opened
 
-    asked(server, question)
+
+async def test_health_and_metadata(client: Any) -> None:
+    assert await client.is_server_live()
+    assert await client.is_server_ready()
+    assert await client.is_model_ready("a model")
+    assert not await client.is_model_ready("nope")
+    assert (await client.get_server_metadata())["name"] == "foldserve"
+    assert (await client.get_model_metadata("digits"))["name"] == "digits"
+    assert (await client.get_model_config("digits"))["name"] == "digits"
+    (told,) = (await client.get_inference_statistics("digits"))["model_stats"]
+    assert told["name"] == "digits"
+    index = await client.get_model_repository_index()
+    assert {"name": "digits", "version": "1", "state": "READY"}.items() <= index[
+        [told["name"] for told in index].index("digits")
+    ].items()
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("asks_binary", [True, False, None])
 @pytest.mark.parametrize("is_binary", [True, False])
-def test_infer(server: Server, is_binary: bool, asks_binary: bool | None, compression: str | None) -> None:
+async def test_infer(client: Any, is_binary: bool, asks_binary: bool | None, compression: str | None) -> None:
     rows = pair_net().rows(5, seed=1)
     inputs = [
         given("a", rows["a"], "FP32", is_binary=is_binary),
@@ -59,35 +56,29 @@ def test_infer(server: Server, is_binary: bool, asks_binary: bool | None, compre
     if asks_binary is not None:
         outputs = [triton.InferRequestedOutput(name, binary_data=asks_binary) for name in ("sum", "product")]
 
-    async def question(client: Any) -> None:
-        for _ in range(2):  # inputs are used again
-            answer = await client.infer(
-                "pair",
-                inputs,
-                outputs=outputs,
-                request_id="seven",
-                timeout=10**7,
-                priority=1,
-                request_compression_algorithm=compression,
-                response_compression_algorithm=compression,
-            )
-            assert answer.get_response()["id"] == "seven"
-            np.testing.assert_allclose(answer.as_numpy("sum"), rows["a"] + rows["b"], rtol=1e-6)
-            np.testing.assert_allclose(answer.as_numpy("product"), rows["a"] * rows["b"], rtol=1e-6)
-
-    asked(server, question)
+    for _ in range(2):  # inputs are used again
+        answer = await client.infer(
+            "pair",
+            inputs,
+            outputs=outputs,
+            request_id="seven",
+            timeout=10**7,
+            priority=1,
+            request_compression_algorithm=compression,
+            response_compression_algorithm=compression,
+        )
+        assert answer.get_response()["id"] == "seven"
+        np.testing.assert_allclose(answer.as_numpy("sum"), rows["a"] + rows["b"], rtol=1e-6)
+        np.testing.assert_allclose(answer.as_numpy("product"), rows["a"] * rows["b"], rtol=1e-6)
 
 
-def test_many_at_once_get_their_own_rows(server: Server) -> None:
-    async def question(client: Any) -> None:
-        async def ask(seed: int) -> None:
-            rows, logits = pictures(1 + seed % 5, seed)
-            answer = await client.infer("digits", [given("input", rows, "FP32", is_binary=seed % 2 == 0)])
-            np.testing.assert_allclose(answer.as_numpy("logits"), logits, atol=1e-4)
+async def test_many_at_once_get_their_own_rows(client: Any) -> None:
+    async def ask(seed: int) -> None:
+        rows, logits = pictures(1 + seed % 5, seed)
+        answer = await client.infer("digits", [given("input", rows, "FP32", is_binary=seed % 2 == 0)])
+        np.testing.assert_allclose(answer.as_numpy("logits"), logits, atol=1e-4)
 
-        await asyncio.gather(*(ask(seed) for seed in range(100)))
-
-    asked(server, question)
+    await asyncio.gather(*(ask(seed) for seed in range(100)))
 
 
 @pytest.mark.parametrize(
@@ -100,37 +91,29 @@ def test_many_at_once_get_their_own_rows(server: Server) -> None:
         ("digits", 1, {"sequence_id": 5}, "not supported", "400"),
     ],
 )
-def test_errors_carry_our_status_and_message(
-    server: Server, model: str, num_rows: int, options: dict[str, Any], message: str, status: str
+async def test_errors_carry_our_status_and_message(
+    client: Any, model: str, num_rows: int, options: dict[str, Any], message: str, status: str
 ) -> None:
-    async def question(client: Any) -> None:
-        tensor = given("input", pictures(num_rows)[0], "FP32", is_binary=True)
-        with pytest.raises(InferenceServerException, match=message) as refused:
-            await client.infer(model, [tensor], **options)
-        assert refused.value.status() == status
-        rows, logits = pictures(1)
-        answer = await client.infer("digits", [given("input", rows, "FP32", is_binary=True)])
-        np.testing.assert_allclose(answer.as_numpy("logits"), logits, atol=1e-4)
-
-    asked(server, question)
+    tensor = given("input", pictures(num_rows)[0], "FP32", is_binary=True)
+    with pytest.raises(InferenceServerException, match=message) as refused:
+        await client.infer(model, [tensor], **options)
+    assert refused.value.status() == status
+    rows, logits = pictures(1)
+    answer = await client.infer("digits", [given("input", rows, "FP32", is_binary=True)])
+    np.testing.assert_allclose(answer.as_numpy("logits"), logits, atol=1e-4)
 
 
-def test_a_client_that_gives_up_leaves_the_server_well(server: Server) -> None:
+async def test_a_client_that_gives_up_leaves_the_server_well(server: Server) -> None:
     """The client's own deadline: it hangs up, and others are answered."""
-
-    async def question(client: Any) -> None:
-        tensor = given("input", pictures(512)[0], "FP32", is_binary=False)  # 400,000 numbers in JSON
+    tensor = given("input", pictures(512)[0], "FP32", is_binary=False)  # 400,000 numbers in JSON
+    async with connected(server) as client:
         pending = asyncio.create_task(client.infer("digits", [tensor]))
         await asyncio.sleep(0)
         pending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pending
 
-    asked(server, question)
-
-    async def again(client: Any) -> None:
+    async with connected(server) as again:
         rows, logits = pictures(2)
-        answer = await client.infer("digits", [given("input", rows, "FP32", is_binary=True)])
+        answer = await again.infer("digits", [given("input", rows, "FP32", is_binary=True)])
         np.testing.assert_allclose(answer.as_numpy("logits"), logits, atol=1e-4)
-
-    asked(server, again)

@@ -170,7 +170,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
         project.compose("down", "--volumes", "--rmi", "local", "--timeout", "5")
 
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]  # images are built from nothing
 
 
 def test_digits_get_their_labels_over_http(project: Project) -> None:

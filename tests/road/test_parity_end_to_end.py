@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -124,7 +123,7 @@ def test_the_service_one_by_one(server, rows, truth, bundle):
     assert_same(np.concatenate(answers), truth[:100], bundle)
 
 
-def test_the_service_in_concurrent_batches_of_mixed_sizes(server, rows, truth, bundle):
+async def test_the_service_in_concurrent_batches_of_mixed_sizes(server, rows, truth, bundle):
     """Each caller gets exactly its own rows: sizes 1…80, over and under the largest bucket, all at once."""
     random = np.random.default_rng(0)
     parts: list[np.ndarray] = []
@@ -135,11 +134,9 @@ def test_the_service_in_concurrent_batches_of_mixed_sizes(server, rows, truth, b
         body, headers = infer_body(rows[part])
         return read_logits(await client.post("/v2/models/digits/infer", content=body, headers=headers))
 
-    async def ask_all() -> list[Any]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            return await asyncio.gather(*(ask(client, part) for part in parts))
-
-    for part, answers in zip(parts, asyncio.run(ask_all()), strict=True):
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        answered = await asyncio.gather(*(ask(client, part) for part in parts))
+    for part, answers in zip(parts, answered, strict=True):
         assert_same(answers, truth[part], bundle)
 
 

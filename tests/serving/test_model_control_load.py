@@ -167,14 +167,7 @@ def test_what_is_being_read_in_a_thread_during_the_swap_is_answered(
     assert answer.json()["outputs"][0]["data"] == [1, 2, 3]
 
 
-def test_a_client_that_goes_while_its_body_is_read_in_a_thread_is_counted(server: Inside) -> None:
-    async def gone() -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        body = gzip.compress(json.dumps(x_request([1, 2, 3])).encode())
-        writer.write(post(body, "content-encoding: gzip"))
-        await asyncio.to_thread(reading.wait, PATIENCE_S)
-        writer.close()
-
+async def test_a_client_that_goes_while_its_body_is_read_in_a_thread_is_counted(server: Inside) -> None:
     reading, may_go_on = threading.Event(), threading.Event()
     parser = server.served("echo").parser
     parse = parser.parse
@@ -185,7 +178,11 @@ def test_a_client_that_goes_while_its_body_is_read_in_a_thread_is_counted(server
         return parse(*arguments)
 
     parser.parse = slow
-    asyncio.run(gone())
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(post(gzip.compress(json.dumps(x_request([1, 2, 3])).encode()), "content-encoding: gzip"))
+    await asyncio.to_thread(reading.wait, PATIENCE_S)
+    writer.close()
+    await writer.wait_closed()
     wait_until(lambda: not server.connections(), "it is gone")
     may_go_on.set()
     failures = server.service.models.metrics.failures

@@ -5,10 +5,12 @@ In: the command line and the environment.  Out: a frozen `Settings`, or a Settin
     --max-body-mb 8   =   FOLDSERVE_MAX_BODY_MB=8
 """
 
+import logging
 import os
 import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,8 +23,10 @@ from service.contract.parity import BUCKETS
 
 PREFIX = "FOLDSERVE_"
 
-# Kubernetes describes a Service called "foldserve" to every pod in variables of these names.
-_FROM_KUBERNETES = re.compile(r"FOLDSERVE_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_.*)")
+# Kubernetes describes a Service called "foldserve" or "foldserve-x" to every pod in variables of these names,
+# and container links do the same: FOLDSERVE_X_SERVICE_HOST, FOLDSERVE_X_PORT_8000_TCP_ADDR.
+_FROM_LINKS = re.compile(r"FOLDSERVE_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?|NAME|ENV_\w+)")
+_log = logging.getLogger("foldserve")
 
 
 class SettingsError(Exception):
@@ -138,7 +142,7 @@ class Settings(BaseSettings):
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the command line's arguments and the environment; --help prints and exits 0."""
-    _check_names(environment)
+    _warn_of_unknown(environment)
     source: CliSettingsSource[Any] = CliSettingsSource(Settings, formatter_class=RawDescriptionHelpFormatter)
     try:
         # Kubernetes again: FOLDSERVE_PORT=tcp://10.0.0.1:8000 is its address of us, not our setting.
@@ -158,8 +162,15 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         raise SettingsError(f"{flag}: {message[:1].lower()}{message[1:]}, got {first['input']!r}") from None
 
 
-def _check_names(environment: Mapping[str, str]) -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {SWITCH}
-    for name in environment:
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not _FROM_KUBERNETES.match(name):
-            raise SettingsError(f"the environment variable {name} is not a setting")
+def _warn_of_unknown(environment: Mapping[str, str]) -> None:
+    """Log each variable that looks like a setting and is none, with the settings that it may be meant for.
+
+    It is no error: a platform adds variables that the person who deploys the service did not choose.
+    """
+    words = {name.upper() for name in Settings.model_fields}
+    known = {f"{PREFIX}{word}" for word in words} | {SWITCH}
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _FROM_LINKS.fullmatch(name):
+            near = get_close_matches(name.upper().removeprefix(PREFIX), words, 2)
+            meant = f"; did you mean {' or '.join(PREFIX + word for word in near)}?" if near else ""
+            _log.warning("event=unknown_variable the environment variable %s is not a setting%s", name, meant)

@@ -138,7 +138,7 @@ def test_mistakes_are_one_sentence_before_anything_begins(tmp_path, capsys, flag
 
 def test_a_checkpoint_is_opened_without_pillow():
     """Export opens checkpoints, and its image brings no Pillow."""
-    code = "import sys; import training.checkpoint, training.data; print('PIL' in sys.modules)"
+    code = "import sys; import training.runs.checkpoint, training.data; print('PIL' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -34,7 +34,7 @@ def start(*flags: str, before: tuple[str, ...] = (), **variables: str) -> subpro
     return subprocess.Popen(
         [*before, sys.executable, "-m", "torch.distributed.run", *flags],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", **variables},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "kits"), "OMP_NUM_THREADS": "1", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

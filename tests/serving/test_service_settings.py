@@ -64,20 +64,33 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings([])
 
 
-def test_an_unknown_variable_is_named() -> None:
-    with pytest.raises(SettingsError, match="FOLDSERVE_PROT is not a setting"):
-        read_settings([], {"FOLDSERVE_PROT": "1", "OTHER": "2"})
+def test_an_unknown_variable_is_a_warning_with_near_matches(caplog: pytest.LogCaptureFixture) -> None:
+    read_settings([], {"FOLDSERVE_PROT": "1", "FOLDSERVE_ZZZ": "2", "OTHER": "3"})
+    assert [record.getMessage().split("environment variable ", 1)[1] for record in caplog.records] == [
+        "FOLDSERVE_PROT is not a setting; did you mean FOLDSERVE_PORT?",
+        "FOLDSERVE_ZZZ is not a setting",
+    ]
 
 
-def test_what_kubernetes_sets_for_a_service_of_our_name_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "FOLDSERVE_SERVICE_HOST": "10.0.0.1",
-        "FOLDSERVE_SERVICE_PORT_HTTP": "8000",
-        "FOLDSERVE_PORT_8000_TCP_ADDR": "10.0.0.1",
-        "FOLDSERVE_PORT": "tcp://10.0.0.1:8000",
-    }.items():
+LINKS = {
+    "FOLDSERVE_SERVICE_HOST": "10.0.0.1",
+    "FOLDSERVE_SERVICE_PORT_HTTP": "8000",
+    "FOLDSERVE_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "FOLDSERVE_X_SERVICE_HOST": "10.0.0.2",
+    "FOLDSERVE_X_SERVICE_PORT": "8000",
+    "FOLDSERVE_X_PORT": "tcp://10.0.0.2:8000",
+    "FOLDSERVE_BLUE_GREEN_PORT_8000_TCP": "tcp://10.0.0.2:8000",
+}
+
+
+def test_what_kubernetes_sets_for_services_named_like_us_is_not_ours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in LINKS.items():
         monkeypatch.setenv(name, value)
-    assert read_settings([]).port == 8000
+    monkeypatch.setenv("FOLDSERVE_PORT", "tcp://10.0.0.1:8000")
+    assert read_settings([], {**LINKS, "FOLDSERVE_PORT": "tcp://10.0.0.1:8000"}).port == 8000
+    assert caplog.records == []
 
 
 def test_help_shows_an_example_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

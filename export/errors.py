@@ -31,10 +31,3 @@ class ProofError(ExportError):
 
 class ParityError(ProofError):
     """A graph whose answers are beyond the tolerance."""
-
-
-def first_line(error: BaseException) -> str:
-    """What a library's error says at its root, cut to a line; its type where it says nothing."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -13,8 +13,9 @@ import onnx_ir.passes.common as passes
 from google.protobuf.message import EncodeError
 from onnxscript.optimizer import fold_constants
 
-from export.errors import SourceError, first_line
+from export.errors import SourceError
 from export.runtime import load
+from service.contract.text import first_line
 
 ROWS = "rows"
 FIRST_OPSET = 7

@@ -12,8 +12,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
-from export.errors import ExportError, first_line
+from export.errors import ExportError
 from service.contract.parity import Run, Tensors
+from service.contract.text import first_line
 
 
 def load(graph: bytes | Path, *, optimised: bool) -> Run:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from export.errors import first_line
+from service.contract.text import first_line
 
 T = TypeVar("T")
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from service.contract.files import publish
+
 GAMMAS = ("both", "positive")
 
 Key = tuple[str, str]
@@ -98,10 +100,8 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at once."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    """Replace the file `path` by `text` in one step."""
+    publish(path, text.encode())
 
 
 def merge(rows: list[Row], new: list[Row], order: list[str]) -> list[Row]:

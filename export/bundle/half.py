@@ -16,7 +16,8 @@ import onnx
 import onnx_ir as ir
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.errors import FoldError, ProofError, first_line
+from export.errors import FoldError, ProofError
+from service.contract.text import first_line
 
 LARGEST = 65504.0
 SMALLEST_NORMAL = 2.0**-14

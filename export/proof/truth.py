@@ -15,9 +15,10 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from export.errors import ProofError, first_line
+from export.errors import ProofError
 from export.proof.reference import reference
 from service.contract.parity import difference
+from service.contract.text import first_line
 
 NET_TRUTH = "the unfolded net in torch, float64"
 GRAPH_TRUTH = "the unfolded graph in ONNX's reference implementation, float64"

@@ -10,12 +10,13 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from export.errors import ExportError, SourceError, first_line
+from export.errors import ExportError, SourceError
 from export.graph import batchnorms
 from export.runtime import load
 from service.contract.bundle import open_bundle
 from service.contract.manifest import BundleError
 from service.contract.parity import measure
+from service.contract.text import first_line
 
 
 def verify(path: Path) -> dict[str, Any]:

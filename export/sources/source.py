@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from export.errors import SourceError, first_line
+from export.errors import SourceError
 from export.fold.pixels import as_rows
 from export.graph import load_graph, prepare, with_symbolic_rows
 from export.proof.truth import GRAPH_TRUTH, NET_TRUTH, Evaluate, graph_evaluator, net_evaluator
@@ -22,6 +22,7 @@ from export.sources.reading import prove_reading
 from export.sources.trace import trace
 from service.contract.bundle import sha256
 from service.contract.manifest import Preprocessing, TensorSpec
+from service.contract.text import first_line
 from training.batchnorm.report import BatchNormReport
 from training.data import normalize
 from training.runs.checkpoint import CheckpointError, load_checkpoint

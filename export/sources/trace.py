@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from export.errors import TraceError, first_line
+from export.errors import TraceError
 from export.graph import ROWS, batchnorms
+from service.contract.text import first_line
 
 INPUT = "input"
 OUTPUT = "logits"

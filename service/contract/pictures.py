@@ -1,60 +1,108 @@
-"""A picture to a row: the bytes of a JPEG, PNG or WebP in, what the net was trained on out.
+"""What a picture becomes: the same in training, where it is learnt, and in the service, where it is asked.
 
-In: bytes and the manifest's preprocessing.  Out: (1, C, H, W) float32, or BadPicture in one sentence.
+In: the bytes of a JPEG, PNG, WebP … file.  Out: pixels (C, H, W) uint8, or a `PictureError`.
 
-    row = (pixel / 255 − mean) / std      pixel: turned as EXIF says, made L or RGB, resized (bilinear)
+    turned as EXIF says → 16 bits to 8 → transparency laid over paper → L or RGB → resized (bilinear)
 
-Transparency is laid over black for grey nets, whose ink is light on dark as in MNIST, and over white for
-colour nets, as viewers show it. 16-bit pictures are scaled to 8 bits. Of an animation the first frame counts.
+    row = (pixel / 255 − mean) / std
+
+Paper is black for grey nets, whose ink is light on dark as in MNIST, and white for colour nets, as viewers
+show it. 16-bit greys are scaled to 8 bits. Of an animation the first frame counts.
 """
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from service.contract.manifest import Preprocessing
-from service.errors import BadPicture
+from service.contract.text import first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+GREYS = ("1", "L", "LA", "La", "I", "F")
 
 _PAPER = {"L": (0, 0, 0, 255), "RGB": (255, 255, 255, 255)}
 
-# Our own limit is checked, and told, before a pixel is decoded.
-Image.MAX_IMAGE_PIXELS = None
+
+class PictureError(Exception):
+    """Why bytes are not used as a picture, to be read after a subject: "has 9×9 pixels, at most 4 …"."""
 
 
-def read_picture(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> np.ndarray:
-    """The row for one picture."""
+class UnknownFormatError(PictureError):
+    """The bytes begin like none of the formats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What every picture becomes, and how many pixels one may have to be decoded at all."""
+
+    mode: Literal["L", "RGB"]
+    height: int
+    width: int
+    max_pixels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (1 if self.mode == "L" else 3, self.height, self.width)
+
+
+def read_pixels(content: bytes, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
+    """The pixels (C, H, W) uint8 of one picture in one of Pillow's `formats`; raises PictureError."""
+    with _decoding(content, target.max_pixels, formats) as decoded:
+        image = _without_transparency(_in_8_bits(decoded), target.mode).convert(target.mode)
+        size = (target.width, target.height)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        pixels_hwc = np.asarray(image, np.uint8).reshape(target.height, target.width, -1)
+    return np.ascontiguousarray(pixels_hwc.transpose(2, 0, 1))
+
+
+def inspect_picture(
+    content: bytes, max_pixels: int, formats: Sequence[str] = FORMATS
+) -> tuple[bool, int, int]:
+    """Whether a picture is grey, and its height and width once turned; raises PictureError."""
+    with _decoding(content, max_pixels, formats) as image:
+        return image.mode.startswith(GREYS), image.height, image.width
+
+
+def to_row(pixels_chw: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Pixels (C, H, W) uint8 as a row (1, C, H, W) float32; `mean` and `std` hold one value per channel."""
+    mean_c11, std_c11 = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    row_chw: np.ndarray = (pixels_chw.astype(np.float32) / np.float32(255) - mean_c11) / std_c11
+    return row_chw[np.newaxis]
+
+
+@contextmanager
+def _decoding(content: bytes, max_pixels: int, formats: Sequence[str]) -> Iterator[Image.Image]:
+    """The decoded picture; whatever Pillow raises while it is used becomes a PictureError."""
     try:
-        with warnings.catch_warnings():
+        with _pillow_limit_off(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = _decode(content, max_pixels)
-            image = _without_transparency(_in_8_bits(image), preprocessing.mode).convert(preprocessing.mode)
-            size = (preprocessing.width, preprocessing.height)
-            if image.size != size:
-                image = image.resize(size, Image.Resampling.BILINEAR)
-    except BadPicture:
+            yield _open(content, max_pixels, formats)
+    except PictureError:
         raise
+    except MemoryError:
+        raise PictureError("cannot be decoded: it needs too much memory") from None
     except Exception as error:  # decoders raise whatever a hostile file makes them raise
-        raise BadPicture(f"the picture cannot be decoded: {_reason(error)}") from None
-    pixels_hwc = np.asarray(image, np.float32).reshape(preprocessing.height, preprocessing.width, -1)
-    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
-    row_hwc = (pixels_hwc / np.float32(255) - mean) / std
-    return np.ascontiguousarray(row_hwc.transpose(2, 0, 1)[np.newaxis])
+        raise PictureError(f"cannot be decoded: {first_line(error)}") from None
 
 
-def _decode(content: bytes, max_pixels: int) -> Image.Image:
+def _open(content: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
     if not content:
-        raise BadPicture("the picture is empty: 0 bytes")
+        raise PictureError("is empty: 0 bytes")
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=tuple(formats))
     except UnidentifiedImageError:
-        raise BadPicture("the body is not a JPEG, PNG or WebP picture") from None
+        raise UnknownFormatError(f"is none of {', '.join(formats)}") from None
     width, height = image.size
-    if width * height > max_pixels:
-        raise BadPicture(f"the picture has {width}×{height} pixels, at most {max_pixels} are decoded")
+    if width * height > max_pixels:  # the head says so: checked before a pixel is decoded
+        raise PictureError(f"has {width}×{height} pixels, at most {max_pixels} are decoded")
     image.load()
     return ImageOps.exif_transpose(image)
 
@@ -74,8 +122,29 @@ def _without_transparency(image: Image.Image, mode: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, _PAPER[mode]), picture)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "it needs too much memory"
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+class _PillowLimit:
+    """How many threads decode, and the limit that Pillow had before the first of them began."""
+
+    lock = threading.Lock()
+    num_decoding = 0
+    before: int | None = None
+
+
+@contextmanager
+def _pillow_limit_off() -> Iterator[None]:
+    """Pillow's own limit on pixels is off for this process until the last thread that decodes has left.
+
+    `max_pixels` takes its place, with a message of ours and as large as it was set. Pillow knows its limit
+    only as a variable of its module, so it is set for as long as needed, and not at import.
+    """
+    with _PillowLimit.lock:
+        if _PillowLimit.num_decoding == 0:
+            _PillowLimit.before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _PillowLimit.num_decoding += 1
+    try:
+        yield
+    finally:
+        with _PillowLimit.lock:
+            _PillowLimit.num_decoding -= 1
+            if _PillowLimit.num_decoding == 0:
+                Image.MAX_IMAGE_PIXELS = _PillowLimit.before

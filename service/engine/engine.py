@@ -22,13 +22,13 @@ from service.batching.job import Outcome, Tensors
 from service.contract.bundle import Bundle
 from service.contract.manifest import Manifest
 from service.contract.parity import BUCKETS, Parity, measure, measure_buckets
+from service.contract.text import first_line
 from service.engine.plan import LaneBuffers, PlanRequest, choose_plan, open_lanes
 from service.engine.session import (
     Device,
     EngineError,
     SessionPlan,
     find_provider,
-    first_line,
 )
 from service.errors import ModelFailed
 

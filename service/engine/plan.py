@@ -27,6 +27,7 @@ import numpy as np
 import orjson
 
 from service.contract.bundle import Golden
+from service.contract.files import publish
 from service.contract.manifest import Manifest
 from service.engine.buffers import Buffers
 from service.engine.device_buffers import DeviceBuffers
@@ -220,12 +221,10 @@ def _most(request: PlanRequest) -> int:
 
 
 def _keep(path: Path, plan: SessionPlan) -> None:
-    """Written aside and renamed; a folder that cannot be written costs only the next start's time."""
-    aside = path.with_suffix(f".{threading.get_native_id()}.partial")
+    """Keep a plan for the next start; a folder that cannot be written costs only that start's time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(orjson.dumps(asdict(plan)))
-        aside.replace(path)
+        publish(path, orjson.dumps(asdict(plan)), is_shared=True)
     except OSError as error:
         _log.debug("event=plan_not_kept reason=%r", error.strerror)
 

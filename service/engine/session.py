@@ -15,6 +15,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
 import onnxruntime as ort
 
 from service.contract.manifest import Manifest, TensorSpec
+from service.contract.text import first_line
 
 ort.disable_telemetry_events()
 _log = logging.getLogger("foldserve")
@@ -108,12 +109,6 @@ def check_tensors(session: Any, manifest: Manifest) -> None:
     """The graph's inputs and outputs are the manifest's: names, types, shapes."""
     _check("input", session.get_inputs(), manifest.inputs)
     _check("output", session.get_outputs(), manifest.outputs)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def _cuda_options(plan: SessionPlan) -> dict[str, str]:

@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from service.contract.manifest import Preprocessing
 from service.contract.picture_support import labels_of, why_not
-from service.contract.pictures import read_picture
+from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels, to_row
 from service.contract.probabilities import softmax
 from service.errors import BadPicture, BadRequest, ServiceError
 from service.http.body import Buffer, read_body
@@ -131,6 +131,7 @@ class Predictor:
         return [(None, bytes(body))]
 
     def _rows(self, pictures: Sequence[Picture], preprocessing: Preprocessing) -> np.ndarray:
+        """The pictures as rows (N, C, H, W) float32, in a thread; raises BadPicture with the file's name."""
         rows = []
         for file, content in pictures:
             try:
@@ -138,6 +139,23 @@ class Predictor:
             except BadPicture as error:
                 raise BadPicture(f"{file}: {error}" if file else str(error)) from None
         return np.concatenate(rows)
+
+
+def read_picture(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> np.ndarray:
+    """The row (1, C, H, W) float32 of one picture of at most `max_pixels`; raises BadPicture."""
+    target = Target(
+        mode=preprocessing.mode,
+        height=preprocessing.height,
+        width=preprocessing.width,
+        max_pixels=max_pixels,
+    )
+    try:
+        pixels_chw = read_pixels(content, target)
+    except UnknownFormatError:
+        raise BadPicture("the body is not a JPEG, PNG or WebP picture") from None
+    except PictureError as error:
+        raise BadPicture(f"the picture {error}") from None
+    return to_row(pixels_chw, preprocessing.mean, preprocessing.std)
 
 
 def _response(

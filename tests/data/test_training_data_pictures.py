@@ -10,9 +10,10 @@ from PIL import Image
 
 from data_kit import encode, noise
 from service.contract.manifest import Preprocessing
-from service.contract.pictures import read_picture
+from service.contract.pictures import PictureError, Target, inspect_picture, read_pixels
 from service.errors import BadPicture
-from training.pictures.decode import BadPictureError, Target, decode, look_at
+from service.routes.predict import read_picture
+from training.pictures.formats import FORMATS
 
 TARGET = Target(mode="RGB", height=13, width=17, max_pixels=40_000_000)
 
@@ -82,7 +83,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_picture_is_the_same_in_training_and_in_the_service(name, mode):
     target = replace(TARGET, mode=mode)
-    pixels = decode(ODD[name], target)
+    pixels = read_pixels(ODD[name], target, FORMATS)
     assert pixels.dtype == np.uint8
     assert pixels.shape == target.shape
     np.testing.assert_array_equal(pixels, served(ODD[name], target))
@@ -102,7 +103,7 @@ def test_any_picture_is_the_same_in_training_and_in_the_service(shape, kind, mod
     )
     content = encode(image.convert("RGB") if kind == "JPEG" and shape[2] == 4 else image, kind)
     target = Target(mode=mode, height=size[0], width=size[1], max_pixels=10_000)
-    np.testing.assert_array_equal(decode(content, target), served(content, target))
+    np.testing.assert_array_equal(read_pixels(content, target, FORMATS), served(content, target))
 
 
 WHOLE = encode(Image.fromarray(noise(50, 50, 3)))
@@ -122,31 +123,31 @@ def test_what_the_service_refuses_is_refused(name):
     target = replace(TARGET, max_pixels=2_000_000)
     with pytest.raises(BadPicture):
         served(BAD[name], target)
-    with pytest.raises(BadPictureError) as caught:
-        decode(BAD[name], target)
+    with pytest.raises(PictureError) as caught:
+        read_pixels(BAD[name], target, FORMATS)
     assert str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_too_many_pixels_are_told_before_any_is_decoded():
-    with pytest.raises(BadPictureError, match="it has 14000×14000 pixels, at most 2000000 are decoded"):
-        decode(BAD["a bomb"], replace(TARGET, max_pixels=2_000_000))
+def test_too_many_pixels_are_refused_before_any_is_decoded():
+    with pytest.raises(PictureError, match=r"^has 14000×14000 pixels, at most 2000000 are decoded"):
+        read_pixels(BAD["a bomb"], replace(TARGET, max_pixels=2_000_000), FORMATS)
 
 
-def test_a_look_tells_grey_from_colour_and_the_size_as_turned():
-    assert look_at(encode(Image.fromarray(noise(19, 23))), 1000) == (True, 19, 23)
-    assert look_at(ODD["LA"], 1000) == (True, 19, 23)
-    assert look_at(ODD["16 bits"], 1000) == (True, 19, 23)
-    assert look_at(ODD["EXIF 6"], 1000) == (False, 23, 19)
-    assert look_at(ODD["palette"], 1000) == (False, 19, 23)
+def test_an_inspection_tells_grey_from_colour_and_the_size_as_turned():
+    assert inspect_picture(encode(Image.fromarray(noise(19, 23))), 1000) == (True, 19, 23)
+    assert inspect_picture(ODD["LA"], 1000) == (True, 19, 23)
+    assert inspect_picture(ODD["16 bits"], 1000) == (True, 19, 23)
+    assert inspect_picture(ODD["EXIF 6"], 1000) == (False, 23, 19)
+    assert inspect_picture(ODD["palette"], 1000) == (False, 19, 23)
 
 
 def test_formats_beyond_the_services_are_decoded_too():
     image = Image.fromarray(noise(13, 17, 3))
     for kind in ("BMP", "PPM", "TIFF"):
         np.testing.assert_array_equal(
-            decode(encode(image, kind), TARGET), np.asarray(image).transpose(2, 0, 1)
+            read_pixels(encode(image, kind), TARGET, FORMATS), np.asarray(image).transpose(2, 0, 1)
         )
-    assert decode(encode(image, "GIF"), TARGET).shape == TARGET.shape
-    with pytest.raises(BadPictureError, match="it is none of JPEG, PNG"):
-        decode(encode(image, "ICO"), TARGET)
+    assert read_pixels(encode(image, "GIF"), TARGET, FORMATS).shape == TARGET.shape
+    with pytest.raises(PictureError, match=r"^is none of JPEG, PNG"):
+        read_pixels(encode(image, "ICO"), TARGET, FORMATS)

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from data_kit import noise, write_folder
+from service.contract.pictures import Target
 from training.errors import DataError
 from training.pictures import make, workers
-from training.pictures.decode import Target
 from training.pictures.store import Store, open_store
 from training.pictures.tree import find_tree
 from training.runs.files import OutputError

@@ -14,9 +14,9 @@ from onnx import helper
 from PIL import Image
 
 from service.contract.manifest import Preprocessing
-from service.contract.pictures import read_picture
 from service.contract.probabilities import are_distributions, softmax
 from service.errors import BadPicture
+from service.routes.predict import read_picture
 from service_kit import Server, serving
 from tiny_nets import digits_net, echo_net, log_net, write_bundle
 

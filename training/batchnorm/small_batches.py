@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from service.contract.text import first_line
 from training.batchnorm.statistics import find_batchnorms
 from training.nets import NetError
-from training.nets.settings import first_line
 
 SMALLEST_COUNT = 32
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from service.contract.text import first_line
 from training.distributed.launch import Launch
 from training.errors import TrainingError
-from training.nets.settings import first_line
 from training.settings.config import ConfigError
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from service.contract.text import first_line
 from training.nets.from_module import FROM_DATA, find_factory
 from training.nets.from_timm import PREFIX, find_timm
-from training.nets.settings import NetError, first_line
+from training.nets.settings import NetError
 
 
 def is_foreign(name: str) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from training.nets.settings import NetError, first_line
+from service.contract.text import first_line
+from training.nets.settings import NetError
 
 FROM_DATA = ("input_shape", "num_classes")
 

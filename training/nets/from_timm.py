@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from training.nets.settings import NetError, first_line
+from service.contract.text import first_line
+from training.nets.settings import NetError
 
 PREFIX = "timm"
 INSTALL = "pip install --no-deps timm torchvision"

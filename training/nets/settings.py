@@ -44,8 +44,3 @@ def read_words(net: str, cls: type[NetSettings], words: Mapping[str, str]) -> di
     given_by_data = {field.name for field in fields(NetSettings)}
     hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in given_by_data}
     return words_to_values(f"net {net}", hints, words, NetError)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from service.contract.files import aside, sync
+from service.contract.pictures import Target
 from training.errors import DataError
-from training.pictures.decode import Target
 from training.pictures.digest import DIGEST_SIZE
 from training.pictures.tree import Tree, describe_file
 from training.pictures.workers import Work, decode_all
@@ -32,28 +33,23 @@ Skipped = dict[int, tuple[str, str]]
 
 def make_store(folder: Path, tree: Tree, target: Target, about: dict[str, Any], num_pictures: int) -> None:
     """Put a new store at `folder`, in place of any that is there."""
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        needed, free = num_pictures * int(np.prod(target.shape)), shutil.disk_usage(aside).free
+    with aside(folder) as new:
+        new.mkdir()
+        needed, free = num_pictures * int(np.prod(target.shape)), shutil.disk_usage(new).free
         if needed > free:
             raise OutputError(
                 f"the decoded pictures of {tree.root} need {needed:,} bytes, {folder.parent} has {free:,}: "
                 f"set TRAINING_CACHE to another folder, or choose a smaller size"
             )
-        with (aside / PIXELS).open("wb") as file:
+        with (new / PIXELS).open("wb") as file:
             file.truncate(needed)
-        index, skipped = _decode(tree, target, aside / PIXELS, about["files"], num_pictures)
-        np.savez(aside / INDEX, allow_pickle=False, **index)
-        (aside / ABOUT).write_text(json.dumps({**about, "skipped": skipped}, indent=1), encoding="utf-8")
+        index, skipped = _decode(tree, target, new / PIXELS, about["files"], num_pictures)
+        np.savez(new / INDEX, allow_pickle=False, **index)
+        (new / ABOUT).write_text(json.dumps({**about, "skipped": skipped}, indent=1), encoding="utf-8")
         for name in (PIXELS, INDEX, ABOUT):
-            with (aside / name).open("rb+") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.replace(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            sync(new / name)
+        shutil.rmtree(folder, ignore_errors=True)  # a rename replaces no folder that holds something
+        new.replace(folder)
 
 
 def describe_skipped(root: Path, skipped: Skipped, num_pictures: int) -> str:

@@ -19,8 +19,8 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
+from service.contract.pictures import Target
 from training.errors import DataError
-from training.pictures.decode import Target
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
 from training.pictures.make import ABOUT, INDEX, PIXELS, Skipped, describe_skipped, make_store
 from training.pictures.tree import Tree, count_pictures

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from training.errors import DataError
-from training.pictures.decode import SUFFIXES
+from training.pictures.formats import SUFFIXES
 
 TRAIN = "train"
 HELD_OUT = ("val", "valid", "validation", "test")

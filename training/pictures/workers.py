@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from service.contract.pictures import PictureError, Target, read_pixels
 from training.errors import DataError
-from training.pictures.decode import BadPictureError, Target, decode
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
+from training.pictures.formats import FORMATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +70,11 @@ def do(work: Work) -> Done:
     with work.pixels.open("r+b") as file:
         for index, name in enumerate(work.names):
             try:
-                pixels = decode((work.root / name).read_bytes(), work.target)
+                pixels = read_pixels((work.root / name).read_bytes(), work.target, FORMATS)
             except OSError as error:
                 reasons[index] = str(error.strerror)
-            except BadPictureError as error:
-                reasons[index] = str(error)
+            except PictureError as error:
+                reasons[index] = f"it {error}"
             else:
                 file.seek((work.first_row + index) * pixels.size)
                 file.write(pixels.tobytes())

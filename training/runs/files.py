@@ -1,13 +1,12 @@
-"""Files that are whole or not there: written aside, flushed to the disk, renamed.
+"""The files of a run, which are whole or not there.
 
 In: a path and bytes.  Out: nothing, or an `OutputError`; a killed run leaves the last good file.
 """
 
-import contextlib
-import os
 import tempfile
 from pathlib import Path
 
+import service.contract.files as files
 from training.errors import TrainingError
 
 
@@ -16,19 +15,11 @@ class OutputError(TrainingError):
 
 
 def publish(path: Path, content: bytes) -> None:
-    """Put `content` at `path` all at once."""
-    aside = path.with_name(f".{path.name}.partial")
+    """Replace the file `path` by `content` in one step; raises OutputError."""
     try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        files.publish(path, content)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def prepare_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from service.contract.files import sync
 from training.errors import DataError
 from training.runs.files import OutputError
 from training.runs.progress import show_progress
@@ -46,6 +47,7 @@ def _fetch_from_any(urls: Sequence[str], path: Path, sha256: str) -> None:
         except DataError as error:
             failures.append(f"{url}: {error}")
         else:
+            sync(partial)
             partial.replace(path)
             return
     raise DataError("; ".join(failures))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from service.contract.pictures import PictureError, Target, inspect_picture
 from training.data.divide import build_split, check_labels, choose_held_out, keep_apart
 from training.data.facts import DataFacts
 from training.data.sets.folder_settings import FolderSettings
@@ -19,7 +20,7 @@ from training.data.sets.places import find_cache
 from training.data.split import Pixels, Split
 from training.data.streamed import StreamedPixels
 from training.errors import DataError
-from training.pictures.decode import BadPictureError, Target, look_at
+from training.pictures.formats import FORMATS
 from training.pictures.make import describe_skipped
 from training.pictures.store import Store, open_store
 from training.pictures.tree import HELD_OUT, Tree, find_tree
@@ -68,7 +69,7 @@ def choose_target(tree: Tree, settings: FolderSettings, sides: tuple[int, int] |
     """What every picture becomes: as the settings say, else as the first pictures of each class are."""
     mode = settings.mode
     if not (mode and sides):
-        looks = _look(tree, settings.max_pixels)
+        looks = _inspect_first(tree, settings.max_pixels)
         mode = mode or ("L" if all(is_grey for is_grey, _, _ in looks) else "RGB")
         sizes = sorted({(height, width) for _, height, width in looks})
         if sides is None and (len(sizes) > 1 or max(sizes[0]) > LARGEST_OWN_SIDE):
@@ -84,13 +85,14 @@ def choose_target(tree: Tree, settings: FolderSettings, sides: tuple[int, int] |
     )
 
 
-def _look(tree: Tree, max_pixels: int) -> list[tuple[bool, int, int]]:
+def _inspect_first(tree: Tree, max_pixels: int) -> list[tuple[bool, int, int]]:
+    """Whether it is grey, height and width of the first pictures of each class that can be read."""
     looks = []
     per_class = -(-NUM_LOOKED_AT // len(tree.classes))
     for found in islice(tree.walk(at_most=per_class), NUM_LOOKED_AT):
         try:
-            looks.append(look_at((tree.root / found.name).read_bytes(), max_pixels))
-        except (OSError, BadPictureError):
+            looks.append(inspect_picture((tree.root / found.name).read_bytes(), max_pixels, FORMATS))
+        except (OSError, PictureError):
             continue
     if not looks:
         raise DataError(f"none of the first pictures of {tree.root} can be read")

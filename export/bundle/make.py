@@ -88,7 +88,7 @@ def make_bundle(
     files = {GRAPH_FILE: folded, GOLDEN_FILE: golden_bytes(golden), REPORT_FILE: report}
     manifest = _manifest(name, source, sites, proof, provenance, files)
     say("packing")
-    return pack(folder, files, manifest.model_dump_json(indent=2).encode()), proof
+    return pack(folder, files, manifest.sealed()), proof
 
 
 def _stored(graph: ir.Model, half: bool) -> bytes:
@@ -124,6 +124,7 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
+        digest="0" * 64,  # until it is sealed
         name=name,
         files={file: sha256(content) for file, content in files.items()},
         inputs=source.inputs,

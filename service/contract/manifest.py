@@ -1,14 +1,23 @@
 """What `manifest.json` may say: every key, its type, and nothing else.
 
 In: the bytes of a manifest.  Out: a `Manifest`, or a `BundleError` that names the first wrong key.
+
+The manifest holds the digest of every other file, and from schema version 2 on its own:
+
+    digest = sha256(the manifest's bytes with the digest's 64 characters set to 0)
+
+so that a flipped bit in a label or a mean is found as one in a weight is.  It is no defence against someone
+who can write the file, and so its digest too.
 """
 
+import hashlib
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 MIN_GOLDEN_ROWS = 32
 FACTOR = 4
 ULPS = 4
@@ -17,6 +26,9 @@ ULP = 2.0**-23
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+_BLANK = "0" * 64
+_OWN_DIGEST = re.compile(rb'(?<="digest": ")[0-9a-f]{64}(?=")')
 
 
 class BundleError(Exception):
@@ -153,7 +165,8 @@ class Provenance(_Strict):
 class Manifest(_Strict):
     """The whole of `manifest.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
+    digest: Digest | None = None
     name: Name
     files: dict[str, Digest]
     inputs: Annotated[list[TensorSpec], Field(min_length=1)]
@@ -173,11 +186,27 @@ class Manifest(_Strict):
             raise ValueError(f"files must give the digest of {sorted(missing)}")
         if nested := [name for name in self.files if "/" in name or name.startswith(".")]:
             raise ValueError(f"files must be plain names, got {nested}")
+        if (self.digest is not None) != (self.schema_version >= 2):
+            raise ValueError(f"schema version {self.schema_version}: digest belongs to version 2 and later")
         return self
+
+    def sealed(self) -> bytes:
+        """The content of manifest.json: indented JSON that holds its own digest."""
+        blank = self.model_copy(update={"digest": _BLANK}).model_dump_json(indent=2).encode()
+        return blank.replace(_BLANK.encode(), hashlib.sha256(blank).hexdigest().encode(), 1)
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
     """Read a manifest; the error names the first wrong key and `where` it stands."""
+    manifest = _validated(text, where)
+    if manifest.digest is not None:
+        blank = _OWN_DIGEST.sub(_BLANK.encode(), text, count=1)
+        if (found := hashlib.sha256(blank).hexdigest()) != manifest.digest:
+            raise BundleError(f"{where}: its sha-256 is {found[:12]}…, it says {manifest.digest[:12]}…")
+    return manifest
+
+
+def _validated(text: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:

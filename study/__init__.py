@@ -1,6 +1,6 @@
 """What BatchNorm does, measured: claims that articles make, each beside a number and a verdict.
 
-    python -m study --out study
+    python -m study --quick
 
 In: a data set.  Out: `report.md`, its plots and `claims.json`, and `cells/`, from which a study that was
 interrupted goes on.  One way through:

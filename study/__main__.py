@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 example:
-  python -m study --quick                             within 10 minutes on 2 cores, into study/
-  python -m study --out study/clothes --data fashion-mnist --seeds 10
+  python -m study --quick                             within 10 minutes on 2 cores, into study/results/
+  python -m study --out runs/clothes-study --data fashion-mnist --seeds 10
   python -m study --only depth --only surface         these two; of the others, what is there already
 """
 MOST_ROWS = 4000
-CELLS = "cells"
+OUT, CELLS = Path("study/results"), "cells"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = Parser("study", "Measure what articles claim about BatchNorm.", EXAMPLE)
-    parser.add_argument("--out", type=Path, default=Path("study"), metavar="FOLDER", help="(default study)")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"(default {OUT})")
     parser.add_argument("--data", default="digits", metavar="NAME", help="data set (default digits)")
     parser.add_argument(
         "--rows", type=int, metavar="N", help=f"to train on (default {MOST_ROWS}, or all there are)"
@@ -75,7 +75,7 @@ def run_study(flags: argparse.Namespace, words: Sequence[str]) -> Path:
     from study.report import REPORT, write_report
     from study.rows import load_rows
     from study.watch import Watch
-    from training.runs.files import prepare_folder, publish
+    from training.files import prepare_folder, publish
 
     for name in flags.only or ():
         if name not in EXPERIMENTS:

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import torch
 
 from training.errors import TrainingError
+from training.files import publish
 from training.loop.device import settle
-from training.runs.files import publish
 
 VERSION = 1  # of what a cell's result means: with another one, everything is measured anew
 

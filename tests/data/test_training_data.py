@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from training import data
-from training.data import DataError, DataFacts, Split, load_digits, load_split, normalize, sample_held_out
+from training.data import DataFacts, Split, load_split, normalize, sample_held_out
+from training.data.divide import split_once
+from training.data.sets.digits import load_digits
+from training.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_the_split_does_not_depend_on_the_order_of_the_file(digits):
     pixels = torch.cat([digits.train_pixels, digits.held_out_pixels])
     labels = torch.cat([digits.train_labels, digits.held_out_labels])
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(5))
-    again = data.split_once("digits", pixels[shuffled], labels[shuffled], label_names=digits.facts.labels)
+    again = split_once("digits", pixels[shuffled], labels[shuffled], label_names=digits.facts.labels)
     assert pictures(again.held_out_pixels) == pictures(digits.held_out_pixels)
     assert again.facts == digits.facts
 
@@ -132,7 +134,7 @@ def test_a_class_too_small_to_split_is_named():
     pixels = torch.zeros(12, 1, 4, 4, dtype=torch.uint8)
     labels = torch.tensor([0] * 10 + [1] * 2)
     with pytest.raises(DataError, match="class 'rare' of small has 2 pictures"):
-        data.split_once("small", pixels, labels, label_names=["common", "rare"])
+        split_once("small", pixels, labels, label_names=["common", "rare"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from data_kit import Shelf, sha256, shelf
 from training.data.sets.download import BLOCK, download
 from training.errors import DataError
-from training.runs.files import OutputError
+from training.files import OutputError
 
 CONTENT = bytes(range(251)) * 4000  # about four blocks; no two blocks alike
 assert len(CONTENT) > 3 * BLOCK

@@ -7,8 +7,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from data_kit import levels, noise
-from training.data import load_split, split_once
-from training.data.divide import keep_apart, split_as_given, sum_levels
+from training.data import load_split
+from training.data.divide import keep_apart, split_as_given, split_once, sum_levels
 from training.errors import DataError
 
 ABC = ["a", "b", "c"]

@@ -16,10 +16,10 @@ from PIL import Image
 from data_kit import noise, write_folder
 from service.contract.pictures import Target
 from training.errors import DataError
+from training.files import OutputError
 from training.pictures import make, workers
 from training.pictures.store import Store, open_store
 from training.pictures.tree import find_tree
-from training.runs.files import OutputError
 
 TARGET = Target(mode="L", height=8, width=8, max_pixels=10_000)
 

@@ -19,7 +19,7 @@ from study.lab import Lab, NotMeasuredError, StudyError
 from study.report import anchor
 from study_kit import use_tiny_data
 
-COMMITTED = Path(__file__).parents[2] / "study"
+COMMITTED = Path(__file__).parents[2] / "study" / "results"
 FLAGS = ["--quick", "--data", "tiny", "--jobs", "1"]
 CALLS = []
 

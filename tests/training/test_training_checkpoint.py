@@ -12,10 +12,10 @@ import torch
 
 from training.batchnorm.report import BatchNormLayer, BatchNormReport
 from training.data import DataFacts
+from training.files import OutputError, prepare_folder, publish
 from training.loop.state import State
 from training.nets import build_net, initialize
 from training.runs.checkpoint import Checkpoint, CheckpointError, Resume, load_checkpoint, save_checkpoint
-from training.runs.files import OutputError, prepare_folder, publish
 
 FACTS = DataFacts(
     name="digits", labels=list("0123456789"), input_shape=(1, 28, 28), mode="L", mean=[0.13], std=[0.31]

@@ -16,8 +16,8 @@ import pytest
 
 from training.__main__ import main
 from training.data import DATA_SETS
+from training.files import publish
 from training.runs.checkpoint import load_checkpoint
-from training.runs.files import publish
 from training_kit import tiny_split
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from training.data import Split
 from training.figures.confusion import count_confusions, draw_confusion
 from training.figures.curves import draw_curves
 from training.figures.mistakes import draw_mistakes, find_mistakes
+from training.files import publish
 from training.loop.evaluate import predict
 from training.loop.facts import EpochFacts
-from training.runs.files import publish
 
 CURVES, CONFUSION, MISTAKES = "curves.png", "confusion.png", "mistakes.png"
 

@@ -18,8 +18,8 @@ from matplotlib.image import imread
 
 from training.errors import TrainingError
 from training.figures.gallery import CONFUSION, MISTAKES
+from training.files import OutputError
 from training.loop.facts import EpochFacts
-from training.runs.files import OutputError
 
 INSTALL = "pip install -c constraints.txt 'foldserve[tensorboard]'"
 TAGS = {

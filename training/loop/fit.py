@@ -2,24 +2,24 @@
 
     order, augmentation       drawn for a whole epoch, on the CPU; each batch takes its rows of both
     loss                      mean cross-entropy of the batch
-    step                      optimize.py, in the number format of precision.py; none is taken behind a loss
-                              that is no number (loss_watch.py), which is an error (diagnosis.py)
-    behind each step          γ stays positive (batchnorm.py), weights are averaged (ema.py), where asked for
-    behind the last epoch     BatchNorms are reported on, and recalibrated where asked for
-    chance in the net itself  (dropout) starts anew with each epoch, from torch's own generator
+    step                      optimize.py, in the number format of precision.py; no step is taken after a
+                              non-finite loss (loss_watch.py), which is an error (diagnosis.py)
+    after each step           γ is kept positive (batchnorm/), weights are averaged (ema.py), where asked for
+    after the last epoch      BatchNorms are reported on, and recalibrated where asked for
+    chance in the net itself  (dropout) is seeded again for each epoch, in torch's own generator
     several processes         share each batch, and each evaluation (distributed/group.py)
 
-What a resumed run needs besides the weights that are published comes with every epoch, as its `State`.
+Each epoch brings, as its `State`, what a resumed run needs besides the weights that are published.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
-from training.augment import choose_augmentation
+from training.augment import Augmentation, Plan, choose_augmentation
 from training.batchnorm.report import BatchNormReport, examine
 from training.batchnorm.statistics import keep_gamma_positive
 from training.data import Split
@@ -40,7 +40,7 @@ from training.settings.config import FitConfig
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Epoch:
-    """Facts, the net to publish, and a state to go on from; all live: save them before the next epoch."""
+    """Facts, the net to publish, and a state to resume from; all live: save them before the next epoch."""
 
     facts: EpochFacts
     net: nn.Module
@@ -50,10 +50,32 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Start:
-    """Where a run goes on: with the published net of epoch `epochs_done`, and this state."""
+    """Where a run resumes: with the published net of epoch `epochs_done`, and this state."""
 
     epochs_done: int
     state: State
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What every epoch of one fit works with; `forward` calls `net`, perhaps compiled or wrapped."""
+
+    net: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    split: Split
+    config: FitConfig
+    group: Group
+    num_steps: int
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    average: WeightAverage | None
+    generators: Mapping[str, Generator]
+    augmentation: Augmentation
+
+    @property
+    def published(self) -> nn.Module:
+        """The net that is evaluated and saved."""
+        return self.net if self.average is None else self.average.net
 
 
 def fit(
@@ -64,67 +86,132 @@ def fit(
     group: Group = ALONE,
     on_step: Callable[[StepFacts], None] | None = None,
 ) -> Iterator[Epoch]:
-    """Train `net` in place, on the device of `split`; yield after each epoch, in each process of `group`."""
+    """Train `net` in place, on the device of `split`; yield after each epoch, in each process of `group`.
+
+    `on_step` is called after each step. Raises ConfigError if the batches do not fit the train half,
+    TrainingError if `start` lacks something, and DivergedError at the first non-finite loss or weight.
+    """
     settle()
+    parts = prepare(net, split, config, group)
+    if start is not None:
+        restore(start.state, net, parts.optimizer, parts.precision, parts.generators)
+    for epoch in range(start.epochs_done if start else 0, config.epochs):
+        watch = train_epoch(parts, epoch, on_step)
+        yield close_epoch(parts, epoch, watch)
+
+
+def prepare(net: nn.Module, split: Split, config: FitConfig, group: Group) -> Parts:
+    """Build everything that lives as long as the fit."""
     device, num_steps = split.train_labels.device, count_steps(split, config)
     wrapped = group.wrap(net, first_row(net, split))
-    forward = torch.compile(wrapped) if config.compile else wrapped
-    optimizer, precision = build_optimizer(net, config), Precision(config.precision, device)
-    average = WeightAverage(net, config.ema) if config.ema else None
-    generators = {name: seeded_generator(config.seed, name) for name in STREAMS}
-    augmentation = choose_augmentation(config.augment, config.data, split.facts)
-    if start is not None:
-        restore(start.state, net, optimizer, precision, generators)
-    for epoch in range(start.epochs_done if start else 0, config.epochs):
-        net.train()
-        torch.manual_seed(seeded_generator(config.seed, group.own_stream(f"net {epoch}")).initial_seed())
-        order = torch.randperm(len(split.train_labels), generator=generators["order"]).to(device)
-        plan = augmentation.draw(len(order), generators["augment"]).to(device)
-        batches = torch.split(order[: num_steps * config.batch_size], config.batch_size)
-        watch = LossWatch(num_steps, device)
-        shares = [group.share(batch) for batch in batches]
-        reader = group.together(net, read_batches(net, split, shares, plan))
-        for index, (rows, labels) in enumerate(reader):
-            step = epoch * num_steps + index
-            rate = schedule(step, config.epochs * num_steps, config.learning_rate, config.schedule)
-            set_learning_rate(optimizer, rate)
-            with precision.autocast():
-                logits = forward(rows)
-            loss = cross_entropy(logits, labels, config.label_smoothing)
-            loss = group.weigh(loss, len(labels), config.batch_size)
-            stop = watch.add(index, group.mean(loss.detach()), logits, labels)
-            if precision.needs_looking or watch.is_due(index):
-                lost = watch.find_lost()
-                if lost is not None:
-                    ((lost_rows, _),) = read_batches(net, split, [batches[lost.index]], plan)
-                    where = describe_origin(net, lost_rows, precision)
-                    raise diverged(lost, epoch * num_steps, where, config)
-            precision.step(optimizer, loss, stop, net, config.clip_gradient)
-            if config.positive_gamma:
-                keep_gamma_positive(net)
-            if average is not None:
-                average.update(net, step)
-            if on_step is not None:
-                on_step(watch.facts(epoch + 1, config.batch_size))
-        published, report = average.net if average else net, None
-        if epoch + 1 == config.epochs:
-            plain = partial(plain_batches, published, split, config)
-            report = examine(published, plain, recalibrate=config.recalibrate_bn > 0)
-        held_out_loss, held_out_accuracy = evaluate(
-            published, split.held_out_pixels, split.held_out_labels, split.facts, group
-        )
-        check_published(published, held_out_loss, step)
-        yield Epoch(
-            facts=EpochFacts(
-                epoch=epoch + 1,
-                step=(epoch + 1) * num_steps,
-                learning_rate=rate,
-                train_loss=watch.mean_loss(),
-                train_accuracy=group.total(watch.num_right).item() / (num_steps * config.batch_size),
-                held_out_loss=held_out_loss,
-                held_out_accuracy=held_out_accuracy,
-            ),
-            net=published,
-            state=capture(net, published, optimizer, precision, generators),
-            batchnorm=report,
-        )
+    return Parts(
+        net=net,
+        forward=torch.compile(wrapped) if config.compile else wrapped,
+        split=split,
+        config=config,
+        group=group,
+        num_steps=num_steps,
+        # Of the bare net: wrapping and compiling keep its parameters, but under other names.
+        optimizer=build_optimizer(net, config),
+        precision=Precision(config.precision, device),
+        average=WeightAverage(net, config.ema) if config.ema else None,
+        generators={name: seeded_generator(config.seed, name) for name in STREAMS},
+        augmentation=choose_augmentation(config.augment, config.data, split.facts),
+    )
+
+
+def train_epoch(parts: Parts, epoch: int, on_step: Callable[[StepFacts], None] | None) -> LossWatch:
+    """One pass over the train half, `epoch` counted from 0; returns its losses and right answers."""
+    config, group = parts.config, parts.group
+    parts.net.train()
+    # Dropout draws from torch's global generator, so that is seeded for each epoch: a run that resumes with
+    # any epoch draws what it would have drawn without the stop. Each process drops other units.
+    torch.manual_seed(seeded_generator(config.seed, group.own_stream(f"net {epoch}")).initial_seed())
+    batches, plan = draw_epoch(parts)
+    watch = LossWatch(parts.num_steps, parts.split.train_labels.device)
+    shares = [group.share(batch) for batch in batches]
+    reader = group.together(parts.net, read_batches(parts.net, parts.split, shares, plan))
+    for index, (rows, labels) in enumerate(reader):
+        step = epoch * parts.num_steps + index
+        loss, stop = forward_step(parts, watch, step, rows, labels)
+        # float16's scaler decides by itself whether to step, so there the host has to check every loss.
+        if parts.precision.needs_looking or watch.is_due(index):
+            require_finite(parts, watch, epoch, batches, plan)
+        parts.precision.step(parts.optimizer, loss, stop, parts.net, config.clip_gradient)
+        if config.positive_gamma:
+            keep_gamma_positive(parts.net)
+        if parts.average is not None:
+            parts.average.update(parts.net, step)
+        if on_step is not None:
+            on_step(watch.facts(epoch + 1, config.batch_size))
+    return watch
+
+
+def draw_epoch(parts: Parts) -> tuple[Sequence[Tensor], Plan]:
+    """Row numbers (batch_size,) of each batch, in a new order, and the augmentation of every row.
+
+    Drawn on the CPU for the whole epoch, so all devices and all processes see the same pictures.
+    """
+    device, num_rows = parts.split.train_labels.device, len(parts.split.train_labels)
+    order = torch.randperm(num_rows, generator=parts.generators["order"]).to(device)
+    plan = parts.augmentation.draw(num_rows, parts.generators["augment"]).to(device)
+    batch_size = parts.config.batch_size
+    # Whole batches only: a last one of a few rows would give BatchNorm a poor variance.
+    return torch.split(order[: parts.num_steps * batch_size], batch_size), plan
+
+
+def forward_step(
+    parts: Parts, watch: LossWatch, step: int, rows: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Set the learning rate of `step`, run the net; returns the loss () and the `stop` flag of LossWatch."""
+    config = parts.config
+    rate = schedule(step, config.epochs * parts.num_steps, config.learning_rate, config.schedule)
+    set_learning_rate(parts.optimizer, rate)
+    with parts.precision.autocast():
+        logits = parts.forward(rows)
+    loss = cross_entropy(logits, labels, config.label_smoothing)
+    loss = parts.group.weigh(loss, len(labels), config.batch_size)
+    # Every process notes the loss of the whole batch, so that all of them stop at the same step.
+    stop = watch.add(step % parts.num_steps, parts.group.mean(loss.detach()), logits, labels)
+    return loss, stop
+
+
+def require_finite(parts: Parts, watch: LossWatch, epoch: int, batches: Sequence[Tensor], plan: Plan) -> None:
+    """Raise DivergedError if a loss so far is NaN or infinite; waits for the device."""
+    lost = watch.find_lost()
+    if lost is None:
+        return
+    # No step was taken since, so the same rows through the same weights show where it began.
+    ((rows, _),) = read_batches(parts.net, parts.split, [batches[lost.index]], plan)
+    where = describe_origin(parts.net, rows, parts.precision)
+    raise diverged(lost, epoch * parts.num_steps, where, parts.config)
+
+
+def close_epoch(parts: Parts, epoch: int, watch: LossWatch) -> Epoch:
+    """Evaluate what is published, and, after the last epoch, report on its BatchNorms."""
+    config, split, published = parts.config, parts.split, parts.published
+    report = None
+    if epoch + 1 == config.epochs:
+        # Before the evaluation: recalibrated statistics are part of what is published.
+        plain = partial(plain_batches, published, split, config)
+        report = examine(published, plain, recalibrate=config.recalibrate_bn > 0)
+    held_out_loss, held_out_accuracy = evaluate(
+        published, split.held_out_pixels, split.held_out_labels, split.facts, parts.group
+    )
+    num_steps_done = (epoch + 1) * parts.num_steps
+    check_published(published, held_out_loss, num_steps_done - 1)
+    num_right = parts.group.total(watch.num_right).item()
+    return Epoch(
+        facts=EpochFacts(
+            epoch=epoch + 1,
+            step=num_steps_done,
+            learning_rate=parts.optimizer.param_groups[0]["lr"],
+            train_loss=watch.mean_loss(),
+            train_accuracy=num_right / (parts.num_steps * config.batch_size),
+            held_out_loss=held_out_loss,
+            held_out_accuracy=held_out_accuracy,
+        ),
+        net=published,
+        state=capture(parts.net, published, parts.optimizer, parts.precision, parts.generators),
+        batchnorm=report,
+    )

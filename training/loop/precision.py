@@ -34,7 +34,7 @@ class Precision:
         return self.scaler.is_enabled()
 
     def step(
-        self, optimizer: torch.optim.SGD, loss: Tensor, stop: Tensor, net: nn.Module, clip: float
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, stop: Tensor, net: nn.Module, clip: float
     ) -> None:
         """Backward, clip the gradient to length `clip` if above 0, move the weights unless `stop` is 1."""
         optimizer.zero_grad()

@@ -16,12 +16,12 @@ import numpy as np
 
 from service.contract.files import aside, sync
 from service.contract.pictures import Target
+from training.console import show_progress
 from training.errors import DataError
+from training.files import OutputError
 from training.pictures.digest import DIGEST_SIZE
 from training.pictures.tree import Tree, describe_file
 from training.pictures.workers import Work, decode_all
-from training.runs.files import OutputError
-from training.runs.progress import show_progress
 
 PIXELS, INDEX, ABOUT = "pixels.u8", "index.npz", "about.json"
 ROWS_OF_WORK = 32

@@ -21,10 +21,10 @@ from filelock import FileLock
 
 from service.contract.pictures import Target
 from training.errors import DataError
+from training.files import OutputError
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
 from training.pictures.make import ABOUT, INDEX, PIXELS, Skipped, describe_skipped, make_store
 from training.pictures.tree import Tree, count_pictures
-from training.runs.files import OutputError
 
 FORMAT = "foldserve pictures 1"
 ROWS_TO_CHECK = 64

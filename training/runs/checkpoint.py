@@ -23,7 +23,7 @@ from training import nets
 from training.batchnorm.report import BatchNormReport
 from training.data import DataFacts
 from training.errors import TrainingError
-from training.runs.files import publish
+from training.files import publish
 from training.runs.records import RecordError, read_record, to_plain
 from training.loop.state import State
 

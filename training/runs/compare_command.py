@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.settings.environment import set_environment
 from training.errors import TrainingError
-from training.runs.files import publish
+from training.files import publish
 from training.settings.flags import Parser
 
 EXAMPLE = """\

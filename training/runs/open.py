@@ -23,7 +23,7 @@ from training.data import Split, foresee_facts, load_split
 from training.loop.device import be_deterministic, check_compiler, find_device, place, settle
 from training.distributed.group import ALONE, Group
 from training.loop.facts import EpochFacts
-from training.runs.files import OutputError, prepare_folder
+from training.files import OutputError, prepare_folder
 from training.loop.fit import Start
 from training.loop.precision import resolve_precision
 from training.runs.run import CHECKPOINT, Run

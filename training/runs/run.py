@@ -24,7 +24,7 @@ from training.data import Split, sample_held_out
 from training.loop.device import explaining, place
 from training.distributed.group import ALONE, Group
 from training.loop.facts import EpochFacts, StepFacts
-from training.runs.files import OutputError, publish
+from training.files import OutputError, publish
 from training.loop.fit import Epoch, Start, fit
 from training.figures.gallery import publish_curves, publish_predictions
 

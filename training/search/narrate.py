@@ -10,7 +10,7 @@ from dataclasses import fields
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.runs.files import publish
+from training.files import publish
 from training.search.plot import draw_search
 from training.search.trials import Search, TrialFacts
 from training.settings.config import FitConfig

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from training import nets
 from training.data import load_split
+from training.files import OutputError, prepare_folder
 from training.loop.batches import count_steps
 from training.loop.device import find_device
-from training.runs.files import OutputError, prepare_folder
 from training.search.command import SearchError
 from training.search.divide import divide
 from training.search.space import BATCH_SIZES, FACTORS, has_width

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from training.nets import NETS
-from training.nets.foreign import is_foreign
+from training.nets.foreign.build import is_foreign
 
 BATCH_SIZES, FACTORS = (32, 64, 128, 256), (0.5, 1.0, 2.0)
 WIDTHS = ("width", "channels", "hidden", "growth", "stem", "last")

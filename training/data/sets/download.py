@@ -16,9 +16,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from service.contract.files import sync
+from training.console import show_progress
 from training.errors import DataError
-from training.runs.files import OutputError
-from training.runs.progress import show_progress
+from training.files import OutputError
 
 TIMEOUT_S = 30
 BLOCK = 1 << 18

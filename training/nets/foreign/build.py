@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from service.contract.text import first_line
-from training.nets.from_module import FROM_DATA, find_factory
-from training.nets.from_timm import PREFIX, find_timm
+from training.nets.foreign.from_module import FROM_DATA, find_factory
+from training.nets.foreign.from_timm import PREFIX, find_timm
 from training.nets.settings import NetError
 
 

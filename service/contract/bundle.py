@@ -9,6 +9,8 @@ the directory: they reach clients.
 
 import hashlib
 import io
+import os
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, TensorSpec, parse_manifest
+from service.contract.signature import SIGNATURE_FILE, TrustedKeys
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
@@ -54,9 +57,15 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Open the bundle directory `path`; raises BundleError if anything is missing, changed or unknown."""
+def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
+    """Open the bundle directory `path`; raises BundleError if anything is missing, changed or unknown.
+
+    With `trusted` keys the manifest must be signed by one of them, which is checked before it is parsed.
+    """
     text = _read(path / MANIFEST_FILE)
+    if trusted is not None:
+        has_signature = (path / SIGNATURE_FILE).exists()
+        trusted.check(text, _read(path / SIGNATURE_FILE) if has_signature else None)
     manifest = parse_manifest(text, MANIFEST_FILE)
     content: dict[str, bytes] = {}
     for name, expected in manifest.files.items():
@@ -110,7 +119,11 @@ def _checked(arrays: Arrays, kind: str, spec: TensorSpec, dtype: str, where: str
 
 
 def _read(path: Path) -> bytes:
+    """A regular file's bytes; a pipe in its place would be waited for without end."""
     try:
-        return path.read_bytes()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BundleError(f"{path.name}: not a regular file")
+            return file.read()
     except OSError as error:
         raise BundleError(f"{path.name}: {error.strerror or error}") from None

@@ -107,7 +107,7 @@ async def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
     assert seen == [(2, LARGEST)] * LARGEST + [(2, 0)] * LARGEST
 
 
-async def test_batches_that_end_in_another_order_answer_their_own_callers() -> None:
+async def test_case_20_batches_that_end_in_another_order_answer_their_own_callers() -> None:
     gates = {value: asyncio.Event() for value in (0.0, 4.0)}
 
     async def engine(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
@@ -125,7 +125,7 @@ async def test_batches_that_end_in_another_order_answer_their_own_callers() -> N
     await batcher.close()
 
 
-async def test_a_job_knows_how_long_it_waited_and_ran() -> None:
+async def test_case_20_a_job_knows_how_long_it_waited_and_ran() -> None:
     seconds = {1: 1.0, 2: 2.0, 4: 3.0}
     batcher = started(TimedEngine(seconds), seconds=seconds)
     asked = [submit(batcher, *range(4)), submit(batcher, 9), submit(batcher, *range(6))]

@@ -1,4 +1,4 @@
-"""KServe's InferenceRESTClient, unmodified, from an environment of its own. Shared/oip-v2.md, 6.12."""
+"""KServe's InferenceRESTClient, unmodified, from an environment of its own. docs/protocol.md, 6.12."""
 
 import json
 import os

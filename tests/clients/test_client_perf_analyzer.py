@@ -1,4 +1,4 @@
-"""perf_analyzer, unmodified: concurrency and request rate, binary and JSON. Shared/oip-v2.md, 6.12."""
+"""perf_analyzer, unmodified: concurrency and request rate, binary and JSON. docs/protocol.md, 6.12."""
 
 import csv
 import os

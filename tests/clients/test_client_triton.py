@@ -1,4 +1,4 @@
-"""tritonclient.http, unmodified: what test_service_clients.py leaves. Shared/oip-v2.md, 6.12."""
+"""tritonclient.http, unmodified: what test_service_clients.py leaves. docs/protocol.md, 6.12."""
 
 import gzip
 import zlib

@@ -1,4 +1,4 @@
-"""tritonclient.http.aio, unmodified. Shared/oip-v2.md, 6.12."""
+"""tritonclient.http.aio, unmodified. docs/protocol.md, 6.12."""
 
 import asyncio
 from collections.abc import AsyncIterator

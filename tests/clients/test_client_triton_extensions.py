@@ -1,4 +1,4 @@
-"""tritonclient.http, unmodified: statistics, configuration, the repository. Shared/oip-v2.md, 6.10."""
+"""tritonclient.http, unmodified: statistics, configuration, the repository. docs/protocol.md, 6.10."""
 
 from collections.abc import Iterator
 from pathlib import Path

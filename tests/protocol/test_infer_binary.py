@@ -1,6 +1,6 @@
 """Binary tensors: Open Inference Protocol v2, section 6.8, asked of a real server over a real socket.
 
-The numbers in the names are those of shared/oip-v2.md; `vector_n` are its conformance vectors, 6.13.
+The numbers in the names are sections of docs/protocol.md; `vector_n` are its conformance vectors, 6.13.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Statistics and configuration (6.10.1, 6.10.2): every key, and exactly what known requests come to.
 
-`case_39`: exact counts after N known requests.
+Sections: docs/protocol.md. `case_39` in docs/failure-cases.md: exact counts after N known requests.
 """
 
 import time

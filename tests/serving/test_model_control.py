@@ -1,6 +1,6 @@
 """The model repository: index, load and unload, alone and under load.
 
-6.10.3 is the protocol's extension, `case_n` the failure cases, `vector_32` reload under load.
+6.10.3 and `vector_32` (reload under load) are in docs/protocol.md, `case_n` in docs/failure-cases.md.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """What is asked while a model is being loaded: the file that it reads stops it as long as a test wants.
 
-`case_n` are the failure cases of the same number.
+`case_n` are the cases of docs/failure-cases.md.
 """
 
 import contextlib

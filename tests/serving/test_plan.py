@@ -235,7 +235,7 @@ def test_candidates_that_cannot_run_are_passed_over(bundle: Any, monkeypatch: py
     assert (plan.lanes, plan.has_arena, plan.has_bindings) == (2, True, True)
 
 
-def test_when_no_candidate_runs_opening_says_why(bundle: Any, cache: Path) -> None:
+def test_case_29_when_no_candidate_runs_opening_says_why(bundle: Any, cache: Path) -> None:
     broken = dataclasses.replace(bundle, graph=b"garbage")
     choose_plan(request_of(broken, cache))
     assert not cache.exists(), "a plan was kept that nothing was measured by"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from conformance.memory import resident_mb
 
 from service import __version__
 from service_kit import ROOT, Server, x_request
@@ -268,3 +269,19 @@ def test_docs_show_the_hot_route_with_an_example_that_works(client: httpx.Client
     name = operation["parameters"][0]["example"]
     assert client.post(f"/v2/models/{name}/infer", json=example).status_code == 200
     assert set(document["paths"]) >= {"/predict", "/metrics", "/v2", "/v2/health/ready"}
+
+
+def test_case_33_readiness_probes_leave_nothing_behind(server: Server) -> None:
+    """5,000 probes on connections of their own and on kept ones; a leak of 4 KiB each would show."""
+
+    def probe(times: int) -> None:
+        with httpx.Client(base_url=server.url) as kept:
+            for number in range(times):
+                if number % 10 == 0:
+                    raw(server, b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                assert kept.get("/v2/health/ready").status_code == 200
+
+    probe(500)  # what grows once
+    before = resident_mb(server.process.pid)
+    probe(5000)
+    assert resident_mb(server.process.pid) - before < 16

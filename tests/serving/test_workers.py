@@ -1,6 +1,6 @@
 """`--workers 2`: one port, readiness and counts of all, a worker that dies is replaced, a clean end.
 
-`case_n` are the failure cases of the same number.
+`case_n` are the cases of docs/failure-cases.md.
 """
 
 import os

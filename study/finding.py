@@ -37,13 +37,6 @@ Experiment = Callable[[Scale, Measure], Finding]
 Experiments = Mapping[str, Experiment]
 
 
-def to_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
-    """Markdown; numbers stand on the right, behind a first column of words."""
-    rule = "---:" if numbers else "---"
-    lines = [head, ["---", *[rule] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def with_spread(values: Sequence[float], digits: int = 1, times: float = 1.0) -> str:
     """Mean ± standard deviation over the seeds."""
     mean, spread = times * statistics.fmean(values), times * statistics.stdev(values)

@@ -10,9 +10,10 @@ from dataclasses import asdict
 import torch
 
 from study.claims import Claim
-from study.finding import Finding, to_table
+from study.finding import Finding
 from study.rows import Rows
 from study.scale import Scale, describe_left_out
+from training.console import to_markdown
 from training.figures.figure import to_png
 
 REPORT, CLAIMS = "report.md", "claims.json"
@@ -70,7 +71,7 @@ def claims_table(findings: Mapping[str, Finding]) -> str:
         for finding in findings.values()
         for claim in finding.claims
     ]
-    return to_table(
+    return to_markdown(
         ["claim", "measured by", "claimed", "mean", "95 % interval", "here"], lines, numbers=False
     )
 

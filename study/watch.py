@@ -7,8 +7,9 @@ import time
 from collections.abc import Collection
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+from training.console import new_console, new_progress, say
 
 
 class Watch:
@@ -17,11 +18,9 @@ class Watch:
     def __init__(self, names: Collection[str]) -> None:
         self._num, self._index = len(names), 0
         self._name, self._measured, self._began = "", 0, time.monotonic()
-        self._console = Console(stderr=True, highlight=False)
+        self._console = new_console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
-        )
+        self._progress = new_progress(self._console, *columns)
         self._bar = self._progress.add_task("", total=None)
 
     def __enter__(self) -> "Watch":
@@ -55,4 +54,4 @@ class Watch:
                 if self._measured
                 else "nothing left to measure"
             )
-            self._console.print(f"{self._name}: {what}", soft_wrap=True)
+            say(self._console, f"{self._name}: {what}")

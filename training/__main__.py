@@ -19,10 +19,9 @@ from training.distributed.launch import Launch, end, read_launch
 from training.errors import TrainingError
 from training.runs import compare_command
 from training.search import command as search_command
-from training.settings.config import FitConfig, split_settings
 from training.settings.environment import ENVIRONMENT as ENVIRONMENT
 from training.settings.environment import set_environment
-from training.settings.flags import build_parser
+from training.settings.flags import build_parser, read_settings
 
 if TYPE_CHECKING:
     from training.runs.run import Run
@@ -39,13 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         launch = read_launch(os.environ)
         flags = vars(build_parser().parse_args(words))
-        out, device = flags.pop("out"), flags.pop("device")
-        resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
-        wants_board = flags.pop("tensorboard")
-        for of in ("data", "net"):
-            if f"{of}_settings" in flags:
-                flags[f"{of}_settings"] = split_settings(of, flags[f"{of}_settings"])
-        FitConfig(**flags)
+        settings = read_settings(flags)
         set_environment()
         # Torch takes seconds to import: --help does not wait for it, and Ctrl-C meanwhile is a sentence.
         from training.distributed.group import joined
@@ -54,11 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training.runs.narrate import narrate
         from training.runs.open import open_run
 
-        if wants_board:
+        if flags["tensorboard"]:
             check_tensorboard()
-        with joined(launch, find_device(device, launch)) as group:
-            run = open_run(out, flags, device=device, resume=resume, overwrite=overwrite, group=group)
-            facts = narrate(run, wants_board=wants_board)
+        with joined(launch, find_device(flags["device"], launch)) as group:
+            run = open_run(
+                flags["out"],
+                settings,
+                device=flags["device"],
+                resume=flags["resume"],
+                overwrite=flags["overwrite"],
+                group=group,
+            )
+            facts = narrate(run, wants_board=flags["tensorboard"])
         if launch.is_first:
             print(json.dumps(facts))
     except TrainingError as error:

@@ -7,11 +7,12 @@ from matplotlib.ticker import LogLocator
 
 from study.claims import POINTS, Claim, difference
 from study.experiments.tuning import by_seed, column, runs_of, tune
-from study.finding import Finding, Plot, to_table, with_spread
+from study.finding import Finding, Plot, with_spread
 from study.lab import Measure, Result
 from study.nets import IN_WORDS, Norm
 from study.plots import draw_band, label, legend, new_figure, use_powers_of_two
 from study.scale import Scale
+from training.console import to_markdown
 
 NORMS: tuple[Norm, ...] = ("before", "none")
 USUAL, TUNED_AT = 32, 128
@@ -46,7 +47,7 @@ def study_batch_size(scale: Scale, measure: Measure) -> Finding:
         ),
         claims=claims_of(results, scale.batch_sizes[0]),
         plots=[draw(scale, results)],
-        table=to_table(
+        table=to_markdown(
             [
                 "rows in a batch",
                 "without: held out, %",

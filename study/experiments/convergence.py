@@ -4,12 +4,13 @@ import math
 
 from study.claims import FACTOR, POINTS, Claim, difference, doublings
 from study.experiments.tuning import column, runs_of, smooth, tune
-from study.finding import Finding, Plot, to_table, with_spread
+from study.finding import Finding, Plot, with_spread
 from study.lab import Measure, Result
 from study.nets import IN_WORDS, Norm
 from study.plots import draw_band, label, legend, new_figure
 from study.rows import load_rows
 from study.scale import Scale
+from training.console import to_markdown
 from training.figures.figure import INK
 
 WINDOW = 10
@@ -66,7 +67,7 @@ def study_convergence(scale: Scale, measure: Measure) -> Finding:
             ),
         ],
         plots=[draw(scale, results, target)],
-        table=to_table(
+        table=to_markdown(
             ["", "learning rate", f"steps to {target:.2f}", "held-out accuracy, %"],
             [
                 [

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from study.claims import DECADES, NEGATIVE_DECADES, POINTS, Claim, difference
 from study.experiments.depth_plots import draw_accuracy, draw_gradients
 from study.experiments.tuning import column, runs_of, tune
-from study.finding import Finding, to_table, with_spread
+from study.finding import Finding, with_spread
 from study.lab import Measure, Result
 from study.nets import IN_WORDS, Norm
 from study.scale import Scale
+from training.console import to_markdown
 
 NORMS: tuple[Norm, ...] = ("before", "none")
 RATES = tuple(2.0**exponent for exponent in (-8, -6, -4))
@@ -43,7 +44,7 @@ def study_depth(scale: Scale, measure: Measure) -> Finding:
             *claims_on_gradients(scale.depths[-1], results),
         ],
         plots=[draw_accuracy(scale, accuracy), draw_gradients(scale, results, (0, LATER))],
-        table=to_table(
+        table=to_markdown(
             ["depth", *(f"{IN_WORDS[norm]}: {what}" for norm in NORMS for what in ("rate", "accuracy, %"))],
             [[str(depth), *to_row(depth, rates, accuracy)] for depth in scale.depths],
         ),

@@ -2,7 +2,7 @@
 
 from study.claims import POINTS, Claim, difference
 from study.experiments.tuning import by_seed, column, runs_of, tune
-from study.finding import Finding, Plot, to_table, with_spread
+from study.finding import Finding, Plot, with_spread
 from study.lab import Measure, Result
 from study.nets import Norm
 from study.plots import (
@@ -15,6 +15,7 @@ from study.plots import (
     use_powers_of_two,
 )
 from study.scale import Scale
+from training.console import to_markdown
 
 BATCH = 32
 HELD_OUT, HELD_OUT_AGAIN = "held_out_accuracy", "recalibrated_held_out_accuracy"
@@ -60,7 +61,7 @@ def study_devices(scale: Scale, measure: Measure) -> Finding:
             ),
         ],
         plots=[draw(scale, synced, shared)],
-        table=to_table(
+        table=to_markdown(
             ["rows a device", "held out, %", "re-estimated, %"],
             [
                 [name, *(with_spread(column(found, key), times=100) for key in OWN)]

@@ -2,11 +2,12 @@
 
 from study.claims import POINTS, Claim, difference
 from study.experiments.tuning import by_seed, column, runs_of, tune
-from study.finding import Finding, Plot, to_table, with_spread
+from study.finding import Finding, Plot, with_spread
 from study.lab import Measure
 from study.nets import IN_WORDS, Norm
 from study.plots import draw_band, label, legend, new_figure
 from study.scale import Scale
+from training.console import to_markdown
 
 NORMS: tuple[Norm, ...] = ("before", "none")
 
@@ -43,7 +44,7 @@ def study_initialisation(scale: Scale, measure: Measure) -> Finding:
             )
         ],
         plots=[draw(scale, accuracy)],
-        table=to_table(
+        table=to_markdown(
             ["held-out accuracy, %", *(f"× {init:g}" for init in scale.init_scales), "worst"],
             [
                 [

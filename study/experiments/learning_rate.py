@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from study.claims import FACTOR, Claim, doublings
 from study.experiments.tuning import LAST, by_seed, final_loss, runs_of
-from study.finding import Finding, Plot, to_table
+from study.finding import Finding, Plot
 from study.lab import Measure
 from study.nets import IN_WORDS, Norm
 from study.plots import draw_band, label, legend, new_figure, use_powers_of_two
 from study.rows import load_rows
 from study.scale import Scale
+from training.console import to_markdown
 from training.figures.figure import INK
 
 NORMS: tuple[Norm, ...] = ("before", "none")
@@ -43,7 +44,7 @@ def study_learning_rate(scale: Scale, measure: Measure) -> Finding:
             )
         ],
         plots=[draw(scale, losses, guessing)],
-        table=to_table(
+        table=to_markdown(
             ["largest rate that trains", *(f"seed {seed}" for seed in scale.seeds)],
             [[IN_WORDS[norm], *(f"{rate:.3g}" for rate in largest[norm])] for norm in NORMS],
         ),

@@ -2,11 +2,12 @@
 
 from study.claims import POINTS, Claim, difference
 from study.experiments.tuning import column, final_loss, runs_of, smooth, tune
-from study.finding import Finding, Plot, to_table, with_spread
+from study.finding import Finding, Plot, with_spread
 from study.lab import Measure, Result
 from study.nets import Norm
 from study.plots import draw_band, label, legend, new_figure
 from study.scale import Scale
+from training.console import to_markdown
 
 ORDERS: dict[Norm, str] = {
     "before": "Conv → BN → ReLU",
@@ -48,7 +49,7 @@ def study_order(scale: Scale, measure: Measure) -> Finding:
             ),
         ],
         plots=[draw(scale, results)],
-        table=to_table(
+        table=to_markdown(
             ["", "learning rate", "final train loss", "held-out accuracy, %", "re-estimated, %"],
             [
                 [

@@ -5,10 +5,11 @@ from typing import Any
 
 from study.claims import POINTS, Claim, difference
 from study.experiments.tuning import column, runs_of
-from study.finding import Finding, Plot, describe_nets, to_table, with_spread
+from study.finding import Finding, Plot, describe_nets, with_spread
 from study.lab import Measure, Result
 from study.plots import COLORS, label, new_figure
 from study.scale import Scale
+from training.console import to_markdown
 from training.figures.figure import INK
 
 NETS: dict[str, dict[str, Any]] = {
@@ -68,7 +69,7 @@ def study_positive_gamma(scale: Scale, measure: Measure) -> Finding:
             for case in cases
         ],
         plots=[draw(gains)],
-        table=to_table(
+        table=to_markdown(
             ["net", "free: held out, %", "positive: held out, %", "γ", "free: below 0", "positive: at 2⁻⁷"],
             [to_row(case, results[case, False], results[case, True]) for case in cases],
         ),

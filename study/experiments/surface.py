@@ -10,12 +10,13 @@ from matplotlib.colors import LogNorm
 
 from study.claims import FACTOR, Claim, doublings
 from study.experiments.tuning import runs_of, tune
-from study.finding import Finding, Plot, describe_nets, to_table, with_spread
+from study.finding import Finding, Plot, describe_nets, with_spread
 from study.lab import Measure, Result
 from study.nets import Norm
 from study.rows import load_rows
 from study.scale import Scale
 from study.surface import SLICE_ROWS, Slice
+from training.console import to_markdown
 from training.figures.figure import INK, new_figure
 
 NETS: dict[str, dict[str, Any]] = {
@@ -72,7 +73,7 @@ def study_surface(scale: Scale, measure: Measure) -> Finding:
             for net in scale.slice_nets
         ],
         plots=[draw(scale, surfaces)],
-        table=to_table(
+        table=to_markdown(
             [f"mean rise within {RADIUS}", *WAYS.values()],
             [[net, *(with_spread(rises[net, *way], 3) for way in WAYS)] for net in scale.slice_nets],
         ),

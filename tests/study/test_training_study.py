@@ -14,10 +14,11 @@ import torch
 from study.__main__ import main
 from study.claims import POINTS, Claim
 from study.experiments import EXPERIMENTS
-from study.finding import to_table, with_spread
+from study.finding import with_spread
 from study.lab import Lab, NotMeasuredError, StudyError
 from study.report import anchor
 from study_kit import use_tiny_data
+from training.console import to_markdown
 
 COMMITTED = Path(__file__).parents[2] / "study" / "results"
 FLAGS = ["--quick", "--data", "tiny", "--jobs", "1"]
@@ -220,7 +221,7 @@ def test_help_has_an_example(capsys):
 
 
 def test_tables_are_markdown_and_spreads_are_of_the_seeds():
-    assert to_table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+    assert to_markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
     assert with_spread([0.1, 0.3], times=100) == "20.0 ± 14.1"
 
 

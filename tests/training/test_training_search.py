@@ -263,8 +263,8 @@ def test_the_command_prints_a_table_and_a_command_that_trains(tmp_path, capsys):
     shown = capsys.readouterr()
     *table, empty, told, line = shown.out.splitlines()
     assert (empty, told) == ("", "the best settings, with the whole train half:")
-    assert len(table) == 4
-    accuracies = [float(row.split()[1]) for row in table[1:]]
+    assert len(table) == 5
+    accuracies = [float(row.split("|")[2]) for row in table[2:]]
     assert accuracies == sorted(accuracies, reverse=True)
     assert shown.err.count("\ntrial ") == 3
     python, m, training, *flags = shlex.split(line)
@@ -297,7 +297,7 @@ def test_a_search_in_which_all_diverge_says_so(tmp_path, capsys):
     assert main([*FLAGS, "--out", str(tmp_path), "--trials", "2", "--learning-rate", "1e30"]) == 0
     out = capsys.readouterr().out
     assert out.count("diverged") == 2
-    assert "no trial came to its end" in out
+    assert "no trial was completed" in out
 
 
 def test_an_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.console import to_markdown
 from training.loop.facts import EpochFacts
 from training.runs.run import CHECKPOINT
 
@@ -74,17 +75,10 @@ def find_differences(runs: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def to_table(runs: Sequence[Result]) -> str:
-    """Markdown, aligned: first the settings that differ, then the facts."""
-    rows = [["", *(run.name for run in runs)]]
-    rows += [[name, *texts] for name, texts in find_differences(runs).items()]
-    rows += [[name, *(tell(run) for run in runs)] for name, tell in FACTS.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = (
-        " | ".join(cell.replace("|", "/").ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "".join(f"| {line} |\n" for line in lines)
+    """Markdown, aligned, a column for each run: first the settings that differ, then the facts."""
+    rows = [[name, *texts] for name, texts in find_differences(runs).items()]
+    rows += [[name, *(describe(run) for run in runs)] for name, describe in FACTS.items()]
+    return to_markdown(["", *(run.name for run in runs)], rows, numbers=False, aligned=True)
 
 
 def describe_incomparable(runs: Sequence[Result]) -> str | None:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_code
     if warning := describe_incomparable(runs):
         print(f"training: {warning}", file=sys.stderr)
-    print(to_table(runs), end="")
+    print(to_table(runs))
     return 0
 
 

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
+from training.console import new_progress, say
 from training.loop.facts import EpochFacts, StepFacts
 
 SECONDS_BETWEEN = 0.25
@@ -40,14 +41,8 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[step]}"),
         )
-        self._progress = Progress(
-            *columns,
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            disable=console.quiet or not console.is_terminal,
-            get_time=clock,
-            speed_estimate_period=60,
+        self._progress = new_progress(
+            console, *columns, auto_refresh=False, get_time=clock, speed_estimate_period=60
         )
         self._bar = self._progress.add_task(f"epoch {epochs_done + 1}/{num_epochs}", total=None, step="")
         self._began = self._epoch_began = self._drawn = clock()
@@ -87,21 +82,15 @@ class Display:
         """Print the epoch's line; the next epoch begins now."""
         now = self._clock()
         seconds_each = (now - self._began) / (facts.epoch - self._epochs_done)
-        self.print(
-            describe_epoch(
-                facts,
-                self._num_epochs,
-                seconds=now - self._epoch_began,
-                images_per_s=self._images_per_s,
-                seconds_left=seconds_each * (self._num_epochs - facts.epoch),
-            )
+        line = describe_epoch(
+            facts,
+            self._num_epochs,
+            seconds=now - self._epoch_began,
+            images_per_s=self._images_per_s,
+            seconds_left=seconds_each * (self._num_epochs - facts.epoch),
         )
+        say(self._progress.console, line)
         self._epoch_began = self._clock()
-
-    def print(self, line: str) -> None:
-        """A line above the bar."""
-        self._progress.console.print(line, soft_wrap=True, markup=False)
-
 
 def describe_step(facts: StepFacts, images_per_s: float) -> str:
     """Step, images/s, and loss and accuracy of the epoch so far, where they are known."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from training.batchnorm.report import BatchNormReport
+from training.console import new_console, say
 from training.runs.display import Display
 from training.runs.run import Run
 from training.figures.tensorboard import Board
@@ -21,23 +22,23 @@ LAYERS_SHOWN = 8
 
 def narrate(run: Run, *, wants_board: bool = False) -> dict[str, Any]:
     """Train, showing each epoch on stderr, and to TensorBoard if wanted; returns the final facts."""
-    console = Console(stderr=True, highlight=False, quiet=not run.group.is_first)
+    console = new_console(quiet=not run.group.is_first)
     config, num_rows = run.config, len(run.split.train_labels)
     num_parameters = sum(parameter.numel() for parameter in run.net.parameters())
-    console.print(
+    say(
+        console,
         f"{config.net} ({num_parameters:,} parameters) on {config.data} "
         f"({num_rows:,} train, {len(run.split.held_out_labels):,} held out), "
         f"{run.device}{f' and {run.group.size} processes' if run.group.size > 1 else ''}",
-        soft_wrap=True,
     )
     if run.warning:
-        console.print(f"warning: {run.warning}", soft_wrap=True, markup=False)
+        say(console, f"warning: {run.warning}")
     for note in run.split.notes:
-        console.print(f"data: {note}", soft_wrap=True, markup=False)
+        say(console, f"data: {note}")
     if len(run.history) == config.epochs:
-        console.print("every epoch is done already")
+        say(console, "every epoch is done already")
     elif run.history:
-        console.print(f"going on behind epoch {len(run.history)}")
+        say(console, f"resuming after epoch {len(run.history)}")
     began = time.perf_counter()
     with ExitStack() as stack:
         display = stack.enter_context(Display(console, config.epochs, len(run.history)))
@@ -85,8 +86,8 @@ def show_batchnorm(report: BatchNormReport, console: Console) -> None:
     console.print(table)
     recalibrated = report.accuracy_recalibrated
     after = "" if recalibrated is None else f", {recalibrated:.2%} recalibrated"
-    console.print(
+    say(
+        console,
         f"{report.rows:,} train rows, not augmented: {report.accuracy_by_batch:.2%} right by their batches' "
         f"statistics, {report.accuracy_by_running:.2%} by the running ones{after}",
-        soft_wrap=True,
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import TrainingError
-from training.settings.config import ConfigError, FitConfig, split_settings
+from training.settings.config import ConfigError
 from training.settings.environment import set_environment
-from training.settings.flags import Parser
+from training.settings.flags import Parser, read_settings
 from training.settings.flags import build_parser as build_training_parser
 
 EXAMPLE = """\
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         given, others = build_parser().parse_known_args(argv)
         fixed, device = read_fixed(given.out, others)
-        check(given, fixed)
+        check(given)
         set_environment()
         # As in __main__: torch takes seconds to import.
         from training.search.narrate import narrate
@@ -90,18 +90,13 @@ def read_fixed(out: Path, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Settings of the fit that are given, and the device."""
     flags = vars(build_training_parser().parse_args(["--out", str(out), *words]))
     for name in NOT_OURS:
-        if flags.pop(name):
-            raise ConfigError(f"--{name} is not for a search: it goes on by itself, and saves no net")
-    for of in ("data", "net"):
-        if f"{of}_settings" in flags:
-            flags[f"{of}_settings"] = split_settings(of, flags[f"{of}_settings"])
-    del flags["out"]
-    return flags, flags.pop("device")
+        if flags[name]:
+            raise ConfigError(f"--{name} is not for a search: it resumes by itself, and saves no net")
+    return read_settings(flags), flags["device"]
 
 
-def check(given: argparse.Namespace, fixed: dict[str, Any]) -> None:
-    """What can be checked before anything is imported."""
-    FitConfig(**fixed)
+def check(given: argparse.Namespace) -> None:
+    """Check the flags of the search, before anything slow is imported; raises ConfigError or SearchError."""
     if given.trials < 1:
         raise ConfigError(f"trials must be at least 1, got {given.trials}")
     if given.width is not None and not 0 < given.width < float("inf"):

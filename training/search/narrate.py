@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from training.console import new_console, new_progress, say, to_markdown
 from training.files import publish
 from training.search.plot import draw_search
 from training.search.trials import Search, TrialFacts
@@ -32,42 +32,33 @@ HEADS = (
 
 def narrate(search: Search) -> str:
     """Run what is left of the search; returns the table and the command."""
-    console = Console(stderr=True, highlight=False)
+    console = new_console()
     done = len(search.results)
-    console.print(
+    say(
+        console,
         f"{len(search.split.train_labels):,} rows to train on, judged on "
-        f"{len(search.split.held_out_labels):,} others "
-        f"of the train half, {search.device}" + (f"; going on behind trial {done}" if done else ""),
-        soft_wrap=True,
+        f"{len(search.split.held_out_labels):,} others of the train half, {search.device}"
+        + (f"; resuming after trial {done}" if done else ""),
     )
     columns = (TextColumn("trial"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with new_progress(console, *columns) as progress:
         bar = progress.add_task("trials", total=search.num_trials, completed=done)
         for number, facts in enumerate(search.trials(), start=done + 1):
-            line = "   ".join(
-                f"{head} {text}".strip()
-                for head, text in zip(HEADS, to_row(search, number, facts), strict=True)
-            )
-            progress.console.print(line, soft_wrap=True)
+            row = zip(HEADS, to_row(search, number, facts), strict=True)
+            say(console, "   ".join(f"{head} {text}".strip() for head, text in row))
             progress.advance(bar)
     publish(search.out / PLOT, draw_search(search))
     command = best_command(search)
     if command is None:
-        return f"{to_table(search)}\nno trial came to its end: try --learning-rate 0.01, or more --trials\n"
-    return f"{to_table(search)}\nthe best settings, with the whole train half:\n{command}\n"
+        return f"{to_table(search)}\n\nno trial was completed: try --learning-rate 0.01, or more --trials\n"
+    return f"{to_table(search)}\n\nthe best settings, with the whole train half:\n{command}\n"
 
 
 def to_table(search: Search) -> str:
-    """Every trial, the best first, in columns."""
+    """Every trial, the best first."""
     ranked = sorted(enumerate(search.results, start=1), key=lambda pair: pair[1].rank, reverse=True)
-    lines = [HEADS, *(to_row(search, number, facts) for number, facts in ranked)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return (
-        "\n".join(
-            "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines
-        )
-        + "\n"
-    )
+    rows = [to_row(search, number, facts) for number, facts in ranked]
+    return to_markdown(HEADS, rows, aligned=True)
 
 
 def to_row(search: Search, number: int, facts: TrialFacts) -> Sequence[str]:

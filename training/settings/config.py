@@ -1,83 +1,127 @@
-"""What the user may choose for a run; everything here decides the result, nothing else does.
+"""What the user may choose for a run: each setting once, with its default, its range and its help.
 
-In: flags.  Out: a checked `FitConfig`.  Where it runs and where it writes are not part of it: on one
-machine's CPU the same config gives the same weights, bit for bit.
+In: flags.  Out: a checked `FitConfig`. It decides the result and nothing else does; where a run computes and
+where it writes are not part of it: on one machine's CPU the same config gives the same weights, bit for bit.
+`flags.py` makes a flag of each field.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from training.errors import TrainingError, describe_unknown
 
 SCHEDULES = ("one-cycle", "cosine")
-EXAMPLES = {"data": "size=64", "net": "depth=20"}
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+EXAMPLES = {"data": "size=64", "net": "depth=20"}
 
 
 class ConfigError(TrainingError):
     """A setting out of range, or one that differs from what the run began with."""
 
 
+def about(
+    text: str,
+    must: str = "",
+    holds: Callable[[Any], bool] = lambda value: True,
+    *,
+    choices: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What is known of a setting: its help `text`, and what it `must` be, which `holds` checks."""
+    return {"text": text, "must": must, "holds": holds, "choices": choices}
+
+
+def setting(default: Any, *what: Any, **more: Any) -> Any:
+    """A field of FitConfig with its default; the rest is what `about` takes."""
+    return field(default=default, metadata=about(*what, **more))
+
+
+def _is_share(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _is_length(value: float) -> bool:
+    return 0 <= value < float("inf")
+
+
+SHARE = ("lie in 0 .. 1, below 1", _is_share)
+LENGTH = ("be zero or positive", _is_length)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """Settings of one run; `learning_rate` is the peak of the schedule.
+    """Settings of one run.
 
-    `data_settings`, `net_settings` and `augment` are words as typed: only those who take them know what they
-    mean. `ema` and `clip_gradient` are off at 0.
+    `data_settings`, `net_settings` and `augment` are words as typed: only the data set, the net and the
+    augmentation know what they mean. Raises ConfigError with one sentence for a value out of its range.
     """
 
-    data: str = "digits"
-    data_settings: dict[str, str] = field(default_factory=dict)
-    augment: str = "auto"
-    net: str = "small-cnn"
-    net_settings: dict[str, str] = field(default_factory=dict)
-    epochs: int = 16
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 2e-3
-    seed: int = 0
-    schedule: str = "one-cycle"
-    label_smoothing: float = 0.0
-    clip_gradient: float = 0.0
-    ema: float = 0.0
-    precision: str = "auto"
-    compile: bool = False
-    deterministic: bool = False
-    positive_gamma: bool = False
-    recalibrate_bn: int = 0
+    data: str = setting(
+        "digits", "data set; or folder:PATH, npz:PATH, synthetic:3x32x32x10; an unknown name lists them"
+    )
+    data_settings: dict[str, str] = field(
+        default_factory=dict,
+        metadata=about("of the data set, such as size=64 or max_corrupt_share=0.05; once for each"),
+    )
+    augment: str = setting("auto", "crop,flip,cutout=8 or the like; auto is what suits the data; none")
+    net: str = setting("small-cnn", "net; or timm:NAME, or module:factory; an unknown name lists them")
+    net_settings: dict[str, str] = field(
+        default_factory=dict,
+        metadata=about(
+            "of the net, such as depth=20 or channels=16,32; once for each; an unknown lists them"
+        ),
+    )
+    epochs: int = setting(16, "passes over the train half", "be at least 1", lambda count: count >= 1)
+    batch_size: int = setting(
+        64,
+        "rows in a batch",
+        "be at least 2, because BatchNorm needs a variance",
+        lambda rows: rows >= 2,
+    )
+    learning_rate: float = setting(
+        0.1, "maximum of the schedule", "be positive and finite", lambda rate: 0 < rate < float("inf")
+    )
+    momentum: float = setting(0.9, "Nesterov momentum", "lie between 0 and 1", lambda share: 0 < share < 1)
+    weight_decay: float = setting(2e-3, "on weights, not on biases or BatchNorm", *LENGTH)
+    seed: int = setting(
+        0,
+        "of weights, order, augmentation and dropout; the split has its own",
+        "lie in 0 .. 2⁶³−1",
+        lambda seed: 0 <= seed < 2**63,
+    )
+    schedule: str = setting("one-cycle", f"of the learning rate: {' or '.join(SCHEDULES)}", choices=SCHEDULES)
+    label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", *SHARE)
+    clip_gradient: float = setting(
+        0.0, "maximum length of the gradient, over all weights; 0 for any", *LENGTH
+    )
+    ema: float = setting(
+        0.0, "publish an average of the weights with this decay, such as 0.99; 0 for none", *SHARE
+    )
+    precision: str = setting(
+        "auto", f"{', '.join(PRECISIONS)}; auto is bfloat16 on a GPU that has it", choices=PRECISIONS
+    )
+    compile: bool = setting(False, "compile the net with torch.compile: slow to begin, faster from then on")
+    deterministic: bool = setting(
+        False, "on a GPU, take only algorithms that repeat themselves; a CPU does so anyway"
+    )
+    positive_gamma: bool = setting(
+        False, "keep every BatchNorm's γ above zero, so that pre-activation nets fold completely"
+    )
+    recalibrate_bn: int = setting(
+        0, "train batches to re-estimate BatchNorm's statistics from, at the end", *LENGTH
+    )
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ConfigError(f"epochs must be at least 1, got {self.epochs}")
-        if self.batch_size < 2:
-            raise ConfigError(
-                f"batch_size must be at least 2, because BatchNorm needs a variance, got {self.batch_size}"
-            )
-        if not 0 < self.learning_rate < float("inf"):
-            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
-        if not 0 < self.momentum < 1:
-            raise ConfigError(f"momentum must lie between 0 and 1, got {self.momentum}")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(f"weight_decay must be zero or positive, got {self.weight_decay}")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed must lie in 0 .. 2⁶³−1, got {self.seed}")
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(describe_unknown("schedule", self.schedule, SCHEDULES))
-        if self.precision not in PRECISIONS:
-            raise ConfigError(describe_unknown("precision", self.precision, PRECISIONS))
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing must lie in 0 .. 1, below 1, got {self.label_smoothing}")
-        if not 0 <= self.clip_gradient < float("inf"):
-            raise ConfigError(f"clip_gradient must be zero or positive, got {self.clip_gradient}")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"ema must lie in 0 .. 1, below 1, got {self.ema}")
-        if self.recalibrate_bn < 0:
-            raise ConfigError(f"recalibrate_bn must be zero or positive, got {self.recalibrate_bn}")
+        for each in fields(self):
+            value, rule = getattr(self, each.name), each.metadata
+            if rule["choices"] and value not in rule["choices"]:
+                raise ConfigError(describe_unknown(each.name, value, rule["choices"]))
+            if not rule["holds"](value):
+                raise ConfigError(f"{each.name} must {rule['must']}, got {value}")
 
 
 def split_settings(of: str, texts: Sequence[str]) -> dict[str, str]:
-    """`NAME=VALUE` for each setting `of` the net or the data, each once."""
+    """`NAME=VALUE` for each setting `of` the "net" or the "data"; ConfigError if one is given twice."""
     words: dict[str, str] = {}
     for text in texts:
         name, equals, word = text.partition("=")

@@ -25,7 +25,7 @@ from service.processes.supervisor import supervise
 from service.processes.worker import run_worker, set_up_logging, url_of
 from service.settings import SettingsError, read_settings
 from service.telemetry.tracing import TracingError, check_tracing
-from service.telemetry.worker_group import Post
+from service.telemetry.worker_group import WorkerSlot
 
 _log = logging.getLogger("foldserve")
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     )
     if settings.workers > 1:
         return supervise(settings, sockets)
-    return run_worker(settings, sockets[0], Post())
+    return run_worker(settings, sockets[0], WorkerSlot())
 
 
 def _refuse(reason: str) -> int:

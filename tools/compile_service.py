@@ -37,9 +37,9 @@ MODULES = (
     ),
     *("engine/buffers", "engine/engine"),
     *("http/body", "http/exchange", "http/outbox", "http/reply"),
-    *("models/control", "models/served"),
-    *("routes/infer", "routes/record"),
-    *("telemetry/journal", "telemetry/metrics"),
+    *("models/registry", "models/served"),
+    *("routes/infer", "routes/request_record"),
+    *("telemetry/request_log", "telemetry/metrics"),
     *("protocol/classification", "protocol/datatypes", "protocol/head", "protocol/parameters"),
     *("protocol/request", "protocol/response", "protocol/signature", "protocol/tensors"),
 )

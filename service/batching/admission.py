@@ -37,11 +37,11 @@ class Admission:
         A job that can begin at once is only held against what it takes at best: an engine that has become
         slow is learnt anew by those who try.
         """
-        least_s = self.forecast.least_s(num_rows)
-        if timeout_s < least_s:
+        minimum_s = self.forecast.minimum_s(num_rows)
+        if timeout_s < minimum_s:
             raise DeadlinePassed(
                 f"the request's timeout passed before it began: it allows {timeout_s:.3g} s, "
-                f"its rows alone take {least_s:.3g} s"
+                f"its rows alone take {minimum_s:.3g} s"
             )
         promise_s = self.forecast.promise_s(expected_s)
         if begins_in_s > 0 and promise_s > timeout_s:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from service.batching.admission import Admission
 from service.batching.computing import Computing, Running
-from service.batching.execution import Clock, Executor, Observe, Run, RunHere
+from service.batching.execution import BatchRunner, Clock, Observe, Run, RunInline
 from service.batching.forecast import Forecast
 from service.batching.job import Job, OnEnd, Piece, Tensors, pieces_of
 from service.batching.queue import RowQueue
@@ -50,7 +50,7 @@ class Batcher:
         config: BatcherConfig,
         forecast: Forecast,
         *,
-        run_here: RunHere | None = None,
+        run_inline: RunInline | None = None,
         observe: Observe = lambda execution: None,
         clock: Clock = time.perf_counter,
     ) -> None:
@@ -63,7 +63,7 @@ class Batcher:
         self.forecast = forecast
         self._sharing = Sharing(forecast, self.largest)
         self._admission = Admission(forecast, config.queue_rows)
-        self._executor = Executor(run, run_here, forecast, observe, clock, self._fail)
+        self._runner = BatchRunner(run, run_inline, forecast, observe, clock, self._fail)
         self._clock = clock
         self._queue = RowQueue()
         self._running: dict[asyncio.Task[None], Running] = {}
@@ -183,13 +183,13 @@ class Batcher:
                 return
             num_rows = sum(piece.num_rows for piece in batch)
             if is_short:
-                self._executor.execute_here(batch, num_rows)
+                self._runner.execute_inline(batch, num_rows)
             else:
                 self._begin(batch, num_rows, num_lanes)
 
     def _is_short(self) -> bool:
         """Whether all that waits is done sooner than handed over."""
-        return self._executor.may_run_here and not self._sharing.is_worth_handing_over(self.waiting_rows)
+        return self._runner.may_run_inline and not self._sharing.is_worth_handing_over(self.waiting_rows)
 
     def _begin(self, batch: list[Piece], num_rows: int, num_lanes: int) -> None:
         now = self._clock()
@@ -200,7 +200,7 @@ class Batcher:
             self._pump()
 
         self._computing.add(running)
-        execution = self._executor.execute(batch, num_rows, self._executor.begin(batch, num_lanes), computed)
+        execution = self._runner.execute(batch, num_rows, self._runner.begin(batch, num_lanes), computed)
         task = asyncio.get_running_loop().create_task(execution)
         self._running[task] = running
         task.add_done_callback(self._end_of_batch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from service.batching.job import Piece
 
-A_MOMENT_S = 1e-6
+MIN_REMAINING_S = 1e-6
 
 
 @dataclass(slots=True, eq=False)
@@ -48,4 +48,4 @@ class Computing:
         if num_ahead < 0:
             return 0.0
         ends_at = sorted(running.ends_at for running in self._batches)[num_ahead]
-        return max(A_MOMENT_S, ends_at - now)
+        return max(MIN_REMAINING_S, ends_at - now)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from service.batching.forecast import Forecast
-from service.batching.job import Job, Outcome, Piece, Tensors
+from service.batching.job import BatchResult, Job, Piece, Tensors
 from service.errors import ModelFailed
 
 
@@ -23,12 +23,12 @@ class Execution:
 
     num_rows: int
     num_jobs: int
-    outcome: Outcome | None
+    outcome: BatchResult | None
 
 
-Run = Callable[[Sequence[Tensors], int], Awaitable[Outcome]]  # hands over when called, not when awaited
-RunHere = Callable[[Sequence[Tensors]], Outcome]
-Begun = tuple["asyncio.Future[Outcome]", float]  # what a batch will come to, and when it was handed over
+Run = Callable[[Sequence[Tensors], int], Awaitable[BatchResult]]  # hands over when called, not when awaited
+RunInline = Callable[[Sequence[Tensors]], BatchResult]
+Begun = tuple["asyncio.Future[BatchResult]", float]  # what a batch will come to, and when it was handed over
 Clock = Callable[[], float]
 Observe = Callable[[Execution], None]
 Fail = Callable[[Job, Exception], None]
@@ -36,36 +36,36 @@ Fail = Callable[[Job, Exception], None]
 _log = logging.getLogger("foldserve")
 
 
-class Executor:
+class BatchRunner:
     """Runs batches for a batcher, which lends it `fail` to settle a job that waits with other pieces."""
 
     def __init__(
         self,
         run: Run,
-        run_here: RunHere | None,
+        run_inline: RunInline | None,
         forecast: Forecast,
         observe: Observe,
         clock: Clock,
         fail: Fail,
     ) -> None:
         self._run = run
-        self._run_here = run_here
+        self._run_inline = run_inline
         self._forecast = forecast
         self._observe = observe
         self._clock = clock
         self._fail = fail
 
     @property
-    def may_run_here(self) -> bool:
-        """Whether `execute_here` may be called while no lane computes."""
-        return self._run_here is not None
+    def may_run_inline(self) -> bool:
+        """Whether `execute_inline` may be called while no lane computes."""
+        return self._run_inline is not None
 
-    def execute_here(self, batch: Sequence[Piece], num_rows: int) -> None:
+    def execute_inline(self, batch: Sequence[Piece], num_rows: int) -> None:
         """Run a batch in this thread and deal; if it raises, its pieces one by one."""
-        assert self._run_here is not None
+        assert self._run_inline is not None
         begun_at = self._clock()
         try:
-            outcome = _checked(self._run_here([piece.tensors for piece in batch]), num_rows)
+            outcome = _checked(self._run_inline([piece.tensors for piece in batch]), num_rows)
         except Exception as error:
             self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=None))
             if len(batch) == 1:
@@ -73,7 +73,7 @@ class Executor:
                 return
             for piece in batch:
                 if not piece.job.is_settled:
-                    self.execute_here([piece], piece.num_rows)
+                    self.execute_inline([piece], piece.num_rows)
             return
         try:
             self._learn(batch, num_rows, outcome, begun_at)
@@ -87,7 +87,7 @@ class Executor:
         try:
             return asyncio.ensure_future(self._run([piece.tensors for piece in batch], num_lanes)), now
         except Exception as error:
-            refused: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            refused: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
             return refused, now
 
@@ -137,7 +137,7 @@ class Executor:
         self._deal(batch, outcome)
         return None
 
-    def _learn(self, batch: Sequence[Piece], num_rows: int, outcome: Outcome, handed_over: float) -> None:
+    def _learn(self, batch: Sequence[Piece], num_rows: int, outcome: BatchResult, handed_over: float) -> None:
         self._forecast.note_batch(num_rows, outcome.seconds, self._clock() - max(handed_over, outcome.begun))
         self._note(Execution(num_rows=num_rows, num_jobs=len(batch), outcome=outcome))
 
@@ -146,7 +146,7 @@ class Executor:
         for piece in batch:
             self._fail(piece.job, ModelFailed(f"the batch was lost: {lost}"))
 
-    def _deal(self, batch: Sequence[Piece], outcome: Outcome) -> None:
+    def _deal(self, batch: Sequence[Piece], outcome: BatchResult) -> None:
         """Give each piece the answers to its own rows."""
         start = 0
         now = self._clock()
@@ -169,7 +169,7 @@ class Executor:
             _log.exception("event=observe_failed")
 
 
-def _checked(outcome: Outcome, num_rows: int) -> Outcome:
+def _checked(outcome: BatchResult, num_rows: int) -> BatchResult:
     """The outcome, if it answers every row."""
     for name, array in outcome.answers.items():
         if len(array) != num_rows:

@@ -21,12 +21,12 @@ from collections.abc import Mapping, Sequence
 
 SMOOTHING = 0.1
 NEAR = 0.97
-TO_HAND_OVER_S = 0.0002  # what a batch costs the event loop beside its rows
-A_TURN_S = 0.01  # of a busy event loop; what is forecast shorter says little about what is longer
+HAND_OVER_S = 0.0002  # what a batch costs the event loop beside its rows
+LOOP_TURN_S = 0.01  # of a busy event loop; what is forecast shorter says little about what is longer
 STEADY_AFTER = 256  # batches in a row that took about what the curve says
-A_STALL_S = 0.02  # of a busy machine says nothing about the net
-_LONGEST_RATIO = 10.0
-_FEWEST_SECONDS = 1e-9
+STALL_S = 0.02  # of a busy machine says nothing about the net
+_MAX_RATIO = 10.0
+_MIN_SECONDS = 1e-9
 
 
 class Forecast:
@@ -67,7 +67,7 @@ class Forecast:
             seconds = self._seconds[place]
             if count > 1 and seconds > slack:
                 break
-            fullest[place] = (count, num_rows / (seconds + TO_HAND_OVER_S))
+            fullest[place] = (count, num_rows / (seconds + HAND_OVER_S))
         enough = NEAR * max(rate for _, rate in fullest.values())
         return next(count for count, rate in fullest.values() if rate >= enough)
 
@@ -75,7 +75,7 @@ class Forecast:
         """Seconds of a job of `num_rows` when nothing else waits or runs."""
         return self._in_turn(num_rows, self._seconds)
 
-    def least_s(self, num_rows: int) -> float:
+    def minimum_s(self, num_rows: int) -> float:
         """The same on an engine as fast as at load: what a deadline can never be shorter than."""
         return self._in_turn(num_rows, self._base)
 
@@ -115,8 +115,8 @@ class Forecast:
     def note_batch(self, num_rows: int, engine_s: float, turnaround_s: float) -> None:
         """A batch has run, `engine_s` in the engine, `turnaround_s` until its answers could be dealt."""
         expected = self._curve.setdefault(self.bucket(num_rows), engine_s / self._slowdown)
-        ratio = min(engine_s / max(expected, _FEWEST_SECONDS), _LONGEST_RATIO)
-        self._num_true = self._num_true + 1 if engine_s <= expected * _LONGEST_RATIO + A_STALL_S else 0
+        ratio = min(engine_s / max(expected, _MIN_SECONDS), _MAX_RATIO)
+        self._num_true = self._num_true + 1 if engine_s <= expected * _MAX_RATIO + STALL_S else 0
         self._slowdown += SMOOTHING * (ratio - self._slowdown)
         self._overhead_s += SMOOTHING * (max(0.0, turnaround_s - engine_s) - self._overhead_s)
         self._draw()
@@ -124,7 +124,7 @@ class Forecast:
     def note_job(self, forecast_s: float, actual_s: float) -> None:
         """A job was answered: how true was its forecast?"""
         if forecast_s > 0:
-            ratio = min((actual_s + A_TURN_S) / (forecast_s + A_TURN_S), _LONGEST_RATIO)
+            ratio = min((actual_s + LOOP_TURN_S) / (forecast_s + LOOP_TURN_S), _MAX_RATIO)
             self._spread += SMOOTHING / 4 * (abs(ratio - self._bias) - self._spread)
             self._bias += SMOOTHING / 4 * (ratio - self._bias)
 
@@ -141,4 +141,4 @@ class Forecast:
         self._base = base
         self._seconds = [seconds * self._slowdown + self._overhead_s for seconds in base]
         pairs = zip(self.buckets, self._seconds, strict=True)
-        self.best_bucket, self._best_s = max(pairs, key=lambda pair: pair[0] / max(pair[1], _FEWEST_SECONDS))
+        self.best_bucket, self._best_s = max(pairs, key=lambda pair: pair[0] / max(pair[1], _MIN_SECONDS))

@@ -106,7 +106,7 @@ class Job:
 
     def _settle(self) -> None:
         self.is_settled = True
-        self._on_end = _nobody  # whoever waited may point back at the job
+        self._on_end = _ignore  # whoever waited may point back at the job
         self._parts.clear()
         if self.timer is not None:
             self.timer.cancel()
@@ -124,7 +124,7 @@ class Piece:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Outcome:
+class BatchResult:
     """What a batch came to: its answers, when the engine began (perf_counter), and its seconds in parts."""
 
     answers: Tensors
@@ -150,7 +150,7 @@ def pieces_of(job: Job, tensors: Tensors, largest: int) -> list[Piece]:
     return pieces
 
 
-def _nobody(job: Job) -> None:
+def _ignore(job: Job) -> None:
     """Nobody waits any more."""
 
 

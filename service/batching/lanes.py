@@ -1,6 +1,6 @@
 """Lanes: threads that run batches, so that the event loop never waits for the engine.
 
-In: the rows of several jobs.  Out: an awaitable `Outcome`; every lane runs one batch at a time.
+In: the rows of several jobs.  Out: an awaitable `BatchResult`; every lane runs one batch at a time.
 
 A lane takes the next batch that was handed over by itself, without asking the event loop.
 """
@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
-from service.batching.job import Outcome, Tensors
+from service.batching.job import BatchResult, Tensors
 from service.errors import ModelFailed
 
-RunInLane = Callable[[int, Sequence[Tensors]], Outcome]
-_Work = tuple[Sequence[Tensors], "asyncio.Future[Outcome]"]
+RunInLane = Callable[[int, Sequence[Tensors]], BatchResult]
+_Work = tuple[Sequence[Tensors], "asyncio.Future[BatchResult]"]
 
 
 class Lanes:
@@ -32,16 +32,16 @@ class Lanes:
         for lane in range(num_lanes):
             threading.Thread(target=self._work, args=(lane,), name=f"{name}-{lane}", daemon=True).start()
 
-    def __call__(self, jobs: Sequence[Tensors], at_most: int | None = None) -> "asyncio.Future[Outcome]":
+    def __call__(self, jobs: Sequence[Tensors], at_most: int | None = None) -> "asyncio.Future[BatchResult]":
         """Run the rows of `jobs` in the next free lane; the future raises what the engine raises.
 
         It waits for a lane that computes rather than wake more than `at_most`, if that is said.
         """
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+        future: asyncio.Future[BatchResult] = self._loop.create_future()
         self._hand((jobs, future), at_most or self._num_lanes)
         return future
 
-    def run_here(self, jobs: Sequence[Tensors]) -> Outcome:
+    def run_inline(self, jobs: Sequence[Tensors]) -> BatchResult:
         """Run the rows of `jobs` in the calling thread; only while no lane computes."""
         return self._run(0, jobs)
 
@@ -71,7 +71,7 @@ class Lanes:
         while (work := self._next(lane)) is not None:
             jobs, future = work
             error: Exception | None = None
-            outcome: Outcome | None = None
+            outcome: BatchResult | None = None
             try:
                 outcome = self._run(lane, jobs)
             except BaseException as raised:
@@ -87,7 +87,9 @@ class Lanes:
             del work, jobs, future, outcome, error
 
 
-def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome | None, error: Exception | None) -> None:
+def _settle(
+    future: "asyncio.Future[BatchResult]", outcome: BatchResult | None, error: Exception | None
+) -> None:
     if future.done():
         return
     if outcome is not None:

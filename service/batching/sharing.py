@@ -13,10 +13,10 @@ still meanwhile. Both are measured in docs/decisions/0022-one-batch-ahead.md.
 
 from service.batching.forecast import Forecast
 
-HANDING_OVER_S = 0.0004
-WORTH_A_LANE_S = 0.001
-WORTH_AHEAD_S = 0.0005
-LONGEST_AHEAD_S = 0.01  # urgent rows wait for what lies ready
+INLINE_BELOW_S = 0.0004
+LANE_FROM_S = 0.001
+AHEAD_FROM_S = 0.0005
+MAX_AHEAD_S = 0.01  # urgent rows wait for what lies ready
 
 
 class Sharing:
@@ -28,15 +28,15 @@ class Sharing:
 
     def is_worth_handing_over(self, num_rows: int) -> bool:
         """Whether a lane would compute longer than the event loop takes to wake it and to be woken by it."""
-        return not (self._forecast.is_steady and 0 < self._least_s(num_rows) < HANDING_OVER_S)
+        return not (self._forecast.is_steady and 0 < self._minimum_s(num_rows) < INLINE_BELOW_S)
 
     def is_worth_a_lane(self, num_rows: int) -> bool:
         """Whether so many rows are worth another thread's waking up."""
-        return not 0 < self._least_s(num_rows) < WORTH_A_LANE_S
+        return not 0 < self._minimum_s(num_rows) < LANE_FROM_S
 
     def is_worth_lying_ready(self, num_rows: int) -> bool:
         """Whether a pause before such a batch would count, and urgent rows would not wait long for it."""
-        return self._least_s(num_rows) >= WORTH_AHEAD_S and self._forecast.batch_s(num_rows) < LONGEST_AHEAD_S
+        return self._minimum_s(num_rows) >= AHEAD_FROM_S and self._forecast.batch_s(num_rows) < MAX_AHEAD_S
 
     def lanes(self, num_rows: int) -> int:
         """How many lanes so many rows are worth."""
@@ -49,5 +49,5 @@ class Sharing:
         with_one_ahead = -(-num_rows // (lanes + 1))
         return with_one_ahead if self.is_worth_lying_ready(with_one_ahead) else -(-num_rows // lanes)
 
-    def _least_s(self, num_rows: int) -> float:
-        return self._forecast.least_s(min(num_rows, self._largest))
+    def _minimum_s(self, num_rows: int) -> float:
+        return self._forecast.minimum_s(min(num_rows, self._largest))

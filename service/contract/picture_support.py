@@ -6,7 +6,7 @@ In: a manifest.  Out: the reason why not, or None; labels.
 from service.contract.manifest import Manifest
 
 
-def why_not(manifest: Manifest) -> str | None:
+def unsupported_reason(manifest: Manifest) -> str | None:
     """Why a model cannot take pictures, or None if it can."""
     preprocessing = manifest.preprocessing
     if preprocessing is None:

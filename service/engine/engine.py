@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.batching.job import Outcome, Tensors
+from service.batching.job import BatchResult, Tensors
 from service.contract.bundle import Bundle
 from service.contract.manifest import Manifest
 from service.contract.parity import BUCKETS, Parity, measure, measure_buckets
@@ -84,7 +84,7 @@ class Engine:
         """The smallest bucket that holds `num_rows`."""
         return self.buckets[bisect_left(self.buckets, num_rows)]
 
-    def run(self, lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def run(self, lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         """Answers to the rows of `jobs`, in their order; together they fit in the largest bucket."""
         begun = time.perf_counter()
         num_rows = sum(len(job[self._first]) for job in jobs)
@@ -101,7 +101,7 @@ class Engine:
         if (lane, bucket) not in self._warm:
             self._warm.add((lane, bucket))
             self.cold_executions += self._is_warm
-        return Outcome(
+        return BatchResult(
             answers=answers,
             begun=begun,
             input_s=filled - begun,

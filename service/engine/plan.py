@@ -43,7 +43,7 @@ from service.engine.session import (
 
 TIE = 0.95
 BETTER = 1.05  # what a change must gain to count as more than noise
-MOST_SECONDS = 0.25  # for one plan; two runs of each bucket are made in any case until it is over
+MAX_SECONDS = 0.25  # for one plan; two runs of each bucket are made in any case until it is over
 _log = logging.getLogger("foldserve")
 
 
@@ -105,7 +105,7 @@ def open_lanes(
 def choose_plan(request: PlanRequest) -> SessionPlan:
     """The kept plan, or a newly measured one."""
     path = request.cache / f"{request.key}.json" if request.cache else None
-    if path is not None and (kept := _read(path)) and kept.lanes * kept.threads <= _most(request):
+    if path is not None and (kept := _read(path)) and kept.lanes * kept.threads <= _max_threads(request):
         return kept
     first = list(_starts(request))
     if len(first) == 1 and request.provider == CPU and request.lanes is not None:
@@ -165,7 +165,7 @@ def _try(plan: SessionPlan, request: PlanRequest) -> Measured | None:
 
 
 def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
-    deadline = time.perf_counter() + MOST_SECONDS
+    deadline = time.perf_counter() + MAX_SECONDS
     rates: list[float] = []
     alone_s = 0.0
     for bucket in request.buckets:
@@ -191,7 +191,7 @@ def _seconds(lanes: Sequence[LaneBuffers], bucket: int) -> float:
 
     def repeat(buffers: LaneBuffers) -> None:
         buffers.run(bucket)
-        deadline = time.perf_counter() + MOST_SECONDS / 80
+        deadline = time.perf_counter() + MAX_SECONDS / 80
         own: list[float] = []
         while len(own) < 2 or time.perf_counter() < deadline:
             begun = time.perf_counter()
@@ -215,7 +215,7 @@ def _read(path: Path) -> SessionPlan | None:
         return None
 
 
-def _most(request: PlanRequest) -> int:
+def _max_threads(request: PlanRequest) -> int:
     """Threads that lanes may have together."""
     return max(request.threads, request.lanes or 1) if request.provider == CPU else 64
 

@@ -16,12 +16,12 @@ from service.batching.execution import Execution
 from service.batching.forecast import Forecast
 from service.batching.job import Tensors
 from service.batching.lanes import Lanes
+from service.batching.queue import DEFAULT_PRIORITY
 from service.telemetry.metrics import VersionMetrics
 from service.contract.probabilities import are_distributions
 from service.protocol.configuration import model_configuration
 from service.protocol.request import RequestParser
 from service.protocol.signature import signature_of
-from service.http.reply import header_lines
 from service.models.repository import Loaded
 from service.engine.session import CPU
 
@@ -52,12 +52,7 @@ class Served:
             spec.name: np.empty((0, *spec.row_shape), spec.dtype) for spec in self.manifest.outputs
         }
         self.ends_in_softmax = are_distributions(loaded.bundle.golden.outputs[self.manifest.outputs[0].name])
-        self.head = header_lines(
-            [
-                (b"x-model-digest", f"sha256:{self.digest}".encode()),
-                (b"x-model-version", self.version.encode()),
-            ]
-        )
+        self.head = f"x-model-digest: sha256:{self.digest}\r\nx-model-version: {self.version}\r\n".encode()
         lanes = engine.plan.lanes
         forecast = Forecast(engine.buckets, engine.seconds, lanes)
         self._lanes = Lanes(engine.run, lanes, name=f"engine-{self.name}")
@@ -68,7 +63,7 @@ class Served:
                 max_wait_s=config.max_wait_s,
             ),
             forecast,
-            run_here=self._lanes.run_here if engine.provider == CPU else None,
+            run_inline=self._lanes.run_inline if engine.provider == CPU else None,
             observe=self._observe,
         )
         self._holders = 0
@@ -99,6 +94,7 @@ class Served:
             queue_rows=config.queue_rows,
             provider=self.engine.provider,
             lanes=self.engine.plan.lanes,
+            default_priority=DEFAULT_PRIORITY,
         )
 
     @contextmanager

@@ -1,6 +1,6 @@
 """From settings to the parts of a service.
 
-In: settings and a place in the crew.  Out: a `Service`, ready to be run by a server.
+In: settings and a slot in the group of workers.  Out: a `Service`, ready to be run by a server.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.engine.engine import EngineConfig
-from service.models.control import Models, ModelsConfig
+from service.models.registry import ModelRegistry, RegistryConfig
 from service.models.served import QueueConfig
 from service.routes.front import Front
 from service.routes.infer import InferEndpoint
-from service.routes.record import Ledger
+from service.routes.request_record import RequestRecorder
 from service.settings import Settings, usable_cores
-from service.telemetry.journal import Journal, Sink, write_failures, write_lines
+from service.telemetry.request_log import RequestLog, Sink, write_failures, write_lines
 from service.telemetry.tracing import spans_to
-from service.telemetry.worker_group import Crew, Post
+from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """What one worker serves with."""
 
-    models: Models
-    crew: Crew
-    journal: Journal
+    models: ModelRegistry
+    workers: WorkerGroup
+    request_log: RequestLog
     front: Front
     infer: InferEndpoint
     threads: ThreadPoolExecutor
@@ -33,36 +33,36 @@ class Service:
     def close(self) -> None:
         """Let the threads go and write what is left of the log."""
         self.threads.shutdown(wait=False, cancel_futures=True)
-        self.journal.close()
+        self.request_log.close()
 
 
-def build_service(settings: Settings, post: Post) -> Service:
-    """The service of the models folder."""
+def build_service(settings: Settings, slot: WorkerSlot) -> Service:
+    """The parts of one worker, wired together; nothing is loaded before its `front` is started."""
     models = build_models(settings)
-    journal = build_journal(settings)
-    crew = Crew(models, post)
+    request_log = build_request_log(settings)
+    workers = WorkerGroup(slot, reason=lambda: models.reason, snapshot=models.metrics.snapshot)
     threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
-    ledger = Ledger(models.metrics, journal)
+    recorder = RequestRecorder(models.metrics, request_log)
 
     def build_app() -> Any:
         from service.routes.app import build_app  # as slow to import as all the rest
 
-        return build_app(settings, models, crew, ledger, threads)
+        return build_app(settings, models, workers, recorder, threads)
 
     return Service(
         models=models,
-        crew=crew,
-        journal=journal,
-        front=Front(models, crew, build_app),
-        infer=InferEndpoint(models, ledger, threads, settings.max_body_bytes),
+        workers=workers,
+        request_log=request_log,
+        front=Front(models, workers, build_app),
+        infer=InferEndpoint(models, recorder, threads, settings.max_body_bytes),
         threads=threads,
     )
 
 
-def build_models(settings: Settings) -> Models:
-    """The models of the folder."""
-    return Models(
-        ModelsConfig(
+def build_models(settings: Settings) -> ModelRegistry:
+    """The registry of the models folder, with this worker's share of the threads."""
+    return ModelRegistry(
+        RegistryConfig(
             root=settings.models,
             engine=EngineConfig(
                 device=settings.device,
@@ -80,11 +80,11 @@ def build_models(settings: Settings) -> Models:
     )
 
 
-def build_journal(settings: Settings) -> Journal:
-    """Lines for the requests that should have one, spans if they have somewhere to go."""
+def build_request_log(settings: Settings) -> RequestLog:
+    """The log that writes the lines that `request_log` asks for, and spans where `trace_endpoint` is set."""
     writers: dict[str, list[Sink]] = {"all": [write_lines], "failures": [write_failures], "off": []}
     sinks = writers[settings.request_log]
     if settings.trace_endpoint is None:
-        return Journal(sinks)
+        return RequestLog(sinks)
     send_spans, end = spans_to(settings.trace_endpoint)
-    return Journal([*sinks, send_spans], [end])
+    return RequestLog([*sinks, send_spans], [end])

@@ -17,7 +17,7 @@ from typing import Any, cast
 import uvicorn
 
 from service.http.connection import KEEP_ALIVE_S, Protocol
-from service.models.control import Models
+from service.models.registry import ModelRegistry
 
 LOOK_EVERY_S = 1.0
 
@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
-        models: Models,
+        models: ModelRegistry,
         drain_delay_s: float,
         announce: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:

@@ -22,16 +22,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from service.settings import Settings
-from service.telemetry.worker_group import Post
+from service.telemetry.worker_group import WorkerSlot
 
 YOUNG_S = 10.0
-LONGEST_PAUSE_S = 30.0
+MAX_PAUSE_S = 30.0
 _log = logging.getLogger("foldserve")
 
 
 @dataclass
-class Member:
-    """One place in the crew: who fills it, since when, and how long to wait before filling it again."""
+class Worker:
+    """The process in one slot, when it was started (monotonic), and the pause that was made before that."""
 
     process: BaseProcess
     since: float
@@ -39,7 +39,7 @@ class Member:
 
 
 class Supervisor:
-    """Keeps a crew of workers whole until told to stop."""
+    """Keeps every slot filled with a live worker until a signal comes."""
 
     def __init__(self, settings: Settings, sockets: Sequence[socket.socket], folder: Path) -> None:
         self._settings = settings
@@ -54,43 +54,43 @@ class Supervisor:
         """Start the workers and keep them; returns when all have ended after a signal."""
         for sig in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sig, self._on_signal)
-        crew = [Member(self._start(index), time.monotonic()) for index in range(len(self._sockets))]
+        workers = [Worker(self._start(index), time.monotonic()) for index in range(len(self._sockets))]
         while not self._signals:
-            wait([*(member.process.sentinel for member in crew), self._wakes], timeout=1.0)
-            for index, member in enumerate(crew):
-                if not member.process.is_alive() and not self._signals:
-                    crew[index] = self._replace(index, member)
-        for member in crew:
-            _tell(member.process, signal.SIGTERM)
-        told = self._signals
-        while alive := [member.process for member in crew if member.process.is_alive()]:
+            wait([*(worker.process.sentinel for worker in workers), self._wakes], timeout=1.0)
+            for index, worker in enumerate(workers):
+                if not worker.process.is_alive() and not self._signals:
+                    workers[index] = self._replace(index, worker)
+        for worker in workers:
+            _send_signal(worker.process, signal.SIGTERM)
+        signals_before = self._signals
+        while alive := [worker.process for worker in workers if worker.process.is_alive()]:
             wait([*(process.sentinel for process in alive), self._wakes], timeout=1.0)
-            if self._signals > told:
+            if self._signals > signals_before:  # a second signal: at once
                 for process in alive:
                     process.kill()
-        # A worker that was told to end before it could answer signals has ended as it was told.
-        told_codes = (None, 0, -signal.SIGTERM)
-        codes = [member.process.exitcode for member in crew]
-        return max(0 if code in told_codes else abs(code or 0) for code in codes)
+        # A worker that SIGTERM reached before it could handle signals has ended as it was meant to.
+        clean_codes = (None, 0, -signal.SIGTERM)
+        codes = [worker.process.exitcode for worker in workers]
+        return max(0 if code in clean_codes else abs(code or 0) for code in codes)
 
     def _start(self, index: int, *, replaces: bool = False) -> BaseProcess:
-        post = Post(index=index, size=len(self._sockets), folder=self._folder, replaces=replaces)
+        slot = WorkerSlot(index=index, size=len(self._sockets), folder=self._folder, replaces=replaces)
         process = get_context("spawn").Process(
-            target=_work, args=(self._settings, self._sockets[index], post, _Inherited(self._watched))
+            target=_work, args=(self._settings, self._sockets[index], slot, _Inherited(self._watched))
         )
         process.start()
         return process
 
-    def _replace(self, index: int, member: Member) -> Member:
-        lived_s = time.monotonic() - member.since
-        pause_s = min(max(0.5, 2 * member.pause_s), LONGEST_PAUSE_S) if lived_s < YOUNG_S else 0.0
+    def _replace(self, index: int, worker: Worker) -> Worker:
+        lived_s = time.monotonic() - worker.since
+        pause_s = min(max(0.5, 2 * worker.pause_s), MAX_PAUSE_S) if lived_s < YOUNG_S else 0.0
         _log.error(
             "event=worker_died index=%d exit_code=%s lived_s=%.1f pause_s=%.1f",
-            *(index, member.process.exitcode, lived_s, pause_s),
+            *(index, worker.process.exitcode, lived_s, pause_s),
         )
         if pause_s:
             wait([self._wakes], timeout=pause_s)
-        return Member(self._start(index, replaces=True), time.monotonic(), pause_s)
+        return Worker(self._start(index, replaces=True), time.monotonic(), pause_s)
 
     def _on_signal(self, sig: int, frame: object) -> None:
         self._signals += 1
@@ -98,7 +98,7 @@ class Supervisor:
 
 
 class _Inherited:
-    """A file descriptor on its way to a spawned process."""
+    """A file descriptor that is duplicated when it is pickled into a spawned process."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -113,19 +113,19 @@ def _received(duplicate: object) -> int:
     return duplicate.detach()  # type: ignore[attr-defined,no-any-return]
 
 
-def _work(settings: Settings, sock: socket.socket, post: Post, parent: int) -> None:
+def _work(settings: Settings, sock: socket.socket, slot: WorkerSlot, parent: int) -> None:
     from service.processes.worker import run_worker
 
-    sys.exit(run_worker(settings, sock, post, parent))
+    sys.exit(run_worker(settings, sock, slot, parent))
 
 
-def _tell(process: BaseProcess, sig: int) -> None:
+def _send_signal(process: BaseProcess, sig: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         if process.pid is not None:
             os.kill(process.pid, sig)
 
 
 def supervise(settings: Settings, sockets: Sequence[socket.socket]) -> int:
-    """Run the crew; the exit code."""
+    """Run one worker on each of `sockets` until a signal; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="foldserve-") as folder:
         return Supervisor(settings, sockets, Path(folder)).run()

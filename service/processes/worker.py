@@ -1,6 +1,6 @@
 """One worker: a process that serves every model on a bound socket until told to stop.
 
-In: settings, a socket, a place in the crew.  Out: HTTP; the exit code.
+In: settings, a socket, a slot in the group of workers.  Out: HTTP; the exit code.
 """
 
 import asyncio
@@ -11,24 +11,24 @@ import socket
 import sys
 import threading
 
-from service.contract.picture_support import why_not
+from service.contract.picture_support import unsupported_reason
 from service.http.connection import protocol_for
-from service.models.control import Models
+from service.models.registry import ModelRegistry
 from service.processes.assemble import build_service
 from service.processes.server import Server, leave, uvicorn_config
 from service.settings import Settings
-from service.telemetry.worker_group import Crew, Post
+from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
 SWITCH_S = 0.000005  # a lane with a batch to begin or to hand back must not wait for a busy event loop
 _ROUND_S = 0.05
 _log = logging.getLogger("foldserve")
 
 
-def run_worker(settings: Settings, sock: socket.socket, post: Post, parent: int | None = None) -> int:
+def run_worker(settings: Settings, sock: socket.socket, slot: WorkerSlot, parent: int | None = None) -> int:
     """Serve until SIGTERM or SIGINT, or until the other end of the pipe `parent` closes."""
     set_up_logging(settings)
     sys.setswitchinterval(SWITCH_S)
-    service = build_service(settings, post)
+    service = build_service(settings, slot)
     models = service.models
 
     async def announce() -> None:
@@ -37,8 +37,8 @@ def run_worker(settings: Settings, sock: socket.socket, post: Post, parent: int 
         await models.loaded.wait()
         await service.front.prepare()
         _spare_the_collector()
-        if post.index == 0:
-            await _whole_crew(models, service.crew)
+        if slot.index == 0:
+            await _all_are_ready(models, service.workers)
             print(what_to_try(url_of(settings, sock), models), file=sys.stderr, flush=True)
 
     config = uvicorn_config(
@@ -59,19 +59,19 @@ def run_worker(settings: Settings, sock: socket.socket, post: Post, parent: int 
 
 
 def url_of(settings: Settings, sock: socket.socket) -> str:
-    """Where the service can be reached."""
+    """The address of the service as a person would type it; the port is the socket's."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{sock.getsockname()[1]}"
 
 
-def what_to_try(url: str, models: Models) -> str:
-    """What a person can type next, or why nothing will answer."""
+def what_to_try(url: str, models: ModelRegistry) -> str:
+    """Commands that a person can type next, or why the server is not ready."""
     if models.reason is not None:
         return f"\nNot ready: {models.reason}\nStill up for a look: {url}/docs\n"
     lines = ["", f"Ready: {', '.join(f'{served.name} version {served.version}' for served in models.served)}"]
-    seeing = [served.name for served in models.served if why_not(served.manifest) is None]
-    if seeing:
-        query = f"?model={seeing[0]}" if len(seeing) > 1 else ""
+    taking_pictures = [served.name for served in models.served if unsupported_reason(served.manifest) is None]
+    if taking_pictures:
+        query = f"?model={taking_pictures[0]}" if len(taking_pictures) > 1 else ""
         lines.append(f"  curl --data-binary @picture.png '{url}/predict{query}'")
     name = models.names[0]
     lines += [f"  curl {url}/v2/models/{name}", f"  {url}/docs", "Ctrl-C stops.", ""]
@@ -79,14 +79,14 @@ def what_to_try(url: str, models: Models) -> str:
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Our own lines on stderr; of uvicorn only what went wrong."""
+    """Log to stderr: our own lines from `log_level` on, uvicorn's only where they are errors."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(settings.log_level.upper())
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
-async def _whole_crew(models: Models, crew: Crew) -> None:
-    while models.reason is None and await crew.reason() is not None:  # noqa: ASYNC110  no event of ours
+async def _all_are_ready(models: ModelRegistry, workers: WorkerGroup) -> None:
+    while models.reason is None and await workers.reason() is not None:  # noqa: ASYNC110  no event of ours
         await asyncio.sleep(_ROUND_S)
 
 
@@ -97,7 +97,7 @@ def _parent_gone(parent: int, server: Server) -> None:
 
 
 def _spare_the_collector() -> None:
-    """What is alive now stays alive: let garbage collection pass over it, and run more seldom."""
+    """Exempt what is alive now from garbage collection, and collect less often: a pass delays requests."""
     gc.collect()
     gc.freeze()
     gc.enable()

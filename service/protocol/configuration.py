@@ -8,7 +8,6 @@ Rows are not among `dims`: a `max_batch_size` over 0 says that the first dimensi
 from collections.abc import Sequence
 from typing import Any
 
-from service.batching.queue import DEFAULT_PRIORITY
 from service.protocol.signature import Signature, Tensor
 
 _TYPES = {"BYTES": "TYPE_STRING"}
@@ -22,8 +21,13 @@ def model_configuration(
     queue_rows: int,
     provider: str,
     lanes: int,
+    default_priority: int,
 ) -> dict[str, Any]:
-    """GET /v2/models/M/config."""
+    """The body of GET /v2/models/M/config.
+
+    `max_wait_s` are seconds that a batch waits for more rows; `queue_rows` rows may wait; `default_priority`
+    is the level of a request that names none.
+    """
     return {
         "name": signature.name,
         "platform": "onnxruntime_onnx",
@@ -35,7 +39,7 @@ def model_configuration(
         "dynamic_batching": {
             "preferred_batch_size": list(buckets),
             "max_queue_delay_microseconds": round(max_wait_s * 1e6),
-            "default_priority_level": DEFAULT_PRIORITY,
+            "default_priority_level": default_priority,
             "default_queue_policy": {"allow_timeout_override": True, "max_queue_size": queue_rows},
         },
         "instance_group": [

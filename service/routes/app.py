@@ -15,18 +15,24 @@ from starlette.routing import Route
 from service import __version__
 from service.errors import ServiceError, UnknownModel
 from service.http.reply import error_body
-from service.models.control import Models
+from service.models.registry import ModelRegistry
 from service.routes.describe import add_health, add_metadata, add_repository, add_statistics, answer
 from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
 from service.routes.predict import Predictor
-from service.routes.record import Ledger
+from service.routes.request_record import RequestRecorder
 from service.settings import Settings
-from service.telemetry.worker_group import Crew
+from service.telemetry.worker_group import WorkerGroup
 
 _INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 
 
-def build_app(settings: Settings, models: Models, crew: Crew, ledger: Ledger, threads: Executor) -> FastAPI:
+def build_app(
+    settings: Settings,
+    models: ModelRegistry,
+    workers: WorkerGroup,
+    recorder: RequestRecorder,
+    threads: Executor,
+) -> FastAPI:
     """The app around `models`."""
     app = FastAPIOffline(
         title="foldserve",
@@ -40,10 +46,10 @@ def build_app(settings: Settings, models: Models, crew: Crew, ledger: Ledger, th
     for path in _INFER_PATHS:
         app.router.routes.append(Route(path, _not_here, methods=["POST"]))
     predictor = Predictor(
-        models, ledger, threads, max_body_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels
+        models, recorder, threads, max_body_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels
     )
-    add_health(app, models, crew)
-    add_statistics(app, models, crew)
+    add_health(app, models, workers)
+    add_statistics(app, models, workers)
     add_metadata(app, models, has_control=settings.model_control)
     add_repository(app, models, has_control=settings.model_control)
     _add_predict(app, predictor)

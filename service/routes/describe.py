@@ -1,6 +1,6 @@
 """Everything that is asked with GET, and the repository: health, metadata, statistics, configuration.
 
-In: the app, the models, the crew of workers.  Out: routes on the app.
+In: the app, the models, the group of workers.  Out: routes on the app.
 """
 
 from collections.abc import Callable, Coroutine
@@ -12,14 +12,14 @@ from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.errors import BadRequest, Unsupported
-from service.models.control import Models
-from service.models.index import repository_index
+from service.models.registry import ModelRegistry
+from service.models.repository_index import repository_index
 from service.protocol.document import read_document
 from service.protocol.metadata import model_metadata, server_metadata
 from service.protocol.statistics import model_stats
 from service.routes.front import live, ready
 from service.telemetry.exposition import exposition
-from service.telemetry.worker_group import Crew
+from service.telemetry.worker_group import WorkerGroup
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -34,16 +34,16 @@ def get(app: FastAPI, path: str, **options: Any) -> Callable[[Handler], Handler]
     return register
 
 
-def add_health(app: FastAPI, models: Models, crew: Crew) -> None:
+def add_health(app: FastAPI, models: ModelRegistry, workers: WorkerGroup) -> None:
     """Live, ready, and ready for each model and version."""
 
     @get(app, "/v2/health/live", tags=["health"], summary="Is the process up?")
     async def server_live() -> Response:
-        return answer(*await live(models, crew))
+        return answer(*await live(models, workers))
 
     @get(app, "/v2/health/ready", tags=["health"], summary="Has every model passed its proof?")
     async def server_ready() -> Response:
-        return answer(*await ready(models, crew))
+        return answer(*await ready(models, workers))
 
     @get(
         app, "/v2/models/{model}/versions/{version}/ready", tags=["health"], summary="Is this version ready?"
@@ -56,12 +56,12 @@ def add_health(app: FastAPI, models: Models, crew: Crew) -> None:
         return {"name": models.get(model).name, "ready": True}
 
 
-def add_statistics(app: FastAPI, models: Models, crew: Crew) -> None:
+def add_statistics(app: FastAPI, models: ModelRegistry, workers: WorkerGroup) -> None:
     """The statistics extension and Prometheus; of all workers together."""
 
     async def stats(model: str | None, version: str | None) -> dict[str, Any]:
         wanted = None if model is None else models.get(model, version)
-        snapshot = await crew.snapshot()
+        snapshot = await workers.snapshot()
         return {
             "model_stats": [
                 model_stats(facts)
@@ -86,12 +86,12 @@ def add_statistics(app: FastAPI, models: Models, crew: Crew) -> None:
 
     @get(app, "/metrics", tags=["statistics"], summary="Counters and histograms for Prometheus")
     async def metrics() -> Response:
-        is_ready = models.is_ready and await crew.reason() is None
-        text = exposition(await crew.snapshot(), is_ready=is_ready)
+        is_ready = models.is_ready and await workers.reason() is None
+        text = exposition(await workers.snapshot(), is_ready=is_ready)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-def add_metadata(app: FastAPI, models: Models, *, has_control: bool) -> None:
+def add_metadata(app: FastAPI, models: ModelRegistry, *, has_control: bool) -> None:
     """Server, models and their configuration."""
 
     @get(app, "/v2/", include_in_schema=False)
@@ -126,7 +126,7 @@ def add_metadata(app: FastAPI, models: Models, *, has_control: bool) -> None:
         return RedirectResponse("/docs")
 
 
-def add_repository(app: FastAPI, models: Models, *, has_control: bool) -> None:
+def add_repository(app: FastAPI, models: ModelRegistry, *, has_control: bool) -> None:
     """The model repository extension; loading and unloading only where they are allowed."""
 
     @app.post("/v2/repository/index", tags=["repository"], summary="Every model and its state")

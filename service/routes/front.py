@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 
 from service.errors import Draining
 from service.http.reply import JSON, Receive, Scope, Send, error_body, send_error, send_reply
-from service.models.control import Models
-from service.telemetry.worker_group import Crew
+from service.models.registry import ModelRegistry
+from service.telemetry.worker_group import WorkerGroup
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Health = tuple[int, bytes, dict[str, str]]
@@ -24,9 +24,9 @@ GRACE_S = 0.2
 class Front:
     """Starts and ends the service, answers health, and passes the rest on."""
 
-    def __init__(self, models: Models, crew: Crew, build_app: Callable[[], App]) -> None:
+    def __init__(self, models: ModelRegistry, workers: WorkerGroup, build_app: Callable[[], App]) -> None:
         self._models = models
-        self._crew = crew
+        self._workers = workers
         self._build_app = build_app
         self._app: asyncio.Future[App] | None = None
 
@@ -49,7 +49,7 @@ class Front:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in _HEALTH and scope["method"] in ("GET", "HEAD"):
-            status, body, headers = await _HEALTH[scope["path"]](self._models, self._crew)
+            status, body, headers = await _HEALTH[scope["path"]](self._models, self._workers)
             own = [(name.encode(), value.encode()) for name, value in headers.items()]
             await send_reply(send, status, (JSON, *own), body)
             return
@@ -59,9 +59,9 @@ class Front:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            await self._crew.start()
+            await self._workers.start()
             self._models.start()
-            if self._crew.post.replaces:
+            if self._workers.slot.replaces:
                 await self._models.loaded.wait()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -69,18 +69,18 @@ class Front:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._models.close(GRACE_S)  # every caller was waited for
-        await self._crew.close()
+        await self._workers.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def live(models: Models, crew: Crew) -> Health:
+async def live(models: ModelRegistry, workers: WorkerGroup) -> Health:
     """GET /v2/health/live: the process is up."""
     return 200, b'{"live":true}', {}
 
 
-async def ready(models: Models, crew: Crew) -> Health:
+async def ready(models: ModelRegistry, workers: WorkerGroup) -> Health:
     """GET /v2/health/ready: every model of every worker has passed its proof."""
-    if reason := models.reason or await crew.reason():
+    if reason := models.reason or await workers.reason():
         return 503, error_body(reason, ready=False), {"retry-after": "1"}
     return 200, b'{"ready":true}', {}
 

@@ -17,12 +17,12 @@ from service.batching.job import Job, Tensors
 from service.errors import HungUp, ServiceError, UnknownModel
 from service.http.body import Buffer, decoded
 from service.http.exchange import Exchange
-from service.models.control import Models
+from service.models.registry import ModelRegistry
 from service.models.served import Served
 from service.protocol.head import Head
 from service.protocol.request import InferRequest
 from service.protocol.response import encode_response
-from service.routes.record import Ledger, Visit
+from service.routes.request_record import RequestRecord, RequestRecorder
 
 LONG_JSON = 256 * 1024
 MAX_KEPT_TARGETS = 256
@@ -34,9 +34,11 @@ _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-l
 class InferEndpoint:
     """Answers inference requests to every model."""
 
-    def __init__(self, models: Models, ledger: Ledger, threads: Executor, max_body_bytes: int) -> None:
+    def __init__(
+        self, models: ModelRegistry, recorder: RequestRecorder, threads: Executor, max_body_bytes: int
+    ) -> None:
         self._models = models
-        self._ledger = ledger
+        self._recorder = recorder
         self._threads = threads
         self._max_body_bytes = max_body_bytes
         self._targets: dict[bytes, tuple[str, str | None]] = {}
@@ -44,34 +46,38 @@ class InferEndpoint:
 
     def answer(self, exchange: Exchange) -> None:
         """Answer one request, whatever happens."""
-        visit = self._open(exchange)
+        record = self._open(exchange)
         try:
             self._models.check_open()
-            served = visit.served = self._models.get(*self._target(exchange.path))
+            served = record.served = self._models.get(*self._target(exchange.path))
             served.batcher.check_space(1)
             body = exchange.body
             if exchange.encoding is None and _json_length(body, exchange.header_length) <= LONG_JSON:
-                self._submit(visit, exchange, served, served.parser.parse(body, exchange.header_length))
+                self._submit(record, exchange, served, served.parser.parse(body, exchange.header_length))
                 return
-            task = asyncio.get_running_loop().create_task(self._read_in_thread(visit, exchange, served, body))
+            task = asyncio.get_running_loop().create_task(
+                self._read_in_thread(record, exchange, served, body)
+            )
             self._in_threads.add(task)
             task.add_done_callback(self._in_threads.discard)
         except Exception as error:
-            self._fail(visit, exchange, error)
+            self._fail(record, exchange, error)
 
     def refuse(self, exchange: Exchange, error: ServiceError) -> None:
         """Answer a request whose body is not wanted."""
-        visit = self._open(exchange)
+        record = self._open(exchange)
         with contextlib.suppress(ServiceError):  # an error too says which model it comes from
-            visit.served = self._models.get(*self._target(exchange.path))
-        self._fail(visit, exchange, error)
+            record.served = self._models.get(*self._target(exchange.path))
+        self._fail(record, exchange, error)
 
-    def _open(self, exchange: Exchange) -> Visit:
-        visit = self._ledger.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
-        visit.read_s = exchange.read_s
-        return visit
+    def _open(self, exchange: Exchange) -> RequestRecord:
+        record = self._recorder.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
+        record.read_s = exchange.read_s
+        return record
 
-    async def _read_in_thread(self, visit: Visit, exchange: Exchange, served: Served, body: Buffer) -> None:
+    async def _read_in_thread(
+        self, record: RequestRecord, exchange: Exchange, served: Served, body: Buffer
+    ) -> None:
         def read() -> InferRequest:
             content = decoded(body, exchange.encoding, self._max_body_bytes)
             return served.parser.parse(content, exchange.header_length)
@@ -81,28 +87,30 @@ class InferEndpoint:
                 request = await asyncio.get_running_loop().run_in_executor(self._threads, read)
                 if exchange.disconnected:
                     raise HungUp("the client hung up before its answer was ready")
-                self._submit(visit, exchange, served, request)
+                self._submit(record, exchange, served, request)
         except Exception as error:
-            self._fail(visit, exchange, error)
+            self._fail(record, exchange, error)
 
-    def _submit(self, visit: Visit, exchange: Exchange, served: Served, request: InferRequest) -> None:
+    def _submit(
+        self, record: RequestRecord, exchange: Exchange, served: Served, request: InferRequest
+    ) -> None:
         head = request.head
-        visit.num_rows = head.num_rows
-        visit.decode_s = time.perf_counter() - visit.begun - visit.read_s
+        record.num_rows = head.num_rows
+        record.decode_s = time.perf_counter() - record.begun - record.read_s
         if head.num_rows == 0:
-            self._encode(visit, exchange, head, served.no_rows)
+            self._encode(record, exchange, head, served.no_rows)
             return
 
         def end(job: Job) -> None:
             exchange.on_hang_up = None
-            visit.queue_s, visit.compute_s = job.queue_s, job.compute_s
+            record.queue_s, record.compute_s = job.queue_s, job.compute_s
             try:
                 if job.error is not None:
                     raise job.error
                 assert job.answers is not None
-                self._encode(visit, exchange, head, job.answers)
+                self._encode(record, exchange, head, job.answers)
             except Exception as error:
-                self._fail(visit, exchange, error)
+                self._fail(record, exchange, error)
 
         job = served.batcher.submit(
             request.tensors,
@@ -114,24 +122,24 @@ class InferEndpoint:
 
         def hang_up() -> None:
             served.batcher.cancel(job)
-            self._fail(visit, exchange, HungUp("the client hung up before its answer was ready"))
+            self._fail(record, exchange, HungUp("the client hung up before its answer was ready"))
 
         exchange.on_hang_up = hang_up
 
-    def _encode(self, visit: Visit, exchange: Exchange, head: Head, tensors: Tensors) -> None:
-        served = visit.served
+    def _encode(self, record: RequestRecord, exchange: Exchange, head: Head, tensors: Tensors) -> None:
+        served = record.served
         assert served is not None
         begun = time.perf_counter()
         response = encode_response(served.signature, head, tensors)
         now = time.perf_counter()
-        visit.encode_s, total_s = now - begun, now - visit.begun
+        record.encode_s, total_s = now - begun, now - record.begun
         own = _JSON if response.header_length is None else _BINARY % response.header_length
-        exchange.answer(200, visit.head_with_timing(total_s) + own, response.parts)
+        exchange.answer(200, record.head_with_timing(total_s) + own, response.parts)
         served.metrics.nonfinite_outputs += response.num_nonfinite
-        self._ledger.answered(visit, total_s)
+        self._recorder.answered(record, total_s)
 
-    def _fail(self, visit: Visit, exchange: Exchange, error: Exception) -> None:
-        exchange.refuse(self._ledger.failed(visit, error), visit.head)
+    def _fail(self, record: RequestRecord, exchange: Exchange, error: Exception) -> None:
+        exchange.refuse(self._recorder.failed(record, error), record.head)
 
     def _target(self, path: bytes) -> tuple[str, str | None]:
         kept = self._targets.get(path)

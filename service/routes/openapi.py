@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.models.control import Models
+from service.models.registry import ModelRegistry
 from service.protocol.signature import Signature
 
 DESCRIPTION = """
@@ -86,7 +86,7 @@ Any number of rows; rows of concurrent requests are run together. `parameters.ti
 """
 
 
-def describe(app: FastAPI, models: Models) -> dict[str, Any]:
+def describe(app: FastAPI, models: ModelRegistry) -> dict[str, Any]:
     """The OpenAPI document, with the models in service as examples."""
     document = get_openapi(
         title=app.title,

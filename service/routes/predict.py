@@ -20,16 +20,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.contract.manifest import Preprocessing
-from service.contract.picture_support import labels_of, why_not
+from service.contract.picture_support import labels_of, unsupported_reason
 from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels, to_row
 from service.contract.probabilities import softmax
 from service.errors import BadPicture, BadRequest, ServiceError
 from service.http.body import Buffer, read_body
 from service.http.connected import while_connected
 from service.http.reply import error_body
-from service.models.control import Models
+from service.models.registry import ModelRegistry
 from service.models.served import Served
-from service.routes.record import Ledger, Visit
+from service.routes.request_record import RequestRecord, RequestRecorder
 
 MAX_FILES = 256
 ALL_LABELS_UP_TO = 10
@@ -43,15 +43,15 @@ class Predictor:
 
     def __init__(
         self,
-        models: Models,
-        ledger: Ledger,
+        models: ModelRegistry,
+        recorder: RequestRecorder,
         threads: Executor,
         *,
         max_body_bytes: int,
         max_pixels: int,
     ) -> None:
         self._models = models
-        self._ledger = ledger
+        self._recorder = recorder
         self._threads = threads
         self._max_body_bytes = max_body_bytes
         self._max_pixels = max_pixels
@@ -60,23 +60,25 @@ class Predictor:
         """The answer to one request, as JSON, or its error."""
         headers = dict(request.scope["headers"])
         given_id, trace_parent = headers.get(b"x-request-id"), headers.get(b"traceparent")
-        visit = self._ledger.open("predict", given_id, time.perf_counter(), trace_parent)
+        record = self._recorder.open("predict", given_id, time.perf_counter(), trace_parent)
         try:
             self._models.check_open()
-            served = visit.served = self._choose(request.query_params.get("model"))
+            served = record.served = self._choose(request.query_params.get("model"))
             with served.held():
-                body = orjson.dumps(await self._answer(visit, served, request))
+                body = orjson.dumps(await self._answer(record, served, request))
         except Exception as raised:
-            error = self._ledger.failed(visit, raised)
-            return _response(error.status, error_body(str(error)), visit.head, error.headers)
-        total_s = time.perf_counter() - visit.begun
-        self._ledger.answered(visit, total_s)
-        return _response(200, body, visit.head_with_timing(total_s))
+            error = self._recorder.failed(record, raised)
+            return _response(error.status, error_body(str(error)), record.head, error.headers)
+        total_s = time.perf_counter() - record.begun
+        self._recorder.answered(record, total_s)
+        return _response(200, body, record.head_with_timing(total_s))
 
     def _choose(self, name: str | None) -> Served:
         if name is not None:
             return self._models.get(name)
-        seeing = [served.name for served in self._models.served if why_not(served.manifest) is None]
+        seeing = [
+            served.name for served in self._models.served if unsupported_reason(served.manifest) is None
+        ]
         if len(seeing) == 1:
             return self._models.get(seeing[0])
         if len(names := self._models.names) == 1:
@@ -84,15 +86,15 @@ class Predictor:
         told = ", ".join(seeing) if seeing else "none so far"
         raise BadRequest(f"say which model with ?model=NAME; those that take pictures: {told}")
 
-    async def _answer(self, visit: Visit, served: Served, request: Request) -> dict[str, Any]:
-        if reason := why_not(served.manifest):
+    async def _answer(self, record: RequestRecord, served: Served, request: Request) -> dict[str, Any]:
+        if reason := unsupported_reason(served.manifest):
             raise BadRequest(f"model '{served.name}' takes no pictures: {reason}")
         preprocessing = served.manifest.preprocessing
         assert preprocessing is not None
         labels = labels_of(served.manifest)
         top = _top(request.query_params.get("top"), len(labels))
         pictures = await self._pictures(request)
-        visit.read_s = time.perf_counter() - visit.begun
+        record.read_s = time.perf_counter() - record.begun
         rows = await asyncio.get_running_loop().run_in_executor(
             self._threads, self._rows, pictures, preprocessing
         )
@@ -100,12 +102,12 @@ class Predictor:
         if dtype == "uint8":  # the graph normalises pixels itself; the row is a whole number but for rounding
             rows = np.rint(rows)
         tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
-        visit.num_rows = len(rows)
-        visit.decode_s = time.perf_counter() - visit.begun - visit.read_s
+        record.num_rows = len(rows)
+        record.decode_s = time.perf_counter() - record.begun - record.read_s
         asking = served.batcher.ask(tensors, len(rows), served.default_timeout_s)
         job = await while_connected(request.receive, asking)
         assert job.answers is not None
-        visit.queue_s, visit.compute_s = job.queue_s, job.compute_s
+        record.queue_s, record.compute_s = job.queue_s, job.compute_s
         begun = time.perf_counter()
         logits_nk = job.answers[served.manifest.outputs[0].name]
         if not np.isfinite(logits_nk).all():
@@ -115,7 +117,7 @@ class Predictor:
             _prediction(file, probabilities_k, labels, top)
             for (file, _), probabilities_k in zip(pictures, probabilities_nk, strict=True)
         ]
-        visit.encode_s = time.perf_counter() - begun
+        record.encode_s = time.perf_counter() - begun
         return {"model_name": served.name, "model_version": served.version, "predictions": predictions}
 
     async def _pictures(self, request: Request) -> list[Picture]:

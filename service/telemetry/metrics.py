@@ -28,7 +28,7 @@ COUNTERS = (
     "failed_requests",
     "failed_s",
 )
-_MOST_LISTED = 512
+_MAX_LISTED = 512
 
 Phases = tuple[float, float, float, float, float]
 
@@ -102,7 +102,7 @@ class VersionMetrics:
         self.requests += 1
         self.rows += num_rows
         self._listed.append(phases)
-        if len(self._listed) >= _MOST_LISTED:
+        if len(self._listed) >= _MAX_LISTED:
             self.settle()
 
     def failed(self, seconds: float) -> None:

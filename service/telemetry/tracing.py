@@ -1,6 +1,6 @@
 """OpenTelemetry: a span for each request, with its phases as children, sent over OTLP/HTTP.
 
-In: entries of the journal.  Out: spans at a collector; made in the journal's thread, after the request.
+In: entries of the request log.  Out: spans at a collector, made in the log's thread after the request.
 
     traceparent of the request ─▶ span "infer digits" ─┬─ read ─ decode ─ queue ─ compute ─ encode
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from service import __version__
-from service.telemetry.journal import Entry, Sink, Timed
+from service.telemetry.request_log import LogEntry, Sink, Timed
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -51,7 +51,7 @@ def spans_to(endpoint: str) -> tuple[Sink, Callable[[], None]]:
     return send, provider.shutdown
 
 
-def _record(tracer: "Tracer", ended: float, entry: Entry) -> None:
+def _record(tracer: "Tracer", ended: float, entry: LogEntry) -> None:
     from opentelemetry.trace import SpanKind, set_span_in_context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     from opentelemetry.trace.status import StatusCode

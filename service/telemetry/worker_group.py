@@ -1,30 +1,30 @@
-"""The crew: the workers behind one port, and what they tell each other.
+"""The workers behind one port as one group: each can say whether all are ready, and what all have counted.
 
-In: a folder of sockets, one for each worker.  Out: whether all of them are ready; their counts, added up.
+In: a folder of sockets, one for each worker.  Out: a reason or none; snapshots, added up.
 
 Each worker answers on its own Unix socket with one line of JSON about itself. Nothing of a request passes
-here; a worker alone has no folder and asks nobody.
+here; a worker alone has no folder and asks no other.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from service.models.control import Models
 from service.telemetry.metrics import added
 
-ANSWER_WITHIN_S = 2.0
+ANSWER_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Post:
-    """A worker's place in the crew: its number, of how many, the folder of the sockets.
+class WorkerSlot:
+    """A worker's place in its group: its number from 0, of how many, and the folder of the sockets.
 
-    One that replaces another accepts connections only once its models are tried: they wait in its socket, and
-    the others answer meanwhile.
+    A worker that replaces another accepts connections only once its models are tried: meanwhile they wait in
+    its socket, and the other workers answer.
     """
 
     index: int = 0
@@ -33,66 +33,78 @@ class Post:
     replaces: bool = False
 
     def socket_of(self, index: int) -> Path:
-        """Where worker `index` answers."""
+        """The Unix socket on which worker `index` answers; only where there are several."""
         assert self.folder is not None
         return self.folder / f"{index}.sock"
 
 
-class Crew:
-    """What one worker knows of all of them."""
+class WorkerGroup:
+    """What one worker knows of the whole group. Belongs to the event loop that calls `start`.
 
-    def __init__(self, models: Models, post: Post) -> None:
-        self._models = models
-        self.post = post
+    `reason` and `snapshot` are asked for this worker's own part: why it is not ready, and its counts as
+    `Metrics.snapshot` gives them.
+    """
+
+    def __init__(
+        self,
+        slot: WorkerSlot,
+        *,
+        reason: Callable[[], str | None],
+        snapshot: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.slot = slot
+        self._own_reason = reason
+        self._own_snapshot = snapshot
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Begin to answer the others."""
-        if self.post.size > 1:
-            path = self.post.socket_of(self.post.index)
-            path.unlink(missing_ok=True)  # left behind by the worker that this one replaces
+        """Begin to answer the other workers; raises OSError if the socket cannot be made."""
+        if self.slot.size > 1:
+            path = self.slot.socket_of(self.slot.index)
+            path.unlink(missing_ok=True)  # left by the worker that this one replaces
             self._server = await asyncio.start_unix_server(self._answer, path)
 
     async def close(self) -> None:
+        """Stop answering the other workers."""
         if self._server is not None:
             self._server.close()
 
     async def reason(self) -> str | None:
-        """Why the crew is not ready, in one sentence, or None."""
-        for index, told in enumerate(await self._told()):
-            if told is None:
+        """Why the group is not ready, in one sentence, or None if every worker is."""
+        for index, report in enumerate(await self._reports()):
+            if report is None:
                 return f"worker {index} is starting"
-            if told["reason"]:
-                return str(told["reason"])
+            if report["reason"]:
+                return str(report["reason"])
         return None
 
     async def snapshot(self) -> dict[str, Any]:
-        """The counts of all workers that answer, added up."""
-        return added([told["metrics"] for told in await self._told() if told is not None])
+        """The counts of all workers that answer, added up (see `metrics.added`)."""
+        return added([report["metrics"] for report in await self._reports() if report is not None])
 
-    async def _told(self) -> list[dict[str, Any] | None]:
-        """What each worker says of itself; None for one that does not answer."""
-        if self.post.size == 1:
-            return [self._own()]
-        return await asyncio.gather(*(self._ask(index) for index in range(self.post.size)))
+    async def _reports(self) -> list[dict[str, Any] | None]:
+        """What each worker reports of itself, by slot; None for one that does not answer."""
+        if self.slot.size == 1:
+            return [self._own_report()]
+        return await asyncio.gather(*(self._ask(index) for index in range(self.slot.size)))
 
     async def _ask(self, index: int) -> dict[str, Any] | None:
-        if index == self.post.index:
-            return self._own()
+        if index == self.slot.index:
+            return self._own_report()
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                reader, writer = await asyncio.open_unix_connection(self.post.socket_of(index))
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                reader, writer = await asyncio.open_unix_connection(self.slot.socket_of(index))
                 try:
-                    told: dict[str, Any] = orjson.loads(await reader.read())
+                    report: dict[str, Any] = orjson.loads(await reader.read())
                 finally:
                     writer.close()
-                return told
+                return report
         except (OSError, TimeoutError, orjson.JSONDecodeError):
-            return None
+            return None  # dead, being replaced, or too busy to answer: not ready, and without counts
 
-    def _own(self) -> dict[str, Any]:
-        return {"reason": self._models.reason, "metrics": self._models.metrics.snapshot()}
+    def _own_report(self) -> dict[str, Any]:
+        return {"reason": self._own_reason(), "metrics": self._own_snapshot()}
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(orjson.dumps(self._own()))
+        writer.write(orjson.dumps(self._own_report()))
         writer.close()

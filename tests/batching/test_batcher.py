@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batcher_kit import LARGEST, GatedEngine, TimedEngine, now, rows, started, submit, ys
-from service.batching.job import Job, Outcome, Tensors
+from service.batching.job import BatchResult, Job, Tensors
 from service.errors import ModelFailed
 
 
@@ -86,10 +86,10 @@ async def test_as_many_batches_run_at_once_as_there_are_lanes(lanes: int) -> Non
 
 
 async def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
-    handed: list[asyncio.Future[Outcome]] = []
+    handed: list[asyncio.Future[BatchResult]] = []
     seen: list[tuple[int, int]] = []
 
-    def engine(jobs: Sequence[Tensors], num_lanes: int) -> asyncio.Future[Outcome]:
+    def engine(jobs: Sequence[Tensors], num_lanes: int) -> asyncio.Future[BatchResult]:
         handed.append(asyncio.get_running_loop().create_future())
         return handed[-1]
 
@@ -102,7 +102,7 @@ async def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
         batcher.submit(rows(value), 1, on_end=told)
     for batch in range(2):
         await asyncio.sleep(1)
-        handed[batch].set_result(Outcome(answers={"y": np.zeros(LARGEST)}, begun=now()))
+        handed[batch].set_result(BatchResult(answers={"y": np.zeros(LARGEST)}, begun=now()))
     await batcher.close()
     assert seen == [(2, LARGEST)] * LARGEST + [(2, 0)] * LARGEST
 
@@ -110,9 +110,9 @@ async def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
 async def test_case_20_batches_that_end_in_another_order_answer_their_own_callers() -> None:
     gates = {value: asyncio.Event() for value in (0.0, 4.0)}
 
-    async def engine(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
+    async def engine(jobs: Sequence[Tensors], num_lanes: int) -> BatchResult:
         await gates[float(jobs[0]["x"][0])].wait()
-        return Outcome(answers={"y": np.concatenate([job["x"] for job in jobs]) * 2}, begun=now())
+        return BatchResult(answers={"y": np.concatenate([job["x"] for job in jobs]) * 2}, begun=now())
 
     batcher = started(engine, lanes=2)
     long, mate = submit(batcher, *range(6)), submit(batcher, 6)

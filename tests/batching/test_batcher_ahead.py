@@ -6,7 +6,7 @@ import pytest
 
 from batcher_kit import GatedEngine, TimedEngine, now, started, submit, ys
 from service.batching.forecast import Forecast
-from service.batching.sharing import LONGEST_AHEAD_S, WORTH_A_LANE_S, WORTH_AHEAD_S, Sharing
+from service.batching.sharing import AHEAD_FROM_S, LANE_FROM_S, MAX_AHEAD_S, Sharing
 
 SHORT = {1: 0.002, 2: 0.003, 4: 0.004}
 LONG = {bucket: 10 * seconds for bucket, seconds in SHORT.items()}
@@ -103,7 +103,7 @@ def a_sharing(row_s: float, lanes: int = 2) -> Sharing:
 def test_shares_follow_the_curve(row_s, num_rows, lanes, share, why):
     sharing = a_sharing(row_s)
     assert (sharing.lanes(num_rows), sharing.share(num_rows)) == (lanes, share), why
-    assert WORTH_AHEAD_S < WORTH_A_LANE_S < LONGEST_AHEAD_S
+    assert AHEAD_FROM_S < LANE_FROM_S < MAX_AHEAD_S
 
 
 async def test_a_quick_net_keeps_to_one_lane_and_one_ahead():

@@ -11,7 +11,7 @@ import pytest
 
 from batcher_kit import GatedEngine, callbacks_may_raise, outcome, rows, started, submit, ys
 from service.batching.execution import Execution
-from service.batching.job import Job, Outcome, Tensors
+from service.batching.job import BatchResult, Job, Tensors
 from service.errors import ModelFailed
 
 
@@ -152,7 +152,7 @@ async def test_case_31_nothing_remembers_a_job_that_ended(ends: str) -> None:
 
 
 async def test_a_run_that_loses_rows_is_an_error_not_a_mix_up() -> None:
-    async def loses(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
+    async def loses(jobs: Sequence[Tensors], num_lanes: int) -> BatchResult:
         return outcome(np.concatenate([job["x"] for job in jobs])[1:])
 
     seen: list[Execution] = []
@@ -167,7 +167,7 @@ async def test_a_run_that_loses_rows_is_an_error_not_a_mix_up() -> None:
 async def test_whatever_the_engine_raises_the_loop_lives(error: BaseException) -> None:
     errors = [error]
 
-    async def engine(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
+    async def engine(jobs: Sequence[Tensors], num_lanes: int) -> BatchResult:
         if errors:
             raise errors.pop()
         return outcome(np.concatenate([job["x"] for job in jobs]) * 2)
@@ -184,7 +184,7 @@ async def test_an_engine_that_raises_when_it_is_called_loses_nobody() -> None:
     errors = [ValueError("no lane")]
     engine = GatedEngine(is_open=True)
 
-    def called(jobs: Sequence[Tensors], num_lanes: int) -> Awaitable[Outcome]:
+    def called(jobs: Sequence[Tensors], num_lanes: int) -> Awaitable[BatchResult]:
         if errors:
             raise errors.pop()
         return engine(jobs, num_lanes)

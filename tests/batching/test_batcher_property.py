@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batcher_kit import LARGEST, Asked, GatedEngine, TimedEngine, now, started, submit
 from service.batching.batcher import Batcher
 from service.batching.execution import Execution
-from service.batching.job import Outcome, Tensors
+from service.batching.job import BatchResult, Tensors
 from service.errors import BadRequest, DeadlinePassed, Draining, ModelFailed, Overloaded
 
 QUEUE_ROWS = 16
@@ -70,7 +70,7 @@ class Watched:
         self.most_at_once = 0
         self._num_running = 0
 
-    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
+    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int) -> BatchResult:
         self._num_running += 1
         self.most_at_once = max(self.most_at_once, self._num_running)
         try:
@@ -78,7 +78,7 @@ class Watched:
         finally:
             self._num_running -= 1
 
-    def here(self, jobs: Sequence[Tensors]) -> Outcome:
+    def here(self, jobs: Sequence[Tensors]) -> BatchResult:
         assert self._num_running == 0, "a lane's buffers are in use"
         return self.engine.here(jobs)
 
@@ -180,7 +180,7 @@ class World:
     is_timed=st.booleans(),
     knows_curve=st.booleans(),
     scale=st.sampled_from([1.0, 1.0, 0.003, 0.0002]),  # of the curve: long, handed over ahead, run in place
-    may_run_here=st.booleans(),
+    may_run_inline=st.booleans(),
 )
 async def test_every_caller_gets_exactly_its_own_rows_or_one_error(
     steps: list[Submit | Do],
@@ -189,7 +189,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error(
     is_timed: bool,
     knows_curve: bool,
     scale: float,
-    may_run_here: bool,
+    may_run_inline: bool,
 ) -> None:
     scaled = {bucket: seconds * scale for bucket, seconds in SECONDS.items()}
     at_once = lanes if scale == 1 else lanes + 1
@@ -199,7 +199,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error(
     watched = Watched(engine)
     batcher = started(
         watched,
-        run_here=watched.here if may_run_here else None,
+        run_inline=watched.here if may_run_inline else None,
         seconds=scaled if knows_curve else None,
         lanes=lanes,
         max_wait_s=max_wait_s,

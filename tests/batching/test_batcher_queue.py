@@ -9,7 +9,7 @@ import pytest
 from batcher_kit import BUCKETS, GatedEngine, started, submit, ys
 from service.batching.batcher import Batcher, BatcherConfig
 from service.batching.forecast import Forecast
-from service.batching.job import Outcome, Tensors
+from service.batching.job import BatchResult, Tensors
 from service.errors import BadRequest, Overloaded
 
 
@@ -102,5 +102,5 @@ def test_a_wrong_config_is_refused(options: dict[str, Any], message: str) -> Non
         Batcher(_never, BatcherConfig(**{"queue_rows": 8, **options}), Forecast(BUCKETS, {}))
 
 
-async def _never(jobs: Sequence[Tensors], num_lanes: int) -> Outcome:
+async def _never(jobs: Sequence[Tensors], num_lanes: int) -> BatchResult:
     raise AssertionError("no batch was asked for")

@@ -15,7 +15,7 @@ from batcher_kit import LARGEST, GatedEngine, TimedEngine, now, started, submit,
 from service.errors import DeadlinePassed, Overloaded
 
 SECONDS = {1: 1.0, 2: 1.5, 4: 2.0}
-A_MOMENT_S = 0.01
+MARGIN_S = 0.01
 
 
 async def test_a_job_that_cannot_make_it_is_refused_at_once_and_its_mates_are_not() -> None:
@@ -51,7 +51,7 @@ async def test_who_comes_back_when_told_is_accepted() -> None:
     await asyncio.sleep(0.5)
     with pytest.raises(Overloaded) as refused:
         submit(batcher, 99, timeout_s=4)
-    await asyncio.sleep(refused.value.retry_after_s + A_MOMENT_S)
+    await asyncio.sleep(refused.value.retry_after_s + MARGIN_S)
     assert await ys(batcher, submit(batcher, 99, timeout_s=4)) == [198]
     for job in jobs:
         await ys(batcher, job)
@@ -113,7 +113,7 @@ async def test_a_refusal_tells_when_to_come_back(
         submit(batcher, *range(num_rows), timeout_s=timeout_s)
     except Overloaded as refused:
         retry_after_s = refused.retry_after_s
-        await asyncio.sleep(retry_after_s + A_MOMENT_S)
+        await asyncio.sleep(retry_after_s + MARGIN_S)
         submit(batcher, *range(num_rows), timeout_s=timeout_s)
         await idle
         assert retry_after_s <= 4 * (idle_at[0] - refused_at) + 8, "idle long before"
@@ -134,6 +134,6 @@ async def test_a_full_queue_tells_when_to_come_back(num_rows: list[int], pause_s
     with pytest.raises(Overloaded) as refused:
         await fill()
     assert refused.value.retry_after_s <= 4 * batcher.waiting_rows, "idle long before"
-    await asyncio.sleep(refused.value.retry_after_s + A_MOMENT_S)
+    await asyncio.sleep(refused.value.retry_after_s + MARGIN_S)
     submit(batcher, *range(max(num_rows)))
     await batcher.close()

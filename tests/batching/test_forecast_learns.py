@@ -82,7 +82,7 @@ def test_more_rows_than_the_largest_bucket_count_for_the_largest() -> None:
 )
 def test_alone_a_job_runs_in_pieces_over_the_lanes(lanes: int, num_rows: int, seconds: float) -> None:
     forecast = Forecast(BUCKETS, SECONDS, lanes)
-    assert (forecast.alone_s(num_rows), forecast.least_s(num_rows)) == (seconds, seconds)
+    assert (forecast.alone_s(num_rows), forecast.minimum_s(num_rows)) == (seconds, seconds)
 
 
 def test_the_least_that_a_job_takes_does_not_grow_with_a_bad_day() -> None:
@@ -90,7 +90,7 @@ def test_the_least_that_a_job_takes_does_not_grow_with_a_bad_day() -> None:
     for _ in range(10):
         forecast.note_batch(1, 5.0, 50.0)
     assert forecast.alone_s(12) > 20
-    assert [forecast.least_s(rows) for rows in (1, 3, 8, 12)] == pytest.approx([1.0, 2.0, 3.0, 5.0])
+    assert [forecast.minimum_s(rows) for rows in (1, 3, 8, 12)] == pytest.approx([1.0, 2.0, 3.0, 5.0])
 
 
 def told(forecast: Forecast, ratios: Sequence[float]) -> float:
@@ -149,5 +149,5 @@ def test_forecasts_stay_numbers_whatever_is_noted(
         answer = forecast.finish_s(5, num_rows)
         assert answer >= 0
         assert forecast.alone_s(num_rows) >= 0
-        assert forecast.least_s(num_rows) >= 0
+        assert forecast.minimum_s(num_rows) >= 0
         assert 0 <= forecast.promise_s(answer) < math.inf

@@ -14,7 +14,7 @@ import pytest
 
 from service.batching.batcher import Batcher, BatcherConfig
 from service.batching.forecast import Forecast
-from service.batching.job import Outcome, Tensors
+from service.batching.job import BatchResult, Tensors
 from service.batching.lanes import Lanes
 
 AT_MOST_S = 20  # nothing takes long unless it is broken
@@ -33,11 +33,11 @@ def rows(*values: float) -> Tensors:
     return {"x": np.array(values, np.float64)}
 
 
-def doubled(jobs: Sequence[Tensors]) -> Outcome:
-    return Outcome(answers={"y": np.concatenate([job["x"] for job in jobs]) * 2}, begun=0.0)
+def doubled(jobs: Sequence[Tensors]) -> BatchResult:
+    return BatchResult(answers={"y": np.concatenate([job["x"] for job in jobs]) * 2}, begun=0.0)
 
 
-def y_of(outcome: Outcome) -> list[float]:
+def y_of(outcome: BatchResult) -> list[float]:
     return outcome.answers["y"].tolist()
 
 
@@ -56,7 +56,7 @@ async def test_batches_run_at_once_in_threads_of_their_own(num_lanes: int) -> No
     meeting = threading.Barrier(num_lanes)
     seen: list[tuple[int, int]] = []
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         meeting.wait(AT_MOST_S)  # opens only when every lane is here
         seen.append((lane, threading.get_ident()))
         return doubled(jobs)
@@ -75,7 +75,7 @@ async def test_a_lane_runs_one_batch_at_a_time_and_the_next_in_order() -> None:
     alone = threading.Lock()
     order: list[float] = []
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         assert alone.acquire(blocking=False), "two batches in one lane"
         order.append(float(jobs[0]["x"][0]))
         alone.release()
@@ -92,7 +92,7 @@ async def test_what_is_handed_to_one_lane_waits_for_it_and_wakes_no_other() -> N
     gate = threading.Event()
     seen: list[int] = []
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         seen.append(lane)
         assert gate.wait(AT_MOST_S)
         return doubled(jobs)
@@ -111,7 +111,7 @@ async def test_what_is_handed_to_one_lane_waits_for_it_and_wakes_no_other() -> N
 async def test_the_lane_that_fell_asleep_last_is_woken_first() -> None:
     seen: list[int] = []
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         seen.append(lane)
         return doubled(jobs)
 
@@ -134,7 +134,7 @@ async def all_asleep(lanes: Lanes, num_lanes: int) -> None:
 async def test_the_event_loop_goes_on_while_a_batch_runs() -> None:
     gate = threading.Event()
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         assert gate.wait(AT_MOST_S)
         return doubled(jobs)
 
@@ -153,7 +153,7 @@ async def test_the_event_loop_goes_on_while_a_batch_runs() -> None:
 async def test_whatever_the_engine_raises_comes_back_and_the_lane_lives(error: BaseException) -> None:
     errors = [error]
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         if errors:
             raise errors.pop()
         return doubled(jobs)
@@ -180,7 +180,7 @@ async def test_an_engine_that_answers_nothing_is_an_error() -> None:
 async def test_who_stops_waiting_harms_nobody() -> None:
     begun, gate = threading.Event(), threading.Event()
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         begun.set()
         assert gate.wait(AT_MOST_S)
         return doubled(jobs)
@@ -200,7 +200,7 @@ async def test_who_stops_waiting_harms_nobody() -> None:
 async def test_stopping_finishes_what_was_handed_over_and_ends_the_threads() -> None:
     gate = threading.Event()
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         assert gate.wait(AT_MOST_S)
         return doubled(jobs)
 
@@ -219,7 +219,7 @@ async def test_stopping_finishes_what_was_handed_over_and_ends_the_threads() -> 
 def test_case_30_a_loop_that_closed_under_a_batch_ends_its_thread() -> None:
     begun, gate = threading.Event(), threading.Event()
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         begun.set()
         assert gate.wait(AT_MOST_S)
         return doubled(jobs)
@@ -268,7 +268,7 @@ async def test_case_31_a_lane_that_waits_keeps_nothing_of_what_it_ran(
 async def test_a_batcher_keeps_all_lanes_busy_at_once() -> None:
     meeting = threading.Barrier(2)
 
-    def engine(lane: int, jobs: Sequence[Tensors]) -> Outcome:
+    def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
         meeting.wait(AT_MOST_S)
         return doubled(jobs)
 

@@ -70,6 +70,64 @@ def test_a_planted_breach_is_found(tmp_path, room, line):
     assert len(breaches(tmp_path, room)) == 1
 
 
+# The rooms of the service, the lowest first (drawn in docs/architecture.md): a room imports only from below.
+FLOORS = (
+    {"compiled"},
+    {""},
+    {"contract", "errors", "telemetry"},
+    {"settings", "protocol", "batching"},
+    {"engine"},
+    {"models", "http"},
+    {"routes"},
+    {"processes"},
+    {"__main__"},
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(path: Path, package: Path) -> str:
+    """The room that a file belongs to: a folder of the package, a module of it, or "" for its __init__."""
+    first = path.relative_to(package).parts[0]
+    return first.removesuffix(".py").replace("__init__", "")
+
+
+def room_named(module: str) -> str:
+    """The room that `service.ROOM.…` names."""
+    return [*module.split("."), ""][1]
+
+
+def imports_upwards(package: Path) -> list[str]:
+    """Imports between the rooms of a package that do not go to a lower floor."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        own = room_of(path, package)
+        for module in imports(path):
+            room = room_named(module)
+            if module.split(".")[0] == "service" and room != own and FLOOR_OF[room] >= FLOOR_OF[own]:
+                found.append(f"{path.name}: {own} imports {room}")
+    return found
+
+
+def test_the_services_rooms_import_only_downwards():
+    assert {room_of(path, ROOT / "service") for path in (ROOT / "service").rglob("*.py")} <= set(FLOOR_OF)
+    assert imports_upwards(ROOT / "service") == []
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("telemetry", "from service.models.registry import ModelRegistry"),
+        ("models", "from service.http.reply import header_lines"),
+        ("contract", "def f():\n    import service.errors"),
+        ("batching", "from service.engine.engine import Engine"),
+    ],
+)
+def test_a_planted_import_of_a_higher_room_is_found(tmp_path, room, line):
+    (tmp_path / room).mkdir()
+    (tmp_path / room / "planted.py").write_text(line + "\n")
+    assert len(imports_upwards(tmp_path)) == 1
+
+
 def installed_by(extra: str) -> set[str]:
     """Every package that `foldserve[extra]` brings, by the metadata of what is installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from service.batching.batcher import Batcher, BatcherConfig
-from service.batching.execution import Observe, RunHere
+from service.batching.execution import Observe, RunInline
 from service.batching.forecast import STEADY_AFTER, Forecast
-from service.batching.job import Job, Outcome, Tensors
+from service.batching.job import BatchResult, Job, Tensors
 from service.errors import ModelFailed
 
 BUCKETS = (1, 2, 4)
@@ -65,7 +65,7 @@ class GatedEngine:
         self._gate = asyncio.Semaphore(0)
         self.is_open = is_open
 
-    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int = 1) -> Outcome:
+    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int = 1) -> BatchResult:
         self.batches.append([job["x"].tolist() for job in jobs])
         self.num_lanes.append(num_lanes)
         rows = np.concatenate([job["x"] for job in jobs])
@@ -77,16 +77,16 @@ class GatedEngine:
             await asyncio.sleep(0)
         if np.isnan(rows).any():
             raise ModelFailed("poison")
-        return Outcome(answers={"y": rows * 2}, begun=begun, compute_s=self.took(len(rows)))
+        return BatchResult(answers={"y": rows * 2}, begun=begun, compute_s=self.took(len(rows)))
 
-    def here(self, jobs: Sequence[Tensors]) -> Outcome:
+    def here(self, jobs: Sequence[Tensors]) -> BatchResult:
         """The same in the event loop's own thread, where no gate may stand."""
         self.batches.append([job["x"].tolist() for job in jobs])
         self.num_lanes.append(0)
         rows = np.concatenate([job["x"] for job in jobs])
         if np.isnan(rows).any():
             raise ModelFailed("poison")
-        return Outcome(answers={"y": rows * 2}, begun=now(), compute_s=self.took(len(rows)))
+        return BatchResult(answers={"y": rows * 2}, begun=now(), compute_s=self.took(len(rows)))
 
     def took(self, num_rows: int) -> float:
         """What its curve says of so many rows."""
@@ -118,16 +118,16 @@ class TimedEngine(GatedEngine):
         self.stall_s = 0.0
         self._free = asyncio.Semaphore(lanes)
 
-    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int = 1) -> Outcome:
+    async def __call__(self, jobs: Sequence[Tensors], num_lanes: int = 1) -> BatchResult:
         async with self._free:
             answer = await super().__call__(jobs, num_lanes)
             await asyncio.sleep(answer.seconds + self.stall_s)
             return answer
 
 
-def outcome(y: np.ndarray) -> Outcome:
+def outcome(y: np.ndarray) -> BatchResult:
     """What a batch comes to that took no time."""
-    return Outcome(answers={"y": y}, begun=now())
+    return BatchResult(answers={"y": y}, begun=now())
 
 
 def rows(*values: float) -> Tensors:
@@ -161,9 +161,9 @@ def submit(batcher: Batcher, *values: float, **options: Any) -> Asked:
 
 
 def started(
-    engine: Callable[[Sequence[Tensors], int], Awaitable[Outcome]],
+    engine: Callable[[Sequence[Tensors], int], Awaitable[BatchResult]],
     *,
-    run_here: RunHere | None = None,
+    run_inline: RunInline | None = None,
     observe: Observe = lambda execution: None,
     seconds: Mapping[int, float] | None = None,
     lanes: int = 1,
@@ -174,9 +174,9 @@ def started(
     config = BatcherConfig(**{"queue_rows": 16, **options})
     clock = clock or asyncio.get_running_loop().time
     forecast = Forecast(BUCKETS, seconds or {}, lanes)
-    for _ in range(STEADY_AFTER if run_here and seconds else 0):
+    for _ in range(STEADY_AFTER if run_inline and seconds else 0):
         forecast.note_batch(1, seconds[1], seconds[1])
-    return Batcher(engine, config, forecast, run_here=run_here, observe=observe, clock=clock)
+    return Batcher(engine, config, forecast, run_inline=run_inline, observe=observe, clock=clock)
 
 
 async def ys(batcher: Batcher, asked: Asked) -> list[float]:

@@ -15,7 +15,7 @@ from service.http.connection import Protocol, protocol_for
 from service.processes.assemble import Service, build_service
 from service.processes.server import Server, bind, uvicorn_config
 from service.settings import read_settings
-from service.telemetry.worker_group import Post
+from service.telemetry.worker_group import WorkerSlot
 
 Result = TypeVar("Result")
 PATIENCE_S = 30
@@ -30,7 +30,7 @@ class Inside:
         sock = bind(self.settings.host, 0)[0]
         self.port: int = sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.service: Service = build_service(self.settings, Post())
+        self.service: Service = build_service(self.settings, WorkerSlot())
         self._loaded = threading.Event()
 
         async def announce() -> None:
@@ -75,15 +75,15 @@ class Inside:
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator["Gate"]:
         """Batches of a model wait at a gate until it is opened, at the latest at the end of the block."""
-        lanes, executor = self.served(name)._lanes, self.served(name).batcher._executor
-        run_here, executor._run_here = executor._run_here, None  # the gate must not hold the event loop
+        lanes, executor = self.served(name)._lanes, self.served(name).batcher._runner
+        run_inline, executor._run_inline = executor._run_inline, None  # the gate must not hold the event loop
         gate = Gate(lanes._run)
         lanes._run = gate
         try:
             yield gate
         finally:
             gate.open()
-            executor._run_here = run_here
+            executor._run_inline = run_inline
 
     def close(self) -> None:
         """Stop as a signal would."""

@@ -177,7 +177,7 @@ def in_order(snapshot: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def crew_and_one(events: Sequence[tuple[int, Event]], num_workers: int) -> tuple[list[Metrics], Metrics]:
+def group_and_one(events: Sequence[tuple[int, Event]], num_workers: int) -> tuple[list[Metrics], Metrics]:
     """Workers who saw some each, and one who saw everything, at the same times."""
     workers, everything = [Metrics() for _ in range(num_workers)], Metrics()
     for metrics in (*workers, everything):
@@ -199,7 +199,7 @@ def crew_and_one(events: Sequence[tuple[int, Event]], num_workers: int) -> tuple
 def test_workers_added_up_are_one_who_saw_everything(
     events: list[tuple[int, Event]], num_workers: int, random: Any
 ) -> None:
-    workers, everything = crew_and_one(events, num_workers)
+    workers, everything = group_and_one(events, num_workers)
     snapshots = [told(worker) for worker in workers]
     before = copy.deepcopy(snapshots)
     whole = in_order(told(everything))
@@ -230,8 +230,8 @@ def test_a_version_is_proved_where_every_worker_proved_it() -> None:
         *(["birds", "1", True], ["cats", "1", False]),
         *(["digits", "1", True], ["digits", "2", False]),
     ]
-    for crew in itertools.permutations([one, other, third]):
-        assert sorted(added([told(metrics) for metrics in crew])["proved"]) == expected
+    for group in itertools.permutations([one, other, third]):
+        assert sorted(added([told(metrics) for metrics in group])["proved"]) == expected
 
 
 def test_the_worse_parity_and_the_last_inference_are_told() -> None:

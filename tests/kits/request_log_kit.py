@@ -1,17 +1,17 @@
-"""Entries of a journal, and what was written of them, read back."""
+"""Entries of a request log, and what was written of them, read back."""
 
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
 
-from service.telemetry.journal import Entry, Sink, Timed, write_lines
+from service.telemetry.request_log import LogEntry, Sink, Timed, write_lines
 
 AT_MOST_S = 20  # nothing takes long unless it is broken
 AT = 1795289270.1239
 
 
-def entry(number: int = 0, status: int = 200) -> Entry:
-    return Entry(
+def entry(number: int = 0, status: int = 200) -> LogEntry:
+    return LogEntry(
         *("infer", b"id-%d" % number, "digits", "3", status, "" if status == 200 else "overloaded", 2),
         *(0.001, 0.002, 0.003, 0.004, 0.005, 0.0154),
     )

@@ -8,7 +8,7 @@ from batcher_kit import GatedEngine, now, outcome, rows, started, submit, ys
 from service.batching.execution import Execution
 from service.batching.forecast import STEADY_AFTER
 from service.batching.job import Job
-from service.batching.sharing import HANDING_OVER_S, WORTH_AHEAD_S
+from service.batching.sharing import AHEAD_FROM_S, INLINE_BELOW_S
 from service.errors import ModelFailed
 
 QUICK = {1: 0.0001, 2: 0.0002, 4: 0.0008}
@@ -27,20 +27,20 @@ async def a_turn() -> None:
 async def test_only_what_is_done_sooner_than_handed_over(num_rows, seconds, lanes):
     """Counted by all that waits, not by the first batch of it: a queue is worth a lane."""
     engine = GatedEngine(seconds=seconds)
-    batcher = started(engine, run_here=engine.here, seconds=seconds)
+    batcher = started(engine, run_inline=engine.here, seconds=seconds)
     for value in range(num_rows):
         submit(batcher, float(value))
     await a_turn()
     assert engine.num_lanes == lanes
     engine.release(100)
     await batcher.close()
-    assert HANDING_OVER_S < WORTH_AHEAD_S
+    assert INLINE_BELOW_S < AHEAD_FROM_S
 
 
 async def test_a_net_that_takes_as_long_as_it_is_told_is_not_trusted():
     """The event loop would stand still with it."""
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_here=engine.here, seconds=QUICK)
+    batcher = started(engine, run_inline=engine.here, seconds=QUICK)
     batcher.forecast.note_batch(1, 0.019, 0.019)
     assert await ys(batcher, submit(batcher, 1.0)) == [2], "a stall of the machine is forgiven"
     batcher.forecast.note_batch(1, 0.022, 0.022)
@@ -55,7 +55,7 @@ async def test_a_net_that_takes_as_long_as_it_is_told_is_not_trusted():
 async def test_nothing_runs_here_while_a_lane_computes():
     """Its buffers are the first lane's."""
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_here=engine.here, seconds=QUICK, lanes=2)
+    batcher = started(engine, run_inline=engine.here, seconds=QUICK, lanes=2)
     submit(batcher, 1.0, 2.0, 3.0)
     await a_turn()
     late = submit(batcher, 4.0)
@@ -71,7 +71,7 @@ async def test_answers_come_in_the_same_turn_and_nothing_is_left_behind():
     tasks_before = asyncio.all_tasks()
     seen: list[Execution] = []
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_here=engine.here, seconds=QUICK, observe=seen.append)
+    batcher = started(engine, run_inline=engine.here, seconds=QUICK, observe=seen.append)
     one, two = submit(batcher, 1.0), submit(batcher, 2.0)
     await asyncio.sleep(0)
     assert (one.future.result(), two.future.result()) == ([2], [4])
@@ -84,7 +84,7 @@ async def test_answers_come_in_the_same_turn_and_nothing_is_left_behind():
 
 async def test_a_poisoned_job_fails_alone():
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_here=engine.here, seconds=QUICK)
+    batcher = started(engine, run_inline=engine.here, seconds=QUICK)
     good, bad = submit(batcher, 1.0), submit(batcher, float("nan"))
     assert await ys(batcher, good) == [2]
     with pytest.raises(ModelFailed, match="poison"):
@@ -95,7 +95,7 @@ async def test_a_poisoned_job_fails_alone():
 
 async def test_an_engine_that_loses_rows_is_an_error():
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_here=lambda jobs: outcome(rows(1.0, 2.0)["x"]), seconds=QUICK)
+    batcher = started(engine, run_inline=lambda jobs: outcome(rows(1.0, 2.0)["x"]), seconds=QUICK)
     with pytest.raises(ModelFailed, match="output 'y' has 2 rows for 1"):
         await ys(batcher, submit(batcher, 1.0))
     await batcher.close()
@@ -104,7 +104,7 @@ async def test_an_engine_that_loses_rows_is_an_error():
 async def test_a_caller_that_comes_again_when_it_is_told_is_answered():
     told: list[float] = []
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_here=engine.here, seconds=QUICK)
+    batcher = started(engine, run_inline=engine.here, seconds=QUICK)
 
     def again(job: Job) -> None:
         told.append(now())

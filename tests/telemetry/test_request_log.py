@@ -1,4 +1,4 @@
-"""The journal: nothing that is noted is lost or kept for ever, and nobody waits for the writing."""
+"""The request_log: nothing that is noted is lost or kept for ever, and nobody waits for the writing."""
 
 import contextlib
 import threading
@@ -7,16 +7,16 @@ from queue import SimpleQueue
 
 import pytest
 
-from journal_kit import AT_MOST_S, entry
-from service.telemetry import journal as module
-from service.telemetry.journal import Journal, Timed
+from request_log_kit import AT_MOST_S, entry
+from service.telemetry import request_log as module
+from service.telemetry.request_log import RequestLog, Timed
 
 
 @pytest.fixture(autouse=True)
 def no_pause_and_no_thread_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(module, "PAUSE_S", 0)
     yield
-    assert [thread for thread in threading.enumerate() if thread.name == "journal"] == []
+    assert [thread for thread in threading.enumerate() if thread.name == "request-log"] == []
 
 
 class Sink:
@@ -41,15 +41,15 @@ class Sink:
 
 def test_an_entry_is_written_without_another_one_coming() -> None:
     sink = Sink()
-    journal = Journal([sink])
+    request_log = RequestLog([sink])
     for number in range(3):
-        journal.note(entry(number))
+        request_log.note(entry(number))
         assert sink.came.get(timeout=AT_MOST_S) == 1
-    journal.close()
+    request_log.close()
     assert sink.ids == [b"id-0", b"id-1", b"id-2"]
 
 
-def test_a_journal_with_nothing_to_write_sleeps() -> None:
+def test_a_log_with_nothing_to_write_sleeps() -> None:
     written: SimpleQueue[None] = SimpleQueue()
     called_for_nothing = threading.Event()
 
@@ -59,57 +59,57 @@ def test_a_journal_with_nothing_to_write_sleeps() -> None:
         else:
             called_for_nothing.set()
 
-    journal = Journal([sink])
-    journal.note(entry())
+    request_log = RequestLog([sink])
+    request_log.note(entry())
     written.get(timeout=AT_MOST_S)
     assert not called_for_nothing.wait(0.1)
-    journal.close()
+    request_log.close()
 
 
 def test_what_comes_while_the_thread_writes_is_written_next_and_in_order() -> None:
     sink = Sink(is_open=False)
-    journal = Journal([sink])
-    journal.note(entry(0))
+    request_log = RequestLog([sink])
+    request_log.note(entry(0))
     assert sink.came.get(timeout=AT_MOST_S) == 1
     for number in range(1, 100):
-        journal.note(entry(number))
+        request_log.note(entry(number))
     sink.gate.set()
     assert sink.came.get(timeout=AT_MOST_S) == 99
-    journal.close()
+    request_log.close()
     assert sink.ids == [b"id-%d" % number for number in range(100)]
 
 
 def test_case_31_a_sink_that_hangs_costs_entries_and_no_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MOST_KEPT", 50)
+    monkeypatch.setattr(module, "MAX_KEPT", 50)
     sink = Sink(is_open=False)
-    journal = Journal([sink])
-    journal.note(entry(0))
+    request_log = RequestLog([sink])
+    request_log.note(entry(0))
     assert sink.came.get(timeout=AT_MOST_S) == 1
     for number in range(1, 201):
-        journal.note(entry(number))
-    assert journal.num_lost == 150
+        request_log.note(entry(number))
+    assert request_log.num_lost == 150
     sink.gate.set()
     assert sink.came.get(timeout=AT_MOST_S) == 50
-    journal.note(entry(999))
+    request_log.note(entry(999))
     assert sink.came.get(timeout=AT_MOST_S) == 1
-    journal.close()
+    request_log.close()
     assert sink.ids == [b"id-%d" % number for number in (*range(51), 999)]
-    assert journal.num_lost == 150
+    assert request_log.num_lost == 150
     assert [record.getMessage() for record in caplog.records] == ["event=journal_lost entries=150"]
 
 
 def test_every_sink_gets_every_entry() -> None:
     sinks = [Sink(), Sink()]
-    journal = Journal(sinks)
-    journal.note(entry(1))
-    journal.note(entry(2))
-    journal.close()
+    request_log = RequestLog(sinks)
+    request_log.note(entry(1))
+    request_log.note(entry(2))
+    request_log.close()
     assert [sink.ids for sink in sinks] == [[b"id-1", b"id-2"]] * 2
 
 
-def test_a_sink_that_raises_neither_ends_the_journal_nor_costs_the_others(
+def test_a_sink_that_raises_neither_ends_the_log_nor_costs_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # what counts is what is written
@@ -118,21 +118,21 @@ def test_a_sink_that_raises_neither_ends_the_journal_nor_costs_the_others(
         raise ValueError("I/O operation on closed file")
 
     sink = Sink()
-    journal = Journal([broken, sink])
-    journal.note(entry(1))
+    request_log = RequestLog([broken, sink])
+    request_log.note(entry(1))
     with contextlib.suppress(Exception):
         sink.came.get(timeout=1)
-    journal.note(entry(2))
-    journal.close()
+    request_log.note(entry(2))
+    request_log.close()
     assert sink.ids == [b"id-1", b"id-2"]
 
 
 def test_closing_writes_what_came_while_the_thread_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
     sink = Sink(is_open=False)
-    journal = Journal([sink])
-    journal.note(entry(1))
+    request_log = RequestLog([sink])
+    request_log.note(entry(1))
     assert sink.came.get(timeout=AT_MOST_S) == 1
-    journal.note(entry(2))
+    request_log.note(entry(2))
     join = threading.Thread.join
 
     def join_with_the_gate_open(thread: threading.Thread, timeout: float | None = None) -> None:
@@ -140,14 +140,14 @@ def test_closing_writes_what_came_while_the_thread_wrote(monkeypatch: pytest.Mon
         join(thread, timeout)
 
     monkeypatch.setattr(threading.Thread, "join", join_with_the_gate_open)
-    journal.close()
+    request_log.close()
     assert sink.ids == [b"id-1", b"id-2"]
 
 
 def test_closing_gives_up_on_a_sink_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     sink = Sink(is_open=False)
-    journal = Journal([sink])
-    journal.note(entry(1))
+    request_log = RequestLog([sink])
+    request_log.note(entry(1))
     assert sink.came.get(timeout=AT_MOST_S) == 1
     waited: list[float | None] = []
     join = threading.Thread.join
@@ -158,24 +158,24 @@ def test_closing_gives_up_on_a_sink_that_hangs(monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "join", join_without_waiting)
-        journal.close()
+        request_log.close()
     assert None not in waited, "it would wait for ever"
     sink.gate.set()
-    journal.close()
+    request_log.close()
 
 
-def test_closing_a_journal_in_which_nothing_was_noted_starts_no_thread() -> None:
+def test_closing_a_log_in_which_nothing_was_noted_starts_no_thread() -> None:
     before = threading.active_count()
-    Journal([Sink()]).close()
+    RequestLog([Sink()]).close()
     assert threading.active_count() == before
 
 
 def test_without_a_sink_nothing_is_kept_and_no_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    monkeypatch.setattr(module, "MAX_KEPT", 3)
     before = threading.active_count()
-    journal = Journal([])
+    request_log = RequestLog([])
     for number in range(10):
-        journal.note(entry(number))
+        request_log.note(entry(number))
     assert threading.active_count() == before
-    assert journal.num_lost == 0, "what isn't kept isn't too much"
-    journal.close()
+    assert request_log.num_lost == 0, "what isn't kept isn't too much"
+    request_log.close()

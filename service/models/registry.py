@@ -31,7 +31,7 @@ _log = logging.getLogger("foldserve")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsConfig:
+class RegistryConfig:
     """Where the models are and how each of them is run and queued."""
 
     root: Path
@@ -62,10 +62,10 @@ class ModelState:
         return f"model '{self.name}'{where} is not served: {reason}"
 
 
-class Models:
+class ModelRegistry:
     """Every model of the folder. Belongs to the event loop that calls `start`."""
 
-    def __init__(self, config: ModelsConfig) -> None:
+    def __init__(self, config: RegistryConfig) -> None:
         self.config = config
         self.is_draining = False
         self.accepts_work = True

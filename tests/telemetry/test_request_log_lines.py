@@ -1,4 +1,4 @@
-"""The journal's lines: one for each request, keys and values, whatever a client calls its request."""
+"""The request_log's lines: one for each request, keys and values, whatever a client calls its request."""
 
 import io
 import sys
@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal_kit import AT, AT_MOST_S, entry, parsed, written
+from request_log_kit import AT, AT_MOST_S, entry, parsed, written
 from service.errors import BadRequest
-from service.routes.record import Ledger
-from service.telemetry.journal import Entry, Journal, Timed, write_failures, write_lines
+from service.routes.request_record import RequestRecorder
 from service.telemetry.metrics import Metrics
+from service.telemetry.request_log import LogEntry, RequestLog, Timed, write_failures, write_lines
 
 
 def test_a_line_is_a_time_a_level_and_pairs() -> None:
@@ -67,21 +67,21 @@ def test_a_stderr_that_nobody_reads_harms_nobody(monkeypatch: pytest.MonkeyPatch
 def test_every_entry_becomes_one_line_however_many_note_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
-    monkeypatch.setattr("service.telemetry.journal.PAUSE_S", 0)
-    journal = Journal([write_lines])
+    monkeypatch.setattr("service.telemetry.request_log.PAUSE_S", 0)
+    request_log = RequestLog([write_lines])
     start = threading.Barrier(4)
 
     def note(first: int) -> None:
         start.wait(AT_MOST_S)
         for number in range(first, first + 500):
-            journal.note(entry(number))
+            request_log.note(entry(number))
 
     noting = [threading.Thread(target=note, args=(first,)) for first in range(0, 2000, 500)]
     for thread in noting:
         thread.start()
     for thread in noting:
         thread.join(AT_MOST_S)
-    journal.close()
+    request_log.close()
     ids = [int(line["id"].removeprefix("id-")) for line in parsed(stderr.getvalue())]
     assert sorted(ids) == list(range(2000))
     for first in range(0, 2000, 500):
@@ -89,8 +89,8 @@ def test_every_entry_becomes_one_line_however_many_note_at_once(monkeypatch: pyt
         assert own == sorted(own)
 
 
-class Keeping(Journal):
-    """A journal without a thread."""
+class Keeping(RequestLog):
+    """A request_log without a thread."""
 
     taken: list[Timed]
     is_read = True
@@ -98,7 +98,7 @@ class Keeping(Journal):
     def __init__(self) -> None:
         pass
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: LogEntry) -> None:
         self.taken = [(AT, entry)]
 
 
@@ -124,24 +124,24 @@ HOSTILE = [
     )
 )
 def test_no_request_id_breaks_a_line(given_id: bytes) -> None:
-    journal = Keeping()
-    ledger = Ledger(Metrics(), journal)
-    visit = ledger.open("infer", given_id, 0.0)
-    ledger.failed(visit, BadRequest("never in the journal\n"))
-    (line,) = parsed(written(journal.taken))
-    assert line["id"].encode() == visit.id
+    request_log = Keeping()
+    recorder = RequestRecorder(Metrics(), request_log)
+    record = recorder.open("infer", given_id, 0.0)
+    recorder.failed(record, BadRequest("never in the request_log\n"))
+    (line,) = parsed(written(request_log.taken))
+    assert line["id"].encode() == record.id
     assert (line["status"], line["reason"], line["route"]) == ("400", "bad_request", "infer")
     assert line["id"].isascii()
     assert line["id"].isprintable()
-    assert visit.head == b"x-request-id: %b\r\n" % visit.id
+    assert record.head == b"x-request-id: %b\r\n" % record.id
     is_fine = 1 <= len(given_id) <= 128 and all(0x21 <= byte <= 0x7E for byte in given_id)
-    assert (visit.id == given_id) == is_fine
+    assert (record.id == given_id) == is_fine
 
 
 @pytest.mark.parametrize("given_id", [None, *HOSTILE], ids=repr)
 def test_who_brings_no_usable_id_gets_a_new_one(given_id: bytes | None) -> None:
-    ledger, other = Ledger(Metrics(), Journal([])), Ledger(Metrics(), Journal([]))
-    ids = {ledger.open("infer", given_id, 0.0).id for _ in range(100)}
+    recorder, other = RequestRecorder(Metrics(), RequestLog([])), RequestRecorder(Metrics(), RequestLog([]))
+    ids = {recorder.open("infer", given_id, 0.0).id for _ in range(100)}
     ids |= {other.open("infer", given_id, 0.0).id for _ in range(100)}
     assert len(ids) == 200
     assert given_id not in ids
@@ -149,4 +149,4 @@ def test_who_brings_no_usable_id_gets_a_new_one(given_id: bytes | None) -> None:
 
 @pytest.mark.parametrize("given_id", [b"a", b"x" * 128, b"!~", b"7f1e=\"';,{}"], ids=repr)
 def test_a_usable_id_is_kept(given_id: bytes) -> None:
-    assert Ledger(Metrics(), Journal([])).open("infer", given_id, 0.0).id == given_id
+    assert RequestRecorder(Metrics(), RequestLog([])).open("infer", given_id, 0.0).id == given_id

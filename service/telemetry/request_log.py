@@ -1,10 +1,10 @@
-"""The journal: what became of each request, one line each, written off the hot path.
+"""The request log: what became of each request, one line each, written off the hot path.
 
-In: an `Entry` for each request.  Out: lines on stderr, and spans where there is tracing, from another thread.
+In: a `LogEntry` for each request.  Out: lines on stderr, and spans where there is tracing, by another thread.
 
     2026-11-21T19:27:50.123Z INFO event=request route=infer id=… model=digits version=1 status=200 rows=1 …
 
-Noting an entry is an append to a list. If the thread cannot keep up, entries are counted and let go.
+Noting an entry is an append to a list. If the thread cannot keep up, entries are dropped, and counted.
 """
 
 import contextlib
@@ -15,16 +15,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-MOST_KEPT = 100_000
+MAX_KEPT = 100_000
 PAUSE_S = 0.2
 
-Which = Literal["all", "failures", "off"]
 
-
-class Entry(NamedTuple):
-    """One request; `reason` is "" for one that was answered with 200. Seconds."""
+class LogEntry(NamedTuple):
+    """One request and how it ended: `reason` is "" where `status` is 200; `…_s` are seconds."""
 
     route: str
     id: bytes
@@ -44,12 +42,15 @@ class Entry(NamedTuple):
 
 _log = logging.getLogger("foldserve")
 
-Timed = tuple[float, Entry]
+Timed = tuple[float, LogEntry]
 Sink = Callable[[Sequence[Timed]], None]
 
 
-class Journal:
-    """Collects entries; `sinks` get them in batches, in a thread that starts with the first entry."""
+class RequestLog:
+    """Collects entries; each of `sinks` gets them in batches, in a thread that starts with the first entry.
+
+    `at_end` are called once by `close`, after the last batch. Without sinks nothing is kept.
+    """
 
     def __init__(self, sinks: Sequence[Sink], at_end: Sequence[Callable[[], object]] = ()) -> None:
         self._sinks = sinks
@@ -61,22 +62,22 @@ class Journal:
         self._writer: threading.Thread | None = None
         self.num_lost = 0
 
-    def note(self, entry: Entry) -> None:
-        """Keep an entry for the thread."""
+    def note(self, entry: LogEntry) -> None:
+        """Keep an entry for the thread, with the time of day; dropped and counted while MAX_KEPT wait."""
         if not self.is_read:
             return
-        if len(self._kept) >= MOST_KEPT:
+        if len(self._kept) >= MAX_KEPT:
             self.num_lost += 1
             return
         self._kept.append((time.time(), entry))
         if len(self._kept) == 1:
             if self._writer is None:
-                self._writer = threading.Thread(target=self._work, name="journal", daemon=True)
+                self._writer = threading.Thread(target=self._work, name="request-log", daemon=True)
                 self._writer.start()
             self._has_some.set()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left and end the thread; gives up on a sink that takes longer than 5 s."""
         self._is_closing = True
         self._has_some.set()
         if self._writer is not None:
@@ -85,17 +86,17 @@ class Journal:
             end()
 
     def _work(self) -> None:
-        told_lost = 0
+        num_lost_reported = 0
         while self._kept or not self._is_closing:
             self._has_some.wait()
             if not self._is_closing:
-                time.sleep(PAUSE_S)
-                self._has_some.clear()
+                time.sleep(PAUSE_S)  # one write for many lines: a write per line costs a quarter of the rate
+                self._has_some.clear()  # before the list is read, or an entry noted meanwhile would wait
             entries: list[Timed] = []
-            while self._kept:  # until it is empty, so that the next entry wakes us again
+            while self._kept:  # until it is empty: only the first entry of a batch sets the event
                 entries.append(self._kept.popleft())
-            if lost := self.num_lost - told_lost:
-                told_lost += lost
+            if lost := self.num_lost - num_lost_reported:
+                num_lost_reported += lost
                 _log.warning("event=journal_lost entries=%d", lost)
             for sink in self._sinks:
                 try:
@@ -105,12 +106,12 @@ class Journal:
 
 
 def write_failures(entries: Sequence[Timed]) -> None:
-    """One line for each entry that is not of an answer."""
+    """Write a line on stderr for each entry whose status is not 200."""
     write_lines([timed for timed in entries if timed[1].status != 200])
 
 
 def write_lines(entries: Sequence[Timed]) -> None:
-    """One line for each entry, in one write."""
+    """Write a line on stderr for each entry, all in one write."""
     lines = []
     for at, entry in entries:
         when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
@@ -124,6 +125,6 @@ def write_lines(entries: Sequence[Timed]) -> None:
         )
     if not lines:
         return
-    with contextlib.suppress(OSError):  # nobody reads our stderr any more
+    with contextlib.suppress(OSError):  # the reader of our stderr has gone
         sys.stderr.write("".join(lines))
         sys.stderr.flush()

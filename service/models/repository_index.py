@@ -6,7 +6,7 @@ In: what is known of each model.  Out: the array of POST /v2/repository/index.
 from collections.abc import Sequence
 from typing import Any
 
-from service.models.control import ModelState
+from service.models.registry import ModelState
 
 
 def repository_index(states: Sequence[ModelState], *, only_ready: bool) -> list[dict[str, Any]]:

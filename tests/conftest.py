@@ -17,6 +17,7 @@ del os.environ["FOLDSERVE_COMPILED"]
 
 from service_kit import Server, every_net, serving
 from training.__main__ import ENVIRONMENT
+from turns import turn
 
 for name, value in ENVIRONMENT.items():  # before torch, as the command does
     os.environ.setdefault(name, value)
@@ -25,8 +26,9 @@ import torch  # noqa: E402
 from distributed_kit import Everywhere, processes  # noqa: E402
 
 # Servers that tests start share what they measured, and leave the user's own folder alone.
-_CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
-os.environ["FOLDSERVE_CACHE"] = _CACHE.name
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
+    os.environ["FOLDSERVE_CACHE"] = _CACHE.name
 
 
 def _gpu_missing() -> str | None:
@@ -43,6 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=f"needs an NVIDIA GPU: {reason}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """In a parallel run a test that is marked `alone` waits for the others, and they for it."""
+    worker = getattr(item.config, "workerinput", None)
+    if worker is None:
+        return (yield)
+    with turn(worker["testrunuid"], alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

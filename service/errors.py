@@ -4,9 +4,12 @@ In: a sentence.  Out: an exception that carries its HTTP status and the reason t
 
     ServiceError
     ├── BadRequest 400 ─── BadPicture 400
+    ├── Unauthorized 401        no API key, or an unknown one
+    ├── Forbidden 403           the key has not the scope that the route needs
     ├── UnknownModel 404
     ├── TooLarge 413
     ├── UnknownEncoding 415
+    ├── TooManyRequests 429     one client's own rate
     ├── HungUp 499              (nobody is there to read it; only counted)
     ├── ModelFailed 500
     ├── Unsupported 501
@@ -47,6 +50,24 @@ class BadPicture(BadRequest):
     reason = "bad_picture"
 
 
+class Unauthorized(ServiceError):
+    """The request carries no API key, or one that is not known."""
+
+    status = 401
+    reason = "unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(ServiceError):
+    """The request's API key is known, and does not allow this."""
+
+    status = 403
+    reason = "forbidden"
+
+
 class UnknownModel(ServiceError):
     """No such model, or no such version of it."""
 
@@ -70,6 +91,21 @@ class UnknownEncoding(ServiceError):
     @property
     def headers(self) -> dict[str, str]:
         return {"accept-encoding": "gzip, deflate"}
+
+
+class TooManyRequests(ServiceError):
+    """One client asks more often than it may; `retry_after_s` says when to ask again."""
+
+    status = 429
+    reason = "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(self.retry_after_s)}
 
 
 class HungUp(ServiceError):

@@ -42,10 +42,11 @@ test: compiled ## run every test that needs no GPU (ARGS="-k fold")
 test-gpu: install ## run the tests that need an NVIDIA GPU
 	$(PY) -m pytest -m gpu $(ARGS)
 
-check: install ## ruff and mypy
+check: install ## ruff, mypy, known vulnerabilities, secrets
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) tools/audit.py
 
 format: install ## let ruff format the code
 	$(PY) -m ruff check --fix .

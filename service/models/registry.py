@@ -21,9 +21,9 @@ from typing import TypeVar, cast
 
 from service.engine.engine import EngineConfig
 from service.errors import BadRequest, Draining, NotReady, UnknownModel
-from service.telemetry.metrics import Metrics
 from service.models.repository import Loaded, Refused, find_models, load_newest
 from service.models.served import QueueConfig, Served
+from service.telemetry.metrics import Metrics
 
 Result = TypeVar("Result")
 

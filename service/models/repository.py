@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.bundle import Bundle, open_bundle
-from service.engine.engine import Engine, EngineConfig, load_engine
 from service.contract.manifest import BundleError, Manifest
+from service.engine.engine import Engine, EngineConfig, load_engine
 from service.engine.session import EngineError
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol

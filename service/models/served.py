@@ -17,13 +17,13 @@ from service.batching.forecast import Forecast
 from service.batching.job import Tensors
 from service.batching.lanes import Lanes
 from service.batching.queue import DEFAULT_PRIORITY
-from service.telemetry.metrics import VersionMetrics
 from service.contract.probabilities import are_distributions
+from service.engine.session import CPU
+from service.models.repository import Loaded
 from service.protocol.configuration import model_configuration
 from service.protocol.request import RequestParser
 from service.protocol.signature import signature_of
-from service.models.repository import Loaded
-from service.engine.session import CPU
+from service.telemetry.metrics import VersionMetrics
 
 
 @dataclass(frozen=True, kw_only=True)

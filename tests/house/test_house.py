@@ -75,7 +75,7 @@ FLOORS = (
     {"compiled"},
     {""},
     {"contract", "errors", "telemetry"},
-    {"settings", "protocol", "batching"},
+    {"settings", "access", "protocol", "batching"},
     {"engine"},
     {"models", "http"},
     {"routes"},

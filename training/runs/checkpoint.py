@@ -24,8 +24,8 @@ from training.batchnorm.report import BatchNormReport
 from training.data import DataFacts
 from training.errors import TrainingError
 from training.files import publish
-from training.runs.records import RecordError, read_record, to_plain
 from training.loop.state import State
+from training.runs.records import RecordError, read_record, to_plain
 
 FORMAT = "foldserve checkpoint"
 SCHEMA_VERSION = 2

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.console import to_markdown
 from training.loop.facts import EpochFacts
+from training.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.runs.run import CHECKPOINT
 
 ABSENT = "–"

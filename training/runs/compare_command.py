@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.settings.environment import set_environment
 from training.errors import TrainingError
 from training.files import publish
+from training.settings.environment import set_environment
 from training.settings.flags import Parser
 
 EXAMPLE = """\
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         check(given.runs, given.plot)
         set_environment()
         # As in __main__: torch takes seconds to import.
-        from training.runs.compare import describe_incomparable, read_run, to_table
         from training.figures.curves import draw_comparison
+        from training.runs.compare import describe_incomparable, read_run, to_table
 
         runs = [read_run(folder) for folder in given.runs]
         if given.plot:

@@ -92,6 +92,7 @@ class Display:
         say(self._progress.console, line)
         self._epoch_began = self._clock()
 
+
 def describe_step(facts: StepFacts, images_per_s: float) -> str:
     """Step, images/s, and loss and accuracy of the epoch so far, where they are known."""
     text = f"step {facts.index}/{facts.num_steps}  {images_per_s:,.0f} images/s"

@@ -13,9 +13,9 @@ from rich.table import Column, Table
 
 from training.batchnorm.report import BatchNormReport
 from training.console import new_console, say
+from training.figures.tensorboard import Board
 from training.runs.display import Display
 from training.runs.run import Run
-from training.figures.tensorboard import Board
 
 LAYERS_SHOWN = 8
 

@@ -14,20 +14,20 @@ from torch import nn
 
 from training import nets
 from training.augment import choose_augmentation, parse_augment
-from training.loop.batches import count_steps
+from training.batchnorm.small_batches import count_positions, describe_small_batch
 from training.batchnorm.statistics import find_batchnorms
-from training.loop.chance import STREAMS, seeded_generator
-from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
-from training.settings.config import ConfigError, FitConfig
 from training.data import Split, foresee_facts, load_split
-from training.loop.device import be_deterministic, check_compiler, find_device, place, settle
 from training.distributed.group import ALONE, Group
-from training.loop.facts import EpochFacts
 from training.files import OutputError, prepare_folder
+from training.loop.batches import count_steps
+from training.loop.chance import STREAMS, seeded_generator
+from training.loop.device import be_deterministic, check_compiler, find_device, place, settle
+from training.loop.facts import EpochFacts
 from training.loop.fit import Start
 from training.loop.precision import resolve_precision
+from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
 from training.runs.run import CHECKPOINT, Run
-from training.batchnorm.small_batches import count_positions, describe_small_batch
+from training.settings.config import ConfigError, FitConfig
 
 
 def open_run(

@@ -18,15 +18,15 @@ import torch
 from torch import nn
 
 from training.batchnorm.report import BatchNormReport
+from training.data import Split, sample_held_out
+from training.distributed.group import ALONE, Group
+from training.figures.gallery import publish_curves, publish_predictions
+from training.files import OutputError, publish
+from training.loop.device import explaining, place
+from training.loop.facts import EpochFacts, StepFacts
+from training.loop.fit import Epoch, Start, fit
 from training.runs.checkpoint import Checkpoint, Resume, load_checkpoint, save_checkpoint
 from training.settings.config import FitConfig
-from training.data import Split, sample_held_out
-from training.loop.device import explaining, place
-from training.distributed.group import ALONE, Group
-from training.loop.facts import EpochFacts, StepFacts
-from training.files import OutputError, publish
-from training.loop.fit import Epoch, Start, fit
-from training.figures.gallery import publish_curves, publish_predictions
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 SAMPLE_ROWS = 100

@@ -1,0 +1,1 @@
+"""Which models there are, which version of each answers, and why another does not."""

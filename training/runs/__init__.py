@@ -1,0 +1,1 @@
+"""A run and its folder: opened, resumed, saved after every epoch, compared, narrated."""

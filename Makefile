@@ -8,9 +8,11 @@ MODEL := models/digits
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 EXTRAS := $(if $(HAS_GPU),training$(comma)export-core$(comma)service-gpu$(comma)dev,training$(comma)export$(comma)service$(comma)dev)
 ARGS ?=
+# A process of tests for each core; files stay whole, so that what a file's tests share is made once.
+PARALLEL := -n auto --maxprocesses=8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install compiled model serve test test-gpu check format clean
+.PHONY: help install compiled model serve test test-fast test-extras test-gpu check format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -37,7 +39,13 @@ serve: compiled ## serve models/ on 127.0.0.1:8000; makes the digits model first
 	@exec $(PY) -m service --models models $(ARGS)
 
 test: compiled ## run every test that needs no GPU (ARGS="-k fold")
-	$(PY) -m pytest -m "not gpu" $(ARGS)
+	$(PY) -m pytest -m "not gpu" $(PARALLEL) $(ARGS)
+
+test-fast: compiled ## run the tests that start no process and train nothing, in under a minute
+	$(PY) -m pytest -m "not gpu and not slow" $(PARALLEL) $(ARGS)
+
+test-extras: install ## install what some tests need besides: wrk, perf_analyzer, kserve, timm … (they skip without)
+	tools/test-extras
 
 test-gpu: install ## run the tests that need an NVIDIA GPU
 	$(PY) -m pytest -m gpu $(ARGS)
@@ -53,4 +61,4 @@ format: install ## let ruff format the code
 	$(PY) -m ruff format .
 
 clean: ## remove .venv and caches; runs/ and models/ stay
-	rm -rf .venv build service/_compiled *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .extras build service/_compiled *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,28 +1,22 @@
 """KServe's InferenceRESTClient, unmodified, from an environment of its own. docs/protocol.md, 6.12."""
 
 import json
-import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service_kit import Server
+from extras import KSERVE_PYTHON, NEEDED
+from service_kit import ROOT, Server
 
-PYTHON = os.environ.get("KSERVE_PYTHON")
-
-pytestmark = pytest.mark.skipif(
-    not PYTHON,
-    reason="needs KSERVE_PYTHON=…/bin/python, of an environment with `pip install kserve==0.21.0`",
-)
+pytestmark = pytest.mark.skipif(KSERVE_PYTHON is None, reason=f"kserve is {NEEDED}")
 
 
 @pytest.fixture(scope="module")
 def told(server: Server) -> dict[str, Any]:
     """What the client was told."""
-    asks = Path(__file__).with_name("kserve_asks.py")
-    ran = subprocess.run([str(PYTHON), str(asks), server.url], capture_output=True, text=True, check=False)
+    asks = str(ROOT / "tests/kits/kserve_asks.py")
+    ran = subprocess.run([str(KSERVE_PYTHON), asks, server.url], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     answers: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return answers

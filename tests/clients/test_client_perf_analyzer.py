@@ -2,23 +2,18 @@
 
 import csv
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from extras import NEEDED, PERF_ANALYZER, perf_analyzer_environment
 from service_kit import Server
 
-# Not FOLDSERVE_…: the service refuses to start with a variable of that prefix that is no setting of its own.
-COMMAND = shlex.split(os.environ.get("PERF_ANALYZER", ""))
-INSTALL = (
-    "needs PERF_ANALYZER='env LD_LIBRARY_PATH=…/nvidia/cuda_runtime/lib …/bin/perf_analyzer', from "
-    "`pip install tritonclient==2.51.0 nvidia-cuda-runtime-cu12` in an environment of its own and "
-    "`apt-get install libb64-0d`"
-)
-
-pytestmark = pytest.mark.skipif(not COMMAND, reason=INSTALL)
+pytestmark = [
+    pytest.mark.skipif(PERF_ANALYZER is None, reason=f"perf_analyzer is {NEEDED}"),
+    pytest.mark.alone,  # it repeats a measurement until it is stable
+]
 
 BRIEF = ("--measurement-mode=count_windows", "--measurement-request-count=40", "--stability-percentage=999")
 
@@ -27,7 +22,8 @@ def analysed(server: Server, room: Path, *options: str) -> dict[str, float]:
     """What it measured, from its table; a request that failed would end it with an error."""
     table = room / "table.csv"
     ran = subprocess.run(
-        [*COMMAND, "-i", "http", "-u", f"127.0.0.1:{server.port}", "-f", str(table), *BRIEF, *options],
+        [str(PERF_ANALYZER), "-i", "http", "-u", f"127.0.0.1:{server.port}", "-f", table, *BRIEF, *options],
+        env={**os.environ, **perf_analyzer_environment()},
         capture_output=True,
         text=True,
         timeout=300,

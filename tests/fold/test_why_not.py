@@ -20,6 +20,7 @@ from export.fold.usual import fold
 from export.graph import constant, prepare
 from export.proof.truth import graph_evaluator, in_float64
 from export.sources.trace import trace
+from extras import NEEDED, PACKAGES
 from nets import lively
 
 PAGE = Path(__file__).parents[2] / "docs" / "why-not-just-onnxruntime.md"
@@ -61,7 +62,7 @@ def run(block: Block) -> tuple[dict[str, Any], str]:
     """The block's variables and what it printed; skips where it needs a package that is not here."""
     for package in re.findall(r"^# pip install ([\w-]+)", block.code, re.M):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(re.search(r"pip install .*", block.code)[0])
+            pytest.skip(f"{package} is {NEEDED}")
     variables: dict[str, Any] = {"__name__": "page"}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), warnings.catch_warnings():
@@ -73,6 +74,8 @@ def run(block: Block) -> tuple[dict[str, Any], str]:
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if PACKAGES is not None:
+        monkeypatch.syspath_prepend(str(PACKAGES))
 
 
 def find(word: str) -> Block:

@@ -1,6 +1,6 @@
 """Asks a server with KServe's own inference client; prints what it was told, as JSON.
 
-    python tests/kserve_asks.py http://127.0.0.1:8000
+    python tests/kits/kserve_asks.py http://127.0.0.1:8000
 
 In: a base URL. Runs where kserve is installed, which need not be this project's environment.
 """

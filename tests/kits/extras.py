@@ -1,0 +1,25 @@
+"""What `make test-extras` installs beside .venv, for the tests of other people's clients and packages.
+
+In: nothing.  Out: where each thing is, or None; `NEEDED` is the reason to skip with.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / ".extras"
+NEEDED = "not installed: make test-extras"
+
+
+def _existing(*parts: str) -> Path | None:
+    path = FOLDER.joinpath(*parts)
+    return path if path.exists() else None
+
+
+PACKAGES = _existing("packages")  # timm, torchvision, torchao: for sys.path
+KSERVE_PYTHON = _existing("kserve", "bin", "python")
+PERF_ANALYZER = _existing("perf_analyzer", "bin", "perf_analyzer")
+
+
+def perf_analyzer_environment() -> dict[str, str]:
+    """What perf_analyzer needs to find the CUDA runtime that it is linked to."""
+    (libraries,) = FOLDER.glob("perf_analyzer/lib/python3*/site-packages/nvidia/cuda_runtime/lib")
+    return {"LD_LIBRARY_PATH": str(libraries)}

@@ -19,6 +19,7 @@ import logging
 import sys
 
 from service import COMPILED
+from service.contract.signature import KeyFileError, read_trusted_keys
 from service.models.repository import find_models
 from service.processes.server import bind
 from service.processes.supervisor import supervise
@@ -39,7 +40,9 @@ def main(arguments: list[str]) -> int:
     try:
         if settings.trace_endpoint is not None:
             check_tracing()
-    except TracingError as error:
+        if settings.require_signature is not None:
+            read_trusted_keys(settings.require_signature)
+    except (TracingError, KeyFileError) as error:
         return _refuse(str(error))
     try:
         if not settings.models.is_dir():

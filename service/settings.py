@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     shutdown_timeout_s: int = Field(
         30, ge=1, le=3600, description="seconds that accepted work has to finish after that"
     )
+    readiness: Literal["strict", "lenient"] = Field(
+        "strict", description="ready when every model found at the start is proved, or once one of them is"
+    )
+    require_signature: Path | None = Field(
+        None, description="PEM file of Ed25519 public keys: only bundles signed by one of them are served"
+    )
     model_control: bool = Field(
         False, description="allow POST /v2/repository/models/NAME/load and unload, to anybody who can connect"
     )

@@ -9,7 +9,6 @@ the directory: they reach clients.
 
 import hashlib
 import io
-import os
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -121,9 +120,8 @@ def _checked(arrays: Arrays, kind: str, spec: TensorSpec, dtype: str, where: str
 def _read(path: Path) -> bytes:
     """A regular file's bytes; a pipe in its place would be waited for without end."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BundleError(f"{path.name}: not a regular file")
-            return file.read()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BundleError(f"{path.name}: not a regular file")
+        return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path.name}: {error.strerror or error}") from None

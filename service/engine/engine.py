@@ -25,10 +25,12 @@ from service.contract.parity import BUCKETS, Parity, measure, measure_buckets
 from service.contract.text import first_line
 from service.engine.plan import LaneBuffers, PlanRequest, choose_plan, open_lanes
 from service.engine.session import (
+    CPU,
     Device,
     EngineError,
     SessionPlan,
     find_provider,
+    has_control_flow,
 )
 from service.errors import ModelFailed
 
@@ -64,8 +66,11 @@ class Engine:
         plan: SessionPlan,
         buckets: Sequence[int],
         provider: str,
+        *,
+        has_control_flow: bool = False,
     ) -> None:
         self.provider = provider
+        self.may_run_inline = provider == CPU and not has_control_flow
         self.plan = plan
         self.buckets = tuple(buckets)
         self.parity: Parity | None = None
@@ -121,6 +126,10 @@ class Engine:
             self.seconds[bucket] = min(outcome.seconds, self.seconds.get(bucket, outcome.seconds))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def release(self) -> None:
+        """Free the session and its buffers; nothing may be run any more."""
+        self._buffers = ()
+
     def seal(self) -> None:
         """The proof is over: from now on a batch in a bucket that was not warmed is counted."""
         self._is_warm = True
@@ -155,7 +164,14 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
 def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: str) -> Engine:
     manifest = bundle.manifest
     lanes = open_lanes(bundle.graph, manifest, provider, plan, config.buckets[-1])
-    engine = Engine(lanes, manifest, plan, config.buckets, provider)
+    engine = Engine(
+        lanes,
+        manifest,
+        plan,
+        config.buckets,
+        provider,
+        has_control_flow=has_control_flow(bundle.graph),
+    )
     try:
         parity = measure(partial(engine.run_all, 0), bundle.golden, engine.buckets)
         for lane in range(plan.lanes):

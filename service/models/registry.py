@@ -3,7 +3,11 @@
 In: the models folder, tried in a background thread.  Out: a `Served` for each request, or the error to send.
 
     ready(model)  = one of its versions is proved
-    ready(server) = there is a model, every model but those unloaded is ready, and the server is not draining
+    ready(server) = not draining, and of the models that were there at the start (but those unloaded)
+                    strict: every one is ready          lenient: each was tried, and one is ready
+
+A model that is loaded later is not waited for: a server that answers for what it was started with stays ready
+while a new model is proved, or refused.
 
 A newest version that fails its proof leaves an older one in service: that version answers 503 with its
 reason, the model stays ready. Being live never depends on any of this. Loading a model again proves first and
@@ -19,8 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
+from service.contract.signature import TrustedKeys
 from service.engine.engine import EngineConfig
 from service.errors import BadRequest, Draining, NotReady, UnknownModel
+from service.models.memory import return_freed_memory
 from service.models.repository import Loaded, Refused, find_models, load_newest
 from service.models.served import QueueConfig, Served
 from service.telemetry.metrics import Metrics
@@ -37,6 +43,8 @@ class RegistryConfig:
     root: Path
     engine: EngineConfig
     queue: QueueConfig
+    is_lenient: bool = False
+    trusted: TrustedKeys | None = None
 
 
 @dataclass(kw_only=True)
@@ -72,13 +80,14 @@ class ModelRegistry:
         self.metrics = Metrics()
         self.loaded = asyncio.Event()
         self._states: dict[str, ModelState] = {}
+        self._at_start: tuple[str, ...] = ()
         self._is_stopping = False
         self._retiring: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Load in the background; `loaded` is set when every model has been tried."""
-        for name in find_models(self.config.root):
-            self._states[name] = ModelState(name=name)
+        self._at_start = tuple(find_models(self.config.root))
+        self._states = {name: ModelState(name=name) for name in self._at_start}
         loop = asyncio.get_running_loop()
         post = loop.call_soon_threadsafe
         threading.Thread(target=self._load_all, args=(post,), name="loading", daemon=True).start()
@@ -99,8 +108,13 @@ class ModelRegistry:
             return "the server is shutting down"
         if not self._states:
             return "the models folder holds no model"
-        wanted = (state for state in self._states.values() if not state.is_unloaded)
-        return next((state.reason for state in wanted if state.served is None), None)
+        wanted = [self._states[name] for name in self._at_start if not self._states[name].is_unloaded]
+        missing = [state for state in wanted if state.served is None]
+        if self.config.is_lenient:
+            is_tried = not any(state.is_loading for state in missing)
+            if is_tried and len(missing) < max(1, len(wanted)):
+                return None
+        return missing[0].reason if missing else None
 
     @property
     def names(self) -> list[str]:
@@ -166,7 +180,7 @@ class ModelRegistry:
 
     def _load_all(self, post: Callable[..., object]) -> None:
         try:
-            for name in self._states:
+            for name in self._at_start:  # not the states: models that are loaded meanwhile are added to those
                 for fact in self._facts(name):
                     if self._is_stopping:
                         return
@@ -187,7 +201,7 @@ class ModelRegistry:
         return facts
 
     def _facts(self, name: str) -> Iterator[Loaded | Refused]:
-        return load_newest(self.config.root, name, self.config.engine)
+        return load_newest(self.config.root, name, self.config.engine, self.config.trusted)
 
     def _note(self, fact: Loaded | Refused) -> None:
         state = self._states[fact.name]
@@ -215,13 +229,18 @@ class ModelRegistry:
         )
 
     def _retire(self, served: Served) -> None:
-        """Let a version go once everybody who was sent to it is answered."""
-        task = asyncio.get_running_loop().create_task(served.retire())
+        """Let a version go once every request that was sent to it is answered."""
+        task = asyncio.get_running_loop().create_task(_retired(served))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
     def _end(self, name: str) -> None:
         self._states[name].is_loading = False
+
+
+async def _retired(served: Served) -> None:
+    await served.retire()
+    await _in_thread(return_freed_memory)
 
 
 async def _in_thread(work: Callable[[], Result]) -> Result:

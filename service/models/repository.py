@@ -12,6 +12,7 @@ from pathlib import Path
 
 from service.contract.bundle import Bundle, open_bundle
 from service.contract.manifest import BundleError, Manifest
+from service.contract.signature import TrustedKeys
 from service.engine.engine import Engine, EngineConfig, load_engine
 from service.engine.session import EngineError
 
@@ -56,7 +57,9 @@ def find_versions(folder: Path) -> list[str]:
     return sorted(names, key=int, reverse=True)
 
 
-def load_newest(root: Path, name: str, config: EngineConfig) -> Iterator[Loaded | Refused]:
+def load_newest(
+    root: Path, name: str, config: EngineConfig, trusted: TrustedKeys | None = None
+) -> Iterator[Loaded | Refused]:
     """Try the versions of a model from the newest on; the last fact is Loaded, or nothing can be served."""
     if name in RESERVED_NAMES:
         yield Refused(name=name, version=None, reason=f"the name '{name}' belongs to a route of the protocol")
@@ -69,17 +72,19 @@ def load_newest(root: Path, name: str, config: EngineConfig) -> Iterator[Loaded 
     if not versions:
         yield Refused(name=name, version=None, reason="its folder holds no version (1, 2, …)")
     for version in versions:
-        fact = load_version(root, name, version, config)
+        fact = load_version(root, name, version, config, trusted)
         yield fact
         if isinstance(fact, Loaded):
             return
 
 
-def load_version(root: Path, name: str, version: str, config: EngineConfig) -> Loaded | Refused:
-    """Open and prove one version."""
+def load_version(
+    root: Path, name: str, version: str, config: EngineConfig, trusted: TrustedKeys | None = None
+) -> Loaded | Refused:
+    """Open and prove one version; with `trusted` keys it must be signed by one of them."""
     begun = time.perf_counter()
     try:
-        bundle = open_bundle(root / name / version)
+        bundle = open_bundle(root / name / version, trusted)
         engine = load_engine(bundle, config)
     except (BundleError, EngineError) as error:
         return Refused(name=name, version=version, reason=str(error))

@@ -18,7 +18,6 @@ from service.batching.job import Tensors
 from service.batching.lanes import Lanes
 from service.batching.queue import DEFAULT_PRIORITY
 from service.contract.probabilities import are_distributions
-from service.engine.session import CPU
 from service.models.repository import Loaded
 from service.protocol.configuration import model_configuration
 from service.protocol.request import RequestParser
@@ -63,14 +62,27 @@ class Served:
                 max_wait_s=config.max_wait_s,
             ),
             forecast,
-            run_inline=self._lanes.run_inline if engine.provider == CPU else None,
+            run_inline=self._lanes.run_inline if engine.may_run_inline else None,
             observe=self._observe,
         )
         self._holders = 0
         self._released = asyncio.Event()
-        metrics.waiting_rows = lambda: self.batcher.waiting_rows
-        metrics.running_rows = lambda: self.batcher.running_rows
-        metrics.cold_executions = lambda: engine.cold_executions
+        metrics.follow(self)
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows in the queue."""
+        return self.batcher.waiting_rows
+
+    @property
+    def running_rows(self) -> int:
+        """Rows in the engine, or handed to it."""
+        return self.batcher.running_rows
+
+    @property
+    def cold_executions(self) -> int:
+        """Batches that ran in a bucket which the proof had not warmed."""
+        return self.engine.cold_executions
 
     @property
     def properties(self) -> dict[str, str]:
@@ -114,6 +126,10 @@ class Served:
             self._released.clear()
             await self._released.wait()
         await self.close()
+        self.metrics.leave(self)
+        # Explicitly, for what was alive at the start is frozen: the collector would never find the cycle of
+        # a batcher and its observer, and a reload would keep a model's weights for ever.
+        self.engine.release()
 
     async def close(self, timeout_s: float | None = None) -> None:
         """Finish accepted rows, then let the engine's threads go."""

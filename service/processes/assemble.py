@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from service.contract.signature import read_trusted_keys
 from service.engine.engine import EngineConfig
 from service.models.registry import ModelRegistry, RegistryConfig
 from service.models.served import QueueConfig
@@ -61,9 +62,12 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
 
 def build_models(settings: Settings) -> ModelRegistry:
     """The registry of the models folder, with this worker's share of the threads."""
+    key_file = settings.require_signature
     return ModelRegistry(
         RegistryConfig(
             root=settings.models,
+            is_lenient=settings.readiness == "lenient",
+            trusted=None if key_file is None else read_trusted_keys(key_file),
             engine=EngineConfig(
                 device=settings.device,
                 threads=max(1, settings.threads // settings.workers),

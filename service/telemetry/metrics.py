@@ -9,9 +9,9 @@ is put on a list, and the list goes into the histograms in one piece.
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -70,6 +70,17 @@ class BatchSize:
     output_s: float = 0.0
 
 
+class Live(Protocol):
+    """What is asked of the version that answers now, at the moment of a snapshot."""
+
+    @property
+    def waiting_rows(self) -> int: ...
+    @property
+    def running_rows(self) -> int: ...
+    @property
+    def cold_executions(self) -> int: ...
+
+
 @dataclass(kw_only=True)
 class VersionMetrics:
     """What happened to one version of one model."""
@@ -87,15 +98,26 @@ class VersionMetrics:
     last_inference: float = 0.0
     parity: dict[str, float] = field(default_factory=dict)
     batch_sizes: dict[int, BatchSize] = field(default_factory=dict)
-    cold_executions: Callable[[], int] = lambda: 0
-    waiting_rows: Callable[[], int] = lambda: 0
-    running_rows: Callable[[], int] = lambda: 0
+    _live: Live | None = None
+    _cold_executions: int = 0  # of those that are followed no more
     phases: dict[str, Distribution] = field(
         default_factory=lambda: {phase: Distribution(SECONDS) for phase in PHASES}
     )
     compute_s: Distribution = field(default_factory=lambda: Distribution(SECONDS))
     batch_rows: Distribution = field(default_factory=lambda: Distribution(ROWS))
     _listed: list[Phases] = field(default_factory=list)
+
+    def follow(self, live: Live) -> None:
+        """Take gauges from `live` from now on; the counts go on."""
+        if self._live is not None:
+            self.leave(self._live)
+        self._live = live
+
+    def leave(self, live: Live) -> None:
+        """Hold `live` no longer: metrics outlive a version, and would keep its whole engine in memory."""
+        if self._live is live:
+            self._cold_executions += live.cold_executions
+            self._live = None
 
     def answered(self, num_rows: int, phases: Phases) -> None:
         """A request got its answer; `phases` are its seconds, as PHASES names them."""
@@ -129,14 +151,20 @@ class VersionMetrics:
     def snapshot(self) -> dict[str, Any]:
         """Plain numbers, to be added up over the workers."""
         self.settle()
+        live = self._live
+        cold_executions = self._cold_executions + (live.cold_executions if live else 0)
+        gauges = {
+            "queue_rows": live.waiting_rows if live else 0,
+            "running_rows": live.running_rows if live else 0,
+        }
         histograms = {f"request_{phase}": spread.snapshot() for phase, spread in self.phases.items()}
         histograms |= {"compute": self.compute_s.snapshot(), "batch_rows": self.batch_rows.snapshot()}
         return {
             "name": self.name,
             "version": self.version,
             "counters": {name: getattr(self, name) for name in COUNTERS}
-            | {"cold_executions": self.cold_executions()},
-            "gauges": {"queue_rows": self.waiting_rows(), "running_rows": self.running_rows()},
+            | {"cold_executions": cold_executions},
+            "gauges": gauges,
             "histograms": histograms,
             "batch_sizes": {str(rows): asdict(size) for rows, size in self.batch_sizes.items()},
             "last_inference": self.last_inference,

@@ -11,13 +11,19 @@ from service.contract.bundle import open_bundle
 from service.engine.engine import EngineConfig, load_engine
 from service.engine.session import EngineError, has_cuda
 from service.errors import ModelFailed
-from tiny_nets import TinyNet, digits_net, echo_net, log_net, nudged, pair_net, write_bundle
+from tiny_nets import TinyNet, busy_net, digits_net, echo_net, log_net, nudged, pair_net, write_bundle
 
 CPU = EngineConfig(device="cpu", buckets=(1, 4, 16))
 
 
 def engine_of(folder: Path, net: TinyNet, graph: bytes | None = None, config: EngineConfig = CPU):
     return load_engine(open_bundle(write_bundle(folder / "bundle", net, graph=graph)), config)
+
+
+def test_a_graph_with_a_loop_never_runs_on_the_event_loop(tmp_path: Path) -> None:
+    """What its run takes depends on the rows: 400 quick ones say nothing of the next."""
+    assert not engine_of(tmp_path / "busy", busy_net()).may_run_inline
+    assert engine_of(tmp_path / "digits", digits_net()).may_run_inline
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 5, 16])

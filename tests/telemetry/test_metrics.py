@@ -1,9 +1,11 @@
 """Counting: histograms against naive counts, and several workers against one who saw everything."""
 
 import copy
+import gc
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -125,10 +127,6 @@ EVENTS = st.one_of(
 )
 
 
-def number_of(value: int) -> Callable[[], int]:
-    return lambda: value
-
-
 def happen(metrics: Metrics, event: Event) -> None:
     what, (name, version), details = event
     counted = metrics.add_version(name, version)
@@ -151,16 +149,30 @@ def happen(metrics: Metrics, event: Event) -> None:
                 for output, difference in zip(known, details, strict=True)
             }
         case "gauges":
-            cold, waiting, running = (
-                gauge() + more
-                for gauge, more in zip(
-                    (counted.cold_executions, counted.waiting_rows, counted.running_rows),
-                    details,
-                    strict=True,
+            cold, waiting, running = details
+            before = counted._live or SimpleNamespace(waiting_rows=0, running_rows=0)
+            counted.follow(
+                SimpleNamespace(
+                    cold_executions=cold,
+                    waiting_rows=before.waiting_rows + waiting,
+                    running_rows=before.running_rows + running,
                 )
             )
-            counted.cold_executions = number_of(cold)
-            counted.waiting_rows, counted.running_rows = number_of(waiting), number_of(running)
+
+
+def test_a_version_that_is_let_go_is_held_no_longer_and_its_count_stays() -> None:
+    metrics = VersionMetrics(name="m", version="1")
+    first = SimpleNamespace(waiting_rows=1, running_rows=2, cold_executions=3)
+    second = SimpleNamespace(waiting_rows=5, running_rows=6, cold_executions=7)
+    metrics.follow(first)
+    metrics.follow(second)
+    metrics.leave(first)  # it ends after the second one has begun: nothing of the second is lost
+    assert metrics.snapshot()["gauges"] == {"queue_rows": 5, "running_rows": 6}
+    assert metrics.snapshot()["counters"]["cold_executions"] == 10
+    metrics.leave(second)
+    assert metrics.snapshot()["gauges"] == {"queue_rows": 0, "running_rows": 0}
+    assert metrics.snapshot()["counters"]["cold_executions"] == 10
+    assert not any(live in gc.get_referents(metrics, vars(metrics)) for live in (first, second))
 
 
 def told(metrics: Metrics) -> dict[str, Any]:

@@ -35,11 +35,11 @@ RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,trac
 FROM install-service AS code
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-COPY tools/compile_service.py tools/
+COPY setup.py .
 COPY service service
 RUN if [ -e "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; then \
         pip --python /opt/venv/bin/python install -c constraints.txt mypy setuptools ziglang \
-        && CC="python -m ziglang cc -mcpu=baseline" python tools/compile_service.py; \
+        && CC="python -m ziglang cc -mcpu=baseline" python setup.py --quiet build_ext --inplace; \
     fi \
     && python -m compileall -q service
 

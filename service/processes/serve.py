@@ -1,0 +1,61 @@
+"""Serve the models of a folder until told to stop: what `python -m service` does after its checks.
+
+In: flags and FOLDSERVE_* variables.  Out: HTTP; narration on stderr; the exit code.
+"""
+
+import logging
+import sys
+
+from service.contract.signature import KeyFileError, read_trusted_keys
+from service.models.repository import find_models
+from service.processes.server import bind
+from service.processes.supervisor import supervise
+from service.processes.worker import run_worker, set_up_logging, url_of
+from service.settings import SettingsError, read_settings
+from service.telemetry.tracing import TracingError, check_tracing
+from service.telemetry.worker_group import WorkerSlot
+
+_log = logging.getLogger("foldserve")
+
+
+def serve(arguments: list[str], *, prog: str, is_compiled: bool) -> int:
+    """Serve as the flags say; `prog` is what --help calls the command.
+
+    Returns the exit code: 0 after a signal, 2 if it could not start.
+    """
+    try:
+        settings = read_settings(arguments, prog=prog)
+    except SettingsError as error:
+        return _refuse(f"{error}; see --help")
+    try:
+        if settings.trace_endpoint is not None:
+            check_tracing()
+        if settings.require_signature is not None:
+            read_trusted_keys(settings.require_signature)
+    except (TracingError, KeyFileError) as error:
+        return _refuse(str(error))
+    try:
+        if not settings.models.is_dir():
+            return _refuse(f"there is no folder '{settings.models}'; --models names the folder of bundles")
+        find_models(settings.models)
+    except OSError as error:
+        return _refuse(f"the folder '{settings.models}' cannot be read: {error.strerror}")
+    try:
+        sockets = bind(settings.host, settings.port, settings.workers)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return _refuse(f"cannot listen on {settings.host}:{settings.port}: {reason}")
+    set_up_logging(settings)
+    _log.info(
+        "event=listening url=%s models=%s threads=%d workers=%d compiled=%s",
+        *(url_of(settings, sockets[0]), settings.models, settings.threads, settings.workers),
+        "yes" if is_compiled else "no",
+    )
+    if settings.workers > 1:
+        return supervise(settings, sockets)
+    return run_worker(settings, sockets[0], WorkerSlot())
+
+
+def _refuse(reason: str) -> int:
+    print(f"foldserve: {reason}", file=sys.stderr)
+    return 2

@@ -2,8 +2,8 @@
 
     python -m study --quick
 
-In: a data set.  Out: `report.md`, its plots and `claims.json`, and `cells/`, from which a study that was
-interrupted goes on.  One way through:
+In: a data set.  Out: `report.md`, its plots and `claims.json`, and `cells/`, from which an interrupted
+study resumes.  One way through:
 
     experiments/   which cells to measure, what a claim is measured by, what to draw
     lab.py         a cell is measured once: its result is a file, named by its settings

@@ -2,7 +2,7 @@
 
 Progress on stderr, the report's path on stdout.
 
-exit code   0 done   2 the user's mistake, in one sentence   130 interrupted: the same command goes on
+exit code   0 done   2 the user's mistake, in one sentence   130 interrupted: the same command resumes it
 """
 
 import argparse
@@ -27,7 +27,7 @@ example:
   python -m study --out runs/clothes-study --data fashion-mnist --seeds 10
   python -m study --only depth --only surface         these two; of the others, what is there already
 """
-MOST_ROWS = 4000
+MAX_ROWS = 4000
 OUT, CELLS = Path("study/results"), "cells"
 
 
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"(default {OUT})")
     parser.add_argument("--data", default="digits", metavar="NAME", help="data set (default digits)")
     parser.add_argument(
-        "--rows", type=int, metavar="N", help=f"to train on (default {MOST_ROWS}, or all there are)"
+        "--rows", type=int, metavar="N", help=f"to train on (default {MAX_ROWS}, or all there are)"
     )
     parser.add_argument("--seeds", type=int, metavar="N", help="of everything (default 5, with --quick 3)")
     parser.add_argument(
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"study: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("study: interrupted; what was measured is kept, the same command goes on", file=sys.stderr)
+        print("study: interrupted; what was measured is kept; the same command resumes it", file=sys.stderr)
         return 130
     return 0
 
@@ -87,7 +87,7 @@ def run_study(flags: argparse.Namespace, words: Sequence[str]) -> Path:
     prepare_folder(cells := flags.out / CELLS)
     findings, missing = {}, []
     watch = Watch(flags.only or EXPERIMENTS)
-    with watch, Lab(cells, {"rows": rows.digest()}, jobs=flags.jobs, tell=watch.tell) as lab:
+    with watch, Lab(cells, {"rows": rows.digest()}, jobs=flags.jobs, on_cell=watch.update) as lab:
         for name, experiment in EXPERIMENTS.items():
             is_wanted = not flags.only or name in flags.only
             try:
@@ -111,7 +111,7 @@ def choose_scale(flags: argparse.Namespace) -> "Scale":
     chosen: dict[str, Any] = dict(QUICK) if flags.quick else {}
     if flags.seeds is not None:
         chosen["seeds"] = tuple(range(flags.seeds))
-    num_rows = min(MOST_ROWS, count_train_rows(flags.data)) if flags.rows is None else flags.rows
+    num_rows = min(MAX_ROWS, count_train_rows(flags.data)) if flags.rows is None else flags.rows
     return Scale(data=flags.data, num_rows=num_rows, **chosen)
 
 

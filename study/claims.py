@@ -27,7 +27,7 @@ STUDENT_T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )  # fmt: skip
-FEWEST_SEEDS, MOST_SEEDS = 2, len(STUDENT_T) + 1
+MIN_SEEDS, MAX_SEEDS = 2, len(STUDENT_T) + 1
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Claim:
 
 def half_width(values: Sequence[float]) -> float:
     """Of the 95 % interval of their mean."""
-    if not FEWEST_SEEDS <= len(values) <= MOST_SEEDS:
-        raise StudyError(f"seeds must lie in {FEWEST_SEEDS} .. {MOST_SEEDS}, got {len(values)}")
+    if not MIN_SEEDS <= len(values) <= MAX_SEEDS:
+        raise StudyError(f"seeds must lie in {MIN_SEEDS} .. {MAX_SEEDS}, got {len(values)}")
     return STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
 
 

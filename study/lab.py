@@ -1,4 +1,4 @@
-"""Where cells are measured, once: each result is a file, so a study that was interrupted goes on.
+"""Where cells are measured, once: each result is a file, so an interrupted study resumes.
 
 In: cells, which are frozen dataclasses that know how to `measure` themselves.  Out: their results, as JSON.
 
@@ -24,17 +24,17 @@ import torch
 
 from training.errors import TrainingError
 from training.files import publish
-from training.loop.device import settle
+from training.loop.device import initialize_mkl
 
-VERSION = 1  # of what a cell's result means: with another one, everything is measured anew
+VERSION = 1  # of what a cell's result means: with another one, everything is measured again
 
 
 class StudyError(TrainingError):
-    """Something that a study cannot do, or cannot go on after."""
+    """Something that a study cannot do, or cannot continue after."""
 
 
 class NotMeasuredError(StudyError):
-    """A cell that nobody measured yet, where none may be measured now."""
+    """A cell that has not been measured yet, where none may be measured now."""
 
 
 class Cell(Protocol):
@@ -49,7 +49,7 @@ Measure = Callable[[Sequence[Cell]], list[Result]]
 
 
 class Lab:
-    """Results in `folder`, measured with `jobs` processes; `tell(done, planned)` hears of every new one.
+    """Results in `folder`, measured with `jobs` processes; `on_cell(done, planned)` is called after each.
 
     A context: its processes start with the first cells that are missing, and end with it.
     """
@@ -60,9 +60,9 @@ class Lab:
         context: Mapping[str, Any],
         *,
         jobs: int = 1,
-        tell: Callable[[int, int], None] = lambda done, planned: None,
+        on_cell: Callable[[int, int], None] = lambda done, planned: None,
     ) -> None:
-        self.folder, self.jobs, self.tell = folder, jobs, tell
+        self.folder, self.jobs, self.on_cell = folder, jobs, on_cell
         self.context = {"version": VERSION, "torch": torch.__version__, **context}
         self._executor: ProcessPoolExecutor | None = None
 
@@ -78,11 +78,11 @@ class Lab:
     def measure(self, cells: Sequence[Cell]) -> list[Result]:
         """Results in the order of `cells`; only what is missing is measured."""
         missing = {self._key(cell): cell for cell in cells if self._read(cell) is None}
-        self.tell(0, len(missing))
+        self.on_cell(0, len(missing))
         for done, (cell, result) in enumerate(self._run(list(missing.values())), start=1):
             record = {"cell": self._describe(cell), "result": result}
             publish(self._path(cell), json.dumps(record, allow_nan=False).encode())
-            self.tell(done, len(missing))
+            self.on_cell(done, len(missing))
         return self.recall(cells)
 
     def recall(self, cells: Sequence[Cell]) -> list[Result]:
@@ -101,15 +101,15 @@ class Lab:
             return
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.jobs, context, initializer=_leave_ctrl_c)
+            self._executor = ProcessPoolExecutor(self.jobs, context, initializer=_ignore_ctrl_c)
         try:
             pending = {self._executor.submit(measure_alone, cell): cell for cell in cells}
             for future in as_completed(pending):
                 yield pending[future], future.result()
         except BrokenProcessPool:
             raise StudyError(
-                "a process of the study was killed, perhaps for its memory; the same command goes on, "
-                "--jobs 1 needs least"
+                "a process of the study was killed, perhaps for its memory; the same command resumes it, "
+                "--jobs 1 needs the least memory"
             ) from None
 
     def _describe(self, cell: Cell) -> dict[str, Any]:
@@ -141,13 +141,13 @@ def measure_alone(cell: Cell) -> Result:
     """With one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    settle()
+    initialize_mkl()
     try:
         return cell.measure()
     finally:
         torch.set_num_threads(threads)
 
 
-def _leave_ctrl_c() -> None:
-    """The parent hears it, and stops this process when what it is at is done."""
+def _ignore_ctrl_c() -> None:
+    """Ctrl-C is for the parent, which stops this process after its current cell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

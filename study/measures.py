@@ -28,7 +28,7 @@ ACCURACIES = (
 def gradient_norms(net: nn.Module, x: Tensor, y: Tensor) -> list[float]:
     """‖∂L/∂W‖ of every Conv and Linear, from the first to the last, in train mode; `net` is left as it is.
 
-    Within 1e±30, so that a logarithm can be taken of a gradient that is gone, or is no number any more.
+    Within 1e±30, so that a logarithm can be taken of a gradient that is 0 or not finite.
     """
     twin = copy.deepcopy(net).train()
     gradients = torch.autograd.grad(cross_entropy(twin(x), y), weights_of(twin))
@@ -73,5 +73,5 @@ def count_gammas(net: nn.Module) -> dict[str, int]:
 
 
 def to_json(value: float) -> float | None:
-    """Six digits; None for what is no number, which JSON cannot say."""
+    """Six digits; None for NaN and infinity, which JSON does not have."""
     return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The study's pictures, in one hand.
+"""What the study's plots have in common.
 
 In: numbers per seed.  Out: figures, and the bytes of a PNG.
 """
@@ -43,7 +43,7 @@ def draw_band(
     markers: bool = True,
     range_too: bool = True,
 ) -> None:
-    """Mean over the seeds as a line, from the least to the largest as a band; one row per seed."""
+    """Mean over the seeds as a line, from the smallest to the largest as a band; one row per seed."""
     values = np.asarray(by_seed, dtype=float)
     if range_too:
         axes.fill_between(x, values.min(0), values.max(0), color=COLORS[norm], alpha=0.18, linewidth=0)

@@ -56,7 +56,7 @@ def describe_conditions(scale: Scale, rows: Rows, command: str) -> str:
         f"`{command}` wrote this page; every number and verdict on it is computed.\n\nData: "
         f"**{rows.facts.name}**, {len(rows.train_y):,} rows of {shape} to train on and "
         f"{len(rows.held_out_y):,} held out, {rows.num_classes} classes. **n = {len(scale.seeds)} seeds**; "
-        "± is their standard deviation, bands in plots go from the least to the largest. Unless said "
+        "± is their standard deviation, bands in plots go from the smallest to the largest. Unless said "
         "otherwise: a plain convolutional net of 8 layers (3×3, 8 to 32 channels, no shortcuts), batches "
         "of 32 rows, Nesterov momentum 0.9, a constant learning rate, no weight decay, no augmentation. "
         f"*Without BatchNorm* each one is replaced by a bias. torch {torch.__version__}, CPU, float32, one "

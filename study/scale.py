@@ -5,7 +5,7 @@ In: flags.  Out: a checked `Scale`; every number that decides how long a study t
 
 from dataclasses import dataclass, fields
 
-from study.claims import FEWEST_SEEDS, MOST_SEEDS
+from study.claims import MAX_SEEDS, MIN_SEEDS
 from training.settings.config import ConfigError
 
 TUNING_SEEDS = (1_000, 1_001)  # learning rates are chosen with them, and nothing else is measured with them
@@ -33,21 +33,21 @@ class Scale:
     gamma_steps: int = 400
 
     def __post_init__(self) -> None:
-        if not FEWEST_SEEDS <= len(self.seeds) <= MOST_SEEDS:
-            raise ConfigError(f"seeds must lie in {FEWEST_SEEDS} .. {MOST_SEEDS}, got {len(self.seeds)}")
-        if self.num_rows < (fewest := 2 * max(self.batch_sizes)):
+        if not MIN_SEEDS <= len(self.seeds) <= MAX_SEEDS:
+            raise ConfigError(f"seeds must lie in {MIN_SEEDS} .. {MAX_SEEDS}, got {len(self.seeds)}")
+        if self.num_rows < (minimum := 2 * max(self.batch_sizes)):
             raise ConfigError(
-                f"rows must be at least {fewest}, two of the largest batches, got {self.num_rows}"
+                f"rows must be at least {minimum}, two of the largest batches, got {self.num_rows}"
             )
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The learning rates of which the largest is looked for."""
+        """The learning rates among which the largest that trains is sought."""
         return tuple(2.0**exponent for exponent in self.rate_exponents)
 
     @property
     def tuning_rates(self) -> tuple[float, ...]:
-        """The learning rates of which the best is looked for."""
+        """The learning rates among which the best is sought."""
         return tuple(2.0**exponent for exponent in self.tuning_exponents)
 
 

@@ -1,4 +1,4 @@
-"""The cell of nearly every experiment: one net, trained for a number of steps, then looked at.
+"""The cell of nearly every experiment: one net, trained for a number of steps, then measured.
 
 In: its settings, which decide everything.  Out: plain values for JSON.
 
@@ -68,7 +68,7 @@ class ShortRun:
         return net
 
     def measure(self) -> dict[str, Any]:
-        """Train; a run whose loss stops being a number ends there, and counts as guessing."""
+        """Train; a run whose loss is no longer finite ends there, and counts as guessing."""
         rows, net = load_rows(self.data, self.num_rows), self.build()
         probe = rows.train_x[:PROBE_ROWS], rows.train_y[:PROBE_ROWS]
         gradients, losses = {}, []
@@ -90,7 +90,7 @@ class ShortRun:
 
 
 def descend(net: nn.Module, rows: Rows, run: ShortRun) -> Iterator[float]:
-    """Train `net` in place; yields each step's loss, and ends early where that is no number."""
+    """Train `net` in place; yields each step's loss, and ends early after a non-finite one."""
     config = FitConfig(learning_rate=run.learning_rate, momentum=MOMENTUM, weight_decay=run.weight_decay)
     optimizer = build_optimizer(net, config)
     net.train()

@@ -6,7 +6,7 @@ In: a net that is trained first, by the same settings as every other run.  Out: 
     δ_f ~ N(0, 1), then δ_f ← δ_f · ‖θ_f‖ / ‖δ_f‖      for each filter f: an output of a Conv or of a Linear
 
 Biases, γ and β stay where they are, as in the paper. Directions are as long as the filters because the
-length of a filter means nothing where a BatchNorm stands behind it: twice as long, the loss is the same,
+length of a filter means nothing where a BatchNorm follows it: twice as long, the loss is the same,
 and a step of fixed size is half as wide. What BatchNorm normalises by decides what the surface is, so both
 are measured:
 
@@ -76,7 +76,7 @@ def draw_direction(net: nn.Module, generator: Generator) -> list[Tensor]:
 def walk(
     net: nn.Module, directions: tuple[list[Tensor], list[Tensor]], steps: list[float], x: Tensor, y: Tensor
 ) -> list[list[float | None]]:
-    """Loss at every point, a row for each β; None where it is no number. `net` is used up."""
+    """Loss at every point, a row for each β; None where it is not finite. `net` is overwritten."""
     parameters = list(net.parameters())
     centre = [parameter.detach().clone() for parameter in parameters]
     surface = []

@@ -1,4 +1,4 @@
-"""What a study tells people while it runs: which experiment, how many cells are left of it, how long it took.
+"""A study on the terminal: which experiment, how many cells are left of it, how long it took.
 
 In: names, and how many cells are done.  Out, on stderr: a live line on a terminal, and a line per experiment.
 """
@@ -13,7 +13,7 @@ from training.console import new_console, new_progress, say
 
 
 class Watch:
-    """`begin` each experiment, `tell` of its cells; what was measured is summed up behind it."""
+    """Call `begin` before each experiment and `update` after each cell; a line sums up each experiment."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._num, self._index = len(names), 0
@@ -40,8 +40,8 @@ class Watch:
         self._index += 1
         self._name, self._measured, self._began = name, 0, time.monotonic()
 
-    def tell(self, done: int, planned: int) -> None:
-        """So many cells of those that are missing now; an experiment may ask for more of them later."""
+    def update(self, done: int, planned: int) -> None:
+        """`done` of the `planned` cells are measured; an experiment may plan more of them later."""
         self._measured += bool(done)
         description = f"{self._index} of {self._num}, {self._name}"
         self._progress.update(self._bar, description=description, completed=done, total=planned)

@@ -4,9 +4,9 @@
     python -m training compare FOLDER FOLDER ...     see compare_command.py
     python -m training search --out FOLDER ...       see search/command.py
 
-exit code   0 done   1 the loss diverged   2 the user's mistake, in one sentence   130 interrupted
+exit code   0 done   1 training diverged   2 the user's mistake, in one sentence   130 interrupted
 
-Of several processes that torchrun starts, the first one speaks.
+Of several processes that torchrun starts, only the first one prints.
 """
 
 import json
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = vars(build_parser().parse_args(words))
         settings = read_settings(flags)
         set_environment()
-        # Torch takes seconds to import: --help does not wait for it, and Ctrl-C meanwhile is a sentence.
+        # Torch takes seconds to import: --help must not wait for it, nor Ctrl-C show a traceback.
         from training.distributed.group import joined
         from training.figures.tensorboard import check_tensorboard
         from training.loop.device import find_device
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if launch.is_first:
             print(json.dumps(facts))
     except TrainingError as error:
-        launch.tell(error)
+        launch.report(error)
         return error.exit_code
     except KeyboardInterrupt:
         if launch.is_first:
@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe_progress(run: "Run | None") -> str:
-    """What an interruption left."""
+    """How far the run came before the interruption, and how to continue it."""
     if run is None or not run.history:
         return "before the first epoch ended; nothing was saved"
-    return f"after epoch {len(run.history)} of {run.config.epochs}; add --resume to go on"
+    return f"after epoch {len(run.history)} of {run.config.epochs}; add --resume to continue"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def say(console: Console, line: str) -> None:
 
 
 def new_progress(console: Console, *columns: ProgressColumn, **options: object) -> Progress:
-    """A bar that leaves nothing behind; `options` are those of rich's Progress."""
+    """A bar that is erased at its end; `options` are those of rich's Progress."""
     idle = console.quiet or not console.is_terminal
     return Progress(*columns, console=console, transient=True, disable=idle, **options)  # type: ignore[arg-type]
 

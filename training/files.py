@@ -23,7 +23,7 @@ def publish(path: Path, content: bytes) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make `folder` and try it, so that nobody learns after an hour that it cannot be written."""
+    """Make `folder` and try it, so that an unwritable one is an OutputError now, not after an hour."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -16,7 +16,7 @@ from training.console import to_markdown
 
 NORMS: tuple[Norm, ...] = ("before", "none")
 USUAL, TUNED_AT = 32, 128
-LEAST_ERROR = 0.1  # of what is drawn, in %
+MIN_ERROR = 0.1  # of what is drawn, in %
 HELD_OUT, HELD_OUT_AGAIN = "held_out_accuracy", "recalibrated_held_out_accuracy"
 BY_BATCH, BY_RUNNING, AGAIN = "train_mode_accuracy", "eval_mode_accuracy", "recalibrated_eval_mode_accuracy"
 Results = dict[tuple[Norm, int], list[Result]]
@@ -99,17 +99,17 @@ def claims_of(results: Results, smallest: int) -> list[Claim]:
 
 def describe_gap(scale: Scale, results: Results) -> str:
     """Which mode is the better one, at either end."""
-    told = []
+    modes = []
     for size in (scale.batch_sizes[0], scale.batch_sizes[-1]):
         found = results["before", size]
         gap = statistics.fmean(difference(column(found, BY_RUNNING), column(found, BY_BATCH)))
         better = "better" if gap > 0 else "worse"
-        told.append(f"{100 * abs(gap):.1f} points {better} with {size} rows in a batch")
+        modes.append(f"{100 * abs(gap):.1f} points {better} with {size} rows in a batch")
     return (
-        f"On the train rows eval mode is {' and '.join(told)}. In train mode a row is normalised by its few "
+        f"On the train rows eval mode is {' and '.join(modes)}. In train mode a row is normalised by its few "
         "neighbours, and that noise is gone in eval mode. Large batches make few steps "
-        f"({scale.batch_rows // scale.batch_sizes[-1]} here): running averages then tell of weights that "
-        "are gone, which is what re-estimation repairs."
+        f"({scale.batch_rows // scale.batch_sizes[-1]} here): running averages then describe weights that "
+        "are outdated, which is what re-estimation repairs."
     )
 
 
@@ -134,7 +134,7 @@ def draw(scale: Scale, results: Results) -> Plot:
     )
     for axes, norm, key, color, name in curves:
         accuracies = by_seed((column(results[norm, size], key) for size in scale.batch_sizes), 100)
-        errors = [[max(100 - accuracy, LEAST_ERROR) for accuracy in line] for line in accuracies]
+        errors = [[max(100 - accuracy, MIN_ERROR) for accuracy in line] for line in accuracies]
         draw_band(axes, scale.batch_sizes, errors, color, name=name)
     label(held_out, "rows in a batch", "held-out error, %")
     label(modes, "rows in a batch", "error on the same train rows, with BatchNorm, %")

@@ -107,7 +107,7 @@ def claims_on_gradients(depth: int, results: Results) -> list[Claim]:
 
 
 def falls_of(results: Sequence[Result], step: int) -> tuple[float, ...]:
-    """log₁₀ of the first Conv's gradient over the last one's; the Linear behind them is left out."""
+    """log₁₀ of the first Conv's gradient over the last one's; the final Linear is left out."""
     convs = [gradients_of_convs(result, step) for result in results]
     return tuple(math.log10(norms[0] / norms[-1]) for norms in convs)
 

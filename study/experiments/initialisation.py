@@ -30,7 +30,7 @@ def study_initialisation(scale: Scale, measure: Measure) -> Finding:
         done=(
             "Every weight of He et al. 2015 times a factor. The learning rate is the best one at factor 1, "
             f"{rates['before']:.3g} with BatchNorm and {rates['none']:.3g} without, for all factors: to "
-            "tune it again would be to take care. The last Linear, which has no BatchNorm behind it, is "
+            "tune it again would be to take care. The last Linear, which has no BatchNorm after it, is "
             "scaled as well."
         ),
         claims=[

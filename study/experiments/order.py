@@ -29,7 +29,7 @@ def study_order(scale: Scale, measure: Measure) -> Finding:
         title="Before or after the activation",
         done=(
             f"{scale.steps} steps, each net at its best learning rate, chosen with seeds of its own. The "
-            "nets have the same Convs; behind a ReLU, BatchNorm sees no negative numbers, and its Conv "
+            "nets have the same Convs; after a ReLU, BatchNorm sees no negative numbers, and its Conv "
             "keeps a bias."
         ),
         claims=[

@@ -56,7 +56,7 @@ def study_surface(scale: Scale, measure: Measure) -> Finding:
             f"{', '.join(f'{rate:.3g}' for rate in RATES)}; two random directions whose every filter is as "
             "long as the net's own (filter-normalised, Li et al. 2018), biases, γ and β untouched; mean "
             f"cross-entropy of {SLICE_ROWS} train rows at {scale.slice_points} × {scale.slice_points} "
-            "points from −1 to 1. Everything is drawn anew for each seed; the plot shows the first. With "
+            "points from −1 to 1. Everything is drawn again for each seed; the plot shows the first. With "
             "BatchNorm there are two surfaces: normalised by the statistics of these rows at every point "
             "(what training walks on), or by the running averages of the trained net (what eval mode would "
             f"say of moved weights). Nets: {describe_nets({net: NETS[net] for net in scale.slice_nets})}."
@@ -129,6 +129,6 @@ def draw(scale: Scale, surfaces: Surfaces) -> Plot:
 def clipped(
     surface: Sequence[Sequence[float | None]], low: float, high: float
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    """Within what the colours can show; what is no number is as high as they go."""
+    """Within what the colours can show; NaN and infinity count as the highest."""
     losses = [[high if loss is None else loss for loss in row] for row in surface]
     return np.clip(np.asarray(losses, dtype=np.float64), low, high * (1 - 1e-9))

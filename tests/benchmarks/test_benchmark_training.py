@@ -16,7 +16,7 @@ from benchmarks.training.nets import resnet18, resnet50
 from benchmarks.training.rounds import BARE, OURS, Rounds, measure
 from benchmarks.training.table import Line, render
 from training.loop.fit import fit
-from training.loop.loss_watch import LOOK_EVERY
+from training.loop.loss_watch import CHECK_EVERY
 
 CPU = torch.device("cpu")
 TINY = Case(name="small-cnn", shape=(1, 8, 8), num_classes=3, batch_size=4, num_steps=3)
@@ -286,7 +286,7 @@ def test_a_step_of_ours_never_waits_for_the_gpu():
     def on_step(facts: object) -> None:
         nonlocal steps
         steps += 1
-        looks = (steps + 1) % LOOK_EVERY == 0 or steps + 1 == 40
+        looks = (steps + 1) % CHECK_EVERY == 0 or steps + 1 == 40
         torch.cuda.set_sync_debug_mode("default" if looks or steps == 40 else "error")
 
     for _ in fit(case.build_net(device), case.make_split(device), case.config(1), on_step=on_step):

@@ -183,7 +183,7 @@ def test_amounts_are_shares_of_the_picture_unless_given():
         ("crop,,flip", "unknown augmentation ''"),
         ("none,flip", "unknown augmentation 'none'"),
         ("crop,crop=2", "crop is given twice"),
-        ("flip=2", "flip takes nothing behind it, got 'flip=2'"),
+        ("flip=2", "flip takes no value, got 'flip=2'"),
         ("crop=", "crop takes a whole number of pixels, got 'crop='"),
         ("crop=0", "crop takes a whole number"),
         ("crop=-1", "crop takes a whole number"),

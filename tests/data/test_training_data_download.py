@@ -1,4 +1,4 @@
-"""Downloads: whole or not there, resumed where the line broke, refused when the digest differs."""
+"""Downloads: whole or not there, resumed where the connection broke, refused when the digest differs."""
 
 import threading
 
@@ -46,7 +46,7 @@ def test_a_broken_line_is_taken_up_where_it_broke(server, tmp_path):
 def test_a_line_that_brings_nothing_any_more_is_an_error_and_the_next_run_goes_on(server, tmp_path):
     server.breaks_after = [300_000, 0]
     path = tmp_path / "file.gz"
-    with pytest.raises(DataError, match=f"the line broke after 300000 of {len(CONTENT)} bytes"):
+    with pytest.raises(DataError, match=f"the connection broke after 300000 of {len(CONTENT)} bytes"):
         fetch(server, path)
     assert leftovers(path) == [".file.gz.partial"]
     fetch(server, path)

@@ -117,14 +117,14 @@ def test_a_download_that_was_ruined_since_is_told(tmp_path, monkeypatch):
         read_contents(published, [tmp_path])
 
 
-def test_the_users_own_folder_is_looked_at_first(tmp_path):
+def test_the_users_own_folder_is_searched_first(tmp_path):
     places = list_places({"TRAINING_DATA": str(tmp_path), "TRAINING_CACHE": "elsewhere"})
     assert places[0] == tmp_path
     assert list_places({"XDG_CACHE_HOME": "/x"})[0] == Path("/x/foldserve/data")
     assert Path("/usr/share/datasets") in places
 
 
-def test_every_set_is_looked_for_where_its_download_goes():
+def test_every_set_is_searched_where_its_download_goes():
     for published in (mnist.MNIST, mnist.FASHION_MNIST, cifar.CIFAR10, cifar.CIFAR100):
         assert published.name in published.folders
         digests = [*published.contents.values(), *published.downloads.values()]

@@ -1,4 +1,4 @@
-"""Several processes and one give the same net: shares, sums, and what the processes tell each other."""
+"""Several processes and one give the same net: shares, sums, and the messages between processes."""
 
 import socket
 import time
@@ -69,7 +69,7 @@ def test_shares_are_all_rows_once_and_their_means_the_mean_of_all(three, num_row
 
 def ask_first(content: bytes | None) -> bytes | None:
     group = here()
-    return group.from_first(lambda: content if group.is_first else pytest.fail("only the first one is asked"))
+    return group.broadcast(lambda: content if group.is_first else pytest.fail("only the first one is asked"))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x00checkpoint\xff" * 1000], ids=["none", "empty", "some"])
@@ -79,7 +79,7 @@ def test_what_the_first_process_reads_all_get(three, content):
 
 def write_or_find(path: Path) -> bool:
     group = here()
-    with group.one_first():
+    with group.first_per_machine():
         if group.local_rank == 0:
             time.sleep(0.2)  # long enough for the others to come by, if nothing held them
             path.write_text("here")
@@ -108,11 +108,11 @@ def test_a_process_alone_needs_nobody():
     group, loss = Group(), torch.ones(())
     assert torch.equal(group.share(torch.arange(5)), torch.arange(5))
     assert group.weigh(loss, 7, 7) is group.mean(loss) is group.total(loss) is loss
-    assert group.from_first(lambda: b"mine") == b"mine"
+    assert group.broadcast(lambda: b"mine") == b"mine"
     net = HalfUsed()
     assert group.wrap(net, torch.zeros(1, 4)) is net
     group.require_same({"seed": 1})
-    with group.one_first():
+    with group.first_per_machine():
         assert not distributed.is_initialized()
 
 
@@ -149,7 +149,7 @@ def test_a_launch_that_does_not_fit_is_one_sentence(changes, told):
 def test_who_fails_alone_leaves_the_first_word_to_others(monkeypatch, capsys, rank, error, pauses, said):
     slept = []
     monkeypatch.setattr(launch_module.time, "sleep", slept.append)
-    Launch(rank=rank, size=4).tell(error)
+    Launch(rank=rank, size=4).report(error)
     assert slept == [launch_module.PATIENCE_SECONDS] * pauses
     assert capsys.readouterr().err == said
 

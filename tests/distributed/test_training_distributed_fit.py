@@ -38,7 +38,7 @@ def twenty_steps(name: str, batch_size: int, together: bool = True) -> tuple[lis
     average = WeightAverage(net, 0.9)
     losses = []
     batches = [draw_rows(batch_size, step) for step in range(20)]
-    for step, (rows, labels) in enumerate(group.together(net, batches) if together else batches):
+    for step, (rows, labels) in enumerate(group.synchronised(net, batches) if together else batches):
         own = group.share(torch.arange(batch_size))
         loss = functional.cross_entropy(forward(rows[own]), labels[own], label_smoothing=0.1)
         loss = group.weigh(loss, len(own), batch_size)
@@ -75,13 +75,13 @@ def test_without_synchronised_batchnorms_the_curve_is_another(two):
 
 
 def six_steps(stops: bool) -> dict[str, Tensor]:
-    """In float32; where it `stops`, the net is wrapped anew halfway, as in a run that goes on."""
+    """In float32; where it `stops`, the net is wrapped again halfway, as in a resumed run."""
     group, net = here(), net_of("resnet").float()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     batches = [draw_rows(24, step) for step in range(6)]
     for part in (batches[:3], batches[3:]) if stops else (batches,):
         forward = group.wrap(net, batches[0][0][:1].float())
-        for rows, labels in group.together(net, part):
+        for rows, labels in group.synchronised(net, part):
             loss = functional.cross_entropy(forward(group.share(rows).float()), group.share(labels))
             optimizer.zero_grad()
             loss.backward()

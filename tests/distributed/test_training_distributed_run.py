@@ -84,7 +84,7 @@ def curve(out: Path) -> list[dict[str, float]]:
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Everything that a run goes on from: weights, their average, momenta."""
+    """Everything that a run resumes from: weights, their average, momenta."""
     assert checkpoint.resume is not None
     state = checkpoint.resume.state
     momenta = {f"momentum {key}": entry["momentum_buffer"] for key, entry in state.optimizer["state"].items()}
@@ -102,7 +102,7 @@ def assert_same_within_bound(found: Path, expected: Path) -> None:
 
 
 def test_two_processes_follow_the_curve_of_one(one, two):
-    """Losses, weights, their average, its recalibrated statistics, and momenta, behind 84 steps."""
+    """Losses, weights, their average, its recalibrated statistics, and momenta, after 84 steps."""
     out, _ = two
     assert_same_within_bound(out, one)
 
@@ -147,7 +147,7 @@ def test_the_same_command_again_finds_everything_done(one, tmp_path, capsys):
     ("flags", "told"),
     [
         (["--seed", "1"], "is already there, of a run with other settings: take another --out"),
-        (["--overwrite"], "--overwrite would begin anew with every restart: leave --max-restarts out"),
+        (["--overwrite"], "--overwrite would start over with every restart: leave --max-restarts out"),
     ],
 )
 def test_torchrun_goes_on_with_nothing_but_the_same_run(one, capsys, flags, told):
@@ -172,7 +172,7 @@ def process_of(torchrun: subprocess.Popen[str], rank: int) -> int:
 
 @dataclass(frozen=True)
 class Killed:
-    """A run whose first process was killed behind its first epoch."""
+    """A run whose first process was killed after its first epoch."""
 
     out: Path
     returncode: int
@@ -201,7 +201,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 def test_a_killed_process_costs_nothing_but_time(two, killed):
     assert killed.returncode == 0, killed.stderr
     assert len(killed.stdout.splitlines()) == 1
-    assert re.search(r"^going on behind epoch [1-3]$", killed.stderr, re.MULTILINE)
+    assert re.search(r"^resuming after epoch [1-3]$", killed.stderr, re.MULTILINE)
     assert "Traceback" not in killed.stderr
     assert (killed.out / "metrics.jsonl").read_bytes() == (two[0] / "metrics.jsonl").read_bytes()
     assert (killed.out / "checkpoint.pt").read_bytes() == (two[0] / "checkpoint.pt").read_bytes()
@@ -211,7 +211,7 @@ def test_a_killed_process_costs_nothing_but_time(two, killed):
 
 
 def test_a_run_goes_on_with_another_number_of_processes(one, killed):
-    """What two processes left behind, one takes up."""
+    """What two processes left, one resumes."""
     assert load_checkpoint(killed.before / "checkpoint.pt").epoch < 4
     assert main(["--out", str(killed.before), "--device", "cpu", "--resume"]) == 0
     assert_same_within_bound(killed.before, one)

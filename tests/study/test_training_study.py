@@ -61,7 +61,7 @@ def squares(lab: Lab, *numbers: int) -> list[int]:
 
 def test_a_cell_is_measured_once(tmp_path):
     told = []
-    lab = Lab(tmp_path, {"rows": "a"}, tell=lambda *counts: told.append(counts))
+    lab = Lab(tmp_path, {"rows": "a"}, on_cell=lambda *counts: told.append(counts))
     assert squares(lab, 3, 2, 3) == [9, 4, 9]
     assert squares(lab, 2, 5) == [4, 25]
     assert CALLS == [3, 2, 5]
@@ -167,7 +167,7 @@ def test_an_interrupted_study_goes_on(studied, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("study.short_run.count_gammas", _interrupt_at(3))
         assert main(flags) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes it" in capsys.readouterr().err
     assert not (tmp_path / "report.md").exists()
     kept = {path.name for path in (tmp_path / "cells").iterdir()}
     assert len(kept) == 2

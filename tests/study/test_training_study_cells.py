@@ -71,7 +71,7 @@ def test_each_layers_gradient_is_that_of_a_backward_pass(rows, norm):
 def test_a_gradient_that_is_gone_has_a_logarithm(rows):
     net = built("none")
     with torch.no_grad():
-        net.layers[1].bias.fill_(-1e9)  # every ReLU behind it is off
+        net.layers[1].bias.fill_(-1e9)  # every ReLU after it is off
     assert set(gradient_norms(net, rows.train_x, rows.train_y)) == {SMALLEST}
     assert min(gradient_norms(built("none"), rows.train_x, rows.train_y)) > SMALLEST
 

@@ -234,7 +234,7 @@ def test_the_command_takes_both_and_resumes_to_the_same_bits(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(["--out", str(whole), *flags]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        # The first epoch of a run that is stopped behind it.
+        # The first epoch of a run that is stopped after it.
         patch.setattr("training.runs.run.Run._write_metrics", _interrupt)
         assert main(["--out", str(stopped), *flags]) == 130
     assert load_checkpoint(stopped / "checkpoint.pt").epoch == 1

@@ -1,4 +1,4 @@
-"""The loop: learns, repeats itself, and goes on where it stopped."""
+"""The loop: learns, repeats itself, and resumes where it stopped."""
 
 from dataclasses import replace
 
@@ -117,7 +117,7 @@ def test_a_run_goes_on_to_the_same_bits_and_only_with_everything(way, forgotten)
         "weights": {},
     }
     state = replace(first.state, **{forgotten: untouched[forgotten]} if forgotten else {})
-    # As a checkpoint does it: the net that goes on begins with what was published.
+    # As a checkpoint does it: the resumed net begins with what was published.
     resumed = fresh_net(FEW)
     resumed.load_state_dict(first.net.state_dict())
     *_, last = fit(resumed, FEW, config, Start(epochs_done=1, state=state))
@@ -131,7 +131,7 @@ def test_a_start_that_lacks_something_is_one_sentence(lost):
     net, config = fresh_net(FEW), FitConfig(batch_size=20, epochs=2)
     epoch = next(fit(net, FEW, config))
     start = Start(epochs_done=1, state=replace(epoch.state, **{lost: {}}))
-    with pytest.raises(TrainingError, match="does not hold what this run needs to go on"):
+    with pytest.raises(TrainingError, match="lacks what this run needs to resume"):
         next(fit(net, FEW, config, start))
 
 

@@ -52,12 +52,12 @@ def test_confusions_are_counted_row_by_row(given_):
 @given(answers())
 def test_the_most_frequent_confusions_stand_first_and_none_is_left_out(given_):
     counts = count_confusions(*given_)
-    pairs = list_confusions(counts, most=1000)
+    pairs = list_confusions(counts, limit=1000)
     often = [count for _, _, count in pairs]
     assert often == sorted(often, reverse=True)
     assert all(true != predicted and counts[true, predicted] == count for true, predicted, count in pairs)
     assert sum(often) == counts.sum() - counts.trace()
-    assert list_confusions(counts, most=2) == pairs[:2]
+    assert list_confusions(counts, limit=2) == pairs[:2]
 
 
 @given(answers())
@@ -65,7 +65,7 @@ def test_mistakes_are_the_rows_of_the_highest_loss(given_):
     logits, labels = given_
     p = torch.softmax(logits.double(), 1)
     losses = -torch.log(p[torch.arange(len(labels)), labels])
-    found = find_mistakes(logits, labels, most=7)
+    found = find_mistakes(logits, labels, limit=7)
     rows = [mistake.row for mistake in found]
     assert len(set(rows)) == len(rows) == min(7, len(labels))
     others = [losses[row].item() for row in range(len(labels)) if row not in rows]
@@ -165,7 +165,7 @@ def test_mistakes_are_shown_as_they_are_served(channels):
     logits = torch.zeros(20, 3)
     logits[:, 1] = torch.arange(20) / 4
     labels = torch.tensor([0] * 18 + [1] * 2)
-    mistakes = find_mistakes(logits, labels, most=20)
+    mistakes = find_mistakes(logits, labels, limit=20)
     figure = mistakes_figure(mistakes, pixels, ["cat", "dog", "cow"], "a net on data")
     assert [mistake.row for mistake in mistakes] == [*reversed(range(18)), 18, 19]
     for axes, mistake in zip(figure.axes, mistakes, strict=True):

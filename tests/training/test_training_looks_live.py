@@ -20,7 +20,7 @@ from training.augment import choose_augmentation
 from training.data import DataFacts, normalize
 from training.loop.facts import EpochFacts, StepFacts
 from training.loop.fit import fit
-from training.loop.loss_watch import LOOK_EVERY, LossWatch
+from training.loop.loss_watch import CHECK_EVERY, LossWatch
 from training.runs.display import Display, describe_seconds
 from training.settings.config import FitConfig
 
@@ -135,13 +135,13 @@ def test_the_loop_tells_each_step_what_it_knows_and_learns_the_same():
     assert epochs == [epoch.facts for epoch in fit(alone, split, config)]
     assert all(map(torch.equal, watched.state_dict().values(), alone.state_dict().values()))
     num_steps = len(split.train_labels) // 16
-    assert num_steps % LOOK_EVERY
+    assert num_steps % CHECK_EVERY
     assert [(facts.epoch, facts.index) for facts in told] == [
         (epoch, index) for epoch in (1, 2) for index in range(1, num_steps + 1)
     ]
     for before, facts in zip([None, *told], told, strict=False):
         assert facts.num_rows == 16 * facts.index
-        looked = facts.index % LOOK_EVERY == 0 or facts.index == num_steps
+        looked = facts.index % CHECK_EVERY == 0 or facts.index == num_steps
         if not looked:
             same = before is not None and before.epoch == facts.epoch
             assert (facts.loss, facts.accuracy) == ((before.loss, before.accuracy) if same else (None, None))
@@ -220,7 +220,7 @@ def test_what_waits_for_the_device_would_be_noticed(monkeypatch, work, noticed):
 
 def test_a_number_cannot_be_had_of_a_device_without_numbers():
     with pytest.raises(RuntimeError, match="meta"):
-        LossWatch(10, torch.device("meta")).find_lost()
+        LossWatch(10, torch.device("meta")).find_non_finite()
 
 
 def test_on_a_real_terminal_the_command_shows_its_bar(tmp_path):

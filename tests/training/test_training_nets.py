@@ -157,7 +157,7 @@ def test_a_mobilenet_filters_each_channel_alone():
 def test_a_densenet_reads_all_that_came_before():
     layers = layers_of("densenet", growth="3", layers="3,2")
     widths = [layer.num_features for layer in layers if isinstance(layer, nn.BatchNorm2d)]
-    # 6 channels and 3 more each layer, 12 inside a layer; half of 15 behind the first block, and 3 more twice
+    # 6 channels and 3 more each layer, 12 inside a layer; half of 15 after the first block, and 3 more twice
     assert widths == [6, 12, 9, 12, 12, 12, 15, 7, 12, 10, 12, 13]
 
 

@@ -28,12 +28,12 @@ SHIFT = "its shift cannot move on"
 
 # BatchNorms in the net, and which of them stay, by the sign of γ; everything else goes.
 #   keras-cnn      a BN between Relu and MaxPool has nowhere to go: both need a > 0.  With γ > 0 it passes the
-#                  MaxPool into the unpadded Conv or the Linear behind.
+#                  MaxPool into the unpadded Conv or the Linear after it.
 #   preact-resnet  the BNs that read one stage's stream (3, 2 and 2 of them here) need the sign of its one a
 #                  to be that of every γ: one of them goes.  With γ > 0 each Relu's b = 0 says what b is on
-#                  the stream behind each sum, and the Conv before the sum makes it so.
+#                  the stream after each sum, and the Conv before the sum makes it so.
 #   densenet       several BNs read one tensor through Concats, each needs b = t/s of its own on it for the
-#                  Relu behind: one goes, whatever the signs.
+#                  Relu after it: one goes, whatever the signs.
 COUNTS = {
     "mlp": 1,
     "cnn": 3,

@@ -120,7 +120,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, capsys, stop
     if stop == signal.SIGINT:
         assert process.returncode == 130
         assert stderr.splitlines()[-1].startswith("training: interrupted after epoch ")
-        assert stderr.splitlines()[-1].endswith(" of 2; add --resume to go on")
+        assert stderr.splitlines()[-1].endswith(" of 2; add --resume to continue")
         assert (out / "curves.png").exists()
     else:
         assert process.returncode == -signal.SIGKILL
@@ -243,7 +243,7 @@ def test_missing_digits_are_told_with_the_command(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ([], "is already there: add --resume to go on with it, or --overwrite to lose it"),
+        ([], "is already there: add --resume to continue it, or --overwrite to replace it"),
         (["--resume", "--epochs", "5"], "began with epochs 2, so --resume cannot take 5"),
         (["--resume", "--learning-rate", "0.2"], "began with learning_rate 0.1, so --resume cannot take 0.2"),
     ],
@@ -266,7 +266,7 @@ def test_a_run_of_an_older_version_is_not_gone_on_with(copied, capsys):
     del record["batchnorm"]
     torch.save(record | {"schema_version": 1}, path)
     sentence = mistake(capsys, "--out", str(copied), "--resume")
-    assert sentence.endswith(f"{path} is of an older version: it can be exported, but not gone on with")
+    assert sentence.endswith(f"{path} is of an older version: it can be exported, but not resumed")
 
 
 def test_a_run_that_diverges_keeps_its_last_good_epoch(tmp_path, capsys):

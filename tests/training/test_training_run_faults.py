@@ -1,4 +1,4 @@
-"""What a run survives: a kill at any moment, a full disk, a stop behind any epoch of any kind of run."""
+"""What a run survives: a kill at any moment, a full disk, a stop after any epoch of any kind of run."""
 
 import os
 import random
@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_bytes(tmp_path):
             heard = [process.stderr.readline()]
             while heard[-1] and not heard[-1].startswith("epoch "):
                 heard.append(process.stderr.readline())
-            time.sleep(chance.uniform(0, 0.05))  # somewhere in an epoch, or in what is written behind it
+            time.sleep(chance.uniform(0, 0.05))  # somewhere in an epoch, or in what is written after it
             process.kill()
         assert process.returncode == -signal.SIGKILL, "".join(heard)
         reached.append(load_checkpoint(killed / CHECKPOINT).epoch)
@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_bytes(tmp_path):
 
 @pytest.fixture
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run behind the first of its epochs."""
+    """A run after the first of its epochs."""
     out = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.runs.run.Run._write_metrics", _interrupt)

@@ -1,4 +1,4 @@
-"""A search: what it draws, that it goes on as if never stopped, and that it keeps off the held-out half."""
+"""A search: what it draws, that it resumes as if never stopped, and never uses the held-out half."""
 
 import json
 import re
@@ -303,7 +303,7 @@ def test_a_search_in_which_all_diverge_says_so(tmp_path, capsys):
 def test_an_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("training.search.trials.fit", _interrupt)
     assert main([*FLAGS, "--out", str(tmp_path), "--trials", "2"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -342,9 +342,9 @@ def test_another_search_is_not_mixed_in(tmp_path, capsys):
     flags = [*FLAGS, "--out", str(tmp_path), "--trials", "1"]
     assert main(flags) == 0
     for others, sentence in (
-        (["--epochs", "3"], "began with epochs 2, so it cannot go on with 3: take another --out"),
+        (["--epochs", "3"], "began with epochs 2, so it cannot continue with 3: take another --out"),
         (["--sampler", "random"], "began with sampler tpe"),
-        (["--momentum", "0.9"], "began with momentum not given, so it cannot go on with 0.9"),
+        (["--momentum", "0.9"], "began with momentum not given, so it cannot continue with 0.9"),
     ):
         assert main([*flags, *others]) == 2
         assert sentence in capsys.readouterr().err
@@ -354,7 +354,7 @@ def test_another_search_is_not_mixed_in(tmp_path, capsys):
 def test_two_searches_at_once_in_one_folder_are_one_too_many(tmp_path, capsys):
     with FileLock(tmp_path / LOCK):
         assert main([*FLAGS, "--out", str(tmp_path), "--trials", "1"]) == 2
-    assert f"another search is at work in {tmp_path}" in capsys.readouterr().err
+    assert f"another search is running in {tmp_path}" in capsys.readouterr().err
     assert main([*FLAGS, "--out", str(tmp_path), "--trials", "1"]) == 0
 
 

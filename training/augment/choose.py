@@ -1,4 +1,4 @@
-"""What `--augment` may say: names with commas between, `none`, or `auto` for what suits the data set.
+"""The values of `--augment`: names with commas between, `none`, or `auto` for what suits the data set.
 
 In: `crop,flip` or `crop=4,cutout=8`, and the facts of the data.  Out: an `Augmentation`.
 
@@ -20,7 +20,8 @@ from training.settings.config import ConfigError
 
 AUTO, NONE = "auto", "none"
 
-# A mirrored shoe is a shoe, a mirrored 2 is no digit; what a stranger's pictures are, nobody knows.
+# A mirrored shoe is a shoe, but a mirrored 2 is no digit. Of a user's own pictures neither is known, so
+# they are cropped only.
 SUITABLE = {
     "digits": "affine",
     "mnist": "affine",
@@ -36,7 +37,7 @@ SHARES = {"shift": 8, "crop": 8, "cutout": 4}
 
 
 def parse_augment(text: str, data: str) -> list[tuple[str, int | None]]:
-    """Names in their order, each with its pixels if given; raises ConfigError for what nobody knows."""
+    """Names in their order, each with its pixels if given; raises ConfigError for an unknown one."""
     if text == AUTO:
         text = SUITABLE.get(data.partition(":")[0], "affine")
     if text == NONE:
@@ -49,7 +50,7 @@ def parse_augment(text: str, data: str) -> list[tuple[str, int | None]]:
         if name in dict(chosen):
             raise ConfigError(f"augmentation {name} is given twice in {text!r}")
         if equals and not (name in SHARES and pixels.isascii() and pixels.isdigit() and int(pixels) > 0):
-            what = "a whole number of pixels" if name in SHARES else "nothing behind it"
+            what = "a whole number of pixels" if name in SHARES else "no value"
             raise ConfigError(f"augmentation {name} takes {what}, got {word!r}")
         chosen.append((name, int(pixels) if equals else None))
     return chosen

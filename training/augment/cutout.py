@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Cutout:
-    """`paint` has a level for each channel; the mean of the data is what a net sees as nothing."""
+    """`paint` has a level for each channel; the mean of the data becomes 0 once normalised."""
 
     side: int
     height: int
@@ -31,7 +31,7 @@ class Cutout:
         rows = self._covered(self.height, drawn[:, :1])
         columns = self._covered(self.width, drawn[:, 1:])
         paint = torch.tensor(self.paint, dtype=pixels_nchw.dtype).view(-1, 1, 1)
-        paint = paint.to(pixels_nchw.device, non_blocking=True)  # see normalize: nobody waits
+        paint = paint.to(pixels_nchw.device, non_blocking=True)  # without waiting, see `normalize`
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], paint, pixels_nchw)
 
     def _covered(self, size: int, corners: Tensor) -> Tensor:

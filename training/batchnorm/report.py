@@ -5,10 +5,10 @@ In: a net, and batches of train rows with their labels, not augmented.  Out: a `
     drift of the mean        max over channels |r_μ − μ| / √(σ² + ε)
     drift of the variance    max over channels (r_σ² + ε) / (σ² + ε), or its inverse where that is larger
     near zero                r_σ² < ε: ε and not the data sets the scale
-    dead                     |γ| ≤ SMALLEST_GAMMA: the channel says next to nothing
+    dead                     |γ| ≤ SMALLEST_GAMMA: the channel contributes next to nothing
     gap                      accuracy by the batch's statistics − accuracy by the running ones, the same rows
 
-r are the running statistics; μ and σ² are estimated anew from all that the BatchNorm reads in those batches.
+r are the running statistics; μ and σ² are re-estimated from all that the BatchNorm reads in those batches.
 They are estimates too: of n values, the mean's standard error is about σ / √n.
 """
 

@@ -23,7 +23,7 @@ SMALLEST_COUNT = 32
 
 
 def count_positions(net: nn.Module, row_shape: tuple[int, ...]) -> dict[str, int]:
-    """Positions behind each statistic of each BatchNorm that runs, by its name; tries the net on two rows."""
+    """Pixels per row that each BatchNorm averages over, by its name; runs two rows through the net."""
     names = {module: name for name, module in net.named_modules()}
     positions: dict[str, int] = {}
 
@@ -45,7 +45,7 @@ def count_positions(net: nn.Module, row_shape: tuple[int, ...]) -> dict[str, int
 
 
 def describe_small_batch(positions: dict[str, int], rows: int) -> str | None:
-    """What to tell who trains with `rows` on a device, if that is too few for some BatchNorm."""
+    """A warning if `rows` on a device are too few for some BatchNorm, else None."""
     counts = {name: rows * count for name, count in positions.items()}
     small = {name: count for name, count in counts.items() if count < SMALLEST_COUNT}
     if not small:

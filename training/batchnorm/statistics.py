@@ -1,4 +1,4 @@
-"""Care for the BatchNorms of a net: γ that stays positive, and statistics that belong to the weights.
+"""The BatchNorms of a net: keep γ positive, and re-estimate statistics for the final weights.
 
 In: a net, and batches of rows.  Out: the same net, changed in place.
 
@@ -25,7 +25,7 @@ SMALLEST_GAMMA = 2.0**-7
 
 
 def find_batchnorms(net: nn.Module) -> list[_BatchNorm]:
-    """Those that keep running statistics, subclasses too."""
+    """All BatchNorms that keep running statistics, subclasses too."""
     return [
         module
         for module in net.modules()
@@ -65,9 +65,9 @@ class Moments:
 
 @contextmanager
 def normalizing_by_batch(net: nn.Module) -> Iterator[dict[_BatchNorm, Moments]]:
-    """Within, BatchNorms normalise by their batch and all else is in eval mode; yields what they read.
+    """Within, BatchNorms normalise by their batch, all else is in eval mode; yields moments of their inputs.
 
-    Behind it the net is in eval mode, its running statistics as they were.
+    Afterwards the net is in eval mode, with its running statistics as they were before.
     """
     norms = find_batchnorms(net)
     before = {norm: [buffer.clone() for buffer in norm.buffers()] for norm in norms}
@@ -103,7 +103,7 @@ def take_statistics(moments: Mapping[_BatchNorm, Moments]) -> None:
 
 
 def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Estimate every BatchNorm's running statistics anew from `batches`; leaves the net in eval mode."""
+    """Re-estimate every BatchNorm's running statistics from `batches`; leaves the net in eval mode."""
     with normalizing_by_batch(net) as moments:
         for rows in batches:
             net(rows)

@@ -1,7 +1,7 @@
 """BatchNorm over the batch of all processes together, on CPUs and GPUs.
 
-In: a net whose BatchNorms each see one process's share of the batch.  Out: the same net, its keys and its
-parameters the same, each BatchNorm normalising by the whole batch. Process r holds k_r values of a channel:
+In: a net whose BatchNorms each see one process's share of the batch.  Out: the same net, with the same keys
+and parameters, each BatchNorm normalising by the whole batch. Process r holds k_r values of a channel:
 
     m_r = Σ x / k_r     S_r = Σ (x − m_r)²                         one message forward: every (k, m, S)
     n = Σ k_r     μ = Σ k_r m_r / n     σ² = Σ (S_r + k_r (m_r − μ)²) / n          (Chan et al. 1979)
@@ -32,7 +32,8 @@ from torch.overrides import TorchFunctionMode
 def synchronised(net: nn.Module) -> Iterator[None]:
     """Within it, in train mode, every BatchNorm of `net` normalises by the batch of all processes.
 
-    Subclasses of BatchNorm too, whatever else their forward does. Each gets another class, and its own back.
+    Subclasses of BatchNorm too, whatever else their forward does. Each BatchNorm's class is replaced within,
+    and restored at the end: so a checkpoint holds plain BatchNorms, and no conversion can lose an attribute.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     plain: list[Any] = [type(norm) for norm in norms]
@@ -46,12 +47,13 @@ def synchronised(net: nn.Module) -> Iterator[None]:
 
 
 class _Synchronised(nn.Module):
-    """Comes before a BatchNorm's own class, and runs its forward with `functional.batch_norm` exchanged."""
+    """Comes before a BatchNorm's own class; runs its forward with `functional.batch_norm` replaced."""
 
     def forward(self, *arguments: Any) -> Tensor:
+        # In eval mode the running statistics are the same everywhere: no message is needed.
         if not self.training:
             return super().forward(*arguments)  # type: ignore[no-any-return]
-        with _Exchange():
+        with _ReplaceBatchNorm():
             return super().forward(*arguments)  # type: ignore[no-any-return]
 
 
@@ -60,8 +62,8 @@ def _synchronised(plain: Any) -> Any:
     return type(plain.__name__, (_Synchronised, plain), {})
 
 
-class _Exchange(TorchFunctionMode):
-    """While it is entered, `functional.batch_norm` is `batch_norm`."""
+class _ReplaceBatchNorm(TorchFunctionMode):
+    """Within, a call of `functional.batch_norm` is one of `batch_norm` below, whatever forward makes it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         chosen = batch_norm if func is functional.batch_norm else func
@@ -78,7 +80,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """What `functional.batch_norm` says, over the batch of all processes; x is their share, (N, C, …)."""
+    """As `functional.batch_norm`, over the batch of all processes; x (N, C, …) is this process's share."""
     if not training:
         return functional.batch_norm(
             x, running_mean, running_var, weight, bias, training=False, momentum=momentum, eps=eps
@@ -89,6 +91,7 @@ def batch_norm(
         return y
     y, mean, variance, count = _Normalise.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]
     if running_mean is not None and running_var is not None:
+        # As torch does: the biased variance normalises, the unbiased one goes into the running average.
         unbiased = variance * (count / (count - 1))
         running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
         running_var.mul_(1 - momentum).add_(unbiased.to(running_var.dtype), alpha=momentum)
@@ -97,6 +100,7 @@ def batch_norm(
 
 def pool(count: int, mean: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """n (), μ and Σ (x − μ)² (C,) of all processes, in float64, from each one's k, m_r and S_r."""
+    # float64, so that the count is exact and two processes come to the statistics of one up to rounding.
     own = torch.cat([mean.new_tensor([count], dtype=torch.float64), mean.double(), squares.double()])
     every = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(every, own)
@@ -114,11 +118,13 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Half precision is only how x is stored: sums of thousands of values need float32.
         wide = x.float() if x.dtype.itemsize < 4 else x
         axes, count = _axes(x), x.numel() // x.shape[1]
         own_mean = wide.sum(axes) / count
         own_squares = (wide - _spread(own_mean, x)).square().sum(axes)
         total, mean, squares = pool(count, own_mean, own_squares)
+        # A single value in one share is enough, if the shares together have two.
         if total < 2:
             raise ValueError(f"BatchNorm needs more than 1 value per channel, got {tuple(x.shape)}")
         variance = squares / total
@@ -139,6 +145,7 @@ class _Normalise(torch.autograd.Function):
         dbeta, dgamma = dy.sum(_axes(x)), (dy * normal).sum(_axes(x))
         dx = None
         if ctx.needs_input_grad[0]:
+            # The loss depends on x through the shared mean and variance too, so on every process's rows.
             sums = torch.stack([dbeta, dgamma]).double()
             distributed.all_reduce(sums)
             all_dbeta, all_dgamma = (sums / total).to(mean.dtype)
@@ -149,10 +156,10 @@ class _Normalise(torch.autograd.Function):
 
 
 def _axes(x: Tensor) -> tuple[int, ...]:
-    """All but the channels."""
+    """The axes of x (N, C, …) to sum over: all but the channels."""
     return (0, *range(2, x.ndim))
 
 
 def _spread(per_channel: Tensor, x: Tensor) -> Tensor:
-    """(C,) to (1, C, 1, …), to stand beside x."""
+    """(C,) → (1, C, 1, …), to broadcast against x."""
     return per_channel.view(1, -1, *[1] * (x.ndim - 2))

@@ -17,7 +17,7 @@ NUM_AHEAD = 2
 def batches_ahead(pixels: Pixels, rows_of_batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """Index a tensor; read streamed pictures in a thread, which ends with this generator.
 
-    What goes wrong in the thread is raised here, in place of the batch.
+    An error in the thread is raised here, in place of the batch.
     """
     if isinstance(pixels, Tensor):
         for rows in rows_of_batches:

@@ -1,6 +1,6 @@
 """From labelled pictures to a `Split`: what is held out, and what a net must know.
 
-In: pictures (uint8, NCHW) and labels (int64), in one heap or in the two halves that their makers chose.
+In: pictures (uint8, NCHW) and labels (int64), in one set or in the two halves that their makers chose.
 Out: a `Split`, or a DataError in one sentence.
 
 A picture's place depends on its own pixels and on a key only: neither on the training seed, nor on the order

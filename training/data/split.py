@@ -53,7 +53,10 @@ def normalize(pixels_u8_nchw: Tensor, facts: DataFacts) -> Tensor:
 
 
 def sample_held_out(split: Split, num_rows: int) -> tuple[Tensor, Tensor]:
-    """At least `num_rows` held-out rows where there are as many: 0, 1, 2 … 0, 1, 2 …, equally often."""
+    """Held-out pixels (n, C, H, W) and labels (n,), n ≥ `num_rows` if there are as many.
+
+    Classes take turns, 0, 1, 2 … 0, 1, 2 …, so that each has equally many rows.
+    """
     by_class = [
         torch.nonzero(split.held_out_labels == label).flatten() for label in range(len(split.facts.labels))
     ]

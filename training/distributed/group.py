@@ -1,13 +1,13 @@
-"""The processes that fit one net together: who does what share of a batch, and what they tell each other.
+"""The processes that fit one net together: each one's share of a batch, and the messages between them.
 
-In: a `Launch`.  Out: a `Group`, which is one with a voice: the same loop serves one process and many. Of a
-batch of N rows process r takes every size-th, k_r of them, and DistributedDataParallel averages gradients:
+In: a `Launch`.  Out: a `Group`, a launch that can communicate: the same loop serves one process and many. Of
+a batch of N rows process r takes every size-th, k_r of them, and DistributedDataParallel averages gradients:
 
     loss_r = L_r · k_r · size / N      L = Σ L_r k_r / N = Σ loss_r / size      g = Σ g_r / size
 
-So the net moves as in one process with the whole batch, up to rounding, whatever the shares' sizes. Order,
-augmentation and the weights to begin with every process draws for itself, from the one seed. Only the first
-process reads and writes the run's folder: the others need not see that disk.
+So the net moves as in one process with the whole batch, up to rounding, whatever the shares' sizes. Every
+process draws order, augmentation and initial weights for itself, from the one seed. Only the first process
+reads and writes the run's folder: the others need not see that disk.
 """
 
 import json
@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from training.batchnorm.sync import synchronised
+from training.batchnorm import sync
 from training.distributed.launch import GroupError, Launch, LostError
 from training.distributed.rendezvous import open_store
 
@@ -36,69 +36,72 @@ S = TypeVar("S", Tensor, Sequence[Any])
 
 @dataclass(frozen=True, kw_only=True)
 class Group(Launch):
-    """A process and its way to the others; alone it needs nobody and does nothing."""
+    """This process and its way to the others; for a single process every method is a no-op."""
 
     def share(self, whole: S) -> S:
-        """This process's part of a batch's rows, or of anything in order."""
+        """This process's part of a batch's rows (N, …) → (k_r, …), or of any sequence."""
         return whole[self.rank :: self.size]
 
     def own_stream(self, name: str) -> str:
-        """The name of a stream of chance that is another in each process; the first one's is as if alone."""
+        """A random stream that differs in each process; the first one's is that of a process alone."""
         return name if self.is_first else f"{name}, process {self.rank}"
 
     def weigh(self, loss: Tensor, num_own: int, num_rows: int) -> Tensor:
-        """Mean loss of `num_own` rows → what to run backward from, in a batch of `num_rows`."""
+        """A mean loss () of `num_own` rows, scaled so that averaged gradients are those of all `num_rows`."""
         scale = num_own * self.size / num_rows
         return loss if scale == 1 else loss * scale
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over processes of a tensor, in each of them; of `weigh`ed losses, the batch's."""
+        """The mean of a tensor over processes, in each of them; of `weigh`ed losses, the batch's loss."""
         return value if self.size == 1 else self.total(value) / self.size
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over processes of a tensor, in each of them."""
+        """The sum of a tensor over processes, in each of them; `value` itself is not changed."""
         if self.size == 1:
             return value
         value = value.clone()
         distributed.all_reduce(value)
         return value
 
-    def together(self, net: nn.Module, batches: Iterable[T]) -> Iterator[T]:
-        """Pass `batches` on; until the last one is done, BatchNorms normalise by every process's share."""
-        with nullcontext() if self.size == 1 else synchronised(net):
+    def synchronised(self, net: nn.Module, batches: Iterable[T]) -> Iterator[T]:
+        """Pass `batches` on; meanwhile BatchNorms use the statistics of all processes' shares."""
+        with nullcontext() if self.size == 1 else sync.synchronised(net):
             yield from batches
 
     def wrap(self, net: nn.Module, row: Tensor) -> nn.Module:
-        """`net` with gradients averaged over the processes; one `row` shows which parameters it uses."""
+        """`net`, its gradients averaged over processes; a `row` (1, C, H, W) shows which of them it uses."""
         if self.size == 1:
             return net
         with _in_eval_mode(net):
             wrapped = DistributedDataParallel(
                 net,
+                # Synchronised BatchNorms have the same buffers in all processes already.
                 forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
                 find_unused_parameters=_leaves_some_unused(net, row),
             )
-            # Gradients travel in buckets, laid out anew behind the first backward pass, and how more than two
-            # processes add depends on that. So this pass comes before a run begins, and before one goes on.
+            # Gradients travel in buckets. DDP lays them out again after the first backward pass, and the
+            # order in which more than two processes add depends on the layout. With this extra pass a new
+            # run and a resumed one both start in the final layout, and so come to the same bits.
             wrapped(row).sum().backward()
             net.zero_grad()
         return wrapped
 
     @contextmanager
-    def one_first(self) -> Iterator[None]:
-        """One process of each machine goes through the body first, so that the others find what it leaves."""
+    def first_per_machine(self) -> Iterator[None]:
+        """One process of each machine runs the body first, and the others find the files that it made."""
         if self.local_rank > 0:
-            self.meet()
+            self.barrier()
         yield
         if self.local_rank == 0:
-            self.meet()
+            self.barrier()
 
-    def from_first(self, make: Callable[[], bytes | None]) -> bytes | None:
-        """What `make` gives to the first process, in every process."""
+    def broadcast(self, make: Callable[[], bytes | None]) -> bytes | None:
+        """What `make` returns in the first process, in every process; only that one calls it."""
         content = make() if self.is_first else None
         if self.size == 1:
             return content
+        # The receivers have to know how much to allocate, so the length goes first; NOTHING stands for None.
         length = torch.tensor(NOTHING if content is None else len(content))
         distributed.broadcast(length, 0)
         if length == NOTHING:
@@ -110,9 +113,9 @@ class Group(Launch):
         return buffer.numpy().tobytes()
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
-        """Refuse to go on in a process whose facts are not the first one's."""
+        """Raise GroupError in a process whose facts differ from those of the first process."""
         own = json.dumps(facts, default=str)
-        first = self.from_first(own.encode)
+        first = self.broadcast(own.encode)
         assert first is not None
         for (key, found), expected in zip(json.loads(own).items(), json.loads(first).values(), strict=True):
             if found != expected:
@@ -121,8 +124,8 @@ class Group(Launch):
                     "start all with the same flags and data"
                 )
 
-    def meet(self) -> None:
-        """Wait for all others."""
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
         if self.size > 1:
             distributed.all_reduce(torch.zeros(()))
 
@@ -132,12 +135,16 @@ ALONE = Group()
 
 @contextmanager
 def joined(launch: Launch, device: torch.device) -> Iterator[Group]:
-    """The group of all processes; within it, to find another end of a message gone is a `LostError`."""
+    """The group of all processes, of `launch.size`; raises GroupError if they cannot be joined.
+
+    Within it, a message to or from a process that has ended raises LostError.
+    """
     if launch.size == 1:
         yield Group(**asdict(launch))
         return
     try:
         if device.type == "cuda":
+            # Before NCCL starts: it would take GPU 0 in every process.
             torch.cuda.set_device(device)
         store = open_store(launch)
         distributed.init_process_group(
@@ -151,16 +158,17 @@ def joined(launch: Launch, device: torch.device) -> Iterator[Group]:
     group = Group(**asdict(launch))
     try:
         yield group
-        _part(launch, store)
+        _leave_in_order(launch, store)
     except RuntimeError as error:
+        # gloo raises a plain RuntimeError, so it is known by its text alone.
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
-        raise LostError("another process of this run ended; its own last words say why") from error
-    distributed.destroy_process_group()  # not behind an error: it would wait for the others
+        raise LostError("another process of this run ended; its own message says why") from error
+    distributed.destroy_process_group()  # not after an error: it would wait for the others
 
 
-def _part(launch: Launch, store: TCPStore) -> None:
-    """The first process goes last: a connection that it closes may take with it what others still read."""
+def _leave_in_order(launch: Launch, store: TCPStore) -> None:
+    """The first process ends last: it serves the store, and closing it fails the reads of the others."""
     if launch.is_first:
         store.wait([f"{rank} has ended" for rank in range(1, launch.size)], LEAVE_WITHIN)
     else:
@@ -168,7 +176,7 @@ def _part(launch: Launch, store: TCPStore) -> None:
 
 
 def _leaves_some_unused(net: nn.Module, row: Tensor) -> bool:
-    """Whether the answer for a row depends on some parameters only."""
+    """Whether the net's output for a row does not depend on some parameter that trains."""
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(net(row).sum(), parameters, allow_unused=True)
     return any(gradient is None for gradient in gradients)
@@ -176,7 +184,7 @@ def _leaves_some_unused(net: nn.Module, row: Tensor) -> bool:
 
 @contextmanager
 def _in_eval_mode(net: nn.Module) -> Iterator[None]:
-    """Within it nothing is drawn, and no BatchNorm's statistics move."""
+    """Within, dropout draws nothing and no BatchNorm's statistics move; each module's mode is restored."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:

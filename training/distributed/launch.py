@@ -4,10 +4,11 @@ In: the environment variables that torchrun sets.  Out: a `Launch`; none of them
 
     RANK, WORLD_SIZE              this process's number, from 0 on, and how many there are
     LOCAL_RANK                    its number on this machine, and so its GPU
-    TORCHELASTIC_MAX_RESTARTS     how often all are started anew when one has died
+    TORCHELASTIC_MAX_RESTARTS     how often all are restarted when one has died
 
-Only the first process speaks: of a mistake that all make alike, the others would say the same. Whoever fails
-alone keeps still until torchrun has had the time to end it along with the first, and says it then.
+Only the first process prints: a mistake that all of them make would otherwise be printed by each. Any other
+rank waits PATIENCE_SECONDS before it prints an error: if the first has failed as well, torchrun ends this one
+meanwhile; if it is still alive then, it has failed alone, and its error is worth reading.
 """
 
 import contextlib
@@ -24,11 +25,11 @@ PATIENCE_SECONDS = 10
 
 
 class GroupError(TrainingError):
-    """A process of the run that cannot be reached, or that was started otherwise than the first."""
+    """A process of the run that cannot be reached, or that was started with other flags than the first."""
 
 
 class LostError(GroupError):
-    """Another process ended in the middle of the work."""
+    """Another process ended while this one was training."""
 
     exit_code = 1
 
@@ -45,11 +46,11 @@ class Launch:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process narrates; the others work in silence."""
+        """Whether this process prints and writes files; the others do neither."""
         return self.rank == 0
 
-    def tell(self, error: TrainingError) -> None:
-        """Say on stderr why this process ends."""
+    def report(self, error: TrainingError) -> None:
+        """Print on stderr why this process ends; any but the first waits first, see above."""
         if not self.is_first or isinstance(error, LostError):
             with contextlib.suppress(KeyboardInterrupt):
                 time.sleep(PATIENCE_SECONDS)
@@ -58,8 +59,10 @@ class Launch:
 
 
 def end(code: int) -> NoReturn:
-    """End this process. One of several does so at once behind an error: messages that it still waits for, or
-    that others expect of it, would else be torn down in any order, and sometimes end it with SIGABRT.
+    """End this process with exit code `code`.
+
+    One of several processes ends at once after an error, without Python's clean-up: that would take down
+    pending messages of the process group in any order, and sometimes end in SIGABRT instead of the code.
     """
     if code and "RANK" in os.environ:
         sys.stdout.flush()
@@ -69,7 +72,7 @@ def end(code: int) -> NoReturn:
 
 
 def read_launch(environment: Mapping[str, str]) -> Launch:
-    """Read and check the variables."""
+    """Read the variables; raises GroupError if one is missing or no number."""
     if "RANK" not in environment:
         return Launch()
     rank, size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")

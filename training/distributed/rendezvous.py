@@ -1,13 +1,13 @@
 """Where the processes of one start find each other.
 
-In: what torchrun has set.  Out: a store that only they know.
+In: the variables that torchrun has set.  Out: a store of this start only.
 
-    torchrun's own store    process 0 leaves its port, others wait for it          one for all starts of a run
+    torchrun's own store    process 0 writes its port, others wait for it          one for all starts of a run
     process 0's store       addresses, for gloo and NCCL                           one for each start
 
-After a restart torchrun's store still holds what processes that are gone had left there, and whoever reads
-before the new ones have written asks a dead address (pytorch issue 135712; seen with torch 2.13). A port that
-nobody listens at any more is noticed at once, and read again.
+After a restart torchrun's store still holds what processes that are gone had left there, and a process
+that reads before the new ones have written gets a dead address (pytorch issue 135712; seen with torch 2.13).
+So the port is tried before it is used: a dead one is noticed at once, and read again.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def open_store(launch: Launch) -> TCPStore:
 
 
 def _find_port(host: str, shared: Store) -> int:
-    """The port that process 0 listens at."""
+    """The port that process 0 listens at; raises TimeoutError after WAIT_SECONDS."""
     give_up = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < give_up:
         port = int(shared.get(PORT_KEY))

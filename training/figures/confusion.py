@@ -25,14 +25,14 @@ from training.figures.figure import (
     to_png,
 )
 
-MOST_NUMBERED, MOST_NAMED, MOST_PAIRS = 24, 120, 24
+MAX_NUMBERED, MAX_NAMED, MAX_PAIRS = 24, 120, 24
 POINTS_PER_INCH = 72
 
 Counts = NDArray[np.int64]
 
 
 def count_confusions(logits_nk: Tensor, labels: Tensor) -> Counts:
-    """Rows are true classes, columns predicted ones."""
+    """Logits (N, K) and labels (N,) → counts (K, K): rows are true classes, columns predicted ones."""
     num_classes = logits_nk.shape[1]
     cells = labels * num_classes + logits_nk.argmax(1)
     counts = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
@@ -41,18 +41,18 @@ def count_confusions(logits_nk: Tensor, labels: Tensor) -> Counts:
 
 
 def find_recall(counts: Counts) -> NDArray[np.float64]:
-    """Of each class, the share that is called by its name."""
+    """Counts (K, K) → the share of each class that is predicted right, (K,); NaN for a class without rows."""
     totals = counts.sum(1).astype(float)
     shares: NDArray[np.float64] = np.full(len(counts), np.nan)
     np.divide(counts.diagonal(), totals, out=shares, where=totals > 0)
     return shares
 
 
-def list_confusions(counts: Counts, most: int = MOST_PAIRS) -> list[tuple[int, int, int]]:
+def list_confusions(counts: Counts, limit: int = MAX_PAIRS) -> list[tuple[int, int, int]]:
     """(true, predicted, how often), the most frequent first."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
     return [(i, j, int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
 
@@ -65,7 +65,7 @@ def draw_confusion(counts: Counts, labels: Sequence[str], title: str) -> bytes:
 def confusion_figure(counts: Counts, labels: Sequence[str], title: str) -> Figure:
     """Counts stand in the cells of up to 24 classes; beyond 120 the axes bear numbers instead of names."""
     num_classes, names = len(counts), drawable_names(labels)
-    is_numbered, is_named = num_classes <= MOST_NUMBERED, num_classes <= MOST_NAMED
+    is_numbered, is_named = num_classes <= MAX_NUMBERED, num_classes <= MAX_NAMED
     # In inches: the matrix, what its names need, the bars, the list.
     cell = min(max(0.52, 3.2 / num_classes), 1.0) if is_numbered else 0.16 if is_named else 14 / num_classes
     side, size = cell * num_classes, min(9.0, 0.62 * cell * POINTS_PER_INCH)
@@ -96,7 +96,7 @@ def _draw_matrix(axes: Axes, counts: Counts) -> None:
     axes.set_ylabel("true", color=INK)
     axes.tick_params(colors=INK, length=0)
     axes.spines[:].set_color("#c5ced6")
-    if len(counts) > MOST_NUMBERED:
+    if len(counts) > MAX_NUMBERED:
         return
     for (true, predicted), count in np.ndenumerate(counts):
         if count:
@@ -115,7 +115,7 @@ def _draw_recall(axes: Axes, counts: Counts) -> None:
     """A bar for each class, in the line of its row."""
     recall = find_recall(counts)
     places = np.arange(len(counts))
-    if len(counts) <= MOST_NAMED:
+    if len(counts) <= MAX_NAMED:
         axes.barh(places, np.nan_to_num(recall), height=0.8, color=TRAIN_COLOR)
     else:
         axes.fill_betweenx(places, np.nan_to_num(recall), step="mid", color=TRAIN_COLOR, linewidth=0)
@@ -126,15 +126,15 @@ def _draw_recall(axes: Axes, counts: Counts) -> None:
     axes.set_yticks([])
     axes.tick_params(colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(counts) <= MOST_NAMED:
-        size = 8 if len(counts) <= MOST_NUMBERED else 6
+    if len(counts) <= MAX_NAMED:
+        size = 8 if len(counts) <= MAX_NUMBERED else 6
         for place, share in enumerate(recall):
             text = "no rows" if np.isnan(share) else f"{100 * share:.1f}"
             axes.text(0.03, place, text, va="center", fontsize=size, color=INK)
 
 
 def _list_pairs(axes: Axes, counts: Counts, names: Sequence[str], height: float) -> None:
-    """How often which is taken for which, most often first, in lines of 0.2 of `height` inches."""
+    """The pairs that are confused, the most frequent first, in lines of 0.2 of `height` inches."""
     axes.axis("off")
     axes.set_title("most often confused", loc="left", color=INK, fontsize=10)
     for place, (true, predicted, count) in enumerate(list_confusions(counts)[: int(height / 0.2)]):

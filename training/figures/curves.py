@@ -13,9 +13,9 @@ from matplotlib.ticker import FormatStrFormatter, Locator, LogLocator, MaxNLocat
 from training.figures.figure import HELD_OUT_COLOR, INK, TRAIN_COLOR, drawable_names, new_figure, tidy, to_png
 from training.loop.facts import EpochFacts
 
-MOST_MARKERS = 40
-LEAST_LOSS = 2.0**-24  # of float32; a loss of 0 has no place on a log scale
-# Told apart by most eyes, also those that confuse red and green (Okabe & Ito 2008).
+MAX_MARKERS = 40
+MIN_LOSS = 2.0**-24  # of float32; a loss of 0 has no place on a log scale
+# Distinguishable also for people who confuse red and green (Okabe & Ito 2008).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 STYLES = ("-", "--", ":", "-.")
 
@@ -89,10 +89,10 @@ def _new_panels(title: str, last_epoch: int) -> tuple[Figure, tuple[Axes, Axes]]
 
 
 def _set_ticks(loss: Axes) -> None:
-    """1, 2, 5, 10 …; even steps where fewer than three of those are in sight."""
-    least, most = loss.get_ylim()
+    """1, 2, 5, 10 …; even steps where fewer than three of those are within the limits."""
+    low, high = loss.get_ylim()
     locator: Locator = LogLocator(subs=(1.0, 2.0, 5.0))
-    if sum(least <= tick <= most for tick in locator.tick_values(least, most)) < 3:
+    if sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 3:
         locator = MaxNLocator(5)
     loss.yaxis.set_major_locator(locator)
     loss.yaxis.set_minor_locator(NullLocator())
@@ -104,10 +104,10 @@ def _lines(history: Sequence[EpochFacts], kind: str) -> tuple[list[int], list[fl
     is_loss = kind == "loss"
     halves = ([getattr(facts, f"{half}_{kind}") for facts in history] for half in ("train", "held_out"))
     train, held_out = (
-        [max(value, LEAST_LOSS) if is_loss else 100 * value for value in values] for values in halves
+        [max(value, MIN_LOSS) if is_loss else 100 * value for value in values] for values in halves
     )
     return [facts.epoch for facts in history], train, held_out
 
 
 def _marker(epochs: Sequence[int]) -> str | None:
-    return "o" if len(epochs) <= MOST_MARKERS else None
+    return "o" if len(epochs) <= MAX_MARKERS else None

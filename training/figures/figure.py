@@ -27,7 +27,7 @@ def new_figure(
 
 
 def tidy(axes: Axes) -> None:
-    """No box; a quiet grid."""
+    """Remove the box, and draw a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
@@ -41,7 +41,7 @@ def place_axes(figure: Figure, left: float, bottom: float, width: float, height:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Its bytes."""
+    """The figure as the bytes of a PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -17,7 +17,7 @@ from torch.nn import functional
 from training.data import Pixels
 from training.figures.figure import HELD_OUT_COLOR, INK, drawable_names, new_figure, place_axes, to_png
 
-MOST, COLUMNS = 30, 6
+MAX_ROWS, COLUMNS = 30, 6
 CELL, GAP, TEXT, HEAD = 1.5, 0.15, 0.5, 0.6  # inches: a picture's side, between two, the words under it
 
 
@@ -38,11 +38,11 @@ class Mistake:
         return self.true != self.predicted
 
 
-def find_mistakes(logits_nk: Tensor, labels: Tensor, most: int = MOST) -> list[Mistake]:
+def find_mistakes(logits_nk: Tensor, labels: Tensor, limit: int = MAX_ROWS) -> list[Mistake]:
     """The rows of the highest losses; of equal ones, the first."""
     log_p = functional.log_softmax(logits_nk.double(), dim=1)
     losses = -log_p.gather(1, labels[:, None]).flatten()
-    rows = torch.argsort(losses, descending=True, stable=True)[:most]
+    rows = torch.argsort(losses, descending=True, stable=True)[:limit]
     predicted = logits_nk[rows].argmax(1)
     columns = (
         rows,

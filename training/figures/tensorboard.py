@@ -2,7 +2,7 @@
 
 In: the facts of each epoch, and the run's pictures at the end.  Out: events.out.tfevents.*
 
-A run that goes on, or begins anew, in the same folder writes a file of its own with every epoch so far, and
+A run that resumes or restarts in the same folder writes a file of its own with every epoch so far, and
 tells TensorBoard to forget what older files say of them.
 """
 
@@ -42,7 +42,7 @@ def check_tensorboard() -> None:
 
 
 class Board:
-    """A context around a run; `history` are the epochs that it goes on from."""
+    """A context around a run; `history` are the epochs done before."""
 
     def __init__(self, out: Path, history: Sequence[EpochFacts]) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter

@@ -1,4 +1,4 @@
-"""Which rows come when.
+"""Which rows come in which step.
 
 In: a split, and the rows of each batch.  Out: rows for the net, in its own number format, and their labels.
 """
@@ -18,7 +18,10 @@ REPORT_BATCHES = 16
 
 
 def count_steps(split: Split, config: FitConfig) -> int:
-    """Whole batches only: a last batch of a few rows would give BatchNorm a poor variance."""
+    """How many whole batches an epoch has; raises ConfigError if that is none.
+
+    A last, smaller batch is left out: its few rows would give BatchNorm a poor variance.
+    """
     num_rows = len(split.train_labels)
     if config.batch_size > num_rows:
         raise ConfigError(
@@ -40,7 +43,7 @@ def read_batches(
 
 
 def plain_batches(net: nn.Module, split: Split, config: FitConfig) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and labels of random train batches, `recalibrate_bn` or a few, not augmented; none comes twice."""
+    """Rows and labels of `recalibrate_bn` random train batches, or a few, not augmented; no row twice."""
     dtype = next(net.parameters()).dtype
     generator = seeded_generator(config.seed, "recalibrate")
     order = torch.randperm(len(split.train_labels), generator=generator).to(split.train_labels.device)

@@ -1,4 +1,4 @@
-"""Where a run computes: the device, how a net lies on it, and what makes it repeat itself.
+"""Where a run computes: the device, the layout of a net on it, and deterministic algorithms.
 
 In: a device's name.  Out: the device, or a sentence why not.
 """
@@ -42,18 +42,18 @@ def place(net: nn.Module, device: torch.device) -> nn.Module:
     return placed
 
 
-def settle() -> None:
-    """Let MKL find out about the CPU now, in one thread.
+def initialize_mkl() -> None:
+    """Let MKL detect the CPU now, in one thread.
 
-    Its vector functions do so at their first call in a process, and note the CPU's type before they have
-    looked up which kernel that means. Where two threads of a first cos() came at once, one of them read the
-    half-done note now and then, and computed its half with a kernel of 4 digits (docs/decisions/0017).
+    Its vector functions do so at their first call in a process, and store the CPU's type before they have
+    looked up which kernel that means. If two threads make a first cos() at once, one may read the
+    half-written state, and compute its half with a kernel of 4 digits (docs/decisions/0017).
     """
     torch.zeros(1).cos()
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile something small, so that nobody learns later that there is no compiler."""
+    """Compile something small, so that a missing compiler is a ConfigError before anything long starts."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(4, device=device))
     except Exception as error:  # each backend has errors of its own
@@ -70,7 +70,7 @@ def be_deterministic() -> None:
 
 @contextmanager
 def explaining() -> Iterator[None]:
-    """Within, a full memory and an algorithm that cannot repeat itself are told in one sentence."""
+    """Within, a full memory or an algorithm without a deterministic form is a DeviceError of one sentence."""
     try:
         yield
     except torch.OutOfMemoryError:

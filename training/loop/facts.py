@@ -1,4 +1,4 @@
-"""What the loop tells of itself: after each epoch, and on the way."""
+"""What the loop reports: after each epoch, and after each step."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class EpochFacts:
 class StepFacts:
     """Step `index` of `num_steps`, from 1, and the rows of this epoch so far.
 
-    Loss and accuracy are of when the loop last looked: nobody waits for the device to tell them.
+    Loss and accuracy are of the last check (loss_watch.py), so that no step waits for the device.
     """
 
     epoch: int

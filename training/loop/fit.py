@@ -26,7 +26,7 @@ from training.data import Split
 from training.distributed.group import ALONE, Group
 from training.loop.batches import count_steps, first_row, plain_batches, read_batches
 from training.loop.chance import STREAMS, seeded_generator
-from training.loop.device import settle
+from training.loop.device import initialize_mkl
 from training.loop.diagnosis import check_published, describe_origin, diverged
 from training.loop.ema import WeightAverage
 from training.loop.evaluate import cross_entropy, evaluate
@@ -91,7 +91,7 @@ def fit(
     `on_step` is called after each step. Raises ConfigError if the batches do not fit the train half,
     TrainingError if `start` lacks something, and DivergedError at the first non-finite loss or weight.
     """
-    settle()
+    initialize_mkl()
     parts = prepare(net, split, config, group)
     if start is not None:
         restore(start.state, net, parts.optimizer, parts.precision, parts.generators)
@@ -130,12 +130,12 @@ def train_epoch(parts: Parts, epoch: int, on_step: Callable[[StepFacts], None] |
     batches, plan = draw_epoch(parts)
     watch = LossWatch(parts.num_steps, parts.split.train_labels.device)
     shares = [group.share(batch) for batch in batches]
-    reader = group.together(parts.net, read_batches(parts.net, parts.split, shares, plan))
+    reader = group.synchronised(parts.net, read_batches(parts.net, parts.split, shares, plan))
     for index, (rows, labels) in enumerate(reader):
         step = epoch * parts.num_steps + index
         loss, stop = forward_step(parts, watch, step, rows, labels)
         # float16's scaler decides by itself whether to step, so there the host has to check every loss.
-        if parts.precision.needs_looking or watch.is_due(index):
+        if parts.precision.needs_check or watch.is_due(index):
             require_finite(parts, watch, epoch, batches, plan)
         parts.precision.step(parts.optimizer, loss, stop, parts.net, config.clip_gradient)
         if config.positive_gamma:
@@ -178,13 +178,13 @@ def forward_step(
 
 def require_finite(parts: Parts, watch: LossWatch, epoch: int, batches: Sequence[Tensor], plan: Plan) -> None:
     """Raise DivergedError if a loss so far is NaN or infinite; waits for the device."""
-    lost = watch.find_lost()
-    if lost is None:
+    found = watch.find_non_finite()
+    if found is None:
         return
     # No step was taken since, so the same rows through the same weights show where it began.
-    ((rows, _),) = read_batches(parts.net, parts.split, [batches[lost.index]], plan)
+    ((rows, _),) = read_batches(parts.net, parts.split, [batches[found.index]], plan)
     where = describe_origin(parts.net, rows, parts.precision)
-    raise diverged(lost, epoch * parts.num_steps, where, parts.config)
+    raise diverged(found, epoch * parts.num_steps, where, parts.config)
 
 
 def close_epoch(parts: Parts, epoch: int, watch: LossWatch) -> Epoch:

@@ -1,12 +1,12 @@
-"""The losses of an epoch, watched without waiting for the device.
+"""The losses of an epoch, watched for NaN and infinity without waiting for the device.
 
-In: the loss of each step.  Out: a flag that keeps the optimizer from a step, and now and then a look.
+In: the loss of each step.  Out: a flag that keeps the optimizer from a step; every 16 steps, a check.
 
-    S ← S + loss        stop = (S − S ≠ 0)         1 from the first loss on that is nan or inf, as S stays so
+    S ← S + loss        stop = (S − S ≠ 0)         1 from the first non-finite loss on, as S stays non-finite
 
-`stop` lies on the device and is handed to the fused optimizer, which then leaves every weight as it is. So
-no step is ever taken behind such a loss, although the host looks only now and then: asking a GPU for a number
-means to wait until it has done all that it was asked before.
+`stop` stays on the device. The fused optimizer reads it there, and then leaves every weight as it is. So no
+step is ever taken after a non-finite loss, although the host checks only every CHECK_EVERY steps: reading a
+number from a GPU means waiting until the GPU has done all its work so far.
 """
 
 import math
@@ -17,19 +17,19 @@ from torch import Tensor
 
 from training.loop.facts import StepFacts
 
-LOOK_EVERY = 16
+CHECK_EVERY = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
-    """The first step of an epoch whose loss is no number."""
+class NonFinite:
+    """The first step of an epoch with a non-finite loss; `index` counts the epoch's steps from 0."""
 
     index: int
     loss: float
 
 
 class LossWatch:
-    """Losses and right answers of one epoch, on the device; `loss` and `accuracy` are of the last look."""
+    """Losses and right answers of one epoch, on the device; `loss` and `accuracy` are of the last check."""
 
     def __init__(self, num_steps: int, device: torch.device) -> None:
         self.losses = torch.zeros(num_steps, dtype=torch.float64, device=device)
@@ -40,7 +40,7 @@ class LossWatch:
         self.accuracy: float | None = None
 
     def add(self, index: int, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Note step `index`; returns the device's `stop`, 0 or 1."""
+        """Record step `index`: loss (), logits (N, K), labels (N,) → `stop` (), 0 or 1, on the device."""
         self.losses[index] = loss.detach()
         self.sum += loss.detach()
         self.num_right += (logits.detach().argmax(1) == labels).sum()
@@ -49,21 +49,22 @@ class LossWatch:
         return (self.sum - self.sum).ne(0).float()
 
     def is_due(self, index: int) -> bool:
-        """Whether the host should look at step `index`: now and then, and at the end."""
-        return (index + 1) % LOOK_EVERY == 0 or index + 1 == len(self.losses)
+        """Whether the host checks after step `index`: every CHECK_EVERY steps, and at the end."""
+        return (index + 1) % CHECK_EVERY == 0 or index + 1 == len(self.losses)
 
-    def find_lost(self) -> Lost | None:
-        """The step that ends the run, if there is one; waits for the device."""
+    def find_non_finite(self) -> NonFinite | None:
+        """The first step with a non-finite loss, or None; waits for the device."""
         total = self.sum.item()
+        # One number is read in the usual case; the losses of all steps only when the run ends anyway.
         if math.isfinite(total):
             self.loss, self.accuracy = total / self.num_steps, self.num_right.item() / self.num_rows
             return None
         losses = self.losses.tolist()
         index = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
-        return Lost(index=index, loss=losses[index])
+        return NonFinite(index=index, loss=losses[index])
 
     def facts(self, epoch: int, batch_size: int) -> StepFacts:
-        """What is known behind the newest step; waits for nobody."""
+        """What is known after the newest step, without waiting for the device."""
         return StepFacts(
             epoch=epoch,
             index=self.num_steps,
@@ -74,5 +75,5 @@ class LossWatch:
         )
 
     def mean_loss(self) -> float:
-        """Of all steps."""
+        """The mean over all steps of the epoch; waits for the device."""
         return self.losses.mean().item()

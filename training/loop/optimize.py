@@ -48,7 +48,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def build_optimizer(net: nn.Module, config: FitConfig) -> torch.optim.SGD:
-    """SGD over all of `net`'s parameters; fused, so that it can be told on the device to leave them alone."""
+    """SGD over all of `net`'s parameters; only a fused step reads the `stop` flag on the device."""
     weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
     groups = [

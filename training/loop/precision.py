@@ -29,8 +29,8 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype if is_half else torch.bfloat16, enabled=is_half)
 
     @property
-    def needs_looking(self) -> bool:
-        """Whether a loss must be looked at before its step: the scaler does not hear of `stop`."""
+    def needs_check(self) -> bool:
+        """Whether the host must check a loss before its step, because the scaler does not read `stop`."""
         return self.scaler.is_enabled()
 
     def step(
@@ -48,7 +48,7 @@ class Precision:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type behind `name` on `device`; `auto` is bfloat16 on a GPU that has it, else float32."""
+    """The dtype that `name` means on `device`; `auto` is bfloat16 on a GPU that has it, else float32."""
     has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and has_bfloat16 else torch.float32

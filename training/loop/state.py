@@ -1,4 +1,4 @@
-"""What a run needs to go on, besides the net that it has published.
+"""What a run needs to resume, besides the net that it has published.
 
 In: the live parts of a loop.  Out: a `State`, and the parts as they were.
 """
@@ -17,7 +17,7 @@ from training.loop.precision import Precision
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """Momenta, float16's scaler, generators; where an average is published, also the `weights` behind it."""
+    """Momenta, float16's scaler, generators; where an average is published, also the trained `weights`."""
 
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
@@ -57,4 +57,4 @@ def restore(
         for name, generator in generators.items():
             generator.set_state(state.generators[name])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise TrainingError(f"the checkpoint does not hold what this run needs to go on: {error!r}") from None
+        raise TrainingError(f"the checkpoint lacks what this run needs to resume: {error!r}") from None

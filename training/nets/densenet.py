@@ -7,8 +7,8 @@ In: rows (N, C, H, W).  Out: logits (N, num_classes).
     BN → ReLU → Conv 1×1 to compression · channels → AvgPool 2        between two blocks
     BN → ReLU → mean over pixels → Linear
 
-A BatchNorm behind a concat shares its input with all later ones of the block, each with another scale and
-shift, and a ReLU stands behind it: without a new op, at most one reader of a tensor folds.
+A BatchNorm after a concat shares its input with all later ones of the block, each with another scale and
+shift, and a ReLU follows it: without a new op, at most one reader of a tensor folds.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class DenseNetSettings(NetSettings):
 
 
 class DenseLayer(nn.Module):
-    """Adds `growth` channels to what it reads."""
+    """Appends `growth` channels to its input."""
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class DenseLayer(nn.Module):
         )
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        """What came in, and the new channels behind it."""
+        """(N, C, H, W) → (N, C + growth, H, W): the input, then the new channels."""
         return torch.cat([x_nchw, self.body(x_nchw)], dim=1)
 
 

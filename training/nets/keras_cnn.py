@@ -6,7 +6,7 @@ In: rows (N, C, H, W).  Out: logits (N, num_classes).
     Conv k×k, unpadded → ReLU → BN → MaxPool 2     for each of `channels`, with its own of `kernels`
     flatten → [ Linear → ReLU → BN ] for each of `hidden` → Linear
 
-A BatchNorm behind a ReLU has no linear layer before it, so it can only fold forward: the first one because
+A BatchNorm after a ReLU has no linear layer before it, so it can only fold forward: the first one because
 the Conv is unpadded, those before a MaxPool where γ > 0, those between dense layers always. ε is Keras's.
 """
 
@@ -36,7 +36,7 @@ class KerasCnnSettings(NetSettings):
             raise ValueError(f"kernels {self.kernels} and their poolings leave nothing of {self.input_shape}")
 
     def pixels_left(self) -> tuple[int, int]:
-        """Height and width behind the last pooling."""
+        """Height and width after the last pooling."""
         height, width = self.input_shape[1:]
         for kernel in self.kernels:
             height, width = (height - kernel + 1) // 2, (width - kernel + 1) // 2

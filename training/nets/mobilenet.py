@@ -50,7 +50,7 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        """The sum, bare."""
+        """The sum, with no activation after it."""
         narrow: Tensor = self.body(x_nchw)
         return x_nchw + narrow if self.has_shortcut else narrow
 

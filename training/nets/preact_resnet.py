@@ -26,7 +26,7 @@ class PreActResNetSettings(ResNetSettings):
 
 
 class PreActBlock(nn.Module):
-    """Two Convs, each behind its BatchNorm and ReLU, beside a shortcut."""
+    """Two Convs, each after its BatchNorm and ReLU, beside a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class PreActBlock(nn.Module):
         self.project = None if is_same_shape else conv(in_channels, out_channels, 1, stride=stride)
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        """The sum, bare."""
+        """The sum, with no activation after it."""
         active = relu(self.norm(x_nchw))
         shortcut = x_nchw if self.project is None else self.project(active)
         total: Tensor = self.body(active) + shortcut

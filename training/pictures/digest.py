@@ -1,4 +1,4 @@
-"""What a picture is known by: a keyed digest of its pixels, the same wherever and whenever it is taken."""
+"""A picture's identity: a keyed digest of its pixels, the same on every machine."""
 
 import hashlib
 
@@ -7,5 +7,5 @@ DIGEST_SIZE = 16
 
 
 def digest_pixels(pixels: bytes) -> bytes:
-    """The first 16 bytes of BLAKE2b, keyed: nobody else's order of the same pictures is ours."""
+    """The first 16 bytes of a keyed BLAKE2b: the key makes the order of pictures our own."""
     return hashlib.blake2b(pixels, key=SPLIT_KEY).digest()[:DIGEST_SIZE]

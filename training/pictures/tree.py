@@ -2,7 +2,7 @@
 
 In: a folder.  Out: its halves, its classes, and every picture in a fixed order, one after the other.
 
-    PATH/CLASS/…/PICTURE                      one heap
+    PATH/CLASS/…/PICTURE                      not split yet
     PATH/train/CLASS/…   PATH/val/CLASS/…     two halves; the second is val, valid, validation or else test
 
 Nothing is held in memory but the names in one folder: all of them may have millions.

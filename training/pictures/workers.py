@@ -1,8 +1,8 @@
 """Processes that decode pictures, each writing the pixels of its pictures to their place in one file.
 
-In: pieces of work.  Out: what is to be known of each picture, in the order of the work.
+In: pieces of work.  Out: digests, sums and errors of each picture, in the order of the work.
 
-A decoder that a hostile file kills takes a worker with it, not the run's own process.
+A hostile file that kills its decoder kills a worker, not the run's own process.
 """
 
 import multiprocessing
@@ -46,13 +46,18 @@ class Done:
 
 
 def decode_all(work: Iterable[Work], num_workers: int) -> Iterator[Done]:
-    """Do all the work, never much more of it at hand than the workers can do at once."""
+    """Yield the result of each piece, in order; raises DataError if a worker is killed.
+
+    `work` may be millions of pieces, so only a few more than the workers can do at once are held.
+    """
+    # Not fork: torch's threads do not survive it, and a lock that one of them held would stay locked.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin)
     waiting: deque[tuple[Work, Future[Done]]] = deque()
     try:
         for piece in work:
             waiting.append((piece, pool.submit(do, piece)))
+            # Twice as many as workers: one piece in work and one ready for each, so that none idles.
             if len(waiting) > 2 * num_workers:
                 yield _result(*waiting.popleft())
         while waiting:
@@ -62,7 +67,7 @@ def decode_all(work: Iterable[Work], num_workers: int) -> Iterator[Done]:
 
 
 def do(work: Work) -> Done:
-    """One piece of work, in a worker."""
+    """Decode one piece of work, in a worker; a file that cannot be read becomes a reason, not an error."""
     channels = work.target.shape[0]
     digests = np.zeros(len(work.names), f"S{DIGEST_SIZE}")
     sums = np.zeros((len(work.names), 2, channels), np.int64)
@@ -96,8 +101,9 @@ def _result(work: Work, future: Future[Done]) -> Done:
 
 
 def _begin() -> None:
-    """Ctrl-C is for the parent, and so is staying alive: a worker whose parent is gone goes too."""
+    """Leave Ctrl-C to the parent, and end this worker when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that is killed with SIGKILL cannot stop its workers, so they have to watch it themselves.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

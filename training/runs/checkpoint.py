@@ -37,7 +37,7 @@ class CheckpointError(TrainingError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resume:
-    """What going on needs besides the weights; `history` holds the facts of every epoch so far.
+    """What resuming needs besides the weights; `history` holds the facts of every epoch so far.
 
     `threads` decides in which order a CPU sums, and so the last bits of every weight.
     """
@@ -53,7 +53,7 @@ class Checkpoint:
     """A net after `epoch` epochs; `metrics` are that epoch's facts, `held_out_pixels` uint8 NCHW.
 
     `batchnorm` is there once every epoch is done, if the net has a BatchNorm; `resume` is None in files of
-    version 1, which can be exported but not gone on with.
+    version 1, which can be exported but not resumed.
     """
 
     net_name: str
@@ -123,7 +123,7 @@ def read_checkpoint(path: Path) -> bytes:
 def parse_checkpoint(content: bytes, where: str) -> Checkpoint:
     """Turn the bytes of a checkpoint into one; errors say `where` they stood."""
     try:
-        # torch does not look at the archive's check sums, so a changed byte would pass as a weight.
+        # torch does not verify the archive's check sums, so a changed byte would pass as a weight.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             torn = archive.testzip()
         if torn is not None:

@@ -1,4 +1,4 @@
-"""Runs beside each other: where their settings differ, and who did better.
+"""Runs side by side: where their settings differ, and which did better.
 
 In: folders of runs.  Out: a table with a column for each run.
 """
@@ -18,7 +18,7 @@ ABSENT = "–"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What a run's folder tells: settings by dotted names, facts of each epoch, and the published net."""
+    """What a run's folder holds: settings by dotted names, facts of each epoch, and the published net."""
 
     name: str
     settings: Mapping[str, Any]
@@ -49,13 +49,13 @@ def read_run(folder: Path) -> Result:
     path = folder / CHECKPOINT
     checkpoint = load_checkpoint(path)
     if checkpoint.resume is None:
-        raise CheckpointError(f"{path} is of an older version: it does not tell how its epochs went")
+        raise CheckpointError(f"{path} is of an older version: it has no history of its epochs")
     try:
         history = [EpochFacts(**facts) for facts in checkpoint.resume.history]
     except TypeError as error:
         raise CheckpointError(f"{path}: resume: history: {error}") from None
     if not history or "epochs" not in checkpoint.resume.config:
-        raise CheckpointError(f"{path} does not tell how its epochs went")
+        raise CheckpointError(f"{path} has no history of its epochs")
     settings = _flatten(checkpoint.resume.config | {"net_settings": checkpoint.net_settings})
     num_parameters = sum(parameter.numel() for parameter in checkpoint.build_net().parameters())
     return Result(
@@ -82,7 +82,7 @@ def to_table(runs: Sequence[Result]) -> str:
 
 
 def describe_incomparable(runs: Sequence[Result]) -> str | None:
-    """Why the accuracies say little about each other, where they do."""
+    """A warning if the runs' accuracies cannot be compared, else None."""
     if all(run.checkpoint.data == runs[0].checkpoint.data for run in runs):
         return None
     names = ", ".join(dict.fromkeys(run.checkpoint.data.name for run in runs))

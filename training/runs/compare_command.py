@@ -21,14 +21,14 @@ example:
 
 
 class CompareError(TrainingError):
-    """Runs that cannot be put beside each other."""
+    """Runs that cannot be compared."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Folders, and where to draw."""
     parser = Parser(
         "training compare",
-        "Put runs beside each other: the settings that differ, and what came of them.",
+        "Compare runs side by side: the settings that differ, and the results.",
         EXAMPLE,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="of a run, two or more")

@@ -2,13 +2,12 @@
 
 In: a console, and the facts of steps and epochs as they come.  Out: lines.
 
-    images/s = images of this epoch / their seconds        behind its first step, which may wait for much;
+    images/s = images of this epoch / their seconds        after its first step, which may compile;
                                                            evaluation does not count
     left     = seconds of the epochs so far / how many they are · how many are left
 
-It draws from within the loop, four times a second at most: a thread of its own would take the loop's time
-whenever it likes. It asks the device for nothing: the losses that come with steps are those that the loop has
-looked at anyway.
+It draws from within the loop, four times a second at most: a thread of its own would take the loop's
+time at any moment. It never waits for the device: it shows the losses that the loop has checked anyway.
 """
 
 import time
@@ -79,7 +78,7 @@ class Display:
         )
 
     def end_epoch(self, facts: EpochFacts) -> None:
-        """Print the epoch's line; the next epoch begins now."""
+        """Print the epoch's line, and start the clock of the next one."""
         now = self._clock()
         seconds_each = (now - self._began) / (facts.epoch - self._epochs_done)
         line = describe_epoch(

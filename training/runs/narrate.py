@@ -1,4 +1,4 @@
-"""What a run tells people: lines on stderr while it runs, and the final facts.
+"""A run on the terminal: lines on stderr while it runs, then the final facts.
 
 In: a `Run`.  Out: its facts, for stdout.
 """
@@ -72,7 +72,7 @@ def show_batchnorm(report: BatchNormReport, console: Console) -> None:
     shown = sorted(report.layers, key=lambda layer: layer.mean_drift, reverse=True)[:LAYERS_SHOWN]
     title = f"{len(shown)} of {len(report.layers)} BatchNorms, those that drifted most"
     name = Column("BatchNorm", overflow="fold")
-    heads = ("μ drift", "σ² drift", "least σ²", "σ² < ε", "γ ≈ 0", "γ < 0")
+    heads = ("μ drift", "σ² drift", "min σ²", "σ² < ε", "γ ≈ 0", "γ < 0")
     table = Table(name, *heads, title=title, title_justify="left", box=SIMPLE_HEAD)
     for layer in shown:
         table.add_row(

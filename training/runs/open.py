@@ -1,4 +1,4 @@
-"""Begin a run, or go on with one: everything that can be wrong is found before anything long starts.
+"""Begin a run, or resume one: everything that can be wrong is found before anything long starts.
 
 In: a folder, flags, a device, a group.  Out: a `Run`, or one sentence.
 """
@@ -21,7 +21,7 @@ from training.distributed.group import ALONE, Group
 from training.files import OutputError, prepare_folder
 from training.loop.batches import count_steps
 from training.loop.chance import STREAMS, seeded_generator
-from training.loop.device import be_deterministic, check_compiler, find_device, place, settle
+from training.loop.device import be_deterministic, check_compiler, find_device, initialize_mkl, place
 from training.loop.facts import EpochFacts
 from training.loop.fit import Start
 from training.loop.precision import resolve_precision
@@ -41,22 +41,25 @@ def open_run(
 ) -> Run:
     """Check everything that can be checked before anything long starts; last of all, make the folder.
 
-    By torchrun a run goes on without `resume` too, if its settings are the checkpoint's: when a process has
-    died, torchrun starts the same command again.
+    `flags` are the settings that were given. Under torchrun a run resumes without `resume` too, if its
+    settings are the checkpoint's: when a process has died, torchrun starts the same command again.
+    Raises a TrainingError of one sentence: ConfigError, OutputError, CheckpointError, DataError, NetError …
     """
     where = find_device(device, group)
-    settle()
+    initialize_mkl()
     if overwrite and group.max_restarts:
-        raise ConfigError("--overwrite would begin anew with every restart: leave --max-restarts out")
+        raise ConfigError("--overwrite would start over with every restart: leave --max-restarts out")
     path = out / CHECKPOINT
-    content = group.from_first(
+    # Only the first process reads the folder: on other machines it may not be mounted.
+    content = group.broadcast(
         lambda: _read_existing(path, resume=resume, overwrite=overwrite, by_torchrun=group.by_torchrun)
     )
     if content is None:
         run = _begin(out, flags, where, group)
     else:
         checkpoint = parse_checkpoint(content, str(path))
-        run = _go_on(path, checkpoint, flags if resume else {}, where, group)
+        run = _resume(path, checkpoint, flags if resume else {}, where, group)
+        # Without --resume, torchrun has restarted the command: then all settings must match, defaults too.
         if not resume and run.config != FitConfig(**flags):
             raise OutputError(f"{path} is already there, of a run with other settings: take another --out")
     if run.config.batch_size < group.size:
@@ -64,6 +67,7 @@ def open_run(
             f"batch_size is of all {group.size} processes together, so no less than that, "
             f"got {run.config.batch_size}"
         )
+    # Processes with other data or flags would wait for each other for ever, or train something else.
     group.require_same(_describe_shared(run))
     if run.config.deterministic and where.type == "cuda":
         be_deterministic()
@@ -75,18 +79,18 @@ def open_run(
 
 
 def _read_existing(path: Path, *, resume: bool, overwrite: bool, by_torchrun: bool) -> bytes | None:
-    """The checkpoint to go on from, if there is one."""
+    """The bytes of the checkpoint to resume from, or None to begin; raises OutputError if neither was asked."""
     if not resume and (overwrite or not path.exists()):
         return None
     if not resume and not by_torchrun:
         raise OutputError(
-            f"{path} is already there: add --resume to go on with it, or --overwrite to lose it"
+            f"{path} is already there: add --resume to continue it, or --overwrite to replace it"
         )
     return read_checkpoint(path)
 
 
 def _describe_shared(run: Run) -> dict[str, Any]:
-    """What decides the result, and so has to be the same in every process."""
+    """What decides the result, and so must be the same in every process."""
     labels = run.split.train_labels.cpu().numpy().tobytes()
     return {
         **asdict(run.config),
@@ -96,13 +100,14 @@ def _describe_shared(run: Run) -> dict[str, Any]:
 
 
 def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Group) -> Run:
+    """Cheap checks before slow ones: a mistyped net must not be found after an hour of decoding pictures."""
     config = FitConfig(**flags)
     resolve_precision(config.precision, device)
     parse_augment(config.augment, config.data)
     given = nets.read_net_settings(config.net, config.net_settings)
     if foreseen := foresee_facts(config.data, config.data_settings):
         nets.settings_for(config.net, foreseen, given)
-    with group.one_first():
+    with group.first_per_machine():
         split = load_split(config.data, config.data_settings)
     choose_augmentation(config.augment, config.data, split.facts)
     count_steps(split, config)
@@ -127,12 +132,12 @@ def _describe_batch(net: nn.Module, split: Split, config: FitConfig) -> str | No
     return describe_small_batch(count_positions(net, split.facts.input_shape), config.batch_size)
 
 
-def _go_on(
+def _resume(
     path: Path, checkpoint: Checkpoint, flags: Mapping[str, Any], device: torch.device, group: Group
 ) -> Run:
     resume = checkpoint.resume
     if resume is None:
-        raise CheckpointError(f"{path} is of an older version: it can be exported, but not gone on with")
+        raise CheckpointError(f"{path} is of an older version: it can be exported, but not resumed")
     try:
         config = FitConfig(**resume.config)
         history = [EpochFacts(**facts) for facts in resume.history]
@@ -141,18 +146,19 @@ def _go_on(
     if resume.threads < 1:
         raise CheckpointError(f"{path}: threads must be at least 1, got {resume.threads}")
     if len(history) != checkpoint.epoch or resume.state.generators.keys() != set(STREAMS):
-        raise CheckpointError(f"{path} does not hold what a run needs to go on")
+        raise CheckpointError(f"{path} does not hold what a run needs to resume")
     for key, asked in flags.items():
         if (began := getattr(config, key)) != asked:
             raise ConfigError(f"{path} began with {key} {began}, so --resume cannot take {asked}")
     resolve_precision(config.precision, device)
-    with group.one_first():
+    with group.first_per_machine():
         split = load_split(config.data, config.data_settings)
     if split.facts != checkpoint.data:
         raise CheckpointError(
             f"{path} was trained on {checkpoint.data}, but {config.data} is now {split.facts}"
         )
     if device.type == "cpu":
+        # Another number of threads sums in another order, and ends with other bits.
         torch.set_num_threads(resume.threads)
     net = checkpoint.build_net()
     return Run(

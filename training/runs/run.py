@@ -34,9 +34,9 @@ SAMPLE_ROWS = 100
 
 @dataclass(kw_only=True, eq=False)
 class Run:
-    """A run about to begin or go on; `history` grows with each epoch, `batchnorm` comes with the last.
+    """A run about to begin or to resume; `history` grows with each epoch, `batchnorm` comes with the last.
 
-    `warning` is for whoever chose the batch size.
+    `warning` is about the batch size, for the user.
     """
 
     out: Path
@@ -52,11 +52,11 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that the run computes on."""
         return self.split.train_labels.device
 
     def epochs(self, on_step: Callable[[StepFacts], None] | None = None) -> Iterator[EpochFacts]:
-        """Fit; save after each epoch, then tell its facts; at the end, draw what the published net says."""
+        """Fit; save after each epoch, then yield its facts; at the end, draw the published net's predictions."""
         if self.history:
             self._write_metrics()
         try:
@@ -69,7 +69,7 @@ class Run:
                     self._write_metrics()
                     yield epoch.facts
         except BaseException:
-            with suppress(OutputError):  # what went wrong first is what counts
+            with suppress(OutputError):  # the first error is the one to report
                 self._draw_curves()
             raise
         self._draw_curves()

@@ -1,6 +1,6 @@
 """`python -m training search`: trials on stderr as they end; a table and the best command on stdout.
 
-exit code   0 done   2 the user's mistake, in one sentence   130 interrupted: the same command goes on
+exit code   0 done   2 the user's mistake, in one sentence   130 interrupted: the same command resumes it
 """
 
 import argparse
@@ -23,7 +23,7 @@ example:
 
 Any setting of `python -m training` may be given, and is then not searched for: here every batch has 64 rows.
 Trials train on four fifths of the train half and are judged on the last fifth; the held-out half is not
-looked at. The same command goes on with a search that was interrupted; with more --trials, with any.
+used. The same command resumes a search that was interrupted; with more --trials, it extends any.
 """
 INSTALL = "pip install -c constraints.txt 'foldserve[search]'"
 SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "asha", "none")
@@ -31,7 +31,7 @@ NOT_OURS = ("resume", "overwrite", "tensorboard")
 
 
 class SearchError(TrainingError):
-    """A search that cannot begin, or cannot go on."""
+    """A search that cannot begin, or cannot be resumed."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"training: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("training: search interrupted; the same command goes on", file=sys.stderr)
+        print("training: search interrupted; the same command resumes it", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""What a search tells people: a line for each trial on stderr, then a table, the best command and a picture.
+"""A search on the terminal: a line for each trial on stderr, then a table, the best command and a picture.
 
 In: a `Search`.  Out: text for stdout; `search.png` in its folder.
 """

@@ -1,6 +1,6 @@
-"""A search's folder: open it, alone, and go on only with the search that it holds.
+"""A search's folder: lock it, and resume only the search that it holds.
 
-In: a folder, what is fixed, and what the search is to be.  Out: a `Search`, or one sentence why not.
+In: a folder, the fixed settings, and the kind of search.  Out: a `Search`, or an error of one sentence.
 """
 
 import json
@@ -46,7 +46,10 @@ def open_search(
     pruner: str,
     device: str,
 ) -> Iterator[Search]:
-    """Check everything that can be checked; then make the folder, and its file or go on with it."""
+    """Check everything that can be checked; then make the folder and its file, or open those that exist.
+
+    Raises ConfigError, NetError, DataError, OutputError, or SearchError for another search's folder.
+    """
     where, config = find_device(device), FitConfig(**fixed)
     nets.read_net_settings(config.net, config.net_settings)
     can_widen = has_width(config.net)
@@ -84,6 +87,7 @@ def open_search(
         labels = blake2b(split.train_labels.numpy().tobytes(), digest_size=8).hexdigest()
         own = {"width": width, "sampler": sampler, "pruner": pruner, "labels": labels}
         require_same(study, {**fixed, **own}, out / DATABASE)
+        # Left by a process that was killed: this folder is locked, so no trial can really be running.
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
         yield search
@@ -91,17 +95,17 @@ def open_search(
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Nobody else searches in `out` meanwhile."""
+    """Within, no other process searches in `out`; raises SearchError if one does already."""
     try:
         with FileLock(out / LOCK, blocking=False):
             yield
     except Timeout:
-        raise SearchError(f"another search is at work in {out}") from None
+        raise SearchError(f"another search is running in {out}") from None
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[RDBStorage]:
-    """The SQLite file; whatever goes wrong with it is one sentence."""
+    """The SQLite file; every error of SQLite or Optuna within becomes a SearchError of one sentence."""
     if "?" in str(path):
         raise OutputError(f"{path}: a search cannot be kept in a folder whose name has a question mark")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -118,7 +122,7 @@ def opened(path: Path) -> Iterator[RDBStorage]:
 
 
 def open_storage(path: Path) -> RDBStorage:
-    """Tables are made where there are none; those of another version of Optuna are refused."""
+    """Create tables where there are none; raises SearchError for those of another version of Optuna."""
     try:
         return RDBStorage(f"sqlite:///{path}")
     except RuntimeError as error:
@@ -126,13 +130,13 @@ def open_storage(path: Path) -> RDBStorage:
 
 
 def unusable(path: Path, error: Exception) -> SearchError:
-    """What SQLite or Optuna says, in one line."""
+    """The error of SQLite or Optuna, in one line."""
     reason = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
     return SearchError(f"{path} cannot be used as the file of a search: {reason}")
 
 
 def require_same(study: optuna.Study, settings: dict[str, Any], path: Path) -> None:
-    """A search goes on with what it began with, or not at all."""
+    """Raise SearchError unless `settings` are those that the search began with."""
     settings = json.loads(json.dumps(settings))
     began = study.user_attrs.get("settings")
     if began is None:
@@ -141,6 +145,6 @@ def require_same(study: optuna.Study, settings: dict[str, Any], path: Path) -> N
     for name in sorted(began.keys() | settings.keys()):
         if began.get(name) != settings.get(name):
             raise SearchError(
-                f"{path} began with {name} {began.get(name, 'not given')}, so it cannot go on with "
+                f"{path} began with {name} {began.get(name, 'not given')}, so it cannot continue with "
                 f"{settings.get(name, 'not given')}: take another --out"
             )

@@ -1,11 +1,11 @@
 """Trials, one after the other, all of them kept in one SQLite file.
 
-In: a folder, what is fixed, and how many trials there shall be.  Out: facts of each trial as it ends.
+In: a folder, the fixed settings, and the number of trials.  Out: facts of each trial as it ends.
 
-Trial k (of those that ended) draws with a generator of its own, made of the seed and of k, and knows the
-trials before it: so a search that was interrupted goes on to the trials that it would have come to. A trial
-that was interrupted itself is marked as failed, and takes no number. Every net begins with the same seed,
-so that trials differ by their settings alone.
+Trial k (of those that ended) draws with a generator of its own, seeded with (seed, k), and knows the trials
+before it: so a search that was interrupted resumes with the same trials as without the interruption. The
+trial that was interrupted is marked as failed, and has no number. Every net begins with the same seed, so
+that trials differ by their settings alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ Outcome = Literal["done", "pruned", "diverged"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFacts:
-    """Settings that the search chose, and what came of them on the last fifth of the train half.
+    """Settings that the search chose, and their result on the last fifth of the train half.
 
     `accuracy` and `loss` are of the last of `epochs`; None where the first one did not end.
     """
@@ -47,7 +47,7 @@ class TrialFacts:
 
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """Done before those that ended early, then by accuracy, then by loss: the largest is the best."""
+        """A key to sort by, the largest is the best: completed or not, then accuracy, then loss."""
         return (
             self.outcome == "done",
             self.accuracy or 0.0,
@@ -57,7 +57,7 @@ class TrialFacts:
 
 @dataclass(kw_only=True, eq=False)
 class Search:
-    """A search that is open; `trials` goes on with it."""
+    """A search that is open: `trials` runs the trials that are missing."""
 
     out: Path
     fixed: dict[str, Any]
@@ -71,26 +71,29 @@ class Search:
 
     @property
     def results(self) -> list[TrialFacts]:
-        """Of every trial that ended, in order."""
+        """Facts of every trial that ended, in order."""
         ended = self.study.get_trials(deepcopy=False, states=ENDED)
         return [TrialFacts(**trial.user_attrs["facts"]) for trial in ended]
 
     @property
     def best(self) -> TrialFacts | None:
-        """The best of those that are done."""
+        """The best of the trials that were completed, or None."""
         done = [facts for facts in self.results if facts.outcome == "done"]
         return max(done, key=lambda facts: facts.rank, default=None)
 
     def trials(self) -> Iterator[TrialFacts]:
-        """Measure until there are `num_trials`."""
+        """Run trials until `num_trials` have ended; yields the facts of each."""
         for index in range(len(self.results), self.num_trials):
+            # One sampler for the whole search would draw its first numbers again after a restart.
             self.study.sampler = new_sampler(self.sampler, self.config_of({}, 1.0).seed, index)
             trial = self.study.ask()
             try:
                 facts = self._measure(trial)
             except BaseException:
+                # Also on Ctrl-C: a trial that is left as running would never be settled.
                 self.study.tell(trial, state=TrialState.FAIL)
                 raise
+            # Before `tell`: `results` reads the facts of every trial that ended, so none may end without.
             trial.set_user_attr("facts", asdict(facts))
             if facts.outcome == "done":
                 self.study.tell(trial, facts.accuracy)
@@ -99,7 +102,7 @@ class Search:
             yield facts
 
     def config_of(self, settings: Mapping[str, Any], width: float) -> FitConfig:
-        """All the settings of a trial."""
+        """All settings of a trial: the fixed ones, the ones drawn, and the net's widths times `width`."""
         fixed = dict(self.fixed)
         net, words = fixed.get("net", FitConfig.net), fixed.pop("net_settings", {})
         wider = widen(net, nets.read_net_settings(net, words), width)
@@ -116,6 +119,7 @@ class Search:
                 for epoch in fit(net, self.split, config):
                     last = epoch.facts
                     trial.report(last.held_out_accuracy, last.epoch)
+                    # After the last epoch there is nothing left to save by pruning.
                     if last.epoch < config.epochs and trial.should_prune():
                         outcome = "pruned"
                         break
@@ -132,14 +136,14 @@ class Search:
 
 
 def new_net(config: FitConfig, split: Split) -> nn.Module:
-    """The net of a trial, as it begins."""
+    """The untrained net of a trial."""
     given = nets.read_net_settings(config.net, config.net_settings)
     settings = nets.settings_for(config.net, split.facts, given)
     return nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
 
 
 def new_sampler(name: str, seed: int, index: int) -> optuna.samplers.BaseSampler:
-    """Draws for one trial."""
+    """A sampler for trial `index` alone."""
     own_seed = seeded_generator(seed, f"search {index}").initial_seed() % 2**32
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own_seed)

@@ -1,4 +1,4 @@
-"""Download a file once and whole: what was fetched stays when the line breaks, and the digest decides.
+"""Download a file once and whole: a broken connection loses nothing, and the digest decides.
 
 In: addresses of the same file, where it goes, its SHA-256.  Out: the file at its place, or a DataError.
 
@@ -25,7 +25,7 @@ BLOCK = 1 << 18
 
 
 class _TornError(Exception):
-    """The line broke, or the server sent something else than the rest: try again with what is there."""
+    """The connection broke, or the server did not send the rest: retry with what is there."""
 
 
 def download(urls: Sequence[str], path: Path, sha256: str) -> None:
@@ -71,7 +71,7 @@ def _fetch(url: str, partial: Path, sha256: str) -> None:
         partial.unlink()
         if not began_with:
             raise DataError(f"its SHA-256 is {found}, it should be {sha256}")
-        began_with = have = 0  # perhaps what lay there was of another file: once more, from the start
+        began_with = have = 0  # perhaps the old part was of another file: retry once, from the start
 
 
 def _fetch_rest(url: str, partial: Path) -> None:
@@ -82,7 +82,7 @@ def _fetch_rest(url: str, partial: Path) -> None:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # nothing is missing, says the server: the digest will tell
+            return  # the server says that nothing is missing: the digest decides
         raise DataError(f"HTTP {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         raise DataError(str(getattr(error, "reason", error)) or type(error).__name__) from None
@@ -102,11 +102,11 @@ def _fetch_rest(url: str, partial: Path) -> None:
                 file.write(block)
                 advance(len(block))
     if total is not None and _size(partial) < total:
-        raise _TornError(f"the line broke after {_size(partial)} of {total} bytes")
+        raise _TornError(f"the connection broke after {_size(partial)} of {total} bytes")
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:
-    """The next bytes; none where the line broke or stood still, which the size will tell."""
+    """The next bytes; none where the connection broke or timed out, which the size shows."""
     try:
         return answer.read(BLOCK)
     except (OSError, http.client.HTTPException):

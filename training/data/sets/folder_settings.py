@@ -9,7 +9,7 @@ from training.errors import DataError
 class FolderSettings:
     """`size` is SIDE or HEIGHTxWIDTH, and `mode` L or RGB; where not given, as the pictures are.
 
-    `memory_mb` is the most that is held in memory (or on the device), in MiB; 0 streams everything.
+    `memory_mb` is the maximum that is held in memory (or on the device), in MiB; 0 streams everything.
     """
 
     size: str = ""

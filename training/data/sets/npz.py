@@ -4,7 +4,7 @@ In: a .npz file with one of these sets of arrays.  Out: a `Split`, or a DataErro
 
     x_train, y_train, x_test, y_test                           two halves, as Keras names them
     train_images, train_labels, val_images, val_labels         two halves, as MedMNIST names them; or test_…
-    x, y   or   images, labels                                 one heap: a fifth of each class is held out
+    x, y   or   images, labels                                 one set: a fifth of each class is held out
     class_names (or labels, where that is free), optional      a name for each label 0, 1, 2 …
 
 Pictures are whole numbers 0 … 255 of shape (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3; labels

@@ -1,6 +1,6 @@
-"""Where data sets lie on this machine, and where what was made of them is kept.
+"""Where data sets are on this machine, and where what was made of them is kept.
 
-TRAINING_DATA     a folder of data sets: looked at first, and downloaded into
+TRAINING_DATA     a folder of data sets: searched first, and downloaded into
 TRAINING_CACHE    downloads, if that is not set, and decoded pictures (default ~/.cache/foldserve)
 """
 
@@ -23,7 +23,7 @@ def find_downloads(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def list_places(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """Folders in which data sets may lie, in the order in which they are looked at.
+    """Folders that may hold data sets, in the order in which they are searched.
 
     Ours; where torchvision's tutorials and npm put them in a project; Keras' cache; Debian's packages.
     """

@@ -1,4 +1,4 @@
-"""Published data sets: files that everybody has alike, found on this machine or downloaded.
+"""Published data sets: files that are the same everywhere, found on this machine or downloaded.
 
 In: what a set consists of.  Out: the content of each of its files, or a DataError in one sentence.
 

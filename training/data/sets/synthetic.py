@@ -1,4 +1,4 @@
-"""Pictures that nobody drew, for benchmarks and tests: as many, as large and of as many classes as wanted.
+"""Random pictures, for benchmarks and tests: as many, as large and of as many classes as wanted.
 
 In: `3x32x32x10` (channels, height, width, classes), `rows` and `seed`.  Out: a `Split`; equal settings give
 equal bytes.

@@ -18,12 +18,12 @@ from training.nets.settings import NetError
 
 
 def is_foreign(name: str) -> bool:
-    """Whether `name` is of this kind."""
+    """Whether `name` is `timm:NAME` or `module:factory`."""
     return ":" in name
 
 
 def read_foreign_words(name: str, words: Mapping[str, str]) -> dict[str, Any]:
-    """Values as Python writes them; what is none is text.  The net must be there and take them."""
+    """Words as Python literals, or as text where they are none. Raises NetError unless the net takes them."""
     values = {key: _read(word) for key, word in words.items()}
     if given := sorted(values.keys() & set(FROM_DATA)):
         raise NetError(f"setting {given[0]} of net {name} comes from the data")
@@ -32,11 +32,11 @@ def read_foreign_words(name: str, words: Mapping[str, str]) -> dict[str, Any]:
 
 
 def build_foreign(name: str, settings: Mapping[str, Any]) -> nn.Module:
-    """Build the net and try it on rows of its input shape."""
+    """Build the net and run it once on rows of its input shape; raises NetError if either fails."""
     build = _find(name, {key: value for key, value in settings.items() if key not in FROM_DATA})
     try:
         net = build(**settings)
-    except (Exception, SystemExit) as error:  # somebody else's code
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise NetError(f"net {name} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(net, nn.Module):
         raise NetError(f"net {name} must be an nn.Module, its factory returned {type(net).__name__}")
@@ -57,12 +57,12 @@ def _read(word: str) -> Any:
 
 
 def _try(net: nn.Module, name: str, row_shape: tuple[int, ...], num_classes: int) -> None:
-    """Ask the net once, in eval mode."""
+    """Run 2 rows through the net in eval mode; raises NetError unless it gives (2, num_classes) logits."""
     was_training = net.training
     try:
         with torch.no_grad():
             answer = net.eval()(torch.zeros(2, *row_shape))
-    except Exception as error:  # somebody else's code
+    except Exception as error:  # foreign code may raise anything
         raise NetError(f"net {name} cannot take rows of {row_shape}: {first_line(error)}") from error
     found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
     if found != (2, num_classes):

@@ -3,8 +3,8 @@
     factory(num_classes=…, input_shape=…, **settings)
 
 Those two come where its parameters name them; every setting must be a parameter too. A checkpoint holds the
-name and the settings, so whoever opens it needs the module, and runs its code. So that no file can have just
-any function of any package called, a factory with parameters is a class of nets or names `num_classes`.
+name and the settings, so opening it needs the module, and runs its code. A factory with
+parameters must be a class of nets or name `num_classes`: a file must not have any function called.
 """
 
 import importlib
@@ -42,7 +42,7 @@ def _import_factory(name: str) -> Callable[..., Any]:
     module_name, _, factory_name = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
-    except Exception as error:  # importing runs somebody else's code
+    except Exception as error:  # importing runs foreign code, which may raise anything
         raise NetError(
             f"net {name} cannot be imported here ({first_line(error)}): "
             f"it must lie in this folder or on PYTHONPATH"
@@ -57,6 +57,6 @@ def _parameters(name: str, factory: Callable[..., Any]) -> list[str]:
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
-        raise NetError(f"net {name} does not tell its parameters, so it cannot build a net") from None
+        raise NetError(f"net {name} has no readable parameters, so it cannot build a net") from None
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [key for key, parameter in signature.parameters.items() if parameter.kind in by_name]

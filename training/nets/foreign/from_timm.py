@@ -24,7 +24,7 @@ from training.nets.settings import NetError
 PREFIX = "timm"
 INSTALL = "pip install --no-deps timm torchvision"
 DOWNLOADS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
-MOST_OPERATORS = 30
+MAX_OPERATORS = 30
 
 _declared: list[Any] = []  # a Library that is collected takes its operators with it
 
@@ -51,7 +51,7 @@ def find_timm(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _import_timm() -> Any:
-    for _ in range(MOST_OPERATORS):
+    for _ in range(MAX_OPERATORS):
         try:
             return importlib.import_module(PREFIX)
         except RuntimeError as error:
@@ -63,4 +63,4 @@ def _import_timm() -> Any:
             _declared.append(library)
             for module in [module for module in sys.modules if re.match(r"(torchvision|timm)(\.|$)", module)]:
                 del sys.modules[module]
-    raise NetError(f"torchvision lacks more than {MOST_OPERATORS} operators")
+    raise NetError(f"torchvision lacks more than {MAX_OPERATORS} operators")

@@ -79,7 +79,7 @@ def open_run(
 
 
 def _read_existing(path: Path, *, resume: bool, overwrite: bool, by_torchrun: bool) -> bytes | None:
-    """The bytes of the checkpoint to resume from, or None to begin; raises OutputError if neither was asked."""
+    """The checkpoint to resume from, or None to begin; raises OutputError if neither was asked for."""
     if not resume and (overwrite or not path.exists()):
         return None
     if not resume and not by_torchrun:

@@ -56,7 +56,7 @@ class Run:
         return self.split.train_labels.device
 
     def epochs(self, on_step: Callable[[StepFacts], None] | None = None) -> Iterator[EpochFacts]:
-        """Fit; save after each epoch, then yield its facts; at the end, draw the published net's predictions."""
+        """Fit; save after each epoch, then yield its facts; draw the published net's predictions at last."""
         if self.history:
             self._write_metrics()
         try:

@@ -1,6 +1,6 @@
-"""The yardstick: an ASGI app that reads a body and sends it back, on the service's own uvicorn settings.
+"""The reference: an ASGI app that reads a body and sends it back, on the service's own uvicorn settings.
 
-In: a port.  Out: whatever came in.  No Python server on this stack can answer faster.
+In: a port.  Out: each request's body.  No Python server on this stack can answer faster.
 
     python -m benchmarks.echo 8001
 """

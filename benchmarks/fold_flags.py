@@ -1,12 +1,11 @@
-"""What do the flags fold beyond the default, over the whole zoo?  Our fold alone, with nothing else timed.
+"""What do the flags fold beyond the default, over the whole zoo?  Only our own fold; no other tool is run.
 
 In: the nets of `fold_zoo`.  Out: `fold_flags.csv` and `fold_flags.md` in benchmarks/results.
 
-    python -m benchmarks.fold_flags           # goes on where it was stopped; needs what fold_zoo needs
+    python -m benchmarks.fold_flags           # resumes where it was stopped; same requirements as fold_zoo
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from benchmarks.common import RESULTS, append_csv, read_csv
 from benchmarks.fold_zoo.build import Subject, build
 from benchmarks.fold_zoo.count import Count, count
 from benchmarks.fold_zoo.errors import worst_error
-from benchmarks.fold_zoo.isolate import Lost, isolated
+from benchmarks.fold_zoo.isolate import ProcessFailed, isolated
 from benchmarks.fold_zoo.nets import choose
 from benchmarks.fold_zoo.ops import onnx_ops
 from benchmarks.fold_zoo.ours import FLAGS
@@ -26,33 +26,34 @@ from export.fold.usual import FREE, fold
 from export.graph import serialize
 from export.runtime import load
 
-RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 900.0
 NUM_ROWS = 6
 HEAD = ["net", "gammas", "flags", "found", "left", "seconds", "error", "unfolded_error", "why"]
-ASKED = {"": FREE, "threshold+pad": FREE | set(FLAGS.values())}
+FLAG_SETS = {"": FREE, "threshold+pad": FREE | set(FLAGS.values())}
 
 
 def main() -> None:
-    """Measure what is not measured yet, then write the table."""
+    """Measure the pending nets, then write the table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.fold_flags",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="*", default=[], metavar="NET")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", nargs="*", default=[], metavar="NET", help="all nets of the zoo by default")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="for the results")
     options = parser.parse_args()
     console, table = Console(stderr=True), options.out / "fold_flags.csv"
     options.out.mkdir(parents=True, exist_ok=True)
-    done = {row["net"] for row in _read(table)}
+    done = {row["net"] for row in read_csv(table)}
     names = [name for name in choose(options.only, quick=False) if name not in done]
     for place, name in enumerate(names, 1):
         console.print(f"{place} of {len(names)}: {name}", highlight=False)
         try:
-            rows = isolated(LIMIT_S, _measure, name)
-        except Lost as lost:
-            rows = [dict.fromkeys(HEAD, "") | {"net": name, "why": str(lost)[:200]}]
-        _append(table, rows)
-        (options.out / "fold_flags.md").write_text(_markdown(_read(table)), encoding="utf-8")
+            rows: list[dict[str, object]] = isolated(LIMIT_S, _measure, name)
+        except ProcessFailed as error:
+            rows = [{**dict.fromkeys(HEAD, ""), "net": name, "why": str(error)[:200]}]
+        append_csv(table, HEAD, rows)
+        (options.out / "fold_flags.md").write_text(_markdown(read_csv(table)), encoding="utf-8")
 
 
 def _measure(name: str) -> list[dict[str, object]]:
@@ -68,7 +69,7 @@ def _rows(name: str, gammas: str, subject: Subject) -> Iterator[dict[str, object
     truth = list(evaluate(rows).values())
     noise = worst_error(list(load(serialize(graph), optimised=False)(rows).values()), truth)
     first = _count(serialize(graph))
-    for flags, prices in ASKED.items():
+    for flags, prices in FLAG_SETS.items():
         begun = time.perf_counter()
         folded, _ = fold(graph, frozenset(prices))
         seconds = time.perf_counter() - begun
@@ -93,34 +94,18 @@ def _count(content: bytes) -> Count:
         return count(onnx_ops(Path(file.name)))
 
 
-def _read(table: Path) -> list[dict[str, str]]:
-    if not table.exists():
-        return []
-    with table.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _append(table: Path, rows: list[dict[str, object]]) -> None:
-    is_new = not table.exists()
-    with table.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, HEAD)
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 def _markdown(rows: list[dict[str, str]]) -> str:
     lines = [
         "# What the flags fold",
         "",
-        "`python -m benchmarks.fold_flags`: random statistics; gone means gone, as in fold_zoo.md.",
+        "`python -m benchmarks.fold_flags`: random statistics; *gone* is defined as in fold_zoo.md.",
         "",
         "| γ | flags | nets | found | gone | % | largest error ratio | median fold, s |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     measured = [row for row in rows if row["found"]]
     for gammas in ("both", "positive"):
-        for flags in ASKED:
+        for flags in FLAG_SETS:
             these = [row for row in measured if (row["gammas"], row["flags"]) == (gammas, flags)]
             found = sum(int(row["found"]) for row in these)
             gone = found - sum(int(row["left"]) for row in these)

@@ -1,11 +1,11 @@
-"""How far is each station of the road from the trained net?  One table, over every held-out digit.
+"""How far is each stage of the road from the trained net?  One table, over every held-out digit.
 
 In: a run (`--run`) and the models folder that its checkpoint was exported to.  Out: a table on stdout.
 
     python -m benchmarks.parity --run runs/digits --models models --model digits
 
-The truth is the unfolded net in torch, float64. Beside it: the same net in float32, the bundle in ONNX
-Runtime, and the running service over HTTP, one row a request and 64 clients with 1…64 rows at once.
+The truth is the unfolded net in torch, float64. It is compared with the same net in float32, the bundle in
+ONNX Runtime, and the running service over HTTP: one row per request, and 64 clients with 1…64 rows at once.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PORT = 8903
 
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, ended with SIGINT."""
+    """Run `python -m` with these arguments; ended with SIGINT after the block."""
     running = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL)
     try:
         yield running
@@ -44,13 +44,13 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
-    """Until it answers with 200."""
+    """Wait until `url` answers 200; SystemExit if the process ends first."""
     while running.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:
             if answer.status == 200:
                 return
         time.sleep(0.1)
-    raise SystemExit(f"the server for {url} ended by itself; is its port taken?")
+    raise SystemExit(f"the server for {url} exited; is its port taken?")
 
 
 def infer(model: str, rows: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def infer(model: str, rows: np.ndarray) -> np.ndarray:
 
 
 def answers_of(run: Path, models: Path, model: str) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
-    """The truth (N, K), every station's answers, and the bundle's tolerance."""
+    """The truth (N, K), every stage's answers (N, K), and the bundle's tolerance."""
     checkpoint = load_checkpoint(run / "checkpoint.pt")
     split = load_split(checkpoint.data.name)
     rows = normalize(split.held_out_pixels, checkpoint.data)
@@ -83,10 +83,10 @@ def answers_of(run: Path, models: Path, model: str) -> tuple[np.ndarray, dict[st
     bundle = open_bundle(folder / find_versions(folder)[0])
     session = ort.InferenceSession(bundle.graph, providers=["CPUExecutionProvider"])
     with torch.no_grad():
-        stations = {"the net in torch, float32": net(rows).numpy()}
+        stages = {"the net in torch, float32": net(rows).numpy()}
         truth = net.double()(rows.double()).numpy()
     array = rows.numpy()
-    stations["the bundle in ONNX Runtime"] = session.run(None, {"input": array})[0]
+    stages["the bundle in ONNX Runtime"] = session.run(None, {"input": array})[0]
     sizes = np.random.default_rng(0).integers(1, 65, size=len(array))
     cuts = np.cumsum(sizes)
     parts = np.split(array, cuts[cuts < len(array)])
@@ -96,29 +96,32 @@ def answers_of(run: Path, models: Path, model: str) -> tuple[np.ndarray, dict[st
     ):
         wait_for(f"http://127.0.0.1:{PORT}/v2/health/ready", running)
         single = [infer(model, row[None]) for row in array]
-        stations["the service, one row a request"] = np.concatenate(single)
+        stages["the service, one row per request"] = np.concatenate(single)
         mixed = list(clients.map(lambda part: infer(model, part), parts))
-        stations["the service, 64 clients with 1 to 64 rows"] = np.concatenate(mixed)
-    return truth, stations, bundle.manifest.tolerances["logits"].max_abs
+        stages["the service, 64 clients with 1 to 64 rows"] = np.concatenate(mixed)
+    return truth, stages, bundle.manifest.tolerances["logits"].max_abs
 
 
 def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--run", type=Path, default=Path("runs/digits"))
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--model", default="digits")
+    """Compare all stages; print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.parity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, default=Path("runs/digits"), help="folder of the training run")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
+    parser.add_argument("--model", default="digits", help="name of the model, digits by default")
     options = parser.parse_args()
-    truth, stations, tolerance = answers_of(options.run, options.models, options.model)
+    truth, stages, tolerance = answers_of(options.run, options.models, options.model)
     print(f"{len(truth)} held-out rows, tolerance {tolerance:.3g}\n")
-    print("| station | largest difference from the unfolded net in float64 | same label |")
+    print("| stage | largest difference from the unfolded net in float64 | same label |")
     print("|---|---:|---:|")
-    for station, answers in stations.items():
+    for stage, answers in stages.items():
         worst = np.abs(answers - truth).max()
         same = (answers.argmax(1) == truth.argmax(1)).sum()
-        print(f"| {station} | {worst:.3g} | {same} of {len(truth)} |")
-        assert worst <= tolerance, f"{station} is beyond the tolerance"
+        print(f"| {stage} | {worst:.3g} | {same} of {len(truth)} |")
+        assert worst <= tolerance, f"{stage} exceeds the tolerance"
 
 
 if __name__ == "__main__":

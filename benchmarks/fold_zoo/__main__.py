@@ -1,7 +1,7 @@
 """The command line; `python -m benchmarks.fold_zoo --help`.
 
-Everything heavy is imported once, also so that a run of hours keeps the code that it began with; each net
-then runs in a process forked from this one.
+Heavy packages are imported once, so that a run of hours keeps the code it started with; each net then runs
+in a process forked from this one.
 """
 
 import argparse
@@ -14,25 +14,23 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import benchmarks.fold_zoo as zoo
+from benchmarks.common import RESULTS, new_parser, new_progress
 from benchmarks.fold_zoo import nets, store, table
 from benchmarks.fold_zoo.build import import_torchvision
-from benchmarks.fold_zoo.isolate import Lost, isolated
+from benchmarks.fold_zoo.isolate import ProcessFailed, isolated
 from benchmarks.fold_zoo.measure import measure
 from benchmarks.fold_zoo.ours import FLAGS, code_version
 from benchmarks.fold_zoo.store import GAMMAS, Key, Row
 
 NET_LIMIT_S = 3600.0
-RESULTS = Path(__file__).parents[1] / "results"
 PRELOADED = ("timm", "onnxscript.rewriter", "onnxoptimizer", "onnxsim", "onnxslim", "openvino")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fold_zoo", description=zoo.__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    """The options of the command line."""
+    parser = new_parser(zoo)
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="such as timm/resnet18, or resnet18"
     )
@@ -41,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--flags", default="", help=f"options of our fold: {','.join(FLAGS)}")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--fresh", action="store_true", help="measure the chosen nets again")
-    again.add_argument("--redo-ours", action="store_true", help="only our rows of another version")
+    again.add_argument("--redo-ours", action="store_true", help="only our own rows of other versions")
     options = parser.parse_args(arguments)
     options.flags = tuple(flag for flag in options.flags.split(",") if flag)
     try:
@@ -56,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def pending(
     name: str, rows: list[Row], *, fresh: bool, redo: str | None
 ) -> tuple[list[str], dict[str, list[Row]]]:
-    """The kinds of γ to measure, and the rows that stay: where ours is of a version other than `redo`."""
+    """The kinds of γ to measure, and rows to keep; our row is redone if its version is not `redo`."""
     kinds, known = [], {}
     for gammas in GAMMAS:
         same = [row for row in rows if row.key == (name, gammas)]
@@ -72,8 +70,8 @@ def pending(
 def run_net(
     name: str, kinds: list[str], flags: tuple[str, ...], known: dict[str, list[Row]], progress: Path
 ) -> None:
-    """Measure, and write the rows after each kind of γ; in a process of its own."""
-    torch.set_num_threads(1)  # a pool of threads would not survive the fork of each tool
+    """Measure, and write the rows after each kind of γ; runs in a separate process."""
+    torch.set_num_threads(1)  # a thread pool does not survive the fork of each tool
     rows: list[Row] = []
     for more in measure(name, kinds, flags, known):
         rows += more
@@ -81,14 +79,14 @@ def run_net(
 
 
 def measured(name: str, kinds: list[str], flags: tuple[str, ...], known: dict[str, list[Row]]) -> list[Row]:
-    """The rows of a net; one with the reason where there are none."""
+    """The rows of a net; for a kind of γ without any, one row with the reason."""
     with tempfile.TemporaryDirectory(prefix="fold_zoo_") as folder:
         progress = Path(folder) / "rows.csv"
         reason = ""
         try:
             isolated(NET_LIMIT_S, run_net, name, kinds, flags, known, progress)
-        except Lost as lost:
-            reason = str(lost)[:300]
+        except ProcessFailed as error:
+            reason = str(error)[:300]
         rows = store.read(progress)
     done = {row.gammas for row in rows}
     for gammas in kinds:
@@ -100,7 +98,7 @@ def measured(name: str, kinds: list[str], flags: tuple[str, ...], known: dict[st
 
 
 def preload() -> None:
-    """Import what the nets' processes will need; what is missing is told by each."""
+    """Import the packages that the nets' processes need; missing ones are reported."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
@@ -115,15 +113,13 @@ def preload() -> None:
 
 
 def main() -> None:
-    """Run what is pending; print the totals."""
+    """Measure the pending nets; print the table."""
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     csv_file, table_file = options.out / "fold_zoo.csv", options.out / "fold_zoo.md"
     preload()
     redo = code_version(options.flags) if options.redo_ours else None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # No thread of its own for drawing: a process is forked for each net.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+    with new_progress(Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(options.nets))
         for name in options.nets:
             progress.update(task, description=name, refresh=True)
@@ -139,7 +135,7 @@ def main() -> None:
 
 
 def summary(rows: list[Row]) -> str:
-    """A line for each kind of γ: found, removed by us and by the best tool."""
+    """A line for each kind of γ: BatchNorms found, removed by us and by the best tool."""
     lines: dict[Key, str] = {}
     for row in rows:
         if row.tool == "ours":

@@ -1,10 +1,10 @@
-"""Build a net of the zoo and make its numbers hard.
+"""Build a net of the zoo and give it difficult numbers.
 
 In: a name of `nets.py`.  Out: a `Subject`: its unfolded graph, and its true answers, for each kind of γ.
 
-The weights are as the library draws them, seeded. Fresh nets would forgive every mistake (γ = 1, β = 0,
-mean 0, variance 1; layer scales of 1e-6), so statistics, γ, β and every parameter that is one number over
-and over are drawn at random: γ of both signs, or γ above 0.
+The weights are as the library draws them, seeded. Fresh nets would hide every mistake (γ = 1, β = 0,
+mean 0, variance 1; layer scales of 1e-6), so statistics, γ, β and every constant parameter are drawn at
+random: γ of both signs, or γ above 0.
 """
 
 import re
@@ -24,22 +24,25 @@ from export.graph import load_graph, prepare, tidy, with_symbolic_rows
 from export.proof.truth import Evaluate, graph_evaluator, net_evaluator
 from export.sources.trace import trace
 
-LARGEST = 224
+MAX_SIDE = 224
 IR_VERSION = 8
-"""Least version of a light model's file: theirs, 3, wants every initialiser among the inputs."""
+"""Minimum version of a light model's file: their own, 3, requires every initialiser among the inputs."""
 _torchvision_operators: list[Any] = []
 
 
 @dataclass(kw_only=True)
 class Subject:
-    """A net with its traced graph, or (net is None) a graph alone."""
+    """A net with its traced graph; for an ONNX model, the graph alone (`net` is None)."""
 
     net: nn.Module | None
     graph: ir.Model
     row_shape: tuple[int, ...]
 
     def unfolded(self, gammas: str) -> tuple[ir.Model, Evaluate]:
-        """The prepared graph and its truth, with numbers drawn for `gammas`: "both" or "positive"."""
+        """The prepared graph with random numbers, and its float64 evaluator.
+
+        `gammas` is "both" (signs) or "positive".
+        """
         if self.net is None:
             graph = prepare(randomise_graph(self.graph, gammas))
             return graph, graph_evaluator(graph)
@@ -51,7 +54,7 @@ class Subject:
 
 
 def build(name: str) -> Subject:
-    """Build and trace; raises what the library or the exporter raises."""
+    """Build and trace a net; raises whatever the library or the exporter raises."""
     library, _, short = name.partition("/")
     torch.manual_seed(0)
     if library == "onnx":
@@ -68,16 +71,16 @@ def _timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     net = timm.create_model(name, pretrained=False)
     channels, *size = net.default_cfg["input_size"]
     if not net.default_cfg.get("fixed_input_size"):
-        size = [min(side, LARGEST) for side in size]
+        size = [min(side, MAX_SIDE) for side in size]
     return net, (channels, *size)
 
 
 def _torchvision(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     from torchvision import models
 
-    # These two warn about their slow default way of drawing weights.
+    # These two warn about their slow default initialisation.
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return models.get_model(name, weights=None, **options), (3, LARGEST, LARGEST)
+    return models.get_model(name, weights=None, **options), (3, MAX_SIDE, MAX_SIDE)
 
 
 def _light(name: str) -> Subject:
@@ -92,7 +95,7 @@ def _light(name: str) -> Subject:
 
 
 def _drop_softmax(model: ir.Model) -> None:
-    """Answer with logits: a softmax that says 1 and 0 hides every error."""
+    """Return logits: a softmax that gives 1 and 0 hides every error."""
     node = model.graph.outputs[0].producer()
     if node is not None and node.op_type == "Softmax" and node.inputs[0] is not None:
         model.graph.outputs[0] = node.inputs[0]
@@ -100,7 +103,7 @@ def _drop_softmax(model: ir.Model) -> None:
 
 
 def _load_numbers(graph: ir.Model, net: nn.Module) -> None:
-    """Give every initialiser that is a parameter or buffer of the net the net's present numbers."""
+    """Set every initialiser that is a parameter or buffer of the net to its current value."""
     numbers = dict(net.named_parameters(remove_duplicate=False)) | dict(
         net.named_buffers(remove_duplicate=False)
     )
@@ -110,13 +113,13 @@ def _load_numbers(graph: ir.Model, net: nn.Module) -> None:
 
 
 def import_torchvision() -> None:
-    """Import torchvision beside a torch that its C++ operators were not built for.
+    """Import torchvision although its C++ operators were not built for this torch.
 
     It registers Python kernels for operators that do not exist; each missing one is declared, and the import
-    tried again. None of the nets calls them.
+    is retried. None of the nets calls them.
     """
     library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    _torchvision_operators.append(library)  # what a collected Library declared would be gone
+    _torchvision_operators.append(library)  # keeps its declarations from being garbage-collected
     for _ in range(30):
         try:
             import torchvision  # noqa: F401

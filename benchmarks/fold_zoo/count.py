@@ -1,13 +1,14 @@
 """How many BatchNorms are left in a graph?  A BatchNorm under another name is not gone.
 
-In: the ops of a graph (ONNX, or OpenVINO's IR).  Out: a `Count`; beside the unfolded graph's, what is left:
+In: the ops of a graph (ONNX, or OpenVINO's IR).  Out: a `Count`; compared with the unfolded graph's, what
+is left:
 
     left = BatchNormalization + more depthwise 1×1 convolutions + more per-channel Mul/Add
            (Mul, Div, Add or Sub by a constant with one size above 1; a Mul and an Add in a row are one)
 
 "more" is beyond the unfolded graph's. An Add right after a MatMul is a linear layer's bias and does not count
 (nor one right after OpenVINO's Convolution, which has no bias of its own). Arithmetic on weights alone, which
-onnxoptimizer leaves for run time, does not count. Per-channel Max and Min are told beside it.
+onnxoptimizer leaves for run time, does not count. Per-channel Max and Min are counted separately.
 """
 
 from collections import Counter
@@ -22,7 +23,7 @@ SCALES, SHIFTS = ("Mul", "Div"), ("Add", "Sub")
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """One node: the values read that depend on the graph's inputs, and the shapes of those that do not."""
+    """One node: the inputs that depend on the graph's inputs, and the shapes of those that do not."""
 
     kind: str
     data: tuple[str, ...]
@@ -33,7 +34,7 @@ class Op:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """What a graph holds."""
+    """The ops of a graph that are or may replace BatchNorms, and its number of nodes."""
 
     batchnorms: int
     stand_ins: int = 0
@@ -42,7 +43,7 @@ class Count:
     nodes: int = 0
 
     def left(self, unfolded: "Count") -> int:
-        """BatchNorms that are still there, whatever they are called now."""
+        """The number of BatchNorms that remain, under any name."""
         return self.batchnorms + self.more_stand_ins(unfolded) + self.more_affines(unfolded)
 
     def more_stand_ins(self, unfolded: "Count") -> int:
@@ -82,7 +83,7 @@ def _is_per_channel(op: Op) -> bool:
 def _count_affines(ops: Sequence[Op], biased: Sequence[str]) -> int:
     producers = {output: op for op in ops for output in op.outputs}
     readers = Counter(value for op in ops for value in op.data)
-    single: dict[str, tuple[str, ...]] = {}  # outputs of those that may still be joined by their other half
+    single: dict[str, tuple[str, ...]] = {}  # outputs of ops that may still be joined by their other half
     found = 0
     for op in ops:
         half = next((kinds for kinds in (SCALES, SHIFTS) if op.kind in kinds), None)

@@ -1,9 +1,9 @@
 """Random numbers for a net or a graph, the same for the same net.
 
-    mean ~ N(0, 0.1)    σ² ~ U(0.5, 1.5)    β ~ N(0, 0.1)    |γ| ~ U(0.6, 1.4), its sign either, or +
+    mean ~ N(0, 0.1)    σ² ~ U(0.5, 1.5)    β ~ N(0, 0.1)    |γ| ~ U(0.6, 1.4), of both signs or positive
 
-A parameter that is the same number over and over (bias 0, layer scale 1e-6) hides what a fold does to its
-channels: zeros become N(0, 0.02), others U(0.5, 1.5).
+A constant parameter (bias 0, layer scale 1e-6) would hide what a fold does to its channels: zeros become
+N(0, 0.02), others U(0.5, 1.5).
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ def randomise_net(net: nn.Module, gammas: str) -> None:
 
 
 def randomise_graph(model: ir.Model, gammas: str) -> ir.Model:
-    """A copy with drawn numbers; weights with two axes or more are drawn as well (He et al. 2015)."""
+    """A copy with random numbers; weights with two or more axes are drawn as well (He et al. 2015)."""
     model = model.clone()
     random = np.random.default_rng(0)
     drawn: set[str] = set()

@@ -1,6 +1,6 @@
-"""The tools whose graph is no ONNX file.
+"""The tools whose graph is not an ONNX file.
 
-In: the unfolded ONNX file, or the net, and random rows.  Out: `Found`.
+In: the unfolded ONNX file, or the net, and random rows.  Out: `ToolResult`.
 
 OpenVINO's graph is counted after its common transformations and run by its CPU plugin in float32. torch.fx's
 `fuse` gives a net, whose BatchNorms are counted as they run.
@@ -14,11 +14,11 @@ from torch import nn
 
 from benchmarks.fold_zoo.count import Count, count
 from benchmarks.fold_zoo.ops import OPENVINO_BIASED, openvino_ops
-from benchmarks.fold_zoo.tools import Found, Rows
+from benchmarks.fold_zoo.tools import Rows, ToolResult
 from export.sources.trace import watch_batchnorms
 
 
-def openvino(source: Path, rows: Rows) -> Found:
+def openvino(source: Path, rows: Rows) -> ToolResult:
     """OpenVINO's IR after its common transformations."""
     import openvino as ov
     from openvino import _offline_transformations
@@ -30,10 +30,10 @@ def openvino(source: Path, rows: Rows) -> Found:
     counted = count(openvino_ops(model), biased=OPENVINO_BIASED)
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     answers = ov.Core().compile_model(model, "CPU", options)(list(rows.values()))
-    return Found(count=counted, answers=list(answers.values()), seconds=seconds)
+    return ToolResult(count=counted, answers=list(answers.values()), seconds=seconds)
 
 
-def torch_fx(net: nn.Module, rows: Rows) -> Found:
+def torch_fx(net: nn.Module, rows: Rows) -> ToolResult:
     """torch.fx's `fuse`, and the BatchNorms that still run in its net."""
     from torch.fx.experimental.optimization import fuse
 
@@ -45,4 +45,4 @@ def torch_fx(net: nn.Module, rows: Rows) -> Found:
     with torch.no_grad():
         answer = fused(pixels)
     answers = [tensor.numpy() for tensor in (answer if isinstance(answer, list | tuple) else [answer])]
-    return Found(count=Count(batchnorms=len(ran)), answers=answers, seconds=seconds)
+    return ToolResult(count=Count(batchnorms=len(ran)), answers=answers, seconds=seconds)

@@ -1,6 +1,6 @@
-"""Run a function in a process of its own: it may crash, hang or eat memory, and only it is lost.
+"""Run a function in a separate process, so that only that process fails if it crashes, hangs or eats memory.
 
-In: a function and its arguments.  Out: what it returns; raises Lost, with the reason in one sentence.
+In: a function and its arguments.  Out: its result; raises ProcessFailed with the reason.
 
 Forked, so that nothing has to be imported or pickled on the way in. Linux only.
 """
@@ -21,8 +21,8 @@ T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 
 
-class Lost(Exception):  # noqa: N818
-    """The function did not return."""
+class ProcessFailed(Exception):  # noqa: N818
+    """The function did not return a result."""
 
 
 def isolated(limit_s: float, function: Callable[..., T], *arguments: Any) -> T:
@@ -34,28 +34,28 @@ def isolated(limit_s: float, function: Callable[..., T], *arguments: Any) -> T:
     sender.close()
     try:
         if not receiver.poll(limit_s):
-            raise Lost(f"no answer after {limit_s:g} s")
+            raise ProcessFailed(f"no answer after {limit_s:g} s")
         is_ok, value = receiver.recv()
     except EOFError:
         child.join()
         code = child.exitcode or 0
         died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise Lost(f"its process ended with {died}") from None
+        raise ProcessFailed(f"its process ended with {died}") from None
     finally:
         child.kill()
         child.join()
         receiver.close()
     if not is_ok:
-        raise Lost(value)
+        raise ProcessFailed(value)
     return value  # type: ignore[no-any-return]
 
 
 def _call(sender: Connection, parent: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    # A killed parent takes its children along: a net's process is killed while one of its tools hangs.
+    # Ends with its parent: a net's process may be killed while one of its tools hangs.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    warnings.simplefilter("ignore")  # a tool's own; where they are errors, it would look broken
+    warnings.simplefilter("ignore")  # those of a tool; if warnings were errors, the tool would seem broken
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -63,9 +63,9 @@ def _call(sender: Connection, parent: int, function: Callable[..., Any], argumen
         answer = True, function(*arguments)
     except ModuleNotFoundError as error:
         answer = False, f"not installed: {error.name}"
-    except BaseException as error:  # tools raise what they like, SystemExit too
+    except BaseException as error:  # tools may raise anything, even SystemExit
         answer = False, f"{type(error).__name__}: {first_line(error)}"
     sender.send(answer)
     sender.close()
-    # Nothing else is run at exit: the parent's files and thread pools are not this process's to close.
+    # No exit handlers: the parent's files and thread pools are not this process's to close.
     os._exit(0)

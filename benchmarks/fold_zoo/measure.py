@@ -1,6 +1,6 @@
-"""Measure one net: every tool on the same unfolded graph, each in a process of its own.
+"""Measure one net: every tool on the same unfolded graph, each in a separate process.
 
-In: a name, and the rows that need not be measured again.  Out: rows, after each kind of γ.
+In: a name, and the rows to keep.  Out: rows, after each kind of γ.
 """
 
 import tempfile
@@ -14,21 +14,21 @@ import numpy as np
 from benchmarks.fold_zoo.build import Subject, build
 from benchmarks.fold_zoo.errors import is_right, worst_error
 from benchmarks.fold_zoo.foreign import openvino, torch_fx
-from benchmarks.fold_zoo.isolate import Lost, isolated
+from benchmarks.fold_zoo.isolate import ProcessFailed, isolated
 from benchmarks.fold_zoo.store import Row
 from benchmarks.fold_zoo.timing import interleaved, medians, ratio
-from benchmarks.fold_zoo.tools import ONNX_TOOLS, Found, Rewrite, Rows, onnx_tool, ours, tool_version
+from benchmarks.fold_zoo.tools import ONNX_TOOLS, Rewrite, Rows, ToolResult, onnx_tool, ours, tool_version
 from export.graph import serialize
 
 NUM_ROWS = 6
 TOOL_LIMIT_S, TIMING_LIMIT_S = 240.0, 240.0
-PICK_S, DUEL_S = 2.0, 4.0
+CHOOSE_S, COMPARE_S = 2.0, 4.0
 
 
 def measure(
     name: str, kinds: list[str], flags: tuple[str, ...], known: Mapping[str, list[Row]]
 ) -> Iterator[list[Row]]:
-    """The rows of each kind of γ; those in `known` are kept, and only ours is measured anew."""
+    """Yield the rows of each kind of γ; rows in `known` are kept, and only ours is measured again."""
     subject = build(name)
     for gammas in kinds:
         with tempfile.TemporaryDirectory(prefix="fold_zoo_") as folder:
@@ -50,7 +50,7 @@ class _Measurement:
         self.pixels: Rows = {name_in: pixels}
         self.truth = list(evaluate(self.pixels).values())
         self.unfolded = self._onnx("unfolded", _copy)
-        self.blank = Row(
+        self.template = Row(
             net=name,
             gammas=gammas,
             tool="",
@@ -64,7 +64,7 @@ class _Measurement:
         others = [row for row in known if row.tool != "ours"] or list(self._others())
         mine = self._row("ours", partial(self._onnx, "ours", ours(self.flags)))
         if mine.outcome == "ok" and (candidates := _most_removed(others)):
-            if known:  # their graphs are not kept: the one to compare with is made again
+            if known:  # their graphs are not kept, so the one to compare with is made again
                 before = [row.best_tool for row in known if row.tool == "ours"]
                 candidates = [tool for tool in candidates if tool in before] or candidates
                 for tool in candidates:
@@ -80,21 +80,21 @@ class _Measurement:
             fuse = partial(isolated, TOOL_LIMIT_S, torch_fx, self.net, self.pixels)
             yield self._row("torch.fx fuse", fuse)
 
-    def _onnx(self, tool: str, rewrite: Rewrite) -> Found:
+    def _onnx(self, tool: str, rewrite: Rewrite) -> ToolResult:
         return isolated(TOOL_LIMIT_S, onnx_tool, rewrite, self.source, self._file(tool), self.pixels)
 
     def _file(self, tool: str) -> Path:
         return self.folder / f"{tool.replace(' ', '_')}.onnx"
 
-    def _row(self, tool: str, run: Callable[[], Found]) -> Row:
-        blank = replace(self.blank, tool=tool, version=tool_version(tool, self.flags))
+    def _row(self, tool: str, run: Callable[[], ToolResult]) -> Row:
+        template = replace(self.template, tool=tool, version=tool_version(tool, self.flags))
         try:
             found = run()
-        except Lost as lost:
-            return replace(blank, outcome="failed", reason=str(lost)[:300], left=blank.found)
+        except ProcessFailed as error:
+            return replace(template, outcome="failed", reason=str(error)[:300], left=template.found)
         count, first = found.count, self.unfolded.count
         row = replace(
-            blank,
+            template,
             left=count.left(first),
             batchnorms=count.batchnorms,
             stand_ins=count.more_stand_ins(first),
@@ -113,13 +113,13 @@ class _Measurement:
         row = {name: array[:1] for name, array in self.pixels.items()}
         files = {tool: self._file(tool) for tool in candidates}
         try:
-            picked = medians(isolated(TIMING_LIMIT_S, interleaved, files, row, PICK_S))
-            best = min(picked, key=lambda tool: picked[tool])
-            # Picked and compared in different rounds, or the luckiest of several would be the one to beat.
-            duel = {"ours": self._file("ours"), best: files[best]}
-            rounds = isolated(TIMING_LIMIT_S, interleaved, duel, row, DUEL_S)
-        except Lost as lost:
-            return replace(mine, reason=f"not timed: {lost}"[:300])
+            chosen = medians(isolated(TIMING_LIMIT_S, interleaved, files, row, CHOOSE_S))
+            best = min(chosen, key=lambda tool: chosen[tool])
+            # Compared in new rounds: otherwise the luckiest of several would be the reference.
+            pair = {"ours": self._file("ours"), best: files[best]}
+            rounds = isolated(TIMING_LIMIT_S, interleaved, pair, row, COMPARE_S)
+        except ProcessFailed as error:
+            return replace(mine, reason=f"not timed: {error}"[:300])
         ms = medians(rounds)
         return replace(
             mine,
@@ -132,8 +132,8 @@ class _Measurement:
 
 def _most_removed(rows: list[Row]) -> list[str]:
     ready = [row for row in rows if row.outcome == "ok" and row.tool in ONNX_TOOLS]
-    most = max((row.removed for row in ready), default=0)
-    return [row.tool for row in ready if row.removed == most]
+    maximum = max((row.removed for row in ready), default=0)
+    return [row.tool for row in ready if row.removed == maximum]
 
 
 def _copy(source: Path, target: Path) -> float:

@@ -1,7 +1,7 @@
-"""The zoo: every net that is measured, by family.  `timm/…`, `torchvision/…`, `onnx/…` (light models).
+"""The zoo: every measured net, by family.  `timm/…`, `torchvision/…`, `onnx/…` (light models).
 
-Small variants before large ones; about a hundred of timm's nets that contain BatchNorm. Left out for having
-none: edgenext, coat, crossvit, poolformer, mambaout, GroupNorm and EvoNorm variants.
+Small variants before large ones; about a hundred of timm's nets that contain BatchNorm. Left out because
+they contain none: edgenext, coat, crossvit, poolformer, mambaout, GroupNorm and EvoNorm variants.
 """
 
 TIMM = {
@@ -47,7 +47,7 @@ QUICK = [
     *("timm/xception41p", "timm/mobilenetv3_small_100", "timm/efficientnet_lite0", "timm/levit_128s"),
     *("timm/regnetv_040", "torchvision/shufflenet_v2_x0_5", "onnx/inception_v2"),
 ]
-"""A dozen, one for each way in which a BatchNorm is hard to remove."""
+"""A dozen, one for each difficulty in removing a BatchNorm."""
 
 ALL = [
     *(f"timm/{name}" for family in TIMM.values() for name in family.split()),
@@ -57,7 +57,10 @@ ALL = [
 
 
 def choose(only: list[str], *, quick: bool) -> list[str]:
-    """The names to run, in the list's order; `only` may leave out the part before the slash."""
+    """The names to run, in the zoo's order; names in `only` may omit the part before the slash.
+
+    Raises ValueError for an unknown name.
+    """
     if only:
         chosen = [name for name in ALL if name in only or name.partition("/")[2] in only]
         known = {*chosen, *(name.partition("/")[2] for name in chosen)}

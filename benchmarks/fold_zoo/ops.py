@@ -22,11 +22,11 @@ OPENVINO_KINDS = {
     "BatchNormInference": "BatchNormalization",
 }
 OPENVINO_BIASED = ("MatMul", "Conv", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MVN")
-"""OpenVINO writes the biases of all of these as ops after them, and a LayerNorm's shift after MVN."""
+"""OpenVINO writes the biases of all of these, and a LayerNorm's shift after MVN, as separate ops."""
 
 
 def onnx_ops(path: Path) -> list[Op]:
-    """The ops of a file, those in subgraphs and of ONNX Runtime's own domains too."""
+    """The ops of a file, including those in subgraphs and of ONNX Runtime's own domains."""
     model = ir.load(path)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.ShapeInferencePass()(model)

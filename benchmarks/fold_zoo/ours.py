@@ -12,11 +12,11 @@ import export
 from export.fold.usual import FREE, Price, fold
 
 FLAGS = {"threshold": Price.THRESHOLD, "pad": Price.BORDER}
-"""What `--flags` may name: folds that leave an op behind, as `python -m export fold` calls them."""
+"""The names for `--flags`: folds that leave an op in the graph, named as by `python -m export fold`."""
 
 
 def fold_graph(model: ir.Model, flags: tuple[str, ...]) -> ir.Model:
-    """Fold a prepared graph."""
+    """Fold a prepared graph, with the folds at no price and those of `flags`."""
     folded, _ = fold(model, FREE | {FLAGS[flag] for flag in flags})
     return folded
 
@@ -28,7 +28,7 @@ def _digest() -> str:
     return digest.hexdigest()[:12]
 
 
-_LOADED = _digest()  # now: the files may change while a run goes on
+_LOADED = _digest()  # at import: the files may change during a run
 
 
 def code_version(flags: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The measurements: one row for each net, kind of γ and tool, in a CSV that is whole at every moment.
+"""The measurements: one row for each net, kind of γ and tool, in a CSV that is complete at all times.
 
 In and out: `Row`s and fold_zoo.csv.
 """
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import read_csv
 from service.contract.files import publish
 
 GAMMAS = ("both", "positive")
@@ -20,10 +21,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one tool made of one net.
+    """The result of one tool on one net.
 
-    `outcome` is ok, wrong (the answers are not the net's) or failed; `reason` says why. `tool` is "net" where
-    the net itself could not be measured. Errors are the largest over all outputs, relative to the output's
+    `outcome` is ok, wrong (the answers differ from the net's) or failed; `reason` says why. `tool` is "net"
+    if the net itself could not be measured. Errors are the largest over all outputs, relative to the output's
     largest absolute value in float64.
     """
 
@@ -51,19 +52,19 @@ class Row:
 
     @property
     def removed(self) -> int:
-        """BatchNorms that are gone; none are where the answers are wrong."""
+        """The number of BatchNorms that are gone; 0 if the answers are wrong."""
         return self.found - self.left if self.outcome == "ok" else 0
 
     @property
     def error_ratio(self) -> float | None:
-        """The error beside the unfolded graph's."""
+        """The error ÷ the unfolded graph's; None if either is unknown."""
         if self.error is None or not self.unfolded_error:
             return None
         return self.error / self.unfolded_error
 
     @property
     def key(self) -> Key:
-        """What is measured at once."""
+        """The net and kind of γ, whose rows are measured together."""
         return self.net, self.gammas
 
 
@@ -75,15 +76,10 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 def read(path: Path) -> list[Row]:
     """The rows of a file; none if there is no file."""
-    if not path.exists():
-        return []
     readers = {
         field.name: _READ.get(str(getattr(field.type, "__name__", field.type)), str) for field in fields(Row)
     }
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Row(**{name: readers[name](text) for name, text in line.items()}) for line in csv.DictReader(file)
-        ]
+    return [Row(**{name: readers[name](text) for name, text in line.items()}) for line in read_csv(path)]
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
@@ -105,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def merge(rows: list[Row], new: list[Row], order: list[str]) -> list[Row]:
-    """The new rows instead of all older ones of the same nets and γ, in the order of the zoo."""
+    """Replace all rows of the same nets and γ by the new ones; sorted in the zoo's order."""
     replaced = {row.key for row in new}
     place = {name: index for index, name in enumerate(order)}
     merged = [row for row in rows if row.key not in replaced] + new

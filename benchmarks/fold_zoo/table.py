@@ -1,12 +1,13 @@
-"""fold_zoo.md: the measurements for people.
+"""fold_zoo.md: the measurements as a report.
 
-In: rows.  Out: Markdown: totals, a line for each net, and whatever failed or is wrong.
+In: rows.  Out: Markdown: totals, a line for each net, and a list of failed or wrong results.
 """
 
 import statistics
 from collections.abc import Iterable
 
 from benchmarks.fold_zoo.store import GAMMAS, Row
+from training.console import to_markdown
 
 TOOLS = (
     *("ORT basic", "ORT extended", "ORT all", "onnxscript", "onnxoptimizer", "onnxsim", "OnnxSlim"),
@@ -16,21 +17,21 @@ TITLES = {"both": "γ of both signs", "positive": "γ > 0"}
 
 HOW = """\
 Every tool gets the same unfolded ONNX file, with random statistics, γ and β. **Removed means gone**:
-what is left is every BatchNormalization, every depthwise 1×1 convolution and every per-channel Mul or
-Add (one for a Mul and its Add) beyond the unfolded graph's; an Add right after a MatMul is a linear
-layer's bias. A tool that fails or whose answers are wrong has removed none. OpenVINO's common
-transformations are counted, not what its CPU plugin attaches to other ops later; torch.fx works on the
-net, and is not run on the ONNX models.
+what counts as left is every BatchNormalization, every depthwise 1×1 convolution and every per-channel
+Mul or Add (one for a Mul and its Add) beyond the unfolded graph's; an Add right after a MatMul is a
+linear layer's bias. A tool that fails or gives wrong answers has removed none. OpenVINO's graph is
+counted after its common transformations, before its CPU plugin fuses ops; torch.fx works on the net,
+and is not run on the ONNX models.
 
 Errors are the largest difference from the truth in float64 (6 random rows), relative to the largest
-answer, with ONNX Runtime's own rewrites off; *error ratio* is a tool's ÷ the unfolded float32 graph's.
-*Time ratio* is our graph's time for one row ÷ that of the tool that removed most (the fastest of them,
-if several), both on ONNX Runtime at level ALL, one thread, in turns: below 1, ours is faster.
+answer, with ONNX Runtime's own rewrites disabled; *error ratio* is a tool's ÷ the unfolded float32 graph's.
+*Time ratio* is our graph's time for one row ÷ that of the tool that removed the maximum (the fastest,
+if several), both on ONNX Runtime at level ALL, one thread, alternating: below 1, ours is faster.
 """
 
 
 def render(rows: list[Row]) -> str:
-    """The whole file."""
+    """The whole report as Markdown."""
     nets = {row.key for row in rows if row.tool != "net"}
     parts = ["# The fold zoo", f"{len({name for name, _ in nets})} nets.\n\n{HOW}"]
     for gammas in GAMMAS:
@@ -42,7 +43,7 @@ def render(rows: list[Row]) -> str:
                 f"## {TITLES[gammas]}: nets",
                 _nets(some),
             ]
-    parts += ["## Failed or wrong", _troubles(rows)]
+    parts += ["## Failed or wrong", _failures(rows)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -100,7 +101,7 @@ def _nets(rows: list[Row]) -> str:
         "our error ratio",
         "our fold, s",
         "time ratio",
-        "beside",
+        "compared with",
     )
     lines = []
     for name, same in _by_net(rows).items():
@@ -124,13 +125,13 @@ def _cell(row: Row | None, same: list[Row]) -> str:
         return ""
     if row.outcome != "ok":
         return row.outcome
-    most = max(other.removed for other in same)
-    return f"**{row.removed}**" if row.removed == most else str(row.removed)
+    maximum = max(other.removed for other in same)
+    return f"**{row.removed}**" if row.removed == maximum else str(row.removed)
 
 
-def _troubles(rows: list[Row]) -> str:
+def _failures(rows: list[Row]) -> str:
     lines = [
-        [row.net, TITLES[row.gammas], row.tool, row.outcome, row.reason.replace("|", "/")]
+        [row.net, TITLES[row.gammas], row.tool, row.outcome, row.reason]
         for row in rows
         if row.outcome != "ok"
     ]
@@ -153,6 +154,4 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: Iterable[str], lines: Iterable[list[str]]) -> str:
-    head = list(head)
-    rule = ["---" if index == 0 else "---:" for index in range(len(head))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+    return to_markdown(tuple(head), tuple(lines))

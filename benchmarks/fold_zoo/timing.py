@@ -1,7 +1,7 @@
-"""How long does a graph take beside another, on ONNX Runtime at level ALL, one thread, one row at a time?
+"""How fast is a graph compared with another, on ONNX Runtime at level ALL, one thread, one row at a time?
 
-In: ONNX files.  Out: medians in ms, and the median of the ratio within each round: graphs take turns,
-so that a busy machine is busy for all of them.
+In: ONNX files.  Out: medians in ms, and the median of the ratio within each round: graphs alternate,
+so that a busy machine affects all of them.
 """
 
 import statistics
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-FEWEST, MOST = 7, 101
+MIN_ROUNDS, MAX_ROUNDS = 7, 101
 
 
 def interleaved(
@@ -25,7 +25,7 @@ def interleaved(
             session.run(None, row)
     rounds: list[dict[str, float]] = []
     begun = time.perf_counter()
-    while len(rounds) < FEWEST or (len(rounds) < MOST and time.perf_counter() - begun < budget_s):
+    while len(rounds) < MIN_ROUNDS or (len(rounds) < MAX_ROUNDS and time.perf_counter() - begun < budget_s):
         names = list(sessions) if len(rounds) % 2 else list(reversed(sessions))
         rounds.append({name: _run_ms(sessions[name], row) for name in names})
     return rounds

@@ -1,9 +1,9 @@
-"""The tools from ONNX to ONNX, each as its documentation says, without options.
+"""The tools from ONNX to ONNX, each used as documented, without options.
 
-In: the unfolded ONNX file and random rows.  Out: `Found`: what is left in the tool's graph, and its answers.
+In: the unfolded ONNX file and random rows.  Out: `ToolResult`: the remaining BatchNorms and the answers.
 
-Each writes a file, which ONNX Runtime runs with its own rewrites off. (`foreign.py` has those whose graph
-is no ONNX file.)
+Each writes a file, which ONNX Runtime runs with its own rewrites disabled. (Tools whose graph is not an
+ONNX file are in `foreign.py`.)
 """
 
 import time
@@ -28,19 +28,19 @@ Rewrite = Callable[[Path, Path], float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a tool made of the unfolded graph, and the seconds that it took."""
+class ToolResult:
+    """A tool's graph, counted; its answers; and the seconds that the tool took."""
 
     count: Count
     answers: list[np.ndarray]
     seconds: float
 
 
-def onnx_tool(rewrite: Rewrite, source: Path, target: Path, rows: Rows) -> Found:
-    """Rewrite `source` to `target`; count and run what came out."""
+def onnx_tool(rewrite: Rewrite, source: Path, target: Path, rows: Rows) -> ToolResult:
+    """Rewrite `source` to `target`; count and run the result."""
     seconds = rewrite(source, target)
     answers = load(target, optimised=False)(rows)
-    return Found(count=count(onnx_ops(target)), answers=list(answers.values()), seconds=seconds)
+    return ToolResult(count=count(onnx_ops(target)), answers=list(answers.values()), seconds=seconds)
 
 
 def onnx_runtime(level: str) -> Rewrite:
@@ -96,7 +96,7 @@ def _onnxslim(model: onnx.ModelProto) -> Any:
 
 
 def ours(flags: tuple[str, ...]) -> Rewrite:
-    """Our fold; the time is the fold's alone, as for the others."""
+    """Our fold; the time is that of the fold alone, as for the other tools."""
 
     def rewrite(source: Path, target: Path) -> float:
         model = ir.load(source)
@@ -118,14 +118,14 @@ ONNX_TOOLS: dict[str, Rewrite] = {
     "onnxsim": _of_proto(_onnxsim),
     "OnnxSlim": _of_proto(_onnxslim),
 }
-"""Those whose graph is an ONNX file."""
+"""The tools whose graph is an ONNX file."""
 
 
 _PACKAGES = {"OpenVINO": "openvino", "OnnxSlim": "onnxslim", "torch.fx fuse": "torch"}
 
 
 def tool_version(tool: str, flags: tuple[str, ...]) -> str:
-    """What a row was made with."""
+    """The version of a tool, for a row; empty if it is not installed."""
     if tool == "ours":
         return code_version(flags)
     package = "onnxruntime" if tool.startswith("ORT") else _PACKAGES.get(tool, tool)

@@ -1,1 +1,1 @@
-"""What stands beside the service: one file each, run in that peer's own environment, with its settings."""
+"""The servers that the service is compared with: one file each, run in the peer's own environment."""

@@ -2,8 +2,8 @@
 
 In: a bundle's folder and ONNX Runtime's threads.  Out: a `Net`.  Needs onnxruntime, numpy and Pillow only.
 
-Every peer does the same work per row, with the same code, so that what differs is the peer.  All take the
-same flags, which `arguments()` reads:
+Every peer does the same work per row, with the same code, so that only the peer differs.  All accept the same
+flags, which `arguments()` reads:
 
     python serve_X.py --bundle models/digits/1 --port 8000 --threads 2
 """
@@ -27,7 +27,7 @@ MAX_ROWS = 64
 
 
 def arguments() -> argparse.Namespace:
-    """bundle, port, threads."""
+    """The flags --bundle, --port and --threads; others are ignored."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, for what a peer insists on opening."""
+    """A free TCP port on 127.0.0.1."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 class Net:
-    """A session and what surrounds it."""
+    """A session on a bundle's graph, with its preprocessing and labels."""
 
     def __init__(self, bundle: Path, threads: int) -> None:
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ class Net:
         self._preprocessing = manifest["preprocessing"]
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        # Threads that spin while they wait take the cores from the HTTP side: every peer is faster without.
+        # Spinning threads take the cores from the HTTP side: every peer is faster without spinning.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(
             str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"]
@@ -68,7 +68,7 @@ class Net:
         return logits
 
     def rows(self, values: Any) -> np.ndarray:
-        """Rows from the bytes or the numbers of any number of them."""
+        """Rows (N, …) from the bytes or the numbers of one or more rows."""
         if isinstance(values, bytes | bytearray | memoryview):
             return np.frombuffer(values, "<f4").reshape(-1, *self.row_shape)
         return np.asarray(values, np.float32).reshape(-1, *self.row_shape)
@@ -78,7 +78,7 @@ class Net:
         return self.row_of_image(Image.open(io.BytesIO(picture)))
 
     def row_of_image(self, image: Image.Image) -> np.ndarray:
-        """The same, of one that is opened."""
+        """The row (1, C, H, W) of an opened picture."""
         how = self._preprocessing
         image = image.convert(how["mode"])
         if image.size != (how["width"], how["height"]):

@@ -1,13 +1,13 @@
 """BentoML: one service with three batched routes.
 
 Settings, and why:
-- batchable routes of up to 64 rows.  max_latency_ms is not a wait but a promise: what BentoML's optimiser
-  expects to break it is answered with 503, so it is as long as clients wait.
-- a worker for each core, ONNX Runtime with one thread in each: the HTTP side, Python, is what costs.
-- uvloop and httptools installed beside it; no metrics, no traces, no access log.
+- batchable routes of up to 64 rows.  max_latency_ms is not a delay but a promise: requests that
+  BentoML's optimiser expects to exceed it get 503, so it is as long as clients wait.
+- one worker per core, each with ONNX Runtime on one thread: the cost is in the HTTP side, in Python.
+- uvloop and httptools are installed too; no metrics, no traces, no access log.
 
-A batched route takes and gives batches, so a row comes as a batch of one.  A route reads JSON or forms, so
-binary rows come as base64 in JSON, and logits go back as numbers.
+A batched route accepts and returns batches, so a row is a batch of one.  A route reads JSON or forms, so
+binary rows are sent as base64 in JSON, and logits are returned as numbers.
 """
 
 import base64

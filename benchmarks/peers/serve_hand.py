@@ -1,12 +1,12 @@
-"""The service that one would write by hand in an afternoon: FastAPI, a pydantic body, one `run` per request.
+"""A service written by hand in an afternoon: FastAPI, a pydantic body, one `run` per request.
 
 Settings, and why:
-- `def` routes, as the tutorials have them: FastAPI runs them in its pool of threads, so that a run of ONNX
-  Runtime, which lets go of the interpreter, does not stop the event loop.  The binary route must be
-  `async def` to read the raw body, and hands the run to the same pool.
-- ONNX Runtime gets all the cores for a request, as its default is.
-- uvicorn with uvloop and httptools, no access log; one process, or with --workers one for each core, of one
-  thread.
+- `def` routes, as in the tutorials: FastAPI runs them in its thread pool, so that a run of ONNX Runtime,
+  which releases the interpreter lock, does not block the event loop.  The binary route must be `async def`
+  to read the raw body, and passes the run to the same pool.
+- ONNX Runtime uses all cores for a request, which is its default.
+- uvicorn with uvloop and httptools, no access log; one process, or with --workers one per core, each with
+  one thread.
 """
 
 import sys
@@ -20,13 +20,13 @@ from pydantic import BaseModel
 
 
 class Row(BaseModel):
-    """One row."""
+    """The body of a request: one row as numbers."""
 
     row: list[float]
 
 
 class Logits(BaseModel):
-    """Its answer."""
+    """The body of an answer: the logits as numbers."""
 
     logits: list[float]
 
@@ -52,7 +52,7 @@ def build_app(net: Net) -> FastAPI:
 
 
 def worker_app() -> FastAPI:
-    """What each of several workers builds for itself."""
+    """The application of one of several workers."""
     return build_app(Net(arguments().bundle, threads=1))
 
 

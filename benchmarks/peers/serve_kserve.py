@@ -1,14 +1,14 @@
 """KServe's Python model server, with a custom model.
 
 Settings, and why:
-- a worker process for each core, ONNX Runtime with one thread in each: the HTTP side, Python, is what costs,
-  and the model server batches nothing by itself (its batcher is a container beside it, in Kubernetes).
-- runs in a thread, so that the event loop reads on.
-- no log of requests, which doubles what it answers; no gRPC, uvloop.
+- one worker process per core, each with ONNX Runtime on one thread: the cost is in the HTTP side, in
+  Python, and the model server itself does not batch (its batcher is a separate container, in Kubernetes).
+- runs are in a thread, so that the event loop continues to read.
+- no request log, which doubles the throughput; no gRPC; uvloop.
 
 It listens on every interface of the machine: the address is fixed in KServe.
 
-Pictures come as KServe's own examples have them: JSON of the protocol v1, the file in base64.
+Pictures are sent as in KServe's own examples: JSON of the protocol v1, the file in base64.
 """
 
 # ruff: noqa: E402
@@ -34,7 +34,7 @@ MODEL = "net"
 
 
 class NetModel(Model):  # type: ignore[misc]
-    """Rows by the protocol v2, pictures by v1."""
+    """Accepts rows by the protocol v2, pictures by v1."""
 
     def __init__(self, bundle: Path) -> None:
         super().__init__(MODEL)
@@ -44,7 +44,7 @@ class NetModel(Model):  # type: ignore[misc]
 
     @property
     def net(self) -> Net:
-        """Opened where it is used: a worker gets the model as a copy."""
+        """The net, opened on first use: each worker gets a copy of the model."""
         if self._net is None:
             self._net = Net(self._bundle, threads=1)
         return self._net

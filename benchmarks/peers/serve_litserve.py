@@ -1,15 +1,16 @@
 """LitServe: an API process that speaks HTTP, an inference process that batches.
 
 Settings, and why:
-- max_batch_size 64 with batch_timeout 1 ms.  With a timeout of 0 the inference process asks its queue without
-  a pause and burns a core for it; with 5 ms a lone request takes thrice as long and 64 are not faster.
-- an API process for each core, which doubles what one answers; one inference process with one session on all
-  cores, for two would halve the batches.
-- fast_queue, LitServe's own advice for many small requests: ZeroMQ in place of a queue of multiprocessing.
-- no access log, no tracking of requests, a payload goes through as it came and is decoded in the inference
-  process, as LitServe wants it.
+- max_batch_size 64 with batch_timeout 1 ms.  With a timeout of 0 the inference process polls its queue
+  without a pause and uses a whole core; with 5 ms a lone request takes three times as long and 64 are not
+  faster.
+- one API process per core, which doubles the throughput of one; one inference process with one session on all
+  cores, because two would halve the batches.
+- fast_queue, LitServe's own advice for many small requests: ZeroMQ instead of a multiprocessing queue.
+- no access log, no tracking of requests; a payload is passed on unchanged and decoded in the inference
+  process, as LitServe intends.
 
-A body is JSON or a form to LitServe, so binary rows come as a file of a form.
+LitServe accepts JSON or forms, so binary rows are sent as a file of a form.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ from net import MAX_ROWS, Net, arguments
 
 
 class NetAPI(litserve.LitAPI):
-    """Rows as JSON, rows as a file, pictures as a file."""
+    """Accepts rows as JSON, rows as a file, pictures as a file."""
 
     def __init__(self, bundle: Path, threads: int) -> None:
         super().__init__(max_batch_size=MAX_ROWS, batch_timeout=0.001)
@@ -33,7 +34,7 @@ class NetAPI(litserve.LitAPI):
         self.net = Net(self._bundle, self._threads)
 
     def decode_request(self, request: Request) -> tuple[str, np.ndarray]:
-        """What to answer, and the row."""
+        """The kind of answer, and the row."""
         if "row" in request:
             return "json", self.net.rows(request["row"])
         if "binary" in request:

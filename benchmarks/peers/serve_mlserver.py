@@ -1,14 +1,14 @@
 """MLServer: a custom runtime, served by MLServer's own HTTP server.
 
 Settings, and why:
-- max_batch_size 64 with max_batch_time 1 ms: MLServer batches only what waits that long.
-- parallel_workers 0: its pool of processes costs a copy of every row through queues, for one session that
-  would have all the cores anyway.
-- runs in a thread, so that the event loop reads on.
-- no metrics, no access log, no gzip of answers of some hundred bytes, gRPC on a port that nobody uses.
+- max_batch_size 64 with max_batch_time 1 ms: MLServer batches only requests that wait that long.
+- parallel_workers 0: its pool of processes copies every row through queues, for one session that uses all
+  cores anyway.
+- runs are in a thread, so that the event loop continues to read.
+- no metrics, no access log, no gzip of answers of a few hundred bytes; gRPC on an unused port.
 
-MLServer speaks the protocol v2 in JSON; a binary body gets 422.  Pictures get a route of
-their own, as MLServer lets a runtime have; it is not batched.
+MLServer supports the protocol v2 in JSON; a binary body gets 422.  Pictures have their own route, which
+MLServer allows a runtime; it is not batched.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ MODEL = "net"
 
 
 class Runtime(MLModel):
-    """Rows in, logits out."""
+    """A runtime that answers rows with logits."""
 
     async def load(self) -> bool:
         self.net = Net(Path(os.environ["PEER_BUNDLE"]), int(os.environ["PEER_THREADS"]))

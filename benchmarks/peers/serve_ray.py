@@ -1,14 +1,14 @@
 """Ray Serve: one replica with `serve.batch`, behind HAProxy, or behind Ray's own proxy.
 
 Settings, and why:
-- `--haproxy`: RAY_SERVE_ENABLE_HA_PROXY puts the HAProxy that Ray brings in front of the replica, which then
-  speaks HTTP itself; with the proxy that Ray starts otherwise, in Python, it answers a ninth as often.  Ray
-  makes HAProxy listen on every interface of the machine while it runs.
-- `serve.batch` of up to 64 rows without a wait: what came while a batch ran is the next one.
-- one replica with all of ONNX Runtime's threads; on few cores the proxy needs the others.
-- RAY_SERVE_THROUGHPUT_OPTIMIZED, Ray's own switch: user code on the replica's loop, logs in a buffer.
+- `--haproxy`: RAY_SERVE_ENABLE_HA_PROXY puts Ray's bundled HAProxy in front of the replica, which then
+  handles HTTP itself; with Ray's default proxy, in Python, the throughput is a ninth of that.  Ray makes
+  HAProxy listen on every interface of the machine while it runs.
+- `serve.batch` of up to 64 rows without a delay: rows that arrive while a batch runs form the next one.
+- one replica with all of ONNX Runtime's threads; on a few cores the proxy needs the others.
+- RAY_SERVE_THROUGHPUT_OPTIMIZED, Ray's own switch: user code on the replica's loop, buffered logs.
 - no access log, no dashboard, no usage statistics, no tokens.
-- a plain `__call__` in place of FastAPI, which would only cost more.
+- a plain `__call__` instead of FastAPI, which would add cost.
 """
 
 # ruff: noqa: E402
@@ -57,7 +57,7 @@ from starlette.responses import Response
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)
 class NetDeployment:
-    """Raw rows, rows as JSON, pictures of a form."""
+    """Accepts raw rows, rows as JSON, pictures of a form."""
 
     def __init__(self, bundle: Path, threads: int) -> None:
         self.net = Net(bundle, threads)

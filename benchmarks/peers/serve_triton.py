@@ -1,12 +1,12 @@
 """Triton: the C++ server of nvidia-pytriton, alone, with a Python model that calls ONNX Runtime.
 
 Settings, and why:
-- the Python backend, because PyPI's package has no other; the C++ server does HTTP, queue and batches.
-- dynamic batching of up to 64 rows without a delay: what came while a batch ran is the next one.
-- one instance with all of ONNX Runtime's threads; HTTP threads as many as cores.
-- no gRPC, no metrics, no log of requests.
+- the Python backend, because PyPI's package has no other; the C++ server handles HTTP, queue and batches.
+- dynamic batching of up to 64 rows without a delay: rows that arrive while a batch runs form the next one.
+- one instance with all of ONNX Runtime's threads; as many HTTP threads as cores.
+- no gRPC, no metrics, no request log.
 
-Pictures come as BYTES tensors in binary, to a model of their own that decodes them.
+Pictures are sent as binary BYTES tensors, to a separate model that decodes them.
 """
 
 import os
@@ -31,7 +31,7 @@ instance_group [{{ count: 1, kind: KIND_CPU }}]
 
 
 def write_models(net: Net, folder: Path) -> None:
-    """Triton's folder of models."""
+    """Write Triton's folder of models."""
     tensors = {
         "net": {
             "given": net.input,
@@ -59,7 +59,7 @@ def write_models(net: Net, folder: Path) -> None:
 
 
 def write_backend(server: Path, folder: Path) -> None:
-    """The Python backend with the stub of this Python."""
+    """Copy the Python backend, with the stub for this Python version."""
     shutil.copytree(server / "backends" / "python", folder / "python")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"

@@ -1,6 +1,6 @@
-"""What Triton's Python backend runs: the models `net` (rows) and `picture` (JPEGs), one batch at a time.
+"""The code of Triton's Python backend: the models `net` (rows) and `picture` (JPEGs), one batch at a time.
 
-In: Triton's requests.  Out: its responses.  serve_triton.py says why it is set up as it is.
+In: Triton's requests.  Out: its responses.  The reasons for its settings are in serve_triton.py.
 """
 
 import json
@@ -14,7 +14,7 @@ from net import Net
 
 
 class TritonPythonModel:
-    """The name is Triton's."""
+    """A model; the class name is required by Triton."""
 
     def initialize(self, args: dict[str, str]) -> None:
         self.net = Net(Path(os.environ["PEER_BUNDLE"]), int(os.environ["PEER_THREADS"]))
@@ -34,5 +34,5 @@ class TritonPythonModel:
     def _response(self, logits: np.ndarray) -> Any:
         if not self.takes_pictures:
             return triton.InferenceResponse([triton.Tensor(self.net.output, logits)])
-        told = [[json.dumps(self.net.predictions(logits_k)).encode()] for logits_k in logits]
-        return triton.InferenceResponse([triton.Tensor("predictions", np.array(told, object))])
+        labels = [[json.dumps(self.net.predictions(logits_k)).encode()] for logits_k in logits]
+        return triton.InferenceResponse([triton.Tensor("predictions", np.array(labels, object))])

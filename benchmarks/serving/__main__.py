@@ -1,4 +1,4 @@
-"""The command line; `python -m benchmarks.serving --help`.  The table on stdout, narration on stderr."""
+"""The command line; `python -m benchmarks.serving --help`.  The table goes to stdout, narration to stderr."""
 
 import argparse
 import shutil
@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import benchmarks.serving as package
+from benchmarks.common import RESULTS, new_parser, new_progress
 from benchmarks.serving.conditions import OtherConditions, settle
 from benchmarks.serving.cores import share_out
 from benchmarks.serving.install import install
@@ -21,59 +21,62 @@ from benchmarks.serving.systems import BARE, FORMATS, SYSTEMS
 from benchmarks.serving.table import render
 
 CACHE = Path.home() / ".cache" / "foldserve"
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=package.__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    """The options of the command line."""
+    parser = new_parser(package)
     _add_install(parser)
     choices = {"net": NETS, "system": (BARE, *SYSTEMS), "format": FORMATS, "phase": PHASES}
     for name, allowed in choices.items():
-        told = f"of {', '.join(allowed)}; all by default"
-        parser.add_argument(f"--{name}", nargs="+", choices=list(allowed), metavar="NAME", help=told)
-    for name, told in (
+        text = f"any of {', '.join(allowed)}; all by default"
+        parser.add_argument(f"--{name}", nargs="+", choices=list(allowed), metavar="NAME", help=text)
+    for name, text in (
         ("quick", "digits, binary and JSON, closed loops, one short round"),
-        ("fresh", "measure again what was chosen"),
-        ("table", "measure nothing, write the table of what is measured"),
+        ("fresh", "measure the chosen cells again"),
+        ("table", "measure nothing; write the table of the stored measurements"),
     ):
-        parser.add_argument(f"--{name}", action="store_true", help=told)
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_argument("--rounds", type=int, metavar="N", help="3 by default")
-    parser.add_argument("--scale", type=float, metavar="X", help="times the usual seconds, 1 by default")
+    parser.add_argument("--scale", type=float, metavar="X", help="factor on the usual seconds, 1 by default")
     parser.add_argument(
         "--memory-requests", type=int, default=200_000, metavar="N", help="200,000 by default"
     )
     parser.add_argument(
-        "--pin", choices=["shared", "split"], default="shared", help="split: a core for the driver"
+        "--pin",
+        choices=["shared", "split"],
+        default="shared",
+        help="split: one core only for the driver",
     )
-    told = "cores; a measurement during which others use more is tried three times, and again in the next run"
-    parser.add_argument("--calm", type=float, default=float("inf"), metavar="X", help=told)
-    for name, default, told in (
+    text = (
+        "cores; a measurement while other processes use more is tried three times, and again in the next run"
+    )
+    parser.add_argument("--calm", type=float, default=float("inf"), metavar="X", help=text)
+    for name, default, text in (
         ("models", Path("models"), "holds the digits bundle"),
-        ("made", CACHE / "nets", "holds the ResNets' bundles, made where missing"),
-        ("peers", CACHE / "peers", "holds what install made"),
+        ("made", CACHE / "nets", "holds the ResNets' bundles; missing ones are made"),
+        ("peers", CACHE / "peers", "holds the environments that install made"),
         ("out", RESULTS, "gets serving.md, serving.csv and serving.json"),
     ):
-        parser.add_argument(f"--{name}", type=Path, default=default, metavar="FOLDER", help=told)
+        parser.add_argument(f"--{name}", type=Path, default=default, metavar="FOLDER", help=text)
     return parser.parse_args(arguments)
 
 
 def _add_install(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="install")
-    installing = verbs.add_parser("install", help="make the environments of peers")
+    installing = verbs.add_parser("install", help="create the environments of peers")
     rooms = sorted({system.room for system in SYSTEMS.values() if system.packages})
     installing.add_argument(
         "names", nargs="+", choices=[*rooms, "all"], metavar="PEER", help=", ".join(rooms)
     )
     installing.add_argument("--peers", type=Path, default=CACHE / "peers", metavar="FOLDER")
     installing.add_argument(
-        "--python", default="/usr/bin/python3", help="makes them; Triton needs the system's"
+        "--python", default="/usr/bin/python3", help="creates them; Triton needs the system's Python"
     )
 
 
 def options_of(given: argparse.Namespace) -> Options:
-    """What was asked, with --quick's defaults."""
+    """The chosen options, with --quick's defaults."""
     quick = given.quick
     return Options(
         nets=given.net or (["digits"] if quick else list(NETS)),
@@ -94,7 +97,7 @@ def options_of(given: argparse.Namespace) -> Options:
 
 
 def main() -> None:
-    """Measure what is pending; print the table."""
+    """Run the pending measurements; print the table."""
     given = parse()
     console = Console(stderr=True, highlight=False)
     if given.verb == "install":
@@ -119,17 +122,15 @@ def main() -> None:
 
 
 def measure(options: Options, store: Store, console: Console) -> None:
-    """Take every step, behind a bar."""
+    """Run every step, with a progress bar."""
     prepare()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # No thread of its own for drawing: it would take its share of the cores.
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
+    with new_progress(console) as progress:
         run = Run(options, store, lambda text: progress.console.print(text, markup=False, highlight=False))
         plan: list[Step] = list(steps(options))
         task = progress.add_task("", total=len(plan))
         for step in plan:
             progress.update(task, description=str(step), refresh=True)
-            run.take(step)
+            run.run(step)
             progress.update(task, advance=1, refresh=True)
 
 

@@ -1,6 +1,6 @@
-"""A timer that wakes an event loop at the microsecond: asyncio's own waits are whole milliseconds.
+"""A timer that wakes an event loop at the microsecond: asyncio's own timers have a resolution of 1 ms.
 
-In: a loop and what to call.  Out: `at(when)`, on the clock of `time.monotonic()`.  Linux only.
+In: a loop and a callback.  Out: `at(when)`, on the clock of `time.monotonic()`.  Linux only.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _ABSOLUTE = 1
 
 
 class Alarm:
-    """One pending time at most."""
+    """A timer with at most one pending time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
         self._loop = loop
@@ -36,7 +36,7 @@ class Alarm:
         loop.add_reader(self._timer, self._ring)
 
     def at(self, when: float) -> None:
-        """Call at that time, at once if it has passed."""
+        """Schedule the callback for `when` (seconds); immediately if that has passed."""
         seconds, rest = divmod(max(when, 1e-9), 1)
         spec = _Spec(0, 0, int(seconds), max(1, int(rest * 1e9)))
         if _LIBC.timerfd_settime(self._timer, _ABSOLUTE, ctypes.byref(spec), None):

@@ -1,9 +1,9 @@
-"""Is an answer right?  Four kinds of answers, checked wherever a system puts them.
+"""Is an answer right?  Four kinds of answers, found wherever a system puts them.
 
-In: the body of a 200.  Out: True, or False.  `lua()` tells the same to check.lua, for what wrk receives.
+In: the body of a 200.  Out: True or False.  `lua()` describes the same check for check.lua, which wrk runs.
 
     Tail      the last 4·K bytes are the K logits, little-endian float32
-    Numbers   the list of numbers behind a key of a JSON document, or that is the document, nested or not
+    Numbers   the list of numbers under a key of a JSON document, or the document itself, nested or not
     Picture   the first label of a JSON document, and its probability
     Same      the body that was sent
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-# Decoders of JPEG differ by a grey level here and there, answers with them: 5 % of the probability.
+# JPEG decoders differ by single grey levels, and so do the answers: 5 % of the probability.
 PICTURE_TOLERANCE = 0.05
 
 _LABEL = re.compile(rb'"label"\s*:\s*"([^"]*)"')
@@ -23,7 +23,7 @@ _PROBABILITY = re.compile(rb'"probability"\s*:\s*([-+.\deE]+)')
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """Logits as bytes, at the end."""
+    """Logits as bytes, at the end of the body."""
 
     logits_k: np.ndarray
     tolerance: float
@@ -40,7 +40,7 @@ class Tail:
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """Logits as JSON numbers, behind a key."""
+    """Logits as JSON numbers, under a key."""
 
     key: str
     logits_k: np.ndarray
@@ -66,7 +66,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Picture:
-    """The most probable label comes first."""
+    """The most probable label comes first, with its probability."""
 
     label: str
     probability: float
@@ -88,7 +88,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Same:
-    """An echo."""
+    """The body of the request, sent back by an echo."""
 
     body: bytes
 

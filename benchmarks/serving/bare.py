@@ -1,9 +1,10 @@
-"""ONNX Runtime alone: how many rows/s can these cores do at all?  No HTTP, one batch again and again.
+"""ONNX Runtime alone: how many rows/s can these cores compute?  No HTTP; one batch, repeatedly.
 
-In: a bundle, seconds for each way.  Out: a line of JSON for each: threads, callers, rows in a batch, rows/s.
+In: a bundle, seconds for each configuration.  Out: a line of JSON for each: threads, callers, rows per batch,
+rows/s.
 
     threads   of one `run` (intra-op)
-    callers   how many sessions run beside each other, each with that many threads
+    callers   number of concurrent sessions, each with that many threads
 """
 
 import argparse
@@ -25,8 +26,8 @@ from service.contract.bundle import Bundle, open_bundle
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
-def ways(num_cores: int) -> Iterator[tuple[int, int]]:
-    """(threads, callers): one thread, all cores for one `run`, a `run` for each core."""
+def configurations(num_cores: int) -> Iterator[tuple[int, int]]:
+    """Yield (threads, callers): one thread; all cores for one `run`; one `run` per core."""
     yield 1, 1
     if num_cores > 1:
         yield num_cores, 1
@@ -34,7 +35,7 @@ def ways(num_cores: int) -> Iterator[tuple[int, int]]:
 
 
 def rows_per_second(bundle: Bundle, threads: int, callers: int, num_rows: int, seconds: float) -> float:
-    """One way, measured."""
+    """The throughput of one configuration, measured for `seconds`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     feeds = {
@@ -58,17 +59,17 @@ def rows_per_second(bundle: Bundle, threads: int, callers: int, num_rows: int, s
 
 
 def main() -> None:
-    """Measure every way."""
+    """Measure every configuration; print each as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=0.5)
     options = parser.parse_args()
     bundle = open_bundle(options.bundle)
-    for threads, callers in ways(len(os.sched_getaffinity(0))):
+    for threads, callers in configurations(len(os.sched_getaffinity(0))):
         for num_rows in BATCHES:
             rate = rows_per_second(bundle, threads, callers, num_rows, options.seconds)
-            way = {"threads": threads, "callers": callers, "batch": num_rows, "rows_per_s": round(rate, 1)}
-            print(json.dumps(way), flush=True)
+            result = {"threads": threads, "callers": callers, "batch": num_rows, "rows_per_s": round(rate, 1)}
+            print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
--- What wrk runs: sends the requests of plan.lua and compares every answer with what it must hold.
+-- wrk's script: sends the requests of plan.lua and compares every answer with the expected one.
 --
 --     wrk -t16 -c64 -s check.lua URL -- FOLDER each|own
 --
 -- each: a thread has one connection and sends every request in turn, so the answer is to its last request.
--- own:  a thread has several connections, which all send the request that is the thread's own.
+-- own:  a thread has several connections, which all send the same request, one per thread.
 -- The last line of the output begins with MEASURED: JSON with times in microseconds.
 
 local ffi = require("ffi")

@@ -1,6 +1,6 @@
-"""Under what conditions figures were taken: told in the table, and the same for all cells of a file.
+"""The conditions of the measurements: stated in the table, and the same for all cells of a file.
 
-In: options.  Out: serving.json beside serving.csv; a run that goes on under others is refused.
+In: options.  Out: serving.json beside serving.csv; resuming under different conditions is refused.
 """
 
 import json
@@ -9,18 +9,18 @@ import platform
 import shlex
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
+from benchmarks.common import cpu_model
 from benchmarks.serving.nets import NETS
 from benchmarks.serving.steps import Options
 
 
 class OtherConditions(ValueError):  # noqa: N818
-    """The file's cells were taken under others."""
+    """The file's cells were measured under different conditions."""
 
 
 def settle(options: Options) -> list[str]:
-    """Write the conditions, or check that they are those of the file; lines for the table."""
+    """Write the conditions, or check that they equal the file's; returns lines of Markdown for the table."""
     file = options.out / "serving.json"
     now = {
         "cores of the server": list(options.cores.server),
@@ -30,13 +30,15 @@ def settle(options: Options) -> list[str]:
     if file.exists() and (options.out / "serving.csv").exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         if before["fixed"] != now:
-            raise OtherConditions(f"{file} was measured with {before['fixed']}, now {now}; --out elsewhere")
-    told = {"fixed": now, "machine": _machine(), "command": shlex.join(["python", "-m", *_command()])}
-    file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            raise OtherConditions(
+                f"{file} was measured with {before['fixed']}, now {now}; choose another --out"
+            )
+    conditions = {"fixed": now, "machine": _machine(), "command": shlex.join(["python", "-m", *_command()])}
+    file.write_text(json.dumps(conditions, indent=2) + "\n", encoding="utf-8")
     shared = options.cores.server == options.cores.driver
     where = "server and driver share them" if shared else "the driver has the last, the server the others"
     return [
-        f"`{told['command']}`",
+        f"`{conditions['command']}`",
         "",
         f"{_machine()}; {where}; one system at a time; medians of {options.rounds} interleaved rounds of "
         f"{', '.join(f'{NETS[net].seconds_at(options.scale)} s ({net})' for net in options.nets)}; "
@@ -50,7 +52,5 @@ def _command() -> list[str]:
 
 
 def _machine() -> str:
-    names = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.partition(":")[2].strip() for line in names if line.startswith("model name")), "a CPU")
     packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "uvicorn", "uvloop"))
-    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, {packages}"
+    return f"{os.cpu_count()} cores of {cpu_model()}, Python {platform.python_version()}, {packages}"

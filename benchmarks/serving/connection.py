@@ -13,21 +13,24 @@ Done = Callable[["Connection", int, bytes], None]
 
 
 class Connection(asyncio.Protocol):
-    """Told by httptools where an answer ends."""
+    """A client's connection; httptools finds where an answer ends.
+
+    `done` is called with the connection, the status (0 if it broke) and the body of each answer.
+    """
 
     def __init__(self, done: Done) -> None:
         self._done = done
         self._transport: asyncio.WriteTransport | None = None
         self._is_busy = False
         self._body: list[bytes] = []
-        self.tag = 0  # the sender's own
+        self.tag = 0  # for the sender to use
 
     @property
     def is_open(self) -> bool:
         return self._transport is not None
 
     def send(self, content: bytes) -> None:
-        """The next request; the connection must be open and idle."""
+        """Send the next request; the connection must be open and idle."""
         assert self._transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self._is_busy = True
@@ -40,7 +43,7 @@ class Connection(asyncio.Protocol):
             self._transport = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass of it
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's transports are not a subclass
 
     def data_received(self, data: bytes) -> None:
         if self._is_busy:

@@ -1,4 +1,4 @@
-"""Who runs where: everything on all cores, or the driver on the last one and the servers on the others.
+"""Which cores each side uses: all of them, or the last one for the driver and the others for the server.
 
 In: `shared` or `split`.  Out: command prefixes for both sides.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cores:
-    """The cores of each side."""
+    """The cores of the server and of the driver, with the `taskset` prefix of each."""
 
     server: tuple[int, ...]
     driver: tuple[int, ...]
@@ -28,7 +28,7 @@ class Cores:
 
 
 def share_out(pin: str) -> Cores:
-    """The machine's cores under `pin`."""
+    """The cores of this process, divided by `pin`; ValueError if `split` has too few."""
     cores = tuple(sorted(os.sched_getaffinity(0)))
     if pin == "shared":
         return Cores(cores, cores)

@@ -1,8 +1,8 @@
-"""The open loop: requests leave when they are due, whether or not earlier ones are answered.
+"""The open loop: requests are sent when they are due, whether or not earlier ones are answered.
 
-In: requests, the times when they are due, a number of connections.  Out: `Trace`, what became of each.
+In: requests, the times when they are due, a number of connections.  Out: `Trace`, the fate of each.
 
-A request that finds no free connection waits on the client's side, and its latency counts from due to answer.
+A request that finds no free connection waits in the client; its latency counts from due to answer.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.serving.alarm import Alarm
 from benchmarks.serving.connection import Connection
 
-PATIENCE_S = 10.0  # for answers, once everything is due
+ANSWER_TIMEOUT_S = 10.0  # after the last request is due
 LEAD_S = 0.05
 
 
@@ -32,13 +32,13 @@ class Trace:
 
 
 def poisson(rate: float, seconds: float, seed: int) -> np.ndarray:
-    """Times from 0 on: the pauses between them are exponential."""
+    """Times from 0 on, in seconds, with exponential intervals; the same for the same seed."""
     count = max(1, round(rate * seconds))
     return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
 
 
 class Driver:
-    """Sends request k mod N when the k-th is due."""
+    """Sends request k mod N when the k-th is due; `due` is in seconds from the start."""
 
     def __init__(self, requests: list[bytes], due: np.ndarray) -> None:
         size = len(due)
@@ -59,16 +59,16 @@ class Driver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, host: str, port: int, connections: int) -> Trace:
-        """Until everything is answered, or patience ends."""
+        """Run until everything is answered, or ANSWER_TIMEOUT_S has passed."""
         self._address = host, port
-        self._over = asyncio.Event()
+        self._finished = asyncio.Event()
         await asyncio.gather(*(self._connect() for _ in range(connections)))
         trace = self._trace
         trace.due += time.monotonic() + LEAD_S
         self._alarm = Alarm(asyncio.get_running_loop(), self._send_due)
         self._alarm.at(float(trace.due[0]))
         try:
-            await asyncio.wait_for(self._over.wait(), trace.due[-1] - time.monotonic() + PATIENCE_S)
+            await asyncio.wait_for(self._finished.wait(), trace.due[-1] - time.monotonic() + ANSWER_TIMEOUT_S)
         except TimeoutError:
             pass
         finally:
@@ -109,14 +109,14 @@ class Driver:
         trace.done[index], trace.status[index], trace.body[index] = time.monotonic(), status, body
         self._left -= 1
         if self._left == 0:
-            self._over.set()
+            self._finished.set()
         elif connection.is_open:
-            self._take(connection)
+            self._use(connection)
         else:
             self._reconnect()
 
-    def _take(self, connection: Connection) -> None:
-        """A connection is free."""
+    def _use(self, connection: Connection) -> None:
+        """Use a free connection for the next waiting request, or keep it idle."""
         if self._waiting:
             self._send(connection, self._waiting.popleft())
         else:
@@ -131,4 +131,4 @@ class Driver:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: Connection(self._answered), *self._address)
         self._connections.append(connection)
-        self._take(connection)
+        self._use(connection)

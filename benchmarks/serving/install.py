@@ -1,4 +1,4 @@
-"""Peers' environments: one for each, made by one command.
+"""The environments of the peers: one for each, created by one command.
 
 In: names and a folder.  Out: FOLDER/NAME with the peer at its pinned version and our version of ONNX Runtime.
 """
@@ -16,7 +16,7 @@ SHARED = ("onnxruntime", "pillow")  # at our versions, so that peers run the sam
 
 
 def install(names: list[str], peers: Path, python: str, console: Console) -> int:
-    """Make each environment anew; the exit code."""
+    """Create each environment from scratch; returns the exit code, 1 if one failed."""
     packages = {system.room: system.packages for system in SYSTEMS.values() if system.packages}
     failed = []
     for name in packages if "all" in names else names:

@@ -1,6 +1,6 @@
-"""Measurements that every system gets: closed loops, open loops, and ONNX Runtime alone.
+"""Measurements of every system: closed loops, open loops, and ONNX Runtime alone.
 
-In: a `Stage`, an empty `Cell`, what its load means.  Out: the cell, with its figures.
+In: a running system, an empty `Cell`, the parameters of its load.  Out: the cell, with its figures.
 """
 
 import json
@@ -14,18 +14,18 @@ from benchmarks.serving import open_loop, wrk
 from benchmarks.serving.cores import Cores
 from benchmarks.serving.open_loop import Outcome
 from benchmarks.serving.processes import Account, accounting
-from benchmarks.serving.stage import NotServing, Stage
+from benchmarks.serving.running import NotServing, RunningSystem
 from benchmarks.serving.store import Cell
 from benchmarks.serving.systems import BARE, ROOT
 
-WARM_UP = 0.3  # of a measurement's seconds
+WARM_UP = 0.3  # share of a measurement's seconds
 OPEN_CONNECTIONS = 64
 WARM_CONNECTIONS = 16
 
 
-def closed(stage: Stage, cell: Cell, *, connections: int, seconds: float, cores: Cores) -> Cell:
-    """wrk at so many connections, warmed up."""
-    folder = stage.plan(cell.format)
+def closed(running: RunningSystem, cell: Cell, *, connections: int, seconds: float, cores: Cores) -> Cell:
+    """Drive with wrk over `connections` for `seconds`, after a warm-up."""
+    folder = running.plan(cell.format)
     wrk.drive(folder, connections, WARM_UP * seconds, cores.driver_prefix)
     with accounting() as account:
         measured = wrk.drive(folder, connections, seconds, cores.driver_prefix)
@@ -43,9 +43,9 @@ def closed(stage: Stage, cell: Cell, *, connections: int, seconds: float, cores:
     )
 
 
-def opened(stage: Stage, cell: Cell, *, rate: float, seconds: float, cores: Cores) -> Cell:
-    """So many requests a second, whatever becomes of them, warmed up."""
-    folder = stage.plan(cell.format)
+def opened(running: RunningSystem, cell: Cell, *, rate: float, seconds: float, cores: Cores) -> Cell:
+    """Send `rate` requests/s for `seconds`, whether or not they are answered, after a warm-up."""
+    folder = running.plan(cell.format)
     wrk.drive(folder, WARM_CONNECTIONS, WARM_UP * seconds, cores.driver_prefix)
     with accounting() as account:
         outcome = open_loop.drive(
@@ -77,22 +77,22 @@ def filled(cell: Cell, outcome: Outcome, account: Account) -> Cell:
 
 
 def bare(bundle: Path, number: int, net: str, seconds: float, cores: Cores) -> Iterator[Cell]:
-    """ONNX Runtime alone, a cell for each way."""
+    """Measure ONNX Runtime alone; yields a cell for each configuration."""
     command = [*cores.server_prefix, sys.executable, "-m", "benchmarks.serving.bare", str(bundle)]
     with accounting() as account:
-        told = subprocess.run(
+        finished = subprocess.run(
             [*command, "--seconds", f"{seconds:g}"], cwd=ROOT, capture_output=True, text=True, check=False
         )
-    if told.returncode:
-        raise NotServing(told.stderr.strip().splitlines()[-1])
-    for line in told.stdout.splitlines():
-        way = json.loads(line)
+    if finished.returncode:
+        raise NotServing(finished.stderr.strip().splitlines()[-1])
+    for line in finished.stdout.splitlines():
+        found = json.loads(line)
         yield Cell(
             round=number,
             net=net,
             system=BARE,
             format="rows",
-            load=f"{way['callers']} x {way['threads']} threads, batches of {way['batch']}",
-            requests_per_s=way["rows_per_s"],
+            load=f"{found['callers']} x {found['threads']} threads, batches of {found['batch']}",
+            requests_per_s=found["rows_per_s"],
             others_cores=account.others_cores,
         )

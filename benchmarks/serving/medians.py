@@ -1,4 +1,4 @@
-"""Rounds as one: medians of their figures.
+"""Combine rounds: medians of their figures.
 
 In: cells.  Out: `Medians` for each net, system, format and load.
 """
@@ -17,7 +17,7 @@ Place = tuple[str, str, str, str]  # net, system, format, load
 
 @dataclass(frozen=True, kw_only=True)
 class Medians:
-    """Over the rounds; errors and wrong answers are summed, `extra` holds each round's."""
+    """Medians over the rounds; errors and wrong answers are summed, `extra` holds each round's."""
 
     requests_per_s: float
     p50_ms: float
@@ -28,12 +28,12 @@ class Medians:
     extra: list[dict[str, Any]]
 
     def of_extra(self, name: str) -> float:
-        """The median of a figure that only some loads have."""
+        """The median of a figure in `extra`, which only some loads have."""
         return statistics.median(float(each[name]) for each in self.extra)
 
 
 def medians(cells: Iterable[Cell]) -> dict[Place, Medians]:
-    """Cells of the same place, of all rounds, as one."""
+    """Group the cells of all rounds by place; failed ones are left out."""
     groups: dict[Place, list[Cell]] = {}
     for cell in cells:
         if cell.load != FAILED:
@@ -53,13 +53,13 @@ def medians(cells: Iterable[Cell]) -> dict[Place, Medians]:
 
 
 def maximum(cells: Iterable[Cell], net: str, system: str, form: str) -> float | None:
-    """The most requests/s of a system's closed loops, as medians."""
+    """The highest median requests/s of a system's closed loops; None if not measured."""
     these = [cell for cell in cells if (cell.net, cell.system, cell.format) == (net, system, form)]
     rates = [it.requests_per_s for place, it in medians(these).items() if place[3] in CLOSED]
     return max(rates, default=None)
 
 
 def best_bare(found: dict[Place, Medians], net: str) -> tuple[str, float] | None:
-    """The fastest way of ONNX Runtime alone, and its rows/s."""
+    """The fastest configuration of ONNX Runtime alone, and its rows/s; None if not measured."""
     ways = {place[3]: it.requests_per_s for place, it in found.items() if place[:3] == (net, BARE, "rows")}
     return max(ways.items(), key=lambda way: way[1]) if ways else None

@@ -1,6 +1,6 @@
 """The three nets, as bundles on disk.
 
-In: a name.  Out: the folder of its newest bundle; the ResNets' are made where they are missing.
+In: a name.  Out: the folder of its newest bundle; missing bundles of the ResNets are made.
 """
 
 import subprocess
@@ -15,33 +15,35 @@ RESNETS = "benchmarks.serving.resnets"
 
 @dataclass(frozen=True, kw_only=True)
 class Net:
-    """A net and how long it must be watched; `factory` makes it if the user brings none."""
+    """A net and the duration of its measurements; `factory`: input shape, mean and std to make it."""
 
     name: str
-    told: str
+    description: str
     seconds: float  # of one measurement
     deadline_s: float  # of a request under overload
     factory: tuple[str, ...] = ()
 
     def seconds_at(self, scale: float) -> int:
-        """Whole seconds, as wrk takes them."""
+        """The duration in whole seconds, as wrk needs it."""
         return max(1, round(self.seconds * scale))
 
 
 NETS = {
     net.name: net
     for net in (
-        Net(name="digits", told="the default digit net, 1×28×28, 10 classes", seconds=3, deadline_s=0.1),
+        Net(
+            name="digits", description="the default digit net, 1×28×28, 10 classes", seconds=3, deadline_s=0.1
+        ),
         Net(
             name="resnet20",
-            told="ResNet-20, 3×32×32, 10 classes",
+            description="ResNet-20, 3×32×32, 10 classes",
             seconds=4,
             deadline_s=0.5,
             factory=("3,32,32", "0.5,0.5,0.5", "0.25,0.25,0.25"),
         ),
         Net(
             name="resnet18",
-            told="ResNet-18, 3×224×224, 1000 classes",
+            description="ResNet-18, 3×224×224, 1000 classes",
             seconds=12,
             deadline_s=4,
             factory=("3,224,224", "0.485,0.456,0.406", "0.229,0.224,0.225"),
@@ -51,7 +53,10 @@ NETS = {
 
 
 def bundle_of(net: Net, models: Path, made: Path) -> Path:
-    """The newest version's folder: in `models` for the digit net, in `made` for the ResNets."""
+    """The newest version's folder: in `models` for the digit net, in `made` for the ResNets.
+
+    Raises FileNotFoundError if the digit net has no bundle.
+    """
     folder = (made if net.factory else models) / net.name
     if not _versions(folder):
         if not net.factory:

@@ -1,8 +1,8 @@
-"""The open loop as a process: `Outcome` of so many requests a second, every answer checked.
+"""The open loop as a process: the `Outcome` of a constant rate of requests, every answer checked.
 
 In: a folder of requests (plan.py), a rate, seconds, connections.  Out: a line of JSON.
 
-Answers are kept and checked when everything is over, so that checking costs no request its time.
+Answers are kept and checked at the end, so that checking delays no request.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks.serving.wire import Request
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of the requests; latencies in ms, from due if not said otherwise."""
+    """The fate of the requests; latencies in ms, counted from due unless stated otherwise."""
 
     requests: int
     right: int
@@ -35,17 +35,17 @@ class Outcome:
     answered_per_s: float  # right answers, from the first due to the last of them
     p50_ms: float  # of right answers
     p99_ms: float
-    alone_p99_ms: float  # from sent
-    waited: int  # found no free connection when due
-    late_p99_ms: float  # from due to sent, of those that found one: the driver's own lateness
-    met: int  # right answers within the deadline, from sent
+    sent_p99_ms: float  # from sent
+    waited: int  # requests that found no free connection when due
+    late_p99_ms: float  # from due to sent, of those that found a connection: the driver's own delay
+    in_time: int  # right answers within the deadline, from sent
     refused: int  # 503
     refused_p99_ms: float  # of 503, from sent
     example: str
 
 
 def outcome(trace: Trace, requests: list[Request], deadline_s: float = float("inf")) -> Outcome:
-    """The trace in figures."""
+    """Summarise a trace; an answer is in time if it arrived within `deadline_s` of being sent."""
     ok = trace.status == 200
     holds = [ok[k] and requests[k % len(requests)].expected.holds(body) for k, body in enumerate(trace.body)]
     right = np.array(holds, bool)
@@ -60,10 +60,10 @@ def outcome(trace: Trace, requests: list[Request], deadline_s: float = float("in
         answered_per_s=float(right.sum() / span),
         p50_ms=_percentile(latency[right], 50),
         p99_ms=_percentile(latency[right], 99),
-        alone_p99_ms=_percentile(after_sent[right], 99),
+        sent_p99_ms=_percentile(after_sent[right], 99),
         waited=int(trace.waited.sum()),
         late_p99_ms=_percentile((trace.sent - trace.due)[~trace.waited], 99),
-        met=int((right & (after_sent <= deadline_s)).sum()),
+        in_time=int((right & (after_sent <= deadline_s)).sum()),
         refused=int((trace.status == 503).sum()),
         refused_p99_ms=_percentile(after_sent[trace.status == 503], 99),
         example="".join(examples),
@@ -80,7 +80,7 @@ def drive(
     deadline_s: float = float("inf"),
     seed: int = 0,
 ) -> Outcome:
-    """Run this module in a process of its own; `prefix` is the command before it, such as taskset's."""
+    """Run this module as a separate process; `prefix` is the command before it, such as taskset's."""
     flags = {
         "rate": rate,
         "seconds": seconds,
@@ -90,10 +90,10 @@ def drive(
     }
     command = [*prefix, sys.executable, "-m", __name__, str(folder)]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if told.returncode:
-        raise RuntimeError(f"open loop: {told.stderr.strip()[-300:]}")
-    return Outcome(**json.loads(told.stdout))
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise RuntimeError(f"open loop: {finished.stderr.strip()[-300:]}")
+    return Outcome(**json.loads(finished.stdout))
 
 
 def _percentile(seconds: np.ndarray, percent: float) -> float:
@@ -101,7 +101,7 @@ def _percentile(seconds: np.ndarray, percent: float) -> float:
 
 
 def main() -> None:
-    """Drive; print."""
+    """Drive the requests; print the outcome as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rate", type=float, required=True)

@@ -1,10 +1,10 @@
-"""What only the service itself is asked: overload, memory, and how soon it is ready.
+"""Measurements of the service alone: overload, memory, and time to ready.
 
-In: a `Stage` or a bundle, an empty `Cell`.  Out: the cell; figures that other cells lack are in `extra`.
+In: a running system or a bundle, an empty `Cell`.  Out: the cell; figures that others lack are in `extra`.
 
-    overload   twice our maximum, each request with a deadline, over so many connections that none waits
-    memory     resident bytes before and after so many requests
-    start      from exec to the first 200 of /v2/health/ready, beside `import onnxruntime` and a session
+    overload   twice our maximum, each request with a deadline, over enough connections that none waits
+    memory     resident bytes before and after a number of requests
+    start      from exec to the first 200 of /v2/health/ready, compared with ONNX Runtime's import and session
 """
 
 import contextlib
@@ -18,11 +18,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.peers.net import free_port
 from benchmarks.serving import open_loop, wrk
 from benchmarks.serving.cores import Cores
 from benchmarks.serving.measure import filled
 from benchmarks.serving.processes import Server, accounting, resident_bytes
-from benchmarks.serving.stage import START_LIMIT_S, NotServing, Stage, free_port
+from benchmarks.serving.running import START_LIMIT_S, NotServing, RunningSystem
 from benchmarks.serving.store import Cell
 from benchmarks.serving.systems import OURS, ROOT
 
@@ -37,10 +38,10 @@ BARE_START = (
 
 
 def overload(
-    stage: Stage, cell: Cell, *, rate: float, seconds: float, deadline_s: float, cores: Cores
+    running: RunningSystem, cell: Cell, *, rate: float, seconds: float, deadline_s: float, cores: Cores
 ) -> Cell:
-    """More than it can answer."""
-    folder = stage.plan(cell.format, timeout_us=round(deadline_s * 1e6))
+    """Send `rate` requests/s, more than the service can answer, each with a deadline."""
+    folder = running.plan(cell.format, timeout_us=round(deadline_s * 1e6))
     wrk.drive(folder, 16, 1, cores.driver_prefix)
     with accounting() as account:
         outcome = open_loop.drive(
@@ -55,9 +56,9 @@ def overload(
     return filled(cell, outcome, account)
 
 
-def memory(stage: Stage, cell: Cell, *, num_requests: int, cores: Cores) -> Cell:
-    """Resident bytes, after a tenth of the requests and after all."""
-    folder = stage.plan(cell.format)
+def memory(running: RunningSystem, cell: Cell, *, num_requests: int, cores: Cores) -> Cell:
+    """Measure resident bytes, after a tenth of the requests and after all of them."""
+    folder = running.plan(cell.format)
     sent = errors = wrong = 0
     sizes: list[int] = []
     for limit in (MEMORY_WARM_UP * num_requests, (1 + MEMORY_WARM_UP) * num_requests):
@@ -73,7 +74,7 @@ def memory(stage: Stage, cell: Cell, *, num_requests: int, cores: Cores) -> Cell
 
 
 def start(cell: Cell, bundle: Path, cores: Cores, logs: Path) -> Cell:
-    """Milliseconds until ready, and until ONNX Runtime alone has its session; medians of a few, in turn."""
+    """Milliseconds until ready, and until ONNX Runtime alone has a session; medians of STARTS."""
     ready, bare = [], []
     for _ in range(STARTS):
         ready.append(_ready_s(bundle, cores, logs))
@@ -99,7 +100,7 @@ def _ready_s(bundle: Path, cores: Cores, logs: Path) -> float:
                 if _is_ready(port):
                     return time.perf_counter() - begun
                 time.sleep(POLL_S)
-            raise NotServing(f"never ready: {server.last_words()}")
+            raise NotServing(f"never ready: {server.last_line()}")
         finally:
             server.stop()
 

@@ -1,4 +1,4 @@
-"""Requests and their right answers as files, for the drivers, which are processes of their own.
+"""Requests and their right answers as files, for the drivers, which are separate processes.
 
 In: requests.  Out: a folder: `N.http` is a whole request, `plan.lua` for wrk, `plan.pickle` for our driver.
 """
@@ -10,16 +10,16 @@ from benchmarks.serving.wire import Request
 
 
 def write_plan(folder: Path, requests: list[Request], host: str) -> None:
-    """Write the folder."""
+    """Write one file per request, and both plans."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for index, request in enumerate(requests):
         file = folder / f"{index}.http"
         file.write_bytes(request.raw(host))
-        told = request.expected.lua()
-        numbers = told.pop("numbers")
+        expected = request.expected.lua()
+        numbers = expected.pop("numbers")
         assert isinstance(numbers, list)
-        fields = {"file": str(file), "count": len(numbers), **told}
+        fields = {"file": str(file), "count": len(numbers), **expected}
         given = ", ".join(f"{name} = {_lua(value)}" for name, value in fields.items())
         entries.append(f"  {{{given}, numbers = {{{', '.join(map(repr, numbers))}}}}},")
     (folder / "plan.lua").write_text("\n".join(["return {", *entries, "}", ""]), encoding="utf-8")
@@ -27,7 +27,7 @@ def write_plan(folder: Path, requests: list[Request], host: str) -> None:
 
 
 def read_plan(folder: Path) -> tuple[str, list[Request]]:
-    """Host and requests of a folder that we wrote."""
+    """The host and the requests of a folder that `write_plan` wrote."""
     host, requests = pickle.loads((folder / "plan.pickle").read_bytes())
     return host, requests
 

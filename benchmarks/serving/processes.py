@@ -1,9 +1,9 @@
-"""Servers as process trees: started on their cores, watched through /proc, ended with all their children.
+"""Servers as process trees: started on their cores, measured through /proc, ended with all their children.
 
-In: a command.  Out: a `Server`; `accounting` tells what it spent while a driver ran, and what others spent.
+In: a command.  Out: a `Server`; `accounting` measures the CPU time of servers, driver and all others.
 
-Whatever a server starts stays a descendant of ours, even if it detaches itself: this process adopts orphans.
-One server runs at a time, and a driver's process is over when accounts are closed.
+Every process that a server starts stays our descendant, even if it detaches: this process adopts orphans.
+One server runs at a time, and the driver's process has ended when `accounting` closes.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STOP_S = 15.0
-LAST_WORDS_S = 3.0
+GRACE_S = 3.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def prepare() -> None:
-    """From now on orphans below us are ours, and children may open as many files as the system allows."""
+    """Adopt orphaned descendants from now on, and let children open as many files as the system allows."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
 class Server:
@@ -54,19 +54,19 @@ class Server:
     def has_ended(self) -> bool:
         return self._root.poll() is not None
 
-    def last_words(self) -> str:
-        """The last line that it wrote."""
+    def last_line(self) -> str:
+        """The last line of its output, at most 200 characters."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1].strip()[-200:] if lines else "it wrote nothing"
 
     def stop(self) -> None:
-        """SIGTERM to the first process, then to what is left; what is left after that is killed."""
+        """Send SIGTERM to the first process, then to the remaining ones; those that still run are killed."""
         if not self.has_ended:
             self._root.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._root.wait(STOP_S)
         for ending in (signal.SIGTERM, signal.SIGKILL):
-            limit = time.monotonic() + LAST_WORDS_S
+            limit = time.monotonic() + GRACE_S
             for pid in self._alive():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, ending)
@@ -75,7 +75,7 @@ class Server:
         self._root.wait()
 
     def _alive(self) -> list[int]:
-        """Its processes; those that ended and became ours are waited for on the way."""
+        """The ids of its running processes; adopted ones that have ended are reaped."""
         alive = []
         for pid, fields in descendants():
             if pid in self._others:
@@ -90,7 +90,7 @@ class Server:
 
 @dataclass
 class Account:
-    """CPU seconds of all servers; cores that neither they nor the driver had."""
+    """CPU seconds of all servers; number of cores that other processes used."""
 
     server_s: float = 0.0
     others_cores: float = 0.0
@@ -98,7 +98,7 @@ class Account:
 
 @contextlib.contextmanager
 def accounting() -> Iterator[Account]:
-    """Filled in at the end."""
+    """Measure the block; the yielded account is filled in when it ends."""
     account, begun = Account(), time.perf_counter()
     machine, servers, drivers = _machine_seconds(), _server_seconds(), _driver_seconds()
     yield account
@@ -108,7 +108,7 @@ def accounting() -> Iterator[Account]:
 
 
 def resident_bytes() -> int:
-    """Resident memory of every descendant; pages that they share count for each."""
+    """Resident memory of all descendants; shared pages count once per process."""
     total = 0
     for pid, _ in descendants():
         with contextlib.suppress(OSError):
@@ -135,17 +135,17 @@ def descendants() -> list[tuple[int, list[str]]]:
 
 
 def _server_seconds() -> float:
-    """User and system time of every descendant, and of those that ended and were waited for by them."""
+    """User and system time of every descendant, and of their own ended and reaped children."""
     return sum(sum(map(int, fields[11:15])) for _, fields in descendants()) / _TICKS_PER_S
 
 
 def _driver_seconds() -> float:
-    """The same of our own children that ended."""
+    """User and system time of our own ended children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def _machine_seconds() -> float:
-    """User, nice, system and stolen time of all cores; interrupts serve everybody's packets."""
+    """User, nice, system and stolen time of all cores; not interrupts, which serve all processes' packets."""
     fields = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
     return sum(int(fields[place]) for place in (0, 1, 2, 7)) / _TICKS_PER_S

@@ -1,4 +1,4 @@
-"""Takes steps: starts a system, measures what is pending of it, ends it.
+"""Runs steps: starts a system, runs its pending measurements, ends it.
 
 In: `Options`, a `Store`, a `Step`.  Out: cells in the store; narration through `say`.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 from benchmarks.serving import measure, ours
 from benchmarks.serving.medians import maximum
 from benchmarks.serving.nets import NETS, bundle_of
+from benchmarks.serving.running import NotServing, RunningSystem, start_system
 from benchmarks.serving.samples import read_samples
-from benchmarks.serving.stage import NotServing, Stage, on_stage
 from benchmarks.serving.steps import Options, Step
 from benchmarks.serving.store import CLOSED, FAILED, MEMORY, OPEN, OVERLOAD, START, Cell, Store
 from benchmarks.serving.systems import BARE, OURS, SYSTEMS
@@ -22,19 +22,19 @@ MAX_TRIES = 3
 
 
 class Run:
-    """Knows what is pending; a system that did not serve is not tried again in this run."""
+    """A run over a store; a system that failed to serve is not tried again in the same run."""
 
     def __init__(self, options: Options, store: Store, say: Callable[[str], None]) -> None:
         self._options = options
         self._store = store
         self._say = say
-        self._lost: set[tuple[str, str, str]] = set()
+        self._failed: set[tuple[str, str, str]] = set()
         self._samples = cache(read_samples)
         self._logs = options.logs
 
-    def take(self, step: Step) -> None:
-        """Measure what this step still lacks."""
-        if (step.net, step.system, "") in self._lost:
+    def run(self, step: Step) -> None:
+        """Run the pending measurements of a step."""
+        if (step.net, step.system, "") in self._failed:
             return
         try:
             if step.system == BARE:
@@ -42,10 +42,10 @@ class Run:
             elif step.loads == (START,):
                 self._start(step)
             else:
-                self._visit(step)
+                self._measure_loads(step)
         except NotServing as reason:
             place = Cell(round=step.number, net=step.net, system=step.system, format="", load=FAILED)
-            self._lose(place, reason)
+            self._record_failure(place, reason)
 
     def _bare(self, step: Step) -> None:
         place = (step.number, step.net, BARE)
@@ -60,25 +60,25 @@ class Run:
         if not self._store.has(cell.key):
             self._store.add(ours.start(cell, self._bundle(step.net), self._options.cores, self._logs))
 
-    def _visit(self, step: Step) -> None:
+    def _measure_loads(self, step: Step) -> None:
         pending = self._pending(step)
         if not pending:
             return
         bundle = self._bundle(step.net)
-        with on_stage(
+        with start_system(
             SYSTEMS[step.system],
             bundle=bundle,
             samples=self._samples(bundle),
             peers=self._options.peers,
             cores=self._options.cores,
             logs=self._logs,
-        ) as stage:
+        ) as running:
             for cell in pending:
-                self._measure(stage, cell)
+                self._measure(running, cell)
 
     def _pending(self, step: Step) -> list[Cell]:
         system = SYSTEMS[step.system]
-        if system.why_not(self._options.peers):
+        if system.unavailable_reason(self._options.peers):
             return []
         cells = [
             Cell(round=step.number, net=step.net, system=step.system, format=form, load=load)
@@ -86,63 +86,63 @@ class Run:
             if form in system.routes
             for load in step.loads
         ]
-        return [cell for cell in cells if not self._store.has(cell.key) and self._can_be_asked(cell)]
+        return [cell for cell in cells if not self._store.has(cell.key) and self._is_possible(cell)]
 
-    def _can_be_asked(self, cell: Cell) -> bool:
-        """An open loop needs our maximum, and a system that could follow."""
+    def _is_possible(self, cell: Cell) -> bool:
+        """Whether our maximum is known and, for an open loop, the system can reach its rate."""
         if cell.load not in (*OPEN, OVERLOAD):
             return True
         rate = self._rate(cell)
-        most = maximum(self._store.cells.values(), cell.net, cell.system, cell.format)
-        return rate is not None and (cell.load == OVERLOAD or (most or 0) >= rate)
+        highest = maximum(self._store.cells.values(), cell.net, cell.system, cell.format)
+        return rate is not None and (cell.load == OVERLOAD or (highest or 0) >= rate)
 
     def _rate(self, cell: Cell) -> float | None:
         share = {**OPEN, OVERLOAD: OVERLOAD_FACTOR}[cell.load]
-        most = maximum(self._store.cells.values(), cell.net, OURS.name, cell.format)
-        return share * most if most else None
+        highest = maximum(self._store.cells.values(), cell.net, OURS.name, cell.format)
+        return share * highest if highest else None
 
-    def _measure(self, stage: Stage, cell: Cell) -> None:
-        if (cell.net, cell.system, cell.format) in self._lost:
+    def _measure(self, running: RunningSystem, cell: Cell) -> None:
+        if (cell.net, cell.system, cell.format) in self._failed:
             return
         try:
-            done = self._in_peace(stage, cell)
+            done = self._least_disturbed(running, cell)
         except (NotServing, RuntimeError) as reason:
-            self._lose(cell, reason)
+            self._record_failure(cell, reason)
             return
         self._store.add(done)
-        told = f"{done.net} {done.system} {done.format} {done.load}: {done.requests_per_s:,.1f}/s"
-        told += f", p99 {done.p99_ms:.2f} ms, others used {done.others_cores:.2f} cores"
+        line = f"{done.net} {done.system} {done.format} {done.load}: {done.requests_per_s:,.1f}/s"
+        line += f", p99 {done.p99_ms:.2f} ms, others used {done.others_cores:.2f} cores"
         if done.errors or done.wrong:
-            told += f", {done.errors} errors, {done.wrong} wrong: {done.note}"
-        self._say(told)
+            line += f", {done.errors} errors, {done.wrong} wrong: {done.note}"
+        self._say(line)
 
-    def _in_peace(self, stage: Stage, cell: Cell) -> Cell:
-        """The measurement that others disturbed least, an earlier run's too."""
+    def _least_disturbed(self, running: RunningSystem, cell: Cell) -> Cell:
+        """Of up to MAX_TRIES measurements and an earlier run's, the one with the least other CPU use."""
         before = self._store.cells.get(cell.key)
         tries = [before] if before else []
         for _ in range(MAX_TRIES):
-            tries.append(self._measured(stage, cell))
+            tries.append(self._measured(running, cell))
             if tries[-1].others_cores <= self._options.calm:
                 break
         return min(tries, key=lambda done: done.others_cores)
 
-    def _measured(self, stage: Stage, cell: Cell) -> Cell:
+    def _measured(self, running: RunningSystem, cell: Cell) -> Cell:
         net, cores = NETS[cell.net], self._options.cores
         seconds = net.seconds_at(self._options.scale)
         if cell.load in CLOSED:
-            return measure.closed(stage, cell, connections=CLOSED[cell.load], seconds=seconds, cores=cores)
+            return measure.closed(running, cell, connections=CLOSED[cell.load], seconds=seconds, cores=cores)
         if cell.load == MEMORY:
-            return ours.memory(stage, cell, num_requests=self._options.memory_requests, cores=cores)
+            return ours.memory(running, cell, num_requests=self._options.memory_requests, cores=cores)
         rate = self._rate(cell)
         assert rate is not None
         if cell.load == OVERLOAD:
             return ours.overload(
-                stage, cell, rate=rate, seconds=seconds, deadline_s=net.deadline_s, cores=cores
+                running, cell, rate=rate, seconds=seconds, deadline_s=net.deadline_s, cores=cores
             )
-        return measure.opened(stage, cell, rate=rate, seconds=seconds, cores=cores)
+        return measure.opened(running, cell, rate=rate, seconds=seconds, cores=cores)
 
-    def _lose(self, cell: Cell, reason: Exception) -> None:
-        self._lost.add((cell.net, cell.system, cell.format))
+    def _record_failure(self, cell: Cell, reason: Exception) -> None:
+        self._failed.add((cell.net, cell.system, cell.format))
         failed = Cell(
             round=cell.round,
             net=cell.net,

@@ -1,10 +1,10 @@
-"""What every system is asked, and what it must answer: 16 rows and 16 pictures, none like another.
+"""The inputs of every system and their right answers: 16 rows and 16 pictures, all distinct.
 
 In: a bundle.  Out: `Samples`.
 
-Rows are golden rows of the bundle (not the plain ones, whose JSON is short), with the unfolded net's answers
-and the bundle's tolerance.  Pictures are drawn, soft blobs as JPEG; their answers are computed here, one at a
-time, with the code that the peers use.
+Rows are golden rows of the bundle (except constant ones, whose JSON is short), with the unfolded net's
+answers and the bundle's tolerance.  Pictures are random soft blobs as JPEG; their answers are computed
+here, one at a time, with the code that the peers use.
 """
 
 import io
@@ -19,7 +19,7 @@ from benchmarks.serving.answers import PICTURE_TOLERANCE
 from service.contract.bundle import open_bundle
 
 NUM_SAMPLES = 16
-APART = 4  # tolerances
+DISTINCT_BY = 4  # times the tolerance
 MIN_VALUES = 16
 MAX_DRAWN = 1000
 
@@ -38,14 +38,14 @@ class Samples:
 
 
 def read_samples(bundle_folder: Path) -> Samples:
-    """The samples of a bundle."""
+    """Read the samples of a bundle; ValueError if its answers are too similar to detect mixed-up rows."""
     bundle = open_bundle(bundle_folder)
     manifest = bundle.manifest
     (given,), (asked,) = manifest.inputs, manifest.outputs
     answers, tolerance = bundle.golden.outputs[asked.name], manifest.tolerances[asked.name].max_abs
     rows = bundle.golden.inputs[given.name]
-    busy = np.array([index for index, row in enumerate(rows) if len(np.unique(row)) >= MIN_VALUES])
-    chosen = busy[choose_apart(answers[busy], APART * tolerance)]
+    varied = np.array([index for index, row in enumerate(rows) if len(np.unique(row)) >= MIN_VALUES])
+    chosen = varied[choose_distinct(answers[varied], DISTINCT_BY * tolerance)]
     pictures, labels, probabilities = _draw_pictures(Net(bundle_folder, threads=1))
     return Samples(
         input_name=given.name,
@@ -58,14 +58,14 @@ def read_samples(bundle_folder: Path) -> Samples:
     )
 
 
-def choose_apart(answers: np.ndarray, distance: float) -> list[int]:
-    """The first rows whose answers are further than `distance` from each other's, at most NUM_SAMPLES."""
+def choose_distinct(answers: np.ndarray, distance: float) -> list[int]:
+    """The first rows, at most NUM_SAMPLES, whose answers differ pairwise by more than `distance`."""
     chosen: list[int] = []
     for index, answer in enumerate(answers):
         if all(np.abs(answer - answers[other]).max() > distance for other in chosen):
             chosen.append(index)
     if len(chosen) < 2:
-        raise ValueError("the golden answers are all alike: a mixed-up row would not be noticed")
+        raise ValueError("the golden answers are all alike: a mixed-up row would not be detected")
     return chosen[:NUM_SAMPLES]
 
 
@@ -77,20 +77,21 @@ def _draw_pictures(net: Net) -> tuple[list[bytes], list[str], list[float]]:
         best = net.predictions(net.run(net.row_of(picture))[0])["predictions"][0]
         label, probability = best["label"], best["probability"]
         if not any(
-            label == other and abs(probability - its) < APART * PICTURE_TOLERANCE * max(probability, its)
+            label == other
+            and abs(probability - its) < DISTINCT_BY * PICTURE_TOLERANCE * max(probability, its)
             for _, other, its in found
         ):
             found.append((picture, label, probability))
         if len(found) == NUM_SAMPLES:
             break
     if len(found) < 2:
-        raise ValueError("the net answers alike to every picture: a mixed-up one would not be noticed")
+        raise ValueError("the net gives every picture the same answer: a mixed-up one would not be detected")
     pictures, labels, probabilities = zip(*found, strict=True)
     return list(pictures), list(labels), list(probabilities)
 
 
 def _picture(generator: np.random.Generator, row_shape: list[int]) -> bytes:
-    """Soft blobs with some grain: of the net's own size if that is small, else of a thumbnail's."""
+    """A JPEG of soft blobs with noise: of the net's own size if that is small, otherwise 500 × 375."""
     channels, height, width = row_shape
     if height > 64:
         height, width = 375, 500

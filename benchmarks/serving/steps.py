@@ -1,4 +1,4 @@
-"""What a run does, in order: round after round, one system after another.
+"""The order of a run: round after round, one system after another.
 
 In: `Options`.  Out: `Step`s.
 
@@ -18,14 +18,14 @@ PHASES = ("closed", "open", "ours")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to measure, how often and for how long."""
+    """What to measure, how often and for how long; folders for inputs and results."""
 
     nets: list[str]
     systems: list[str]
     formats: list[str]
     phases: list[str]
     rounds: int
-    scale: float  # of every net's seconds
+    scale: float  # factor on every net's seconds
     memory_requests: int
     cores: Cores
     models: Path
@@ -33,12 +33,12 @@ class Options:
     peers: Path
     out: Path
     logs: Path
-    calm: float  # cores that others may use meanwhile
+    calm: float  # maximum number of cores that other processes may use meanwhile
 
 
 @dataclass(frozen=True)
 class Step:
-    """One system on one net in one round, started once for all of these."""
+    """One system on one net in one round; it is started once for all these loads and formats."""
 
     number: int
     net: str
@@ -51,7 +51,7 @@ class Step:
 
 
 def steps(options: Options) -> Iterator[Step]:
-    """Everything, in order; phases are outermost, for the open loops need our maximum of all rounds."""
+    """All steps, in order; phases are outermost, because open loops need our maximum over all rounds."""
     for phase in options.phases:
         for number in range(1, options.rounds + 1):
             for net in options.nets:

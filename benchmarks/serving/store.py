@@ -1,20 +1,21 @@
-"""What was measured, as rows of a CSV file that grows while the run goes on.
+"""The measurements, as rows of a CSV file that grows during the run.
 
-In: `Cell`s.  Out: serving.csv; a cell that stands there is not measured again, unless others used more than
-`calm` cores meanwhile.
+In: `Cell`s.  Out: serving.csv; a cell that it contains is not measured again, unless other processes used
+more than `calm` cores meanwhile.
 """
 
-import csv
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Loads, as the file names them.
+from benchmarks.common import append_csv, read_csv
+
+# Loads, by their names in the file.
 CLOSED = {"c1": 1, "c16": 16, "c64": 64}  # connections
-OPEN = {"o50": 0.5, "o90": 0.9}  # of our maximum
+OPEN = {"o50": 0.5, "o90": 0.9}  # shares of our maximum
 OVERLOAD, MEMORY, START = "overload", "memory", "start"
-FAILED = "failed"  # there are no figures, the note says why
+FAILED = "failed"  # no figures; the note says why
 
 Key = tuple[int, str, str, str, str]
 
@@ -35,7 +36,7 @@ class Cell:
     cpu_s_per_1000: float = 0.0
     errors: int = 0
     wrong: int = 0
-    others_cores: float = 0.0  # what neither server nor driver used
+    others_cores: float = 0.0  # used by neither server nor driver
     note: str = ""
     extra: str = ""
 
@@ -45,7 +46,7 @@ class Cell:
 
 
 class Store:
-    """The file and its cells."""
+    """The cells of a file, read at the start and appended to it."""
 
     def __init__(self, file: Path, calm: float = float("inf")) -> None:
         self._file = file
@@ -53,7 +54,7 @@ class Store:
         self.cells: dict[Key, Cell] = {cell.key: cell for cell in _read(file)}
 
     def drop(self, nets: list[str], systems: list[str], formats: list[str]) -> None:
-        """Forget what was chosen, to measure it again."""
+        """Remove the chosen cells, so that they are measured again."""
         kept = [
             cell
             for cell in self.cells.values()
@@ -67,25 +68,17 @@ class Store:
             self.add(cell)
 
     def has(self, key: Key) -> bool:
-        """Whether it is measured, and others left it in peace."""
+        """Whether it is measured, and other processes used at most `calm` cores meanwhile."""
         return key in self.cells and self.cells[key].others_cores <= self._calm
 
     def add(self, cell: Cell) -> None:
-        """Note and write a cell."""
+        """Add a cell and append it to the file."""
         self.cells[cell.key] = cell
-        is_new = not self._file.exists()
-        with self._file.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Cell)])
-            if is_new:
-                writer.writeheader()
-            values = dataclasses.asdict(cell)
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
+        values = dataclasses.asdict(cell)
+        row = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in values.items()}
+        append_csv(self._file, list(row), [row])
 
 
 def _read(file: Path) -> list[Cell]:
-    if not file.exists():
-        return []
     casts: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Cell)}
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return [Cell(**{name: casts[name](value) for name, value in row.items()}) for row in rows]
+    return [Cell(**{name: casts[name](value) for name, value in row.items()}) for row in read_csv(file)]

@@ -1,6 +1,6 @@
-"""Every system that stands in the table: how it is installed, started and asked.
+"""Every system in the table: how it is installed, started and called.
 
-In: a name.  Out: a `System`.  A peer's settings are in its own file in benchmarks/peers, with their reasons.
+In: a name.  Out: a `System`.  A peer's settings and their reasons are in its own file in benchmarks/peers.
 """
 
 import sys
@@ -21,7 +21,7 @@ class System:
     """One server; `lacks` says why there is no route for a format."""
 
     name: str
-    told: str
+    description: str
     routes: Mapping[str, Route]
     lacks: Mapping[str, str] = field(default_factory=dict)
     module: str = ""  # of ours, run with our own Python
@@ -31,21 +31,21 @@ class System:
 
     @property
     def room(self) -> str:
-        """The folder of its environment below --peers."""
+        """The name of its environment's folder in --peers."""
         return self.name.partition("-")[0]
 
     def python(self, peers: Path) -> Path:
         """The interpreter that runs it."""
         return peers / self.room / "bin" / "python" if self.packages else Path(sys.executable)
 
-    def why_not(self, peers: Path) -> str:
-        """Why it cannot be started here, or nothing."""
+    def unavailable_reason(self, peers: Path) -> str:
+        """Why it cannot be started on this machine; empty if it can."""
         if self.python(peers).exists():
             return ""
         return f"not installed: python -m benchmarks.serving install {self.room}"
 
     def command(self, *, peers: Path, models: Path, bundle: Path, port: int, threads: int) -> list[str]:
-        """What starts it."""
+        """The command that starts it on 127.0.0.1."""
         python = str(self.python(peers))
         if self.module == "benchmarks.echo":
             return [python, "-m", self.module, str(port)]
@@ -59,7 +59,7 @@ class System:
 
 OURS = System(
     name="ours",
-    told="this service",
+    description="this service",
     module="service",
     routes={
         "binary": Route(INFER, "oip_binary"),
@@ -69,7 +69,7 @@ OURS = System(
 )
 ECHO = System(
     name="echo",
-    told="a bare ASGI app on the same uvicorn that sends our requests back",
+    description="a bare ASGI app on the same uvicorn that echoes our requests",
     module="benchmarks.echo",
     routes=OURS.routes,
 )
@@ -86,20 +86,20 @@ SYSTEMS = {
         ECHO,
         System(
             name="hand",
-            told="hand-written FastAPI, one process",
+            description="hand-written FastAPI, one process",
             script="serve_hand.py",
             routes=_HAND_ROUTES,
         ),
         System(
             name="hand-workers",
-            told="the same, a process for each core",
+            description="the same, one process per core",
             script="serve_hand.py",
             flags=("--workers",),
             routes=_HAND_ROUTES,
         ),
         System(
             name="litserve",
-            told="LitServe 0.2.19",
+            description="LitServe 0.2.19",
             script="serve_litserve.py",
             packages=("litserve==0.2.19", "python-multipart"),
             routes={
@@ -110,7 +110,7 @@ SYSTEMS = {
         ),
         System(
             name="bentoml",
-            told="BentoML 1.4.39",
+            description="BentoML 1.4.39",
             script="serve_bentoml.py",
             packages=("bentoml==1.4.39", "uvicorn[standard]"),
             routes={
@@ -121,7 +121,7 @@ SYSTEMS = {
         ),
         System(
             name="ray",
-            told="Ray Serve 2.60.0 behind the HAProxy that it brings",
+            description="Ray Serve 2.60.0 behind its bundled HAProxy",
             script="serve_ray.py",
             flags=("--haproxy",),
             packages=_RAY_PACKAGES,
@@ -129,14 +129,14 @@ SYSTEMS = {
         ),
         System(
             name="ray-proxy",
-            told="Ray Serve 2.60.0 behind its own proxy, the default",
+            description="Ray Serve 2.60.0 behind its own proxy, the default",
             script="serve_ray.py",
             packages=_RAY_PACKAGES,
             routes=_HAND_ROUTES,
         ),
         System(
             name="mlserver",
-            told="MLServer 1.7.1",
+            description="MLServer 1.7.1",
             script="serve_mlserver.py",
             packages=("mlserver==1.7.1",),
             routes={
@@ -147,7 +147,7 @@ SYSTEMS = {
         ),
         System(
             name="kserve",
-            told="KServe 0.21.0, its Python model server",
+            description="KServe 0.21.0, its Python model server",
             script="serve_kserve.py",
             packages=("kserve==0.21.0",),
             routes={
@@ -158,7 +158,7 @@ SYSTEMS = {
         ),
         System(
             name="triton",
-            told="Triton 2.51 of nvidia-pytriton 0.7.0, C++ with a Python model",
+            description="Triton 2.51 of nvidia-pytriton 0.7.0, C++ with a Python model",
             script="serve_triton.py",
             packages=("nvidia-pytriton==0.7.0",),
             routes={

@@ -1,16 +1,17 @@
-"""The one table: a line for each net, format and system; figures are medians of the rounds.
+"""The main table: a line for each net, format and system; figures are medians of the rounds.
 
 In: cells.  Out: markdown.
 """
 
 from collections.abc import Iterable
 
-from benchmarks.serving.bars import bars
 from benchmarks.serving.medians import Medians, Place, best_bare, medians
 from benchmarks.serving.nets import NETS
 from benchmarks.serving.steps import Options
 from benchmarks.serving.store import CLOSED, FAILED, OPEN, OVERLOAD, Cell
 from benchmarks.serving.systems import BARE, OURS, SYSTEMS
+from benchmarks.serving.targets import targets
+from training.console import to_markdown
 
 HEAD = [
     *("net", "format", "system", "requests/s at 1", "at 16", "at 64", "ours ÷ it", "p50, p99 at 1, ms"),
@@ -18,37 +19,30 @@ HEAD = [
 ]
 
 NOTES = [
-    "- ours ÷ it: requests/s, both at 64 connections",
+    "- ours ÷ it: ratio of requests/s, both at 64 connections",
     "- p50, p99 at 1 and 64: closed loop, corrected by wrk for what it could not send during a stall",
-    "- o50, o90: open loops at 50 % and 90 % of our own maximum, from when a request was due; – is not asked "
-    "of a system that cannot do so many",
-    "- CPU s: of all the server's processes, for 1,000 requests at 64 connections",
+    "- o50, o90: open loops at 50 % and 90 % of our own maximum, latency from the due time; –: the system "
+    "cannot reach that rate",
+    "- CPU s: of all the server's processes, per 1,000 requests at 64 connections",
 ]
 
 
 def render(cells: Iterable[Cell], options: Options, conditions: list[str]) -> str:
-    """The whole text."""
+    """The whole report as Markdown; `conditions` are its first lines."""
     cells = list(cells)
     found = medians(cells)
     why = {(cell.net, cell.system, cell.format): cell.note for cell in cells if cell.load == FAILED}
-    lines = [
-        "# The service beside its peers",
-        "",
-        *conditions,
-        "",
-        _row(HEAD),
-        _row(["---"] * 3 + ["---:"] * (len(HEAD) - 3)),
-    ]
+    rows = []
     for net in options.nets:
         if best := best_bare(found, net):
-            told = f"ONNX Runtime alone, {best[0]}"
-            lines.append(_row([net, "rows", told, "", "", f"{best[1]:,.0f}", *[""] * 7]))
+            rows.append([net, "rows", f"ONNX Runtime alone, {best[0]}", "", "", f"{best[1]:,.0f}", *[""] * 7])
         for form in options.formats:
             for name in options.systems:
                 if name != BARE:
                     reason = _reason(name, form, net, why, options)
-                    lines.append(_row([net, form, name, *_figures(found, net, form, name, reason)]))
-    lines += ["", *bars(found, options.nets), "", *_overloads(found), "", *_legend(options)]
+                    rows.append([net, form, name, *_figures(found, net, form, name, reason)])
+    lines = ["# The service compared with its peers", "", *conditions, "", to_markdown(HEAD, rows)]
+    lines += ["", *targets(found, options.nets), "", *_overloads(found), "", *_legend(options)]
     return "\n".join(lines) + "\n"
 
 
@@ -73,11 +67,11 @@ def _figures(found: dict[Place, Medians], net: str, form: str, name: str, reason
 
 
 def _reason(name: str, form: str, net: str, why: dict[tuple[str, str, str], str], options: Options) -> str:
-    """Why a system has no figures."""
+    """Why a system has no figures, in one line."""
     system = SYSTEMS[name]
     reasons = [
         system.lacks.get(form),
-        system.why_not(options.peers),
+        system.unavailable_reason(options.peers),
         why.get((net, name, form)),
         why.get((net, name, "")),
     ]
@@ -85,23 +79,19 @@ def _reason(name: str, form: str, net: str, why: dict[tuple[str, str, str], str]
 
 
 def _overloads(found: dict[Place, Medians]) -> list[str]:
-    """What became of twice our maximum, in one line a net."""
+    """The outcome of twice our maximum, one line per net."""
     lines = []
     for (net, _, _, load), it in found.items():
         if load == OVERLOAD:
             last = it.extra[-1]
             lines.append(
-                f"- {net}, twice the maximum, last round: {last['requests']:,} asked, statuses "
-                f"{last['statuses']}, {last['waited']:,} waited for a connection, the driver's own lateness "
+                f"- {net}, twice the maximum, last round: {last['requests']:,} requests, statuses "
+                f"{last['statuses']}, {last['waited']:,} waited for a connection, the driver's own delay "
                 f"{last['late_p99_ms']:.1f} ms at p99"
             )
     return lines
 
 
 def _legend(options: Options) -> list[str]:
-    systems = [f"- {name}: {SYSTEMS[name].told}" for name in options.systems if name != BARE]
-    return [*NOTES, *(f"- {name}: {NETS[name].told}" for name in options.nets), *systems]
-
-
-def _row(parts: list[str]) -> str:
-    return f"| {' | '.join(part.replace('|', '/') for part in parts)} |"
+    systems = [f"- {name}: {SYSTEMS[name].description}" for name in options.systems if name != BARE]
+    return [*NOTES, *(f"- {name}: {NETS[name].description}" for name in options.nets), *systems]

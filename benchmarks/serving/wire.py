@@ -1,6 +1,6 @@
-"""How a row or a picture is asked for, in each system's own language.
+"""A row or a picture as a request, in each system's own format.
 
-In: `Samples` and a `Route`.  Out: one `Request` a sample, with what its answer must hold (see answers.py).
+In: `Samples` and a `Route`.  Out: one `Request` per sample, with its expected answer (see answers.py).
 
     raw         the row's bytes; bytes back
     oip_binary  Open Inference Protocol v2, binary tensors both ways
@@ -30,7 +30,7 @@ FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 @dataclass(frozen=True)
 class Route:
-    """Where and how a system takes one format; `{model}` stands for the model's name."""
+    """The path and wire format of a system; `{model}` in the path is replaced by the model's name."""
 
     path: str
     wire: str
@@ -39,7 +39,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Request:
-    """A POST: its path, headers and body, and what must come back."""
+    """A POST: its path, headers and body, and the expected answer."""
 
     path: str
     headers: dict[str, str]
@@ -47,20 +47,20 @@ class Request:
     expected: Expected = field(repr=False)
 
     def raw(self, host: str) -> bytes:
-        """As HTTP/1.1 sends it."""
+        """The bytes of the HTTP/1.1 request."""
         lines = [f"POST {self.path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
 
 def requests_for(route: Route, samples: Samples, model: str, timeout_us: int | None = None) -> list[Request]:
-    """One request a sample; `timeout_us` is the deadline that the protocol v2 lets a client set."""
+    """One request per sample; `timeout_us` is the deadline that a client can set in the protocol v2."""
     path = route.path.format(model=model)
     return WIRES[route.wire](path, samples, route, timeout_us)
 
 
 def echoed(requests: list[Request]) -> list[Request]:
-    """The same bodies for a server that sends them back."""
+    """The same bodies, for a server that echoes them."""
     return [Request("/", request.headers, request.body, Same(request.body)) for request in requests]
 
 

@@ -2,10 +2,10 @@
 
 In: a folder of requests (plan.py), a number of connections, seconds.  Out: `Measured`.
 
-At most 16 threads; each sends all the requests in turn over its one connection, or one of them over several:
-an answer to another's row is always noticed.
+At most 16 threads; each sends all requests in turn over one connection, or one request over several:
+an answer to another request's row is always detected.
 
-wrk corrects its percentiles for what it did not send during a stall, as if requests came at the mean rate.
+wrk corrects its percentiles for requests that it did not send during a stall, assuming the mean rate.
 """
 
 import json
@@ -20,7 +20,7 @@ TIMEOUT_S = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a driver saw; `errors` are answers other than 200, and connections that broke."""
+    """The driver's counts and latencies; `errors` are answers other than 200, and broken connections."""
 
     requests: int
     requests_per_s: float
@@ -38,14 +38,14 @@ def drive(folder: Path, connections: int, seconds: float, prefix: list[str]) -> 
     host = (folder / "0.http").read_bytes().partition(b"Host: ")[2].partition(b"\r\n")[0].decode()
     load = [f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_S}s"]
     command = [*prefix, "wrk", *load, "-s", str(SCRIPT), f"http://{host}/", "--", str(folder), turns]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "MEASURED " not in told.stdout:
-        raise RuntimeError(f"wrk: {(told.stderr or told.stdout).strip()[-300:]}")
-    return parse(told.stdout)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "MEASURED " not in finished.stdout:
+        raise RuntimeError(f"wrk: {(finished.stderr or finished.stdout).strip()[-300:]}")
+    return parse(finished.stdout)
 
 
 def parse(output: str) -> Measured:
-    """What check.lua printed at the end."""
+    """Parse the last line that check.lua printed."""
     found = json.loads(output.rpartition("MEASURED ")[2].splitlines()[0])
     answered = found["requests"] - found["refused"]
     return Measured(

@@ -1,4 +1,4 @@
-"""The command line; `python -m benchmarks.training --help`.  The table on stdout, narration on stderr."""
+"""The command line; `python -m benchmarks.training --help`.  Table on stdout, narration on stderr."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.training as package
+from benchmarks.common import new_parser, new_progress
 from training.errors import TrainingError
 from training.settings.config import split_settings
 from training.settings.environment import set_environment
@@ -16,9 +17,8 @@ RESULT = "training.md"
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The options, and the settings of the fit, which stand behind `--`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=package.__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    """The options, and the settings of the training, which follow `--`."""
+    parser = new_parser(package)
     parser.add_argument("--quick", action="store_true", help="smaller batches and pictures")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--only", nargs="+", default=[], metavar="NET", help="small-cnn, resnet18, resnet50")
@@ -28,11 +28,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
         type=float,
         default=0.0,
         metavar="MS",
-        help="sleep so long in each of our steps, to see that the ratio tells",
+        help="sleep this long in each of our steps, to check that the ratio shows it",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"gets {RESULT}")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"folder for {RESULT}")
     reaching = parser.add_argument_group("time to accuracy, instead of the table")
-    reaching.add_argument("--to-accuracy", type=float, metavar="SHARE", help="such as 0.94")
+    reaching.add_argument("--to-accuracy", type=float, metavar="SHARE", help="target accuracy, such as 0.94")
     reaching.add_argument("--data", default="cifar10", metavar="NAME", help="cifar10 by default")
     reaching.add_argument(
         "fit", nargs="*", metavar="-- FLAG", help="of python -m training, instead of the recipe for this data"
@@ -42,14 +42,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
     if options.to_accuracy is not None and not 0 < options.to_accuracy <= 1:
-        parser.error(f"--to-accuracy must lie in 0 .. 1, above 0, got {options.to_accuracy}")
+        parser.error(f"--to-accuracy must be above 0 and at most 1, got {options.to_accuracy}")
     if options.fit and options.to_accuracy is None:
         parser.error("flags of the fit need --to-accuracy")
     return options, fit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit code, 1 if a bar is missed, 2 for the user's mistake."""
+    """Measure; returns the exit code: 1 if a target is missed, 2 for a user's mistake."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     set_environment()
     try:
@@ -61,9 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """The table of both loops."""
+    """Measure both loops and print the table; returns the exit code."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from benchmarks.training.cases import choose_cases
     from benchmarks.training.floors import count_work, measure_speed
@@ -77,9 +76,7 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     device = find_device(options.device)
     console = Console(stderr=True, highlight=False)
     if device.type == "cpu":
-        console.print(
-            "no GPU is used: this is the CPU half, of smaller batches and fewer steps", soft_wrap=True
-        )
+        console.print("no GPU is used: smaller batches and fewer steps, for CPUs", soft_wrap=True)
     cases = choose_cases(device.type, quick=options.quick)
     names = [case.name for case in cases]
     for name in options.only:
@@ -87,9 +84,7 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             raise ConfigError(describe_unknown("net", name, names))
     cases = [case for case in cases if case.name in options.only or not options.only]
     lines = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # No thread of its own for drawing: it would take its share of the cores.
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
+    with new_progress(console) as progress:
         task = progress.add_task("the device", total=len(cases) * (options.rounds + 1))
         progress.refresh()
         speed = measure_speed(device, resolve_precision("auto", device))
@@ -100,7 +95,7 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
                 device,
                 options.rounds,
                 planted_s=options.control / 1000,
-                tell=lambda index: progress.update(task, advance=1, refresh=True),
+                on_round=lambda index: progress.update(task, advance=1, refresh=True),
             )
             lines.append(Line(case=case, rounds=rounds, work=count_work(case, device)))
             progress.console.print(f"{case.name}: {rounds.ratio:.3f}")
@@ -113,7 +108,7 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def reach(options: argparse.Namespace, fit: dict[str, Any]) -> int:
-    """Time to accuracy."""
+    """Measure the time to accuracy and print it; returns the exit code."""
     from rich.console import Console
 
     from benchmarks.training.to_accuracy import RECIPES, run_to

@@ -1,6 +1,6 @@
-"""The bare loop: what one writes who only wants the weights.  No loss is looked at, nothing is counted.
+"""The bare loop: the minimum that trains a net.  No loss is read, nothing is counted.
 
-In: a net, pictures on its device, settings.  Out: after each epoch the seconds that it took.
+In: a net, pictures on its device, settings.  Out: the seconds of each epoch.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from training.settings.config import FitConfig
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked."""
+    """Wait until the device has finished all submitted work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -26,7 +26,7 @@ def synchronize(device: torch.device) -> None:
 def bare_epochs(
     net: nn.Module, split: Split, config: FitConfig, clock: Callable[[], float]
 ) -> Iterator[float]:
-    """SGD in its fastest form: fused, and in half precision where ours is."""
+    """Train with fused SGD, in half precision where ours is; yields the seconds of each epoch."""
     pixels, labels, facts = split.train_pixels, split.train_labels, split.facts
     device, num_steps = labels.device, len(labels) // config.batch_size
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (facts.mean, facts.std))

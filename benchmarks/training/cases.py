@@ -1,4 +1,4 @@
-"""What is measured: nets, sizes of pictures and batches, and random pictures to match.
+"""The measured cases: nets, sizes of pictures and batches, and random pictures to match.
 
 In: the device's type, quick or not.  Out: `Case`s; a case gives its net and its data.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from benchmarks.training.nets import resnet18, resnet50
+from benchmarks.resnets import resnet18, resnet50
 from training import nets
 from training.data import DataFacts, Split
 from training.loop.chance import seeded_generator
@@ -29,7 +29,7 @@ class Case:
 
     @property
     def facts(self) -> DataFacts:
-        """Of pictures whose values are all equally likely."""
+        """The facts of pictures with uniformly distributed values."""
         channels = self.shape[0]
         return DataFacts(
             name="synthetic",
@@ -41,13 +41,13 @@ class Case:
         )
 
     def build_net(self, device: torch.device) -> nn.Module:
-        """With the same weights each time."""
+        """Build the net on `device`, with the same weights each time."""
         net = BUILDERS[self.name](self)
         nets.initialize(net, seeded_generator(0, "weights"))
         return place(net, device)
 
     def make_split(self, device: torch.device) -> Split:
-        """Noise, which no net can learn anything from, but which costs what pictures cost."""
+        """Random noise on `device`: nothing can be learnt from it, but it costs the same time as pictures."""
         generator = torch.Generator().manual_seed(0)
         num_rows, num_held_out = self.batch_size * self.num_steps, 8
         pixels = torch.randint(
@@ -63,7 +63,7 @@ class Case:
         ).to(device)
 
     def config(self, num_epochs: int) -> FitConfig:
-        """What both sides fit with; a small rate, so that noise does not drive the weights away."""
+        """The settings of both sides; the small learning rate keeps the weights from diverging on noise."""
         return FitConfig(
             data="synthetic",
             augment="none",
@@ -86,7 +86,7 @@ BUILDERS: dict[str, Callable[[Case], nn.Module]] = {
 
 
 def choose_cases(device_type: str, *, quick: bool) -> list[Case]:
-    """A round takes a second at least: what is measured should be steps, not how an epoch begins."""
+    """The cases of a device; a round takes at least a second, so that its steps dominate."""
     if device_type == "cuda":
         sizes = ((1024, 50), (512, 20), (64, 8)) if quick else ((1024, 200), (512, 100), (128, 32))
         side = 224

@@ -1,4 +1,4 @@
-"""The least that a step could take on this device, by two measures of the device and two counts of the work.
+"""Lower bounds for the time of a step, from two speeds of the device and two counts of the work.
 
 In: a case, a device.  Out: seconds.
 
@@ -6,8 +6,8 @@ In: a case, a device.  Out: seconds.
     memory       bytes of a step / bytes per second of a large copy
 
 FLOPs are those of convolutions and matrix products, forward and backward. Bytes are what every operation of
-a step reads and writes, each tensor once: less would be needed only if operations were fused, or a tensor
-stayed in a cache. Operations that only look at a tensor in another way cost nothing.
+a step reads and writes, each tensor once: less is possible only if operations are fused, or a tensor stays
+in a cache. Views cost nothing.
 """
 
 import time
@@ -29,7 +29,7 @@ TRIES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Of one step."""
+    """The work of one step."""
 
     flops: int
     num_bytes: int
@@ -37,22 +37,22 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Of a device."""
+    """The speed of a device."""
 
     flops_per_s: float
     bytes_per_s: float
 
     def arithmetic_s(self, work: Work) -> float:
-        """The least time for the FLOPs."""
+        """The minimum time for the FLOPs, in seconds."""
         return work.flops / self.flops_per_s
 
     def memory_s(self, work: Work) -> float:
-        """The least time for the bytes."""
+        """The minimum time for the bytes, in seconds."""
         return work.num_bytes / self.bytes_per_s
 
 
 class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes that operations read and write while it is entered."""
+    """Counts the bytes that operations read and write inside the `with` block."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -70,7 +70,7 @@ class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if argument.alias_info is not None and argument.alias_info.is_write
                 for tensor in _tensors(value)
             ]
-            # An operation in place returns what it changed.
+            # An in-place operation also returns what it changed.
             written = {id(tensor): tensor for tensor in (*_tensors(answer), *changed)}
             self.num_bytes += sum(tensor.nbytes for tensor in (*read, *written.values()))
         return answer
@@ -89,7 +89,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def count_work(case: Case, device: torch.device) -> Work:
-    """Take one step of the bare loop, counting."""
+    """Count the work of one step of the bare loop."""
     case = replace(case, num_steps=1)
     step = bare_epochs(case.build_net(device), case.make_split(device), case.config(1), time.perf_counter)
     with FlopCounterMode(display=False) as counter, Traffic() as traffic:
@@ -98,7 +98,7 @@ def count_work(case: Case, device: torch.device) -> Work:
 
 
 def measure_speed(device: torch.device, dtype: torch.dtype) -> Speed:
-    """The best of ten: a square matrix product in `dtype`, and a copy that no cache can hold."""
+    """Measure a square matrix product in `dtype` and a copy larger than any cache; the best of TRIES."""
     side, copied = (8192, 2**30) if device.type == "cuda" else (2048, 2**28)
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     source = torch.ones(copied, dtype=torch.uint8, device=device)

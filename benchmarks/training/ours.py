@@ -1,6 +1,6 @@
-"""Our loop, as `python -m training` runs it on a terminal: with its live display, drawn into nothing.
+"""Our loop, as `python -m training` runs it on a terminal: with its live display, drawn to /dev/null.
 
-In: a net, pictures on its device, settings.  Out: after each epoch the seconds until its last step was done.
+In: a net, pictures on its device, settings.  Out: the seconds of each epoch until its last step is done.
 """
 
 import os
@@ -28,7 +28,7 @@ def our_epochs(
     planted_s: float = 0.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[float]:
-    """Evaluation is left out; `planted_s` sleeps in every step, to see that the benchmark would notice."""
+    """Yield seconds per epoch without evaluation; `planted_s` sleeps in every step, as a negative control."""
     device, ended = split.train_labels.device, 0.0
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(file=nowhere, force_terminal=True, width=100)

@@ -1,10 +1,10 @@
-"""Time to accuracy: a real run, until its held-out half is answered right often enough.
+"""Time to accuracy: a real run, until its held-out accuracy reaches a target.
 
-In: a target, a data set, settings of the fit.  Out: seconds and epochs; or that it was not reached.
+In: a target, a data set, settings of the training.  Out: seconds and epochs, or that it was not reached.
 
-Seconds run from the first batch to the end of the evaluation that shows the target, with the evaluations and
-checkpoints in between; reading the data and building the net come before. A schedule ends with its last
-epoch, so the target is mostly reached near it: `--epochs` is part of the recipe.
+Seconds run from the first batch to the end of the evaluation that reaches the target, including the
+evaluations and checkpoints in between, but not reading the data and building the net. A schedule ends with
+its last epoch, so the target is usually reached near it: `--epochs` is part of the recipe.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ from training.runs.display import Display
 from training.runs.open import open_run
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # The README's.
+    # As in the README.
     "fashion-mnist": {
         "augment": "flip,crop=2",
         "net": "vgg",
@@ -32,7 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "ema": 0.99,
         "recalibrate_bn": 100,
     },
-    # For a GPU: a wide ResNet and what is usual with it.
+    # For a GPU: a wide ResNet with its usual settings.
     "cifar10": {
         "net": "resnet",
         "net_settings": {"depth": "20", "width": "64"},
@@ -59,11 +59,11 @@ class Reached:
 
     @property
     def is_reached(self) -> bool:
-        """Whether the target was seen."""
+        """Whether the target was reached."""
         return self.best >= self.target
 
     def describe(self, data: str) -> str:
-        """In one sentence."""
+        """The result in one sentence."""
         verb = "reached" if self.is_reached else f"did not reach {self.target:.2%}: at best"
         return (
             f"{data} on {self.device}: {verb} {self.best:.2%} of the held-out half after "
@@ -78,7 +78,7 @@ def run_to(
     console: Console,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Reached:
-    """Fit into a folder that is thrown away; `flags` are settings of FitConfig."""
+    """Train into a temporary folder; `flags` are settings of FitConfig."""
     with tempfile.TemporaryDirectory(prefix="to_accuracy_") as folder:
         run = open_run(Path(folder), flags, device=device)
         best, began = 0.0, clock()

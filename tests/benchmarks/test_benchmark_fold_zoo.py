@@ -1,4 +1,4 @@
-"""The fold zoo counts honestly, survives its tools, and goes on where it was stopped."""
+"""The fold zoo counts every BatchNorm, under any name."""
 
 import numpy as np
 import onnx
@@ -131,7 +131,7 @@ def test_a_stand_in_that_adds_another_value_too_is_found():
     assert count([computed]).stand_ins == 0
 
 
-def test_a_bound_per_channel_is_told_apart(tmp_path):
+def test_a_bound_per_channel_is_counted_separately(tmp_path):
     found = counted(tmp_path, [node("Max", "x", "c", output="y")], {"c": PER_CHANNEL})
     assert (found.bounds, found.affines) == (1, 0)
 

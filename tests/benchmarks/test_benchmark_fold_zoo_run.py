@@ -17,21 +17,21 @@ from benchmarks.fold_zoo import nets, store
 from benchmarks.fold_zoo.build import Subject
 from benchmarks.fold_zoo.draw import randomise_net
 from benchmarks.fold_zoo.errors import is_right, worst_error
-from benchmarks.fold_zoo.isolate import Lost, isolated
+from benchmarks.fold_zoo.isolate import ProcessFailed, isolated
 from benchmarks.fold_zoo.store import Row
 from benchmarks.fold_zoo.table import render
 from export.sources.trace import trace
 
 
-def test_a_process_of_its_own_returns_raises_hangs_or_dies():
+def test_a_separate_process_returns_raises_hangs_or_dies():
     assert isolated(20, lambda: 42) == 42
-    with pytest.raises(Lost, match="ValueError: broken"):
+    with pytest.raises(ProcessFailed, match="ValueError: broken"):
         isolated(20, _raise, ValueError("broken"))
-    with pytest.raises(Lost, match=r"no answer after 0\.1 s"):
+    with pytest.raises(ProcessFailed, match=r"no answer after 0\.1 s"):
         isolated(0.1, time.sleep, 60)
-    with pytest.raises(Lost, match="SIGKILL"):
+    with pytest.raises(ProcessFailed, match="SIGKILL"):
         isolated(20, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(Lost, match="not installed: no_such_tool"):
+    with pytest.raises(ProcessFailed, match="not installed: no_such_tool"):
         isolated(20, _raise, ModuleNotFoundError(name="no_such_tool"))
 
 
@@ -39,7 +39,7 @@ def _raise(error):
     raise error
 
 
-def test_errors_are_relative_and_wrong_ones_are_noticed():
+def test_errors_are_relative_and_wrong_ones_are_detected():
     truth = [np.array([[2.0, -4.0]])]
     assert worst_error([np.array([[2.0, -4.4]])], truth) == pytest.approx(0.1)
     assert worst_error([np.array([[2.0, np.nan]])], truth) == np.inf
@@ -108,15 +108,15 @@ def test_statistics_are_drawn_the_same_each_time():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A zoo of one net: Conv → BN, folded by all, and ReLU → BN before a padded convolution, by none."""
+    """A zoo of one net: Conv → BN, folded by all, and ReLU → BN before a padded convolution, folded by none."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
     ).eval()
     subject = Subject(net=net.requires_grad_(False), graph=trace(net, (3, 8, 8)), row_shape=(3, 8, 8))
     monkeypatch.setattr(measuring, "build", lambda name: subject)
-    monkeypatch.setattr(measuring, "PICK_S", 0.01)
-    monkeypatch.setattr(measuring, "DUEL_S", 0.01)
+    monkeypatch.setattr(measuring, "CHOOSE_S", 0.01)
+    monkeypatch.setattr(measuring, "COMPARE_S", 0.01)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -1,4 +1,4 @@
-"""The serving benchmark: a wrong answer is noticed by both drivers, and figures are what was measured."""
+"""The serving benchmark: both drivers detect a wrong answer, and figures are as measured."""
 
 import asyncio
 import shutil
@@ -17,7 +17,7 @@ from benchmarks.serving import wrk
 from benchmarks.serving.answers import Numbers, Picture, Same, Tail
 from benchmarks.serving.cores import share_out
 from benchmarks.serving.plan import write_plan
-from benchmarks.serving.samples import Samples, choose_apart
+from benchmarks.serving.samples import Samples, choose_distinct
 from benchmarks.serving.steps import Options
 from benchmarks.serving.systems import BARE, FORMATS, SYSTEMS
 from benchmarks.serving.wire import WIRES, Request, Route, echoed, requests_for
@@ -63,7 +63,7 @@ def options(tmp_path) -> Options:
 
 
 async def serve(answer: Answer, *, closes: bool = False) -> asyncio.Server:
-    """HTTP/1.1 with a body for a body; with `closes`, one request a connection."""
+    """An HTTP/1.1 server that answers each body; with `closes`, one request per connection."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -87,18 +87,18 @@ async def serve(answer: Answer, *, closes: bool = False) -> asyncio.Server:
 
 @contextmanager
 def served(answer: Answer) -> Iterator[int]:
-    """The same in a thread; its port."""
-    told: Queue[tuple[int, Callable[[], object]]] = Queue()
+    """Run the server in a thread; yields its port."""
+    output: Queue[tuple[int, Callable[[], object]]] = Queue()
 
     async def run() -> None:
         over, loop = asyncio.Event(), asyncio.get_running_loop()
         async with await serve(answer) as server:
-            told.put((server.sockets[0].getsockname()[1], lambda: loop.call_soon_threadsafe(over.set)))
+            output.put((server.sockets[0].getsockname()[1], lambda: loop.call_soon_threadsafe(over.set)))
             await over.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    port, stop = told.get()
+    port, stop = output.get()
     try:
         yield port
     finally:
@@ -140,7 +140,7 @@ def test_a_right_answer_holds_and_a_wrong_one_does_not(expected, good, bad):
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_every_wire_asks_once_for_each_sample(samples, wire):
+def test_every_wire_makes_one_request_per_sample(samples, wire):
     requests = requests_for(Route("/v2/models/{model}/infer", wire), samples, "m")
     assert len(requests) == 3
     assert len({request.body for request in requests}) == 3
@@ -155,17 +155,17 @@ def test_a_deadline_goes_into_the_request(samples):
     assert orjson.loads(head)["parameters"]["timeout"] == 5000
 
 
-def test_rows_that_could_be_taken_for_another_are_left_out():
+def test_rows_that_could_be_confused_are_left_out():
     answers = np.array([[0.0], [0.05], [1.0], [1.02], [2.0]])
-    assert choose_apart(answers, 0.1) == [0, 2, 4]
+    assert choose_distinct(answers, 0.1) == [0, 2, 4]
     with pytest.raises(ValueError, match="all alike"):
-        choose_apart(answers[:2], 0.1)
+        choose_distinct(answers[:2], 0.1)
 
 
 def test_what_wrk_prints_is_read():
-    told = 'Running 1s test\nMEASURED {"requests":120,"duration_us":2000000,"p50_us":1500,"p99_us":9000,'
-    told += '"broken":1,"refused":20,"wrong":3,"example":"503 busy"}\n'
-    measured = wrk.parse(told)
+    output = 'Running 1s test\nMEASURED {"requests":120,"duration_us":2000000,"p50_us":1500,"p99_us":9000,'
+    output += '"broken":1,"refused":20,"wrong":3,"example":"503 busy"}\n'
+    measured = wrk.parse(output)
     assert (measured.requests_per_s, measured.p50_ms, measured.p99_ms) == (50.0, 1.5, 9.0)
     assert (measured.errors, measured.wrong, measured.example) == (21, 3, "503 busy")
 
@@ -184,7 +184,7 @@ def all_wrk(folder: Path, cases: dict[str, tuple[Answer, list[Request], int]]) -
 
 
 @needs_wrk
-def test_wrk_notices_the_answer_to_anothers_row(samples, tmp_path):
+def test_wrk_detects_the_answer_to_another_row(samples, tmp_path):
     requests = requests_for(Route("/", "raw"), samples, "m")
     cases = {
         f"{name} {connections}": (answer, requests, connections)

@@ -1,4 +1,4 @@
-"""The benchmark's drivers and its store: open loops, plans, rounds, bars and the table."""
+"""The benchmark's drivers and its store: open loops, plans, rounds, targets and the table."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import uvloop
 
-from benchmarks.serving.bars import bars
 from benchmarks.serving.cores import share_out
 from benchmarks.serving.driver import Driver, Trace, poisson
 from benchmarks.serving.medians import best_bare, maximum, medians
@@ -18,6 +17,7 @@ from benchmarks.serving.steps import Options, steps
 from benchmarks.serving.store import FAILED, Cell, Store
 from benchmarks.serving.systems import BARE, FORMATS, SYSTEMS
 from benchmarks.serving.table import render
+from benchmarks.serving.targets import targets
 from benchmarks.serving.wire import Request, Route, requests_for
 
 TOLERANCE = 1e-3
@@ -61,7 +61,7 @@ def options(tmp_path) -> Options:
 
 
 async def serve(answer: Answer, *, closes: bool = False) -> asyncio.Server:
-    """HTTP/1.1 with a body for a body; with `closes`, one request a connection."""
+    """An HTTP/1.1 server that answers each body; with `closes`, one request per connection."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -95,7 +95,7 @@ def of_row_0(body: bytes) -> tuple[int, bytes]:
 def driven(
     answer: Answer, requests: list[Request], due: np.ndarray, connections: int, **server: bool
 ) -> Trace:
-    """The open loop against a server of the same loop."""
+    """Run the open loop against a server in the same event loop."""
 
     async def run() -> Trace:
         async with await serve(answer, **server) as listening:
@@ -110,36 +110,36 @@ def driven(
 def test_the_open_loop_sends_everything_and_checks_each_answer(samples):
     requests = requests_for(Route("/", "raw"), samples, "m")
     due = poisson(rate=1000, seconds=0.3, seed=0)
-    told = outcome(driven(right, requests, due, connections=8), requests)
-    assert (told.requests, told.right, told.wrong, told.statuses) == (300, 300, 0, {"200": 300})
-    told = outcome(driven(of_row_0, requests, due, connections=8), requests)
-    assert (told.right, told.wrong) == (100, 200)
-    assert told.example.startswith("200 b'")
+    result = outcome(driven(right, requests, due, connections=8), requests)
+    assert (result.requests, result.right, result.wrong, result.statuses) == (300, 300, 0, {"200": 300})
+    result = outcome(driven(of_row_0, requests, due, connections=8), requests)
+    assert (result.right, result.wrong) == (100, 200)
+    assert result.example.startswith("200 b'")
 
 
-def test_the_open_loop_goes_on_when_connections_end(samples):
+def test_the_open_loop_continues_when_connections_end(samples):
     requests = requests_for(Route("/", "raw"), samples, "m")
     trace = driven(right, requests, poisson(500, 0.1, seed=1), connections=2, closes=True)
     assert (trace.status == 200).all()
 
 
-def test_what_waits_for_a_connection_waits_on_the_clients_account(samples):
+def test_waiting_for_a_connection_counts_as_latency(samples):
     requests = requests_for(Route("/", "raw"), samples, "m")
     trace = driven(right, requests, np.zeros(20), connections=1)
     assert trace.waited.tolist() == [False] + [True] * 19
     assert (np.diff(trace.sent) >= 0).all()
     assert (trace.sent[1:] >= trace.done[:-1]).all()
-    told = outcome(trace, requests)
-    assert told.waited == 19
-    assert told.p99_ms >= told.alone_p99_ms
+    result = outcome(trace, requests)
+    assert result.waited == 19
+    assert result.p99_ms >= result.sent_p99_ms
 
 
-def test_refusals_are_no_answers(samples):
+def test_refusals_are_not_answers(samples):
     requests = requests_for(Route("/", "raw"), samples, "m")
     trace = driven(lambda body: (503, b"busy"), requests, np.zeros(6), connections=3)
-    told = outcome(trace, requests, deadline_s=1.0)
-    assert (told.right, told.wrong, told.met, told.refused) == (0, 0, 0, 6)
-    assert told.refused_p99_ms > 0
+    result = outcome(trace, requests, deadline_s=1.0)
+    assert (result.right, result.wrong, result.in_time, result.refused) == (0, 0, 0, 6)
+    assert result.refused_p99_ms > 0
 
 
 def test_poisson_is_the_same_for_a_seed_and_has_the_rate():
@@ -165,7 +165,7 @@ def test_a_finished_cell_is_not_measured_again(tmp_path):
     again = Store(file, calm=0.5)
     assert again.cells == {first.key: first, second.key: second}
     assert again.has(first.key)
-    assert not again.has(second.key), "others had most of a core"
+    assert not again.has(second.key), "others used most of a core"
     again.drop(["digits"], ["ours"], ["binary"])
     assert Store(file).cells == {}
 
@@ -187,12 +187,12 @@ def test_medians_and_maximum_are_over_rounds():
     assert best_bare(medians(ways), "digits") == ("b", 7.0)
 
 
-def test_bars_say_what_was_reached_and_what_was_not_measured():
+def test_targets_say_what_was_reached_and_what_was_not_measured():
     cells = [cell(rate=700.0), cell(system="hand", rate=100.0), cell(system="triton", rate=700.0)]
-    text = "\n".join(bars(medians(cells), ["digits"]))
-    assert "times hand | ≥ 7 | 7 | yes |" in text
-    assert "times triton | ≥ 1.5 | 1 | no |" in text
-    assert "of the echo | ≥ 0.55 | not measured |  |" in text
+    text = "\n".join(targets(medians(cells), ["digits"]))
+    assert "÷ hand | ≥ 7 | 7 | yes |" in text
+    assert "÷ triton | ≥ 1.5 | 1 | no |" in text
+    assert "÷ the echo | ≥ 0.55 | not measured |  |" in text
 
 
 def test_the_table_says_why_a_peer_has_no_figures(options):

@@ -1,4 +1,4 @@
-"""The training benchmark: both sides do the same work, and a loop that is slower would be seen to be."""
+"""The training benchmark: both sides do the same work, and a slower loop would be detected."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.resnets import resnet18, resnet50
 from benchmarks.training import __main__ as command
 from benchmarks.training import cases, floors, rounds
 from benchmarks.training.cases import BUILDERS, Case, choose_cases
 from benchmarks.training.floors import Speed, Traffic, Work, count_work
-from benchmarks.training.nets import resnet18, resnet50
 from benchmarks.training.rounds import BARE, OURS, Rounds, measure
 from benchmarks.training.table import Line, render
 from training.loop.fit import fit
@@ -24,7 +24,7 @@ TINY = Case(name="small-cnn", shape=(1, 8, 8), num_classes=3, batch_size=4, num_
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    """A net that takes no time."""
+    """Replace the measured nets by a tiny one."""
 
     def build(case: Case) -> nn.Module:
         return nn.Sequential(
@@ -36,7 +36,7 @@ def _tiny(monkeypatch):
 
 
 class Machine:
-    """Time that passes by a second at each look at the clock, and by sleeping; computing takes none."""
+    """A fake clock: each reading takes a second, sleeping takes its time, computing takes none."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -59,7 +59,7 @@ class Machine:
             32,
             10,
             11_173_962,
-        ),  # 11,689,512 less a stem of 49·3·64, 513,000 in the head; 27·64, 5,130
+        ),  # the first − 49·3·64 (stem) − 513,000 (head) + 27·64 + 5,130
     ],
 )
 def test_the_nets_have_their_published_numbers_of_parameters(net, side, num_classes, expected):
@@ -72,10 +72,10 @@ def test_the_nets_have_their_published_numbers_of_parameters(net, side, num_clas
 
 
 def test_both_sides_end_with_the_same_weights():
-    told: list[int] = []
-    found = measure(TINY, CPU, 3, tell=told.append)
+    finished: list[int] = []
+    found = measure(TINY, CPU, 3, on_round=finished.append)
     assert found.difference == 0
-    assert told == [0, 1, 2, 3]
+    assert finished == [0, 1, 2, 3]
     assert [set(took) for took in found.seconds] == [{OURS, BARE}] * 3
     assert found.num_images == 12
 
@@ -83,7 +83,7 @@ def test_both_sides_end_with_the_same_weights():
 @pytest.mark.parametrize(
     "other", [{"learning_rate": 0.011}, {"weight_decay": 0.0}, {"seed": 1}, {"schedule": "cosine"}]
 )
-def test_sides_that_do_different_work_would_be_noticed(monkeypatch, other):
+def test_sides_that_do_different_work_would_be_detected(monkeypatch, other):
     bare = rounds.bare_epochs
     monkeypatch.setattr(
         rounds,
@@ -104,7 +104,7 @@ def test_a_sleep_in_each_of_our_steps_shows_in_the_ratio(planted_s, ratio):
     assert found.images_per_s(OURS) == pytest.approx(12 * ratio)
 
 
-def test_sides_take_turns_and_who_begins_changes():
+def test_sides_alternate_in_alternating_order():
     order: list[str] = []
 
     def side(name: str):
@@ -158,7 +158,7 @@ def test_flops_of_a_step_are_those_on_paper():
     work = count_work(TINY, CPU)
     assert work.flops == 2 * conv + 3 * linear
     assert work.flops == count_work(replace(TINY, num_steps=7), CPU).flops
-    # At the very least, the step reads and writes each weight, and writes and reads what the Conv answers.
+    # At a minimum, the step reads and writes each weight, and writes and reads the Conv's output.
     assert work.num_bytes > 2 * 4 * (36 + 144 * 3) + 2 * 4 * 4 * 144
 
 
@@ -175,7 +175,7 @@ def test_the_table_has_a_line_for_each_case():
     # 4 images in 0.8 s by arithmetic, in 0.1 s by memory; 12 images/s are 2.4 of what arithmetic allows.
     assert "| small-cnn | 1×8×8 | 4 | 12 | 12 | 1.000 | 1.000 to 1.000 | 5 | 40 | 2.40 | 0 |" in text
     assert "| small-cnn | 1×8×8 | 4 | 6 | 12 | 0.500 | 0.500 to 0.500 | 5 | 40 | 1.20 | 0 |" in text
-    assert "so it is in 1 of 2 lines" in text
+    assert "reached in 1 of 2 lines" in text
     assert "`python -m benchmarks.training --quick`" in text
     assert f"torch {torch.__version__}" in text
 
@@ -195,15 +195,15 @@ def test_the_command_prints_and_keeps_its_table(tmp_path, capsys):
     assert "no GPU is used" in captured.err
     text = (tmp_path / "results" / "training.md").read_text(encoding="utf-8")
     assert captured.out.strip() == text.strip()
-    reached = "so it is in 1 of 1 lines" in text
+    reached = "reached in 1 of 1 lines" in text
     assert code == (0 if reached else 1)
 
 
 @pytest.mark.usefixtures("_no_device_is_measured")
-def test_a_long_enough_sleep_misses_the_bar_for_good(capsys):
+def test_a_long_enough_sleep_misses_the_target(capsys):
     # A tiny step takes far less than the 50 ms that are planted in each of ours.
     assert command.main(["--device", "cpu", "--rounds", "1", "--control", "50"]) == 1
-    assert "so it is in 0 of 1 lines" in capsys.readouterr().out
+    assert "reached in 0 of 1 lines" in capsys.readouterr().out
 
 
 def test_the_device_is_measured_by_a_product_and_a_copy(monkeypatch):
@@ -242,30 +242,30 @@ SETTINGS = ("--net", "mlp", "--net-setting", "hidden=8", "--batch-size", "200", 
 
 
 @pytest.mark.parametrize(
-    ("target", "code", "told"), [("0.3", 0, "reached "), ("1", 1, "did not reach 100.00%")]
+    ("target", "code", "expected"), [("0.3", 0, "reached "), ("1", 1, "did not reach 100.00%")]
 )
-def test_time_to_accuracy(capsys, target, code, told):
+def test_time_to_accuracy(capsys, target, code, expected):
     arguments = ["--to-accuracy", target, "--data", "digits", "--device", "cpu", "--", *SETTINGS]
     assert command.main(arguments) == code
     (sentence,) = capsys.readouterr().out.splitlines()
-    assert sentence.startswith(f"digits on cpu: {told}")
+    assert sentence.startswith(f"digits on cpu: {expected}")
     assert "3 epochs of 4,000 images" in sentence
     assert ("3 of 3" in sentence) == bool(code)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--to-accuracy", "0.9", "--data", "npz:/nowhere.npz"], "/nowhere.npz"),
         (["--to-accuracy", "0.9", "--data", "digits", "--", "--epochs", "0"], "epochs must be at least 1"),
         (["--to-accuracy", "0.9", "--data", "digits", "--", "--colour"], "unrecognized arguments: --colour"),
-        (["--to-accuracy", "1.5"], "--to-accuracy must lie in 0 .. 1"),
+        (["--to-accuracy", "1.5"], "--to-accuracy must be above 0 and at most 1"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--", "--epochs", "2"], "flags of the fit need --to-accuracy"),
         (["--only", "small-cn"], "did you mean small-cnn?"),
     ],
 )
-def test_a_mistake_is_told(capsys, arguments, told):
+def test_a_mistake_is_reported(capsys, arguments, message):
     try:
         code = command.main(["--device", "cpu", *arguments])
     except SystemExit as stopped:
@@ -273,7 +273,7 @@ def test_a_mistake_is_told(capsys, arguments, told):
     captured = capsys.readouterr()
     assert code == 2
     assert captured.out == ""
-    assert told in captured.err.splitlines()[-1]
+    assert message in captured.err.splitlines()[-1]
 
 
 @pytest.mark.gpu

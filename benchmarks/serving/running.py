@@ -1,12 +1,11 @@
-"""One system on the stage: started on its cores, ready with its first right answer, then ended.
+"""One running system: started on its cores, ready with its first right answer, then ended.
 
-In: a `System`, a bundle and its samples.  Out: a `Stage` with the requests of each format, or NotServing with
-the reason.
+In: a `System`, a bundle and its samples.  Out: a `RunningSystem` with the requests of each format; raises
+NotServing with the reason.
 """
 
 import contextlib
 import http.client
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.peers.net import free_port
 from benchmarks.serving.cores import Cores
 from benchmarks.serving.plan import write_plan
 from benchmarks.serving.processes import Server
@@ -26,12 +26,12 @@ ANSWER_LIMIT_S = 60.0
 
 
 class NotServing(Exception):  # noqa: N818
-    """It is not installed, did not start, or answered wrongly."""
+    """The system is not installed, did not start, or gave a wrong answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A running system; `folder` is for the drivers' files."""
+class RunningSystem:
+    """A started system; `folder` holds the drivers' files, `start_s` is the time to the first answer."""
 
     system: System
     model: str
@@ -45,14 +45,14 @@ class Stage:
         return f"127.0.0.1:{self.port}"
 
     def plan(self, form: str, timeout_us: int | None = None) -> Path:
-        """The folder of requests of one format, each answered rightly once, alone and beside others."""
+        """The folder of requests of one format, each answered correctly once alone and concurrently."""
         requests = requests_of(self.system, form, self.samples, self.model, timeout_us)
         folder = self.folder / f"{form}-{timeout_us or 0}"
         if not folder.exists():
             for request in requests:
-                _insist(request, self.port)
+                _check_answer(request, self.port)
             with ThreadPoolExecutor(len(requests)) as clients:
-                list(clients.map(_insist, requests * 2, [self.port] * 2 * len(requests)))
+                list(clients.map(_check_answer, requests * 2, [self.port] * 2 * len(requests)))
             write_plan(folder, requests, self.host)
         return folder
 
@@ -60,17 +60,17 @@ class Stage:
 def requests_of(
     system: System, form: str, samples: Samples, model: str, timeout_us: int | None = None
 ) -> list[Request]:
-    """One request a sample, as the system wants them."""
+    """One request per sample, in the system's own format."""
     requests = requests_for(system.routes[form], samples, model, timeout_us)
     return echoed(requests) if system is ECHO else requests
 
 
 @contextlib.contextmanager
-def on_stage(
+def start_system(
     system: System, *, bundle: Path, samples: Samples, peers: Path, cores: Cores, logs: Path
-) -> Iterator[Stage]:
-    """Start it, wait until it is right once, end it."""
-    if reason := system.why_not(peers):
+) -> Iterator[RunningSystem]:
+    """Start the system, wait for its first right answer, and end it after the block; may raise NotServing."""
+    if reason := system.unavailable_reason(peers):
         raise NotServing(reason)
     model = bundle.parent.name
     with tempfile.TemporaryDirectory(prefix="serving_") as name:
@@ -91,7 +91,7 @@ def on_stage(
         server = Server([*cores.server_prefix, *command], log, ROOT, {"TMPDIR": str(scratch)})
         try:
             _wait(server, first, port)
-            yield Stage(
+            yield RunningSystem(
                 system=system,
                 model=model,
                 samples=samples,
@@ -103,16 +103,8 @@ def on_stage(
             server.stop()
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def ask(request: Request, port: int) -> tuple[int, bytes]:
-    """Status and body, over a connection of its own."""
+    """Send one request over a new connection; returns status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_LIMIT_S)
     try:
         connection.request("POST", request.path, request.body, request.headers)
@@ -122,7 +114,7 @@ def ask(request: Request, port: int) -> tuple[int, bytes]:
         connection.close()
 
 
-def _insist(request: Request, port: int) -> None:
+def _check_answer(request: Request, port: int) -> None:
     try:
         status, body = ask(request, port)
     except (OSError, http.client.HTTPException) as error:
@@ -132,11 +124,11 @@ def _insist(request: Request, port: int) -> None:
 
 
 def _wait(server: Server, request: Request, port: int) -> None:
-    """Until the first right answer."""
+    """Wait until the first right answer."""
     last, limit = "", time.perf_counter() + START_LIMIT_S
     while time.perf_counter() < limit:
         if server.has_ended:
-            raise NotServing(f"it ended while starting: {server.last_words()}")
+            raise NotServing(f"it ended while starting: {server.last_line()}")
         try:
             status, body = ask(request, port)
         except (OSError, http.client.HTTPException):

@@ -108,7 +108,7 @@ def test_statistics_are_drawn_the_same_each_time():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A zoo of one net: Conv → BN, folded by all, and ReLU → BN before a padded convolution, folded by none."""
+    """A zoo of one net: Conv → BN, which all fold, and ReLU → BN before a padded Conv, which none fold."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)

@@ -1,95 +1,22 @@
 """The benchmark's drivers and its store: open loops, plans, rounds, targets and the table."""
 
 import asyncio
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import uvloop
 
-from benchmarks.serving.cores import share_out
 from benchmarks.serving.driver import Driver, Trace, poisson
 from benchmarks.serving.medians import best_bare, maximum, medians
 from benchmarks.serving.open_loop import outcome
 from benchmarks.serving.plan import read_plan, write_plan
-from benchmarks.serving.samples import Samples
-from benchmarks.serving.steps import Options, steps
+from benchmarks.serving.steps import steps
 from benchmarks.serving.store import FAILED, Cell, Store
-from benchmarks.serving.systems import BARE, FORMATS, SYSTEMS
+from benchmarks.serving.systems import BARE, SYSTEMS
 from benchmarks.serving.table import render
 from benchmarks.serving.targets import targets
 from benchmarks.serving.wire import Request, Route, requests_for
-
-TOLERANCE = 1e-3
-
-
-Answer = Callable[[bytes], tuple[int, bytes]]
-
-
-@pytest.fixture
-def samples() -> Samples:
-    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
-    return Samples(
-        input_name="x",
-        rows=rows,
-        answers=rows[:, :2].astype(np.float64),
-        tolerance=TOLERANCE,
-        pictures=[b"one", b"two", b"three"],
-        labels=["a", "b", "a"],
-        probabilities=[0.9, 0.8, 0.5],
-    )
-
-
-@pytest.fixture
-def options(tmp_path) -> Options:
-    return Options(
-        nets=["digits"],
-        systems=[BARE, *SYSTEMS],
-        formats=list(FORMATS),
-        phases=["closed", "open", "ours"],
-        rounds=2,
-        scale=1.0,
-        memory_requests=1000,
-        cores=share_out("shared"),
-        models=tmp_path,
-        made=tmp_path,
-        peers=tmp_path,
-        out=tmp_path,
-        logs=tmp_path,
-        calm=0.5,
-    )
-
-
-async def serve(answer: Answer, *, closes: bool = False) -> asyncio.Server:
-    """An HTTP/1.1 server that answers each body; with `closes`, one request per connection."""
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
-                status, body = answer(await reader.readexactly(length))
-                last = b"Connection: close\r\n" if closes else b""
-                head = b"HTTP/1.1 %d X\r\n%sContent-Length: %d\r\n\r\n" % (status, last, len(body))
-                writer.write(head + body)
-                await writer.drain()
-                if closes:
-                    break
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    return await asyncio.start_server(talk, "127.0.0.1", 0)
-
-
-def right(body: bytes) -> tuple[int, bytes]:
-    """The first two of the row's floats, as the samples' net answers."""
-    return 200, b"head" + body[:8]
-
-
-def of_row_0(body: bytes) -> tuple[int, bytes]:
-    return 200, np.array([0, 1], "<f4").tobytes()
+from serving_benchmark_kit import Answer, of_row_0, right, serve
 
 
 def driven(

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=256, description="processes behind the port, each with every model and its share of cores"
     )
+    worker_timeout_s: float = Field(
+        10.0, gt=0, le=3600, description="a worker whose event loop stands still for so long is replaced"
+    )
     cache: Path = Field(
         default_factory=_default_cache, description="folder where the measured ways to run are kept"
     )

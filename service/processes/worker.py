@@ -4,6 +4,7 @@ In: settings, a socket, a slot in the group of workers.  Out: HTTP; the exit cod
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -21,11 +22,21 @@ from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
 SWITCH_S = 0.000005  # a lane with a batch to begin or to hand back must not wait for a busy event loop
 _ROUND_S = 0.05
+_BEAT_S = 0.5
 _log = logging.getLogger("foldserve")
 
 
-def run_worker(settings: Settings, sock: socket.socket, slot: WorkerSlot, parent: int | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, or until the other end of the pipe `parent` closes."""
+def run_worker(
+    settings: Settings,
+    sock: socket.socket,
+    slot: WorkerSlot,
+    parent: int | None = None,
+    beat: int | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, or until the other end of the pipe `parent` closes; the exit code.
+
+    Into the pipe `beat` the event loop writes a byte twice a second, so that it is known to run.
+    """
     set_up_logging(settings)
     sys.setswitchinterval(SWITCH_S)
     service = build_service(settings, slot)
@@ -34,6 +45,9 @@ def run_worker(settings: Settings, sock: socket.socket, slot: WorkerSlot, parent
     async def announce() -> None:
         if parent is not None:
             asyncio.get_running_loop().add_reader(parent, lambda: _parent_gone(parent, server))
+        if beat is not None:
+            os.set_blocking(beat, False)
+            _beat(asyncio.get_running_loop(), beat)
         await models.loaded.wait()
         await service.front.prepare()
         _spare_the_collector()
@@ -88,6 +102,12 @@ def set_up_logging(settings: Settings) -> None:
 async def _all_are_ready(models: ModelRegistry, workers: WorkerGroup) -> None:
     while models.reason is None and await workers.reason() is not None:  # noqa: ASYNC110  no event of ours
         await asyncio.sleep(_ROUND_S)
+
+
+def _beat(loop: asyncio.AbstractEventLoop, pipe: int) -> None:
+    with contextlib.suppress(OSError):  # full, as while the parent is stopped; or the parent has gone
+        os.write(pipe, b".")
+    loop.call_later(_BEAT_S, _beat, loop, pipe)
 
 
 def _parent_gone(parent: int, server: Server) -> None:

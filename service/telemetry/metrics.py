@@ -232,6 +232,14 @@ def added(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def without_gauges(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """The counts of a snapshot alone: what remains true of a worker that is dead."""
+    versions = [
+        facts | {"gauges": dict.fromkeys(facts["gauges"], 0), "parity": {}} for facts in snapshot["versions"]
+    ]
+    return snapshot | {"versions": versions, "proved": []}
+
+
 def _sum(one: Any, other: Any) -> Any:
     """Numbers added, lists item by item, mappings key by key; names as they are; the worse parity."""
     if isinstance(one, dict):

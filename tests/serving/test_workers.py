@@ -118,6 +118,74 @@ def refuse_new(event: str, info: object) -> None:
         raise httpx.ConnectError("a new connection")
 
 
+def test_counters_never_fall_when_a_worker_dies(server: Server) -> None:
+    name = 'foldserve_requests_total{model="echo",version="1"}'
+    with one_client_each(server) as clients:
+        (victim, lost), (_, kept) = clients.items()
+        for client in (lost, lost, lost, kept):
+            assert ask(client, 1, 2, 3).status_code == 200
+        assert metric(kept, name) == 4
+        kill(victim)
+        seen = [metric(kept, name)]  # while it is dead, and while it is replaced
+        while kept.get("/v2/health/ready").status_code != 200:
+            seen.append(metric(kept, name))
+        assert seen == [4.0] * len(seen)
+        with one_client_each(server) as again:
+            for client in again.values():
+                assert ask(client, 1, 2, 3).status_code == 200
+            assert [metric(client, name) for client in again.values()] == [6, 6]
+
+
+def test_case_34_a_stopped_worker_is_killed_and_replaced(folder: Path) -> None:
+    with serving(folder / "models", *FLAGS, "--worker-timeout-s", "1.5") as server:
+        with one_client_each(server) as clients:
+            victim = next(iter(clients))
+            os.kill(victim, signal.SIGSTOP)
+            server.wait_for("event=worker_stalled")
+            wait_until(lambda: not is_alive(victim), "it is killed")
+            wait_until(lambda: len(workers_of(server)) == 2, "it is replaced")
+        for _ in range(20):
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                wait_until(lambda: ask(client, 1, 2, 3).status_code == 200, "every connection is answered")
+
+
+def test_a_signal_while_a_worker_is_stopped_ends_within_the_limit(folder: Path) -> None:
+    with serving(
+        folder / "models", *FLAGS, "--shutdown-timeout-s", "1", "--worker-timeout-s", "3600"
+    ) as server:
+        (stopped, _) = workers_of(server)
+        os.kill(stopped, signal.SIGSTOP)
+        server.terminate()
+        server.wait(30)
+        assert not is_alive(stopped)
+
+
+def test_a_connection_is_refused_while_a_worker_finishes_what_it_accepted(folder: Path) -> None:
+    """The parent's copies of the sockets would take it, and nothing would ever answer."""
+    write_bundle(folder / "models" / "busy" / "1", busy_net())
+    long = x_request([8_000.0], shape=[1, 1])
+    flags = (*FLAGS, "--shutdown-timeout-s", "60")
+    with serving(folder / "models", *flags) as server, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(
+            httpx.post, f"{server.url}/v2/models/busy/infer", json=long, timeout=60, trust_env=False
+        )
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            running = 'foldserve_running_rows{model="busy",version="1"}'
+            wait_until(lambda: metric(client, running) == 1, "it is computed")
+        server.terminate()
+        wait_until(lambda: not accepts(server.port), "connections are refused")
+        assert not answer.done(), "the request has ended before anything was seen: it must take longer"
+        assert answer.result().status_code == 200
+        assert server.wait(30) == 0
+
+
+def accepts(port: int) -> bool:
+    """Whether a new connection is accepted; one that is left waiting counts as accepted."""
+    with socket.socket() as sock:
+        sock.settimeout(5)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_case_34_both_workers_killed_one_after_the_other(server: Server) -> None:
     for _ in range(2):
         for pid in workers_of(server):

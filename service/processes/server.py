@@ -18,6 +18,7 @@ import uvicorn
 
 from service.http.connection import KEEP_ALIVE_S, Protocol
 from service.models.registry import ModelRegistry
+from service.telemetry.standard_error import drain_stderr
 
 LOOK_EVERY_S = 1.0
 
@@ -139,5 +140,5 @@ def bind(host: str, port: int, count: int = 1) -> list[socket.socket]:
 def leave(code: int) -> None:
     """Exit now, even if a thread is busy with a batch or a bundle that nobody waits for any more."""
     sys.stdout.flush()
-    sys.stderr.flush()
+    drain_stderr()
     os._exit(code)

@@ -29,8 +29,8 @@ STAMP = "service/_hotpath.json"  # what service/compiled.py reads
 SUFFIX = EXTENSION_SUFFIXES[0]  # of this interpreter on this machine
 LIBRARY = "service._hotpath"  # a dotted name: the shared library lies in the package, not beside it
 
-# What runs for each request or each batch. Not the connection's protocol, whose base classes are another
-# library's, nor the quick way through JSON, which lives by what simdjson raises and stops working compiled.
+# What runs for each request or each batch. Not the quick way through JSON, which lives by what simdjson
+# raises and stops working compiled.
 HOT = (
     "batching/admission",
     "batching/batcher",
@@ -43,10 +43,18 @@ HOT = (
     "batching/sharing",
     "engine/buffers",
     "engine/engine",
+    "http/asgi",
     "http/body",
+    "http/channel",
+    "http/connection",
+    "http/direct",
     "http/exchange",
+    "http/flow",
+    "http/limits",
     "http/outbox",
+    "http/parser",
     "http/reply",
+    "http/shared",
     "models/registry",
     "models/served",
     "protocol/classification",

@@ -97,6 +97,19 @@ class Settings(BaseSettings):
     max_body_mb: float = Field(
         64.0, gt=0, le=2048, description="largest request body in MiB, as sent and once decompressed"
     )
+    max_inflight_mb: float | None = Field(
+        None,
+        gt=0,
+        le=2**20,
+        description="maximum MiB of all requests and answers in memory at once; unset: 4 times max_body_mb",
+    )
+    max_connections: int = Field(1024, ge=1, le=2**20, description="maximum connections open at once")
+    body_timeout_s: float = Field(
+        300.0, gt=0, le=86_400, description="seconds that a request's body may take to arrive"
+    )
+    write_timeout_s: float = Field(
+        120.0, gt=0, le=86_400, description="seconds that a client may take to read what was written to it"
+    )
     max_pixels: int = Field(40_000_000, ge=1, description="largest picture that /predict decodes")
     drain_delay_s: float = Field(
         0.0, ge=0, le=600, description="seconds between SIGTERM, when ready turns 503, and refusing new work"
@@ -134,6 +147,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"queue_rows must hold at least one batch of {self.buckets[-1]}, got {self.queue_rows}"
             )
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_inflight_mb must hold a body of max_body_mb, {self.max_body_mb:g}, "
+                f"got {self.max_inflight_mb:g}"
+            )
         if self.workers > 1 and self.model_control:
             raise ValueError("model_control needs one worker: each worker would load by itself")
         if self.workers > 1 and self.device == "cuda":
@@ -146,6 +164,12 @@ class Settings(BaseSettings):
     @property
     def max_body_bytes(self) -> int:
         return int(self.max_body_mb * 2**20)
+
+    @property
+    def max_inflight_bytes(self) -> int:
+        if self.max_inflight_mb is None:
+            return 4 * self.max_body_bytes
+        return int(self.max_inflight_mb * 2**20)
 
 
 def read_settings(

@@ -1,262 +1,338 @@
-"""HTTP/1.1 on a socket: uvicorn's httptools protocol, with three habits changed.
+"""HTTP/1.1 on a socket: an asyncio protocol of our own, on httptools.
 
-In: bytes from a client.  Out: ASGI calls, or exchanges of the hot route; bytes back.
+In: bytes from a client.  Out: exchanges in the order of their requests, each with its turn; bytes back.
 
-    a POST to …/infer becomes an `Exchange`, answered without ASGI: no scope, no task, one write
-    an answer that is whole leaves in one write, head and body together (uvicorn makes two)
-    HTTP that cannot be parsed gets its 400 in JSON, as every error does; an endless head, 431; a head or body
-    that stops arriving, 408
+    a POST to …/infer becomes a DirectExchange, anything else an AsgiExchange
+    what cannot be understood, is too much or stops arriving gets a final response in JSON, after the answers
+    that are due before it, and the connection closes
+
+Whether to read, and what counts as in flight, is decided in `_update_reading` alone; whose turn it is, in
+`_advance`. Both compute it from the state of the connection, which is a `Flow`.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
-
-import httptools
-from uvicorn import Config
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+import socket
+from typing import Any
 
 from service.errors import Draining
-from service.http.asgi import OneWriteCycle
-from service.http.exchange import Endpoint, Exchange
-from service.http.outbox import Outbox
-from service.http.reply import error_body
+from service.http.asgi import AsgiExchange
+from service.http.channel import Channel
+from service.http.direct import DirectExchange
+from service.http.exchange import Exchange, no_room
+from service.http.flow import Flow
+from service.http.parser import Head, Refused, RequestParser
+from service.http.reply import CONTINUE, Scope, final_response
+from service.http.shared import Shared
 
-MAX_HEAD = 1024 * 1024
-KEEP_ALIVE_S = 75  # as nginx: longer than the pools of clients keep a connection that they do not use
-HEAD_WITHIN_S = 20
-BODY_PAUSE_S = 60
+SLICE = 8 * 1024  # parsed at once: pipelined requests are objects, of many times their bytes
+SLICES = 4  # parsed before others have the event loop
+PROBE_S = 0.05  # until the answer to a probe is looked for
 
 
-class Protocol(HttpToolsProtocol):
-    """One connection. Requests that arrive before their turn wait in `pipeline`, the newest on the left."""
+class Connection(Channel):
+    """One connection. asyncio needs the methods of a protocol, not its class."""
 
-    def __init__(self, endpoint: Endpoint, max_body_bytes: int, outbox: Outbox, *of_uvicorn: Any) -> None:
-        super().__init__(*of_uvicorn)
-        self.endpoint = endpoint
-        self.max_body_bytes = max_body_bytes
-        self.outbox = outbox
-        self._head_bytes = -1  # bytes of an unfinished head, −1 behind one
-        self._heard = 0.0
-        self._now: Exchange | None = (
-            None  # the exchange whose turn it is; uvicorn's `cycle` is the newest one
-        )
-        self._is_busy = False  # a request has its turn
-        self._last_words: bytes | None = None  # what to say, once the others are answered, before closing
-        self._body_left = 0  # bytes of a body that the parser took for another protocol's
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._flow = Flow(shared.limits, shared.now_s)
+        self._parser = RequestParser(shared.limits, self._on_head, self._on_part, self._on_end)
+        self._is_reading = True
+        self._counted_bytes = 0  # of shared.inflight_bytes
+        self._writable: asyncio.Future[None] | None = None
+        self._addresses: Scope = {}
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, transport))
-        self._heard = self.loop.time()
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        limits = self._shared.limits
+        transport.set_write_buffer_limits(high=limits.max_pending_bytes)
+        num_open = len(self._shared.connections)
+        self._shared.connections.add(self)
+        if num_open >= 2 * limits.max_connections:  # so many are being refused: no more words
+            transport.abort()
+        elif num_open >= limits.max_connections:
+            limit = f"{limits.max_connections} connections are open (FOLDSERVE_MAX_CONNECTIONS)"
+            self._refuse(503, f"{limit}; try again")
 
     def data_received(self, data: bytes) -> None:
-        if self._last_words is not None:
+        flow = self._flow
+        if flow.is_last:
             return
-        if self._head_bytes <= 0:
-            self._heard = self.loop.time()  # the slow drip of a head does not count as being heard
-        if self._body_left:
-            data = self._take_body(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # We go on as we are. The parser has given up on the body behind the head.
-            self.parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
-            return
-        except httptools.HttpParserError:
-            self._refuse(b"400 Bad Request", "Invalid HTTP request received.")
-            return
-        if self._head_bytes >= 0 and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD:
-                self._refuse(b"431 Request Header Fields Too Large", "the request's head is too large")
-
-    def on_message_begin(self) -> None:
-        self._head_bytes = 0
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-
-    def on_headers_complete(self) -> None:
-        self._head_bytes = -1
-        if self.parser.should_upgrade():
-            lengths = [int(value) for name, value in self.headers if name == b"content-length"]
-            self._body_left = lengths[0] if lengths else 0
-        path = self.url if self.url.startswith(b"/") else httptools.parse_url(self.url).path or b""
-        path = path.partition(b"?")[0]
-        if is_infer(path) and self.parser.get_method() == b"POST":
-            self._begin_exchange(path)
-            return
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()  # makes the scope that only ASGI needs
-        self.url, self.headers, self.expect_100_continue = url, headers, expects
-        self.scope["headers"] = headers
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        if exchange := _exchange(self.cycle):
-            exchange.receive(body)
+        if flow.incoming is not None:
+            flow.heard_s = self._shared.now_s
+        if len(data) <= SLICE and not flow.unparsed:
+            self._feed(data)
+            self._update_reading()
         else:
-            super().on_body(body)
+            flow.unparsed += data
+            self._parse()
+        shared = self._shared
+        if self._counted_bytes and shared.inflight_bytes > shared.limits.max_inflight_bytes:
+            self._refuse_for_room()
 
-    def on_message_complete(self) -> None:
-        if self._body_left:
-            return
-        if exchange := _exchange(self.cycle):
-            exchange.finish()
-        else:
-            super().on_message_complete()
+    def eof_received(self) -> bool:
+        """The client sends no more, or has gone: TCP cannot tell. True keeps the connection open."""
+        flow = self._flow
+        flow.is_at_eof = flow.is_last = True
+        broken, flow.incoming = flow.incoming, None
+        if broken is not None and flow.waiting:
+            flow.waiting.pop()
+        elif broken is not None and broken is flow.current:
+            flow.current = None
+            broken.hang_up()
+        last = flow.waiting[-1] if flow.waiting else flow.current
+        if last is None:
+            return False
+        last.keep_alive = False
+        if flow.current is not None and flow.current.can_probe:
+            # One that has gone answers with a reset, and its rows are not worth a batch. One that still
+            # listens skips an interim response (RFC 9110, 15.2).
+            self.write(CONTINUE)
+            self._loop.call_later(PROBE_S, self._close_if_reset)
+        return True
 
-    def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        self._now = None
-        self._is_busy = False
-        self._heard = self.loop.time()
-        if self.pipeline or self.flow.read_paused or self._last_words is not None:
-            # Behind what waits in the outbox, and never one inside the other.
-            self.loop.call_soon(self._advance)
+    def connection_lost(self, error: Exception | None) -> None:
+        flow = self._flow
+        self._shared.connections.discard(self)
+        self._shared.inflight_bytes -= self._counted_bytes
+        self._counted_bytes = 0
+        gone = list(flow.waiting) if flow.current is None else [flow.current, *flow.waiting]
+        flow.is_last, flow.unparsed = True, b""
+        flow.current = flow.incoming = None
+        flow.waiting.clear()
+        for exchange in gone:
+            exchange.hang_up()
+        self._wake_writer()
+        self._parser.close()
+
+    def pause_writing(self) -> None:
+        self._flow.is_write_paused = True
+        self._update_reading()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self._flow.is_write_paused = False
+        self._wake_writer()
         self._advance()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        for exchange in (self._now, _exchange(self.cycle)):
-            if exchange is not None and not exchange.response_complete:
-                exchange.hang_up()
-        self.pipeline.clear()
-        super().connection_lost(exc)
-
-    def shutdown(self) -> None:
-        self.outbox.flush()
-        super().shutdown()
-
-    def look(self, now: float) -> None:
-        """Close what is quiet for too long; called every second or so, which is cheaper than timers."""
-        if self.transport is None or self.transport.is_closing():
-            return
-        quiet_s = now - self._heard
-        if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.more_body and quiet_s > BODY_PAUSE_S:
-                self._say(b"408 Request Timeout", "the request's body did not go on in time")
-        elif self._head_bytes > 0 and quiet_s > HEAD_WITHIN_S:
-            self._refuse(b"408 Request Timeout", "the request's head did not arrive in time")
-        elif quiet_s > KEEP_ALIVE_S:
-            self.transport.close()
-
-    def give_up(self) -> None:
-        """The server ends: what was not answered in time gets its error."""
-        for exchange in (self._now, _exchange(self.cycle)):
-            if exchange is not None and not exchange.response_complete:
-                reason = "the server shut down before the request was answered"
-                self.endpoint.refuse(exchange, Draining(reason))
+    def send(self, content: bytes) -> None:
+        if not self._transport.is_closing():
+            self._flow.written_bytes += len(content)
+            self._transport.write(content)
 
     def write(self, content: bytes) -> None:
-        """Write now, behind what waits in the outbox."""
-        self.outbox.flush()
-        self.transport.write(content)
+        self._shared.outbox.flush()
+        self.send(content)
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(b"400 Bad Request", msg)
+    def answered(self, *, keeps_alive: bool) -> None:
+        flow = self._flow
+        flow.current = None
+        flow.heard_s = self._shared.now_s
+        if not keeps_alive:
+            flow.is_last, flow.unparsed = True, b""
+            flow.waiting.clear()
+        if not self._is_reading or flow.waiting or self._counted_bytes or flow.final_response is not None:
+            # After what waits in the outbox, and never one inside the other.
+            self._loop.call_soon(self._advance)
 
-    def _take_body(self, data: bytes) -> bytes:
-        """What is behind the body that the parser has given up on."""
-        body, rest = data[: self._body_left], data[self._body_left :]
-        self._body_left -= len(body)
-        self.on_body(body)
-        if self._body_left == 0:
-            self.on_message_complete()
-        return rest
+    def body_taken(self) -> None:
+        self._loop.call_soon(self._advance)
 
-    def _begin_exchange(self, path: bytes) -> None:
-        exchange = Exchange(
-            self,
-            self.endpoint,
-            path,
-            self.headers,
-            keep_alive=self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive(),
-            max_bytes=self.max_body_bytes,
-        )
-        self.cycle = cast(Any, exchange)
-        if self._is_busy or self.pipeline or self.flow.write_paused:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+    async def wait_until_writable(self) -> None:
+        while self._flow.is_write_paused and not self._transport.is_closing():
+            if self._writable is None:
+                self._writable = self._loop.create_future()
+            await self._writable
+
+    def close(self) -> None:
+        flow = self._flow
+        flow.is_last = True
+        flow.waiting.clear()
+        if self._transport.is_closing() or flow.lingers_since_s >= 0:
+            return
+        if flow.incoming is None and self._is_reading:
+            self._transport.close()
         else:
-            self._start(exchange)
+            self._linger()
 
-    def _start(self, exchange: Exchange) -> None:
-        self._is_busy = True
-        self._now = exchange
-        exchange.begin()
+    def close_if_idle(self, now_s: float) -> None:
+        """Close what takes too long; called every second, which is cheaper than timers."""
+        flow = self._flow
+        if flow.is_write_overdue(now_s, self._transport.get_write_buffer_size()):
+            self._transport.abort()
+        elif self._transport.is_closing():
+            return
+        elif flow.is_at_eof:
+            self._close_if_reset()
+        elif flow.lingers_since_s >= 0:
+            if now_s - flow.lingers_since_s >= self._shared.limits.linger_s:
+                self._transport.close()
+        elif (reason := flow.overdue(now_s)) == "":
+            self._transport.close()
+        elif reason is not None:
+            self._refuse(408, reason)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        # uvicorn has no setting for the class of its cycles; its task has not begun yet.
-        self._is_busy = True
-        cycle.__class__ = OneWriteCycle
-        super()._start_asgi_task(cycle, app)
+    def close_when_answered(self) -> None:
+        """The server ends: close once the client is due nothing."""
+        self._shared.outbox.flush()
+        if self._flow.is_idle:
+            self._transport.close()
+
+    def fail_pending(self) -> None:
+        """The server ends: what was not answered in time gets its error."""
+        if self._flow.current is not None:
+            self._flow.current.fail(Draining("the server shut down before the request was answered"))
+
+    def abort(self) -> None:
+        """Close at once, whatever has not left."""
+        self._transport.abort()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed(data)
+        except Refused as refused:
+            self._refuse(refused.status, str(refused))
+        head_bytes = self._parser.head_bytes
+        if head_bytes > 0 and self._flow.head_bytes == 0:
+            self._flow.heard_s = self._shared.now_s  # a head that drips is not given more time
+        self._flow.head_bytes = head_bytes
+
+    def _parse(self) -> None:
+        """Make requests of what is unparsed, until one has to wait or others should have the event loop."""
+        flow = self._flow
+        for _ in range(SLICES):
+            if not flow.unparsed or not flow.parses:
+                break
+            # A body of known length costs a copy, however long it is.
+            size = SLICE if flow.incoming is None else max(SLICE, self._parser.body_left)
+            part, flow.unparsed = flow.unparsed[:size], flow.unparsed[size:]
+            self._feed(part)
+        if flow.is_last:
+            flow.unparsed = b""
+        elif flow.unparsed and flow.parses:
+            self._loop.call_soon(self._advance)
+        self._update_reading()
+
+    def _on_head(self, head: Head) -> None:
+        flow = self._flow
+        if flow.is_last:
+            flow.incoming = None
+            return
+        flow.heard_s = self._shared.now_s
+        exchange: Exchange
+        if head.method == b"POST" and is_infer(head.path):
+            exchange = DirectExchange(self, self._shared, head)
+        else:
+            exchange = AsgiExchange(self, self._shared, head, self._endpoints())
+        flow.incoming = exchange
+        if flow.may_advance and not flow.waiting:
+            flow.current = exchange
+            exchange.begin()
+        else:
+            flow.waiting.append(exchange)
+
+    def _on_part(self, part: bytes) -> None:
+        if self._flow.incoming is not None:
+            self._flow.incoming.add(part)
+
+    def _on_end(self) -> None:
+        flow = self._flow
+        exchange, flow.incoming = flow.incoming, None
+        if exchange is not None:
+            flow.is_last = flow.is_last or not exchange.keep_alive
+            exchange.finish()
 
     def _advance(self) -> None:
-        """Start the next request in line, or read on; not while one has its turn, or nobody reads answers."""
-        if self._is_busy or self.flow.write_paused or self.transport.is_closing():
+        """Give the next its turn: a request, the final response, or what is unparsed."""
+        flow = self._flow
+        if self._transport.is_closing() or flow.lingers_since_s >= 0:
             return
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            if exchange := _exchange(cycle):
-                self._start(exchange)
-            else:
-                self._start_asgi_task(cycle, app)
-        elif self._last_words is not None:
-            self.write(self._last_words)
-            self.transport.close()
+        if flow.waiting and flow.may_advance:
+            flow.current = flow.waiting.popleft()
+            flow.current.begin()
+        elif flow.final_response is not None and flow.may_advance:
+            self.write(flow.final_response)
+            flow.final_response = None
+            self._linger()
+        if flow.unparsed:
+            self._parse()
         else:
-            self.flow.resume_reading()
+            self._update_reading()
 
-    def _refuse(self, status: bytes, msg: str) -> None:
-        """Say it behind the answers to come, and close; a request that is broken itself gets no other."""
-        broken = self.cycle if self.cycle is not None and self.cycle.more_body else None
-        if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
-            self.pipeline.popleft()
-        elif broken is not None and not broken.response_complete:
-            self._say(status, msg)
+    def _update_reading(self) -> None:
+        """Read or not, and what is in flight: both follow from the state, and are set here alone."""
+        if self._transport.is_closing():
             return
-        self._last_words = _closing(status, msg)
+        flow = self._flow
+        reads = flow.reads
+        if reads != self._is_reading:
+            self._is_reading = reads
+            if reads:
+                flow.heard_s = self._shared.now_s  # while we did not read, the client could not be heard
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+        unsent_bytes = self._transport.get_write_buffer_size() if flow.is_write_paused else 0
+        counted_bytes = max(0, flow.held_bytes(unsent_bytes) - self._shared.limits.free_bytes)
+        if counted_bytes != self._counted_bytes:
+            self._shared.inflight_bytes += counted_bytes - self._counted_bytes
+            self._counted_bytes = counted_bytes
+
+    def _refuse_for_room(self) -> None:
+        """All connections hold too much, and this one has just asked for more."""
+        exchange = self._flow.incoming
+        if exchange is not None and exchange.has_turn and not exchange.is_answered:
+            exchange.keep_alive = False
+            exchange.refuse(no_room())  # its route counts it
+        elif exchange is not None:
+            self._refuse(503, str(no_room()))
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Say it after the answers that are due, and close; a request that is broken itself gets no other."""
+        flow = self._flow
+        flow.is_last = True
+        flow.unparsed = b""
+        broken = flow.incoming
+        if broken is not None and broken.is_answered:
+            self.close()
+            return
+        if broken is not None and flow.waiting:
+            flow.waiting.pop()
+        elif broken is not None and broken is flow.current:
+            flow.current = None
+            broken.hang_up()
+        flow.final_response = final_response(status, message, self._shared.date_line)
         self._advance()
 
-    def _say(self, status: bytes, msg: str) -> None:
-        """Say it now, and close."""
-        self.write(_closing(status, msg))
-        self.transport.close()
+    def _linger(self) -> None:
+        """Close, but not under what the client still sends: a reset might take the answer from it."""
+        flow = self._flow
+        if flow.is_at_eof:
+            self._transport.close()
+            return
+        flow.incoming, flow.unparsed = None, b""
+        flow.lingers_since_s = self._shared.now_s
+        self._transport.write_eof()
+        self._update_reading()
 
+    def _wake_writer(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
 
-def _closing(status: bytes, msg: str) -> bytes:
-    body = error_body(msg)
-    return (
-        b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    )
+    def _close_if_reset(self) -> None:
+        if self._transport.is_closing():
+            return
+        if self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._transport.abort()
 
-
-def _exchange(cycle: Any) -> Exchange | None:
-    """What uvicorn's protocol holds as its cycle, if it is of the hot route."""
-    return cycle if type(cycle) is Exchange else None
-
-
-def protocol_for(endpoint: Endpoint, max_body_bytes: int) -> Callable[..., Protocol]:
-    """What makes a server's connections, which share an outbox."""
-    outbox = Outbox()
-
-    def connect(
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Protocol:
-        return Protocol(endpoint, max_body_bytes, outbox, config, server_state, app_state, _loop)
-
-    return connect
+    def _endpoints(self) -> Scope:
+        """The two ends of the connection, for ASGI; asked for once, and never by the hot route."""
+        if not self._addresses:
+            for end, name in (("client", "peername"), ("server", "sockname")):
+                address = self._transport.get_extra_info(name)
+                self._addresses[end] = tuple(address[:2]) if isinstance(address, tuple) else None
+        return self._addresses
 
 
 def is_infer(path: bytes) -> bool:

@@ -7,36 +7,26 @@ answer; one after another, a client of many connections stays awake for all of t
 """
 
 import asyncio
-from typing import Any
 
-from service.http.reply import Headers, header_lines
+from service.http.channel import Channel
 
 
 class Outbox:
-    """What is ready to leave, and the headers that all of it carries; belongs to one event loop."""
+    """What is ready to leave; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._ready: list[tuple[Any, bytes, bool]] = []
-        self._headers: Headers = ()
-        self._lines = b""
+        self._ready: list[tuple[Channel, bytes, bool]] = []
 
-    def lines(self, headers: Headers) -> bytes:
-        """Headers as they stand on the wire; uvicorn makes a new list of them each second."""
-        if headers is not self._headers:
-            self._headers, self._lines = headers, header_lines(headers)
-        return self._lines
-
-    def put(self, transport: Any, content: bytes, *, is_last: bool) -> None:
-        """Write soon; `is_last` closes the connection behind it."""
+    def put(self, channel: Channel, content: bytes, *, closes: bool) -> None:
+        """Write `content` soon; `closes` closes the connection after it."""
         if not self._ready:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._ready.append((transport, content, is_last))
+        self._ready.append((channel, content, closes))
 
     def flush(self) -> None:
-        """Write now."""
+        """Write everything now."""
         ready, self._ready = self._ready, []
-        for transport, content, is_last in ready:
-            if not transport.is_closing():
-                transport.write(content)
-                if is_last:
-                    transport.close()
+        for channel, content, closes in ready:
+            channel.send(content)
+            if closes:
+                channel.close()

@@ -4,6 +4,7 @@ In: a status, headers and a body, or an error.  Out: two ASGI messages; every er
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -19,6 +20,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 MAX_MESSAGE = 1000
 
 JSON = (b"content-type", b"application/json")
+CLOSE = b"connection: close\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode() for status in range(100, 600)
+}
 
 
 def header_lines(headers: Headers) -> bytes:
@@ -45,3 +53,11 @@ def error_body(message: str, **members: object) -> bytes:
     # A lone surrogate from a client's escape must not turn the error into another one.
     told = told.encode("utf-8", "replace").decode()
     return orjson.dumps({"error": told, **members})
+
+
+def final_response(status: int, message: str, date_line: bytes) -> bytes:
+    """A whole answer that says why a connection is closed."""
+    body = error_body(message)
+    length = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+    again = b"retry-after: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else b""
+    return b"".join((STATUS_LINES[status], date_line, length, again, CLOSE, b"\r\n", body))

@@ -9,6 +9,8 @@ from typing import Any
 
 from service.contract.signature import read_trusted_keys
 from service.engine.engine import EngineConfig
+from service.http.limits import HttpLimits
+from service.http.shared import Shared
 from service.models.registry import ModelRegistry, RegistryConfig
 from service.models.served import QueueConfig
 from service.routes.front import Front
@@ -28,7 +30,7 @@ class Service:
     workers: WorkerGroup
     request_log: RequestLog
     front: Front
-    infer: InferEndpoint
+    shared: Shared
     threads: ThreadPoolExecutor
 
     def close(self) -> None:
@@ -50,12 +52,14 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
 
         return build_app(settings, models, workers, recorder, threads)
 
+    front = Front(models, workers, build_app)
+    infer = InferEndpoint(models, recorder, threads, settings.max_body_bytes)
     return Service(
         models=models,
         workers=workers,
         request_log=request_log,
-        front=Front(models, workers, build_app),
-        infer=InferEndpoint(models, recorder, threads, settings.max_body_bytes),
+        front=front,
+        shared=Shared(infer, front, http_limits(settings)),
         threads=threads,
     )
 
@@ -81,6 +85,17 @@ def build_models(settings: Settings) -> ModelRegistry:
                 default_timeout_s=settings.default_timeout_ms / 1e3 or None,
             ),
         )
+    )
+
+
+def http_limits(settings: Settings) -> HttpLimits:
+    """What clients of this worker may cost."""
+    return HttpLimits(
+        max_body_bytes=settings.max_body_bytes,
+        max_inflight_bytes=settings.max_inflight_bytes,
+        max_connections=settings.max_connections,
+        body_timeout_s=settings.body_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
     )
 
 

@@ -1,103 +1,139 @@
-"""The HTTP server: uvicorn on a socket of ours, with our way to stop.
+"""The HTTP server: our connections on a socket, a clock, and an orderly end.
 
-In: an app, a bound socket.  Out: runs until SIGTERM or SIGINT, then returns.
+In: a service, a bound socket.  Out: runs until SIGTERM or SIGINT, then returns.
 
-    first signal    ready → 503 at once; after the drain delay, new work → 503 and accepted work finishes
-    second signal   exit at once
+    first signal      ready → 503 at once, every answer says `connection: close`
+    drain delay       later, no new connection and no new work; idle connections close, accepted work finishes
+    shutdown timeout  later, what is not answered gets its error; what has not left then is aborted
+    second signal     exit at once
 """
 
 import asyncio
+import contextlib
+import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, cast
 
-import uvicorn
+import uvloop
 
-from service.http.connection import KEEP_ALIVE_S, Protocol
-from service.models.registry import ModelRegistry
-from service.telemetry.standard_error import drain_stderr
+from service.http.connection import Connection
+from service.processes.assemble import Service
+from service.settings import Settings
 
-LOOK_EVERY_S = 1.0
+TICK_S = 1.0
+BACKLOG = 2048
+LAST_WORDS_S = 0.5  # of the shutdown timeout, for the errors of what was not answered to leave
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_log = logging.getLogger("foldserve")
 
 
-class Server(uvicorn.Server):
-    """uvicorn, except that signals drain first and SIGTERM is not raised again after a clean end."""
+class Server:
+    """Serves on one socket; `announce` runs as a task once connections are accepted."""
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        *,
-        models: ModelRegistry,
-        drain_delay_s: float,
-        announce: Callable[[], Coroutine[Any, Any, None]],
+        self, service: Service, settings: Settings, announce: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
-        super().__init__(config)
-        self._models = models
-        self._drain_delay_s = drain_delay_s
+        self._service = service
+        self._settings = settings
         self._announce = announce
-        self._announcement: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._stopped = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._announcement = asyncio.get_running_loop().create_task(self._announce())
-        self._look_around()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, Protocol):
-                connection.give_up()
-        await asyncio.sleep(0)  # what was just written leaves
-
-    def _look_around(self) -> None:
-        loop = asyncio.get_running_loop()
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, Protocol):
-                connection.look(loop.time())
-        loop.call_later(LOOK_EVERY_S, self._look_around)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._is_stopping:
-            leave(128 + sig)
-        self._is_stopping = True
-        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
+    def run(self, sock: socket.socket) -> None:
+        """Serve until a signal comes or `stop` is called; raises what the start of the service raises."""
+        loop = self._loop = uvloop.new_event_loop()
+        try:
+            with self._signals():
+                loop.run_until_complete(self._serve(sock))
+        finally:
+            # Not asyncio.run: it waits for every thread, and one may be busy for nobody.
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
 
     def stop(self) -> None:
-        """As a first signal does."""
+        """As a first signal does; called on the event loop."""
         if not self._is_stopping:
             self._is_stopping = True
             self._begin_to_stop()
 
+    async def _serve(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await self._service.front.start()
+        self._tick()
+        # asyncio asks for a Protocol, and uses its methods alone.
+        connect = cast(Callable[[], asyncio.Protocol], lambda: Connection(self._service.shared))
+        listening = await loop.create_server(connect, sock=sock, backlog=BACKLOG)
+        announcement = loop.create_task(self._announce())
+        await self._stopped.wait()
+        listening.close()
+        await self._end_connections()
+        announcement.cancel()
+        await self._service.front.close()
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._service.shared.tick(loop.time())
+        loop.call_later(TICK_S, self._tick)
+
+    async def _end_connections(self) -> None:
+        shared = self._service.shared
+        last_words_s = min(LAST_WORDS_S, self._settings.shutdown_timeout_s / 4)
+        for connection in list(shared.connections):
+            connection.close_when_answered()
+        await self._all_ended(self._settings.shutdown_timeout_s - last_words_s)
+        for connection in list(shared.connections):
+            connection.fail_pending()
+        await self._all_ended(last_words_s)
+        for connection in list(shared.connections):
+            connection.abort()
+        for task in list(shared.tasks):
+            task.cancel()
+        await self._all_ended(last_words_s)
+
+    async def _all_ended(self, timeout_s: float) -> None:
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while self._service.shared.connections or self._service.shared.tasks:
+            if asyncio.get_running_loop().time() >= deadline_s:
+                return
+            await asyncio.sleep(0.02)
+
     def _begin_to_stop(self) -> None:
-        self._models.is_draining = True
-        asyncio.get_running_loop().call_later(self._drain_delay_s, self._stop)
+        self._service.models.is_draining = self._service.shared.is_draining = True
+        asyncio.get_running_loop().call_later(self._settings.drain_delay_s, self._stop)
 
     def _stop(self) -> None:
-        self._models.accepts_work = False
-        self.should_exit = True
+        self._service.models.accepts_work = False
+        self._stopped.set()
 
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # a test's server, stopped by `stop`
+            return
+        # Not loop.add_signal_handler: a second signal must end the process even if the event loop is busy.
+        former = {sig: signal.signal(sig, self._on_signal) for sig in _SIGNALS}
+        try:
+            yield
+        finally:
+            for sig, handler in former.items():
+                signal.signal(sig, handler)
 
-def uvicorn_config(
-    app: Any, connect: Callable[..., asyncio.Protocol], *, shutdown_timeout_s: int
-) -> uvicorn.Config:
-    """The fast loop and parser, no access log, nothing that costs per request."""
-    return uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=cast(Any, connect),  # uvicorn calls it as it would call a class
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=shutdown_timeout_s,
-    )
+    def _on_signal(self, sig: int, frame: FrameType | None) -> None:
+        if self._is_stopping:
+            leave(128 + sig)
+        self._is_stopping = True
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._begin_to_stop)
 
 
 def bind(host: str, port: int, count: int = 1) -> list[socket.socket]:
@@ -129,7 +165,7 @@ def bind(host: str, port: int, count: int = 1) -> list[socket.socket]:
             for _ in range(count):
                 add(address, is_shared=True)
         for sock in sockets:
-            sock.listen(2048)
+            sock.listen(BACKLOG)
     except OSError:
         for sock in sockets:
             sock.close()
@@ -138,7 +174,7 @@ def bind(host: str, port: int, count: int = 1) -> list[socket.socket]:
 
 
 def leave(code: int) -> None:
-    """Exit now, even if a thread is busy with a batch or a bundle that nobody waits for any more."""
+    """Exit now, even if a thread is busy with a batch or a bundle that no client waits for any more."""
     sys.stdout.flush()
-    drain_stderr()
+    sys.stderr.flush()
     os._exit(code)

@@ -28,7 +28,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from service.settings import Settings
-from service.telemetry.standard_error import drain_stderr
 from service.telemetry.worker_group import WorkerSlot
 
 YOUNG_S = 10.0
@@ -170,6 +169,4 @@ def _send_signal(process: BaseProcess, sig: int) -> None:
 def supervise(settings: Settings, sockets: Sequence[socket.socket]) -> int:
     """Run one worker on each of `sockets` until a signal; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="foldserve-") as folder:
-        code = Supervisor(settings, sockets, Path(folder)).run()
-    drain_stderr()
-    return code
+        return Supervisor(settings, sockets, Path(folder)).run()

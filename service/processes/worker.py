@@ -13,12 +13,10 @@ import sys
 import threading
 
 from service.contract.picture_support import unsupported_reason
-from service.http.connection import protocol_for
 from service.models.registry import ModelRegistry
 from service.processes.assemble import build_service
-from service.processes.server import Server, leave, uvicorn_config
+from service.processes.server import Server, leave
 from service.settings import Settings
-from service.telemetry.standard_error import drain_stderr, never_wait_for_stderr
 from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
 SWITCH_S = 0.000005  # a lane with a batch to begin or to hand back must not wait for a busy event loop
@@ -56,16 +54,10 @@ def run_worker(
             await _all_are_ready(models, service.workers)
             print(what_to_try(url_of(settings, sock), models), file=sys.stderr, flush=True)
 
-    config = uvicorn_config(
-        service.front,
-        protocol_for(service.infer, settings.max_body_bytes),
-        shutdown_timeout_s=settings.shutdown_timeout_s,
-    )
-    server = Server(config, models=models, drain_delay_s=settings.drain_delay_s, announce=announce)
-    server.run(sockets=[sock])
+    server = Server(service, settings, announce)
+    server.run(sock)
     service.close()
     _log.info("event=stopped")
-    drain_stderr()
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(0.5)
@@ -95,11 +87,9 @@ def what_to_try(url: str, models: ModelRegistry) -> str:
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log to a stderr that never waits: our own lines from `log_level` on, of uvicorn's only errors."""
-    never_wait_for_stderr()
+    """Log to stderr, our own lines from `log_level` on."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(settings.log_level.upper())
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 async def _all_are_ready(models: ModelRegistry, workers: WorkerGroup) -> None:

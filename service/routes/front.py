@@ -31,9 +31,6 @@ class Front:
         self._app: asyncio.Future[App] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
         try:
             await self._answer(scope, receive, send)
         except asyncio.CancelledError:
@@ -56,21 +53,17 @@ class Front:
         app = await asyncio.shield(self.prepare())
         await app(scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self._workers.start()
-            self._models.start()
-            if self._workers.slot.replaces:
-                await self._models.loaded.wait()
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._models.close(GRACE_S)  # every caller was waited for
+    async def start(self) -> None:
+        """Begin to load the models; returns at once, or for a replaced worker when they have been tried."""
+        await self._workers.start()
+        self._models.start()
+        if self._workers.slot.replaces:
+            await self._models.loaded.wait()
+
+    async def close(self) -> None:
+        """Let the models go; every caller was waited for."""
+        await self._models.close(GRACE_S)
         await self._workers.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
 
 async def live(models: ModelRegistry, workers: WorkerGroup) -> Health:

@@ -1,6 +1,6 @@
 """The hot route: POST /v2/models/M[/versions/V]/infer, answered right on the connection.
 
-In: an `Exchange` whose body is whole.  Out: its answer.  Nothing else happens on the way:
+In: a `DirectExchange` whose body is whole.  Out: its answer.  Nothing else happens on the way:
 
     parse → submit → (a batch runs) → encode → write
 
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from service.batching.job import Job, Tensors
 from service.errors import HungUp, ServiceError, UnknownModel
 from service.http.body import Buffer, decoded
-from service.http.exchange import Exchange
+from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
 from service.models.served import Served
 from service.protocol.head import Head
@@ -26,6 +26,7 @@ from service.routes.request_record import RequestRecord, RequestRecorder
 
 LONG_JSON = 256 * 1024
 MAX_KEPT_TARGETS = 256
+MAX_KEPT_PATH = 1024
 
 _JSON = b"content-type: application/json\r\n"
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
@@ -44,7 +45,7 @@ class InferEndpoint:
         self._targets: dict[bytes, tuple[str, str | None]] = {}
         self._in_threads: set[asyncio.Task[None]] = set()
 
-    def answer(self, exchange: Exchange) -> None:
+    def answer(self, exchange: DirectExchange) -> None:
         """Answer one request, whatever happens."""
         record = self._open(exchange)
         try:
@@ -63,20 +64,20 @@ class InferEndpoint:
         except Exception as error:
             self._fail(record, exchange, error)
 
-    def refuse(self, exchange: Exchange, error: ServiceError) -> None:
+    def refuse(self, exchange: DirectExchange, error: ServiceError) -> None:
         """Answer a request whose body is not wanted."""
         record = self._open(exchange)
         with contextlib.suppress(ServiceError):  # an error too says which model it comes from
             record.served = self._models.get(*self._target(exchange.path))
         self._fail(record, exchange, error)
 
-    def _open(self, exchange: Exchange) -> RequestRecord:
+    def _open(self, exchange: DirectExchange) -> RequestRecord:
         record = self._recorder.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
         record.read_s = exchange.read_s
         return record
 
     async def _read_in_thread(
-        self, record: RequestRecord, exchange: Exchange, served: Served, body: Buffer
+        self, record: RequestRecord, exchange: DirectExchange, served: Served, body: Buffer
     ) -> None:
         def read() -> InferRequest:
             content = decoded(body, exchange.encoding, self._max_body_bytes)
@@ -92,7 +93,7 @@ class InferEndpoint:
             self._fail(record, exchange, error)
 
     def _submit(
-        self, record: RequestRecord, exchange: Exchange, served: Served, request: InferRequest
+        self, record: RequestRecord, exchange: DirectExchange, served: Served, request: InferRequest
     ) -> None:
         head = request.head
         record.num_rows = head.num_rows
@@ -126,7 +127,7 @@ class InferEndpoint:
 
         exchange.on_hang_up = hang_up
 
-    def _encode(self, record: RequestRecord, exchange: Exchange, head: Head, tensors: Tensors) -> None:
+    def _encode(self, record: RequestRecord, exchange: DirectExchange, head: Head, tensors: Tensors) -> None:
         served = record.served
         assert served is not None
         begun = time.perf_counter()
@@ -138,15 +139,17 @@ class InferEndpoint:
         served.metrics.nonfinite_outputs += response.num_nonfinite
         self._recorder.answered(record, total_s)
 
-    def _fail(self, record: RequestRecord, exchange: Exchange, error: Exception) -> None:
-        exchange.refuse(self._recorder.failed(record, error), record.head)
+    def _fail(self, record: RequestRecord, exchange: DirectExchange, error: Exception) -> None:
+        exchange.answer_error(self._recorder.failed(record, error), record.head)
 
     def _target(self, path: bytes) -> tuple[str, str | None]:
         kept = self._targets.get(path)
         if kept is None:
             if len(self._targets) >= MAX_KEPT_TARGETS:
                 self._targets.clear()
-            kept = self._targets[path] = _target(path)
+            kept = _target(path)
+            if len(path) <= MAX_KEPT_PATH:  # else a few hundred made-up names would take megabytes
+                self._targets[path] = kept
         return kept
 
 

@@ -8,16 +8,18 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 import uvloop
 
 from inside_kit import Inside, inside
-from service.http.outbox import Outbox
+from service.http.connection import Connection
+from service.http.limits import HttpLimits
+from service.http.shared import Shared
 from service_kit import metric, wait_until
-from wire_kit import EDGE_FLAGS, Wire, post, wire, works, write_echo, x_body
+from wire_kit import EDGE_FLAGS, Wire, get, post, wire, works, write_echo, x_body
 
 BODY = x_body(1, 2, 3)
 
@@ -36,19 +38,51 @@ def line(server: Inside) -> Iterator[Wire]:
         assert works(other)
 
 
-def test_a_half_closed_socket_counts_as_hung_up(server: Inside, line: Wire) -> None:
-    """A FIN is all that a client leaves which has gone; its rows are not worth a batch."""
+@pytest.mark.parametrize("request_bytes", [post(BODY), get("/v2/models/echo")])
+def test_a_half_closed_client_gets_its_answer(server: Inside, line: Wire, request_bytes: bytes) -> None:
+    """As `nc -N` does; RFC 9112, 9.6 leaves it open, and who asks that way waits for an answer."""
+    line.send(request_bytes)
+    line.sock.shutdown(socket.SHUT_WR)
+    answer = line.read()
+    if answer.status == 100:
+        answer = line.read()
+    assert answer.status == 200
+    assert line.is_closed()
+
+
+def test_a_half_closed_client_gets_its_answer_when_its_batch_is_done(server: Inside, line: Wire) -> None:
+    with server.held("echo") as gate, wire(server.port) as half:
+        half.send(post(BODY))
+        gate.wait_for_batch()
+        half.sock.shutdown(socket.SHUT_WR)
+        assert half.read().status == 100
+        server.has_read_everything()
+        gate.open()
+        assert half.read().data == [1, 2, 3]
+        assert half.is_closed()
+
+
+def test_a_half_closed_client_gets_every_answer_it_waits_for(server: Inside, line: Wire) -> None:
+    line.send(post(BODY), get("/v2/health/live"), post(x_body(4, 5, 6)))
+    line.sock.shutdown(socket.SHUT_WR)
+    answers = [line.read().status for _ in range(3)]
+    while answers.count(200) < 3:
+        answers.append(line.read().status)
+    assert set(answers) <= {100, 200}
+    assert line.is_closed()
+
+
+def test_a_closed_socket_counts_as_hung_up(server: Inside, line: Wire) -> None:
+    """Like a half-closed one at first, but its system answers the probe with a reset."""
     with httpx.Client(base_url=server.url) as client, server.held("echo") as gate:
         hung_up = 'foldserve_failures_total{model="echo",reason="hung_up"}'
         before = metric(client, hung_up)
         line.send(post(BODY))
         gate.wait_for_batch()
-        with wire(server.port) as half:
-            half.send(post(x_body(4, 5, 6)))
+        with wire(server.port) as gone:
+            gone.send(post(x_body(4, 5, 6)))
             wait_until(lambda: server.served("echo").batcher.waiting_rows == 1, "its row waits")
-            half.sock.shutdown(socket.SHUT_WR)
-            wait_until(lambda: server.served("echo").batcher.waiting_rows == 0, "its row is dropped")
-            assert half.is_closed()
+        wait_until(lambda: server.served("echo").batcher.waiting_rows == 0, "its row is dropped")
         wait_until(lambda: metric(client, hung_up) == before + 1, "it is counted")
         gate.open()
         assert line.read().data == [1, 2, 3]
@@ -89,31 +123,23 @@ def test_a_client_that_resets_while_its_row_is_in_the_engine_harms_no_mate(
 def test_answers_leave_though_one_connection_in_the_outbox_is_closed() -> None:
     """A batch's answers leave together: a client of it that has gone must not take its mates' with it."""
 
-    class Accept(asyncio.Protocol):
-        def __init__(self, accepted: "asyncio.Queue[Any]", gone: asyncio.Event) -> None:
-            self.accepted, self.gone = accepted, gone
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.accepted.put_nowait(transport)
-
-        def connection_lost(self, error: Exception | None) -> None:
-            self.gone.set()
-
     async def answer_both() -> bytes:
-        accepted: asyncio.Queue[Any] = asyncio.Queue()
-        is_gone = asyncio.Event()
+        shared = Shared(Mock(), Mock(), HttpLimits())
         loop = asyncio.get_running_loop()
-        listening = await loop.create_server(lambda: Accept(accepted, is_gone), "127.0.0.1", 0)
-        ends = [socket.create_connection(listening.sockets[0].getsockname(), timeout=5) for _ in range(2)]
-        one, other = await accepted.get(), await accepted.get()
-        one.abort()
-        await is_gone.wait()
-        await asyncio.sleep(0)  # the transport closes behind this callback
-        outbox = Outbox()
-        outbox.put(one, b"gone", is_last=False)
-        outbox.put(other, b"mate", is_last=True)
+        listening = await loop.create_server(lambda: Connection(shared), "127.0.0.1", 0)  # type: ignore[arg-type]
+        opened, ends = [], []
+        for _ in range(2):
+            ends.append(socket.create_connection(listening.sockets[0].getsockname(), timeout=5))
+            while not (new := shared.connections - set(opened)):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            opened += new
+        opened[0].abort()
+        while opened[0] in shared.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        shared.outbox.put(opened[0], b"gone", closes=False)
+        shared.outbox.put(opened[1], b"mate", closes=True)
         with contextlib.suppress(RuntimeError):  # the mate counts
-            outbox.flush()
+            shared.outbox.flush()
         got = b""
         for end in ends:
             with contextlib.suppress(OSError):
@@ -134,8 +160,8 @@ def test_case_31_a_client_that_never_reads_is_not_read_from(server: Inside, line
         with contextlib.suppress(TimeoutError):
             while sent < 2**27:
                 sent += deaf.sock.send(wide * 100)
-                assert sum(len(c.pipeline) for c in server.connections()) * len(wide) < 2**22
+                assert sum(len(c._flow.waiting) for c in server.connections()) * len(wide) < 2**22
         assert sent < 2**27, "the server went on reading"
-        kept = max(c.transport.get_write_buffer_size() for c in server.connections())
+        kept = max(c._transport.get_write_buffer_size() for c in server.connections())
         assert kept < 2**22
         assert works(line)

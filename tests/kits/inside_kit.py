@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.http.connection import Protocol, protocol_for
+from service.http.connection import Connection
 from service.processes.assemble import Service, build_service
-from service.processes.server import Server, bind, uvicorn_config
+from service.processes.server import Server, bind
 from service.settings import read_settings
 from service.telemetry.worker_group import WorkerSlot
 
@@ -39,13 +39,8 @@ class Inside:
             await self.service.front.prepare()
             self._loaded.set()
 
-        config = uvicorn_config(
-            self.service.front,
-            protocol_for(self.service.infer, self.settings.max_body_bytes),
-            shutdown_timeout_s=self.settings.shutdown_timeout_s,
-        )
-        self.server = Server(config, models=self.service.models, drain_delay_s=0, announce=announce)
-        self._thread = threading.Thread(target=self.server.run, args=([sock],), name="inside", daemon=True)
+        self.server = Server(self.service, self.settings, announce)
+        self._thread = threading.Thread(target=self.server.run, args=(sock,), name="inside", daemon=True)
         self._thread.start()
         assert self._loaded.wait(PATIENCE_S), "the models were not tried"
 
@@ -64,9 +59,9 @@ class Inside:
                 sock.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
                 assert sock.recv(1000).startswith(b"HTTP/1.1 200")
 
-    def connections(self) -> list[Protocol]:
+    def connections(self) -> list[Connection]:
         """Every open connection."""
-        return list(self.server.server_state.connections)  # type: ignore[arg-type]
+        return list(self.service.shared.connections)
 
     def served(self, name: str) -> Any:
         """Who answers for a model."""

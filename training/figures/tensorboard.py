@@ -10,6 +10,7 @@ import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ class Board:
     def __enter__(self) -> "Board":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._writer.close()
 
     def add(self, facts: EpochFacts) -> None:

@@ -44,6 +44,8 @@ class KerasCnnSettings(NetSettings):
 
 
 class KerasCnn(nn.Module):
+    """See the module's text."""
+
     def __init__(self, settings: KerasCnnSettings) -> None:
         super().__init__()
         width = settings.input_shape[0]
@@ -66,6 +68,6 @@ class KerasCnn(nn.Module):
         self.head = nn.Sequential(*head, nn.Linear(width, settings.num_classes))
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """(N, C, H, W) → logits (N, num_classes)."""
+        """Logits, one for each class."""
         logits_nk: Tensor = self.head(torch.flatten(self.blocks(rows_nchw), 1))
         return logits_nk

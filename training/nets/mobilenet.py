@@ -56,6 +56,8 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
+    """See the module's text."""
+
     def __init__(self, settings: MobileNetSettings) -> None:
         super().__init__()
         width = settings.stem
@@ -70,6 +72,6 @@ class MobileNet(nn.Module):
         self.head = nn.Linear(settings.last, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """(N, C, H, W) → logits (N, num_classes)."""
+        """Logits, one for each class."""
         logits_nk: Tensor = self.head(mean_over_pixels(self.layers(rows_nchw)))
         return logits_nk

@@ -30,6 +30,8 @@ class VggSettings(NetSettings):
 
 
 class Vgg(nn.Module):
+    """See the module's text."""
+
     def __init__(self, settings: VggSettings) -> None:
         super().__init__()
         width, *pixels = settings.input_shape
@@ -49,6 +51,6 @@ class Vgg(nn.Module):
         )
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """(N, C, H, W) → logits (N, num_classes)."""
+        """Logits, one for each class."""
         logits_nk: Tensor = self.head(torch.flatten(self.stages(rows_nchw), 1))
         return logits_nk

@@ -12,7 +12,6 @@ from typing import Any
 from training.errors import TrainingError, describe_unknown
 
 SCHEDULES = ("one-cycle", "cosine")
-Check = Callable[[Any], bool]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {"data": "size=64", "net": "depth=20"}
 
@@ -21,8 +20,14 @@ class ConfigError(TrainingError):
     """A setting out of range, or one that differs from what the run began with."""
 
 
-def about(text: str, must: str = "", holds: Check = lambda value: True, choices: Sequence[str] = ()) -> Any:
-    """The metadata of a setting: its help `text`, and what it `must` be, which `holds` checks."""
+def about(
+    text: str,
+    must: str = "",
+    holds: Callable[[Any], bool] = lambda value: True,
+    *,
+    choices: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What is known of a setting: its help `text`, and what it `must` be, which `holds` checks."""
     return {"text": text, "must": must, "holds": holds, "choices": choices}
 
 

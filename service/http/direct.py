@@ -1,0 +1,118 @@
+"""An exchange of the hot route, answered on the connection itself: no ASGI, no task, no scope.
+
+In: head and body.  Out: a call of the endpoint once the body is whole and it has its turn; then one write.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from service.errors import ServiceError
+from service.http.body import Buffer
+from service.http.channel import Channel
+from service.http.exchange import Exchange, no_room
+from service.http.parser import Head
+from service.http.reply import CLOSE, CONTINUE, JSON, STATUS_LINES, error_body, header_lines
+from service.http.shared import Shared
+
+
+class DirectExchange(Exchange):
+    """A POST to an inference route."""
+
+    def __init__(self, channel: Channel, shared: Shared, head: Head) -> None:
+        super().__init__(channel, shared, head)
+        self.read_s = 0.0
+        self.encoding: bytes | None = None
+        self.header_length: bytes | None = None
+        self.request_id: bytes | None = None
+        self.trace_parent: bytes | None = None
+        self.on_hang_up: Callable[[], None] | None = None
+        # A body that comes in one part, as most do, is never copied. Others are joined as they come: an
+        # object for each part would take 25 times the bytes of a client's small chunks.
+        self._only: bytes = b""
+        self._joined: bytearray | None = None
+        for name, value in head.headers:
+            if name == b"inference-header-content-length":
+                self.header_length = value
+            elif name == b"content-encoding":
+                self.encoding = value
+            elif name == b"x-request-id":
+                self.request_id = value
+            elif name == b"traceparent":
+                self.trace_parent = value
+
+    @property
+    def body(self) -> Buffer:
+        """Everything after the head, as sent."""
+        return self._only if self._joined is None else self._joined
+
+    def begin(self) -> None:
+        super().begin()
+        if self.is_answered:
+            return
+        if self.is_whole:
+            self._shared.endpoint.answer(self)
+        elif self._owes_continue:
+            self._owes_continue = False
+            self._channel.write(CONTINUE)
+
+    def finish(self) -> None:
+        self.is_whole = True
+        self.read_s = time.perf_counter() - self.begun
+        if self.has_turn and not self.is_answered:
+            self._shared.endpoint.answer(self)
+
+    def hang_up(self) -> None:
+        self.disconnected = True
+        notify, self.on_hang_up = self.on_hang_up, None
+        if notify is not None and not self.is_answered:
+            notify()
+        self._drop_body()
+
+    def answer(self, status: int, head: bytes, body: Sequence[bytes]) -> None:
+        """Write the whole answer, `head` its own header lines; harmless when the client has gone."""
+        if self.disconnected or self.is_answered:
+            return
+        shared = self._shared
+        num_bytes = sum([len(part) for part in body])
+        if num_bytes > shared.limits.free_bytes and not shared.has_room(num_bytes):
+            self.answer_error(no_room(), b"")
+            return
+        self.is_answered = True
+        self._drop_body()
+        keeps_alive = self._keeps_alive()
+        content = [
+            STATUS_LINES[status],
+            shared.date_line,
+            head,
+            b"content-length: %d\r\n" % num_bytes,
+            b"\r\n" if keeps_alive else CLOSE + b"\r\n",
+            *body,
+        ]
+        shared.outbox.put(self._channel, b"".join(content), closes=not keeps_alive)
+        self._channel.answered(keeps_alive=keeps_alive)
+
+    def answer_error(self, error: ServiceError, head: bytes) -> None:
+        """Answer with an error, `head` further header lines."""
+        extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        if (b"connection", b"close") in extra:
+            extra.remove((b"connection", b"close"))
+            self.keep_alive = False
+        self.answer(error.status, header_lines((JSON, *extra)) + head, [error_body(str(error))])
+
+    def refuse(self, error: ServiceError) -> None:
+        self._drop_body()
+        self._shared.endpoint.refuse(self, error)
+
+    def _take(self, part: bytes) -> None:
+        if self._joined is not None:
+            self._joined += part
+        elif self._only:
+            self._joined = bytearray(self._only)
+            self._joined += part
+            self._only = b""
+        else:
+            self._only = part
+
+    def _drop_body(self) -> None:
+        self._only = b""
+        self._joined = None

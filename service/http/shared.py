@@ -1,0 +1,52 @@
+"""What the connections of one server share.
+
+In: limits, the endpoint of the hot route, the ASGI app of all others.  Out: one object in each connection.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Any, Protocol
+
+from service.http.limits import HttpLimits
+from service.http.outbox import Outbox
+from service.http.reply import Receive, Scope, Send
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Endpoint(Protocol):
+    """What answers the exchanges of the hot route."""
+
+    def answer(self, exchange: Any) -> None:
+        """The request is whole: answer it, now or later."""
+
+    def refuse(self, exchange: Any, error: Any) -> None:
+        """The request is refused before it is whole: count it, and answer with the ServiceError."""
+
+
+class Shared:
+    """State of a server that its connections read and keep up to date; belongs to one event loop."""
+
+    def __init__(self, endpoint: Endpoint, app: App, limits: HttpLimits) -> None:
+        self.endpoint = endpoint
+        self.app = app
+        self.limits = limits
+        self.outbox = Outbox()
+        self.connections: set[Any] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.inflight_bytes = 0  # sum of what the connections hold beyond their free bytes
+        self.is_draining = False  # every answer says `connection: close`
+        self.now_s = 0.0  # the event loop's time, to a second: time-outs need no more, requests pay nothing
+        self.date_line = b""
+
+    def tick(self, now_s: float) -> None:
+        """Once a second: set the clock and the Date header, close what took too long."""
+        self.now_s = now_s
+        self.date_line = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        for connection in list(self.connections):
+            connection.close_if_idle(now_s)
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether `num_bytes` more may be in flight."""
+        return self.inflight_bytes + num_bytes <= self.limits.max_inflight_bytes

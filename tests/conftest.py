@@ -1,4 +1,4 @@
-"""What every test may ask for: a server with a net of every datatype, and the reason why there is no GPU."""
+"""How all tests run, and what each may ask for: event loops, groups of processes, a server, a client of it."""
 
 import os
 import shutil
@@ -17,7 +17,6 @@ if "TESTS_COMPILED_INSIDE" not in os.environ:
 
 from service_kit import Server, every_net, serving
 from training.__main__ import ENVIRONMENT
-from turns import turn
 
 for name, value in ENVIRONMENT.items():  # before torch, as the command does
     os.environ.setdefault(name, value)
@@ -29,6 +28,9 @@ from distributed_kit import Everywhere, processes  # noqa: E402
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
     os.environ["FOLDSERVE_CACHE"] = _CACHE.name
+
+
+pytest_plugins = ["durations", "turns"]
 
 
 def _gpu_missing() -> str | None:
@@ -45,16 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=f"needs an NVIDIA GPU: {reason}"))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """In a parallel run a test that is marked `alone` waits for the others, and they for it."""
-    worker = getattr(item.config, "workerinput", None)
-    if worker is None:
-        return (yield)
-    with turn(worker["testrunuid"], alone=item.get_closest_marker("alone") is not None):
-        return (yield)
 
 
 @pytest.fixture(scope="session")

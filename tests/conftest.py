@@ -1,4 +1,4 @@
-"""How all tests run, and what each may ask for: event loops, groups of processes, a server, a client of it."""
+"""How all tests run, and what each may ask for: an event loop, groups of processes, a server."""
 
 import os
 import shutil

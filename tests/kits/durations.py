@@ -63,8 +63,6 @@ class Stopwatch:
         self.tests.setdefault(name, set()).add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        lines = [
-            f'  "{name}": [{self.seconds[name]:.2f}, {len(tests)}]'
-            for name, tests in sorted(self.tests.items())
-        ]
+        measured = {name: [round(self.seconds[name], 2), len(tests)] for name, tests in self.tests.items()}
+        lines = [f'  "{name}": {measured[name]}' for name in sorted(measured)]
         FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

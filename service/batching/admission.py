@@ -16,26 +16,26 @@ from service.errors import BadRequest, DeadlinePassed, Overloaded
 
 @dataclass(frozen=True)
 class Admission:
-    """The door of one queue of at most `queue_rows`."""
+    """Decides for one queue of at most `queue_rows`, by one engine's forecast, which jobs may wait."""
 
     forecast: Forecast
     queue_rows: int
 
     def check_space(self, num_rows: int, waiting: int, running: int) -> None:
-        """Raise BadRequest or Overloaded if the rows do not fit."""
+        """Raise BadRequest if the rows can never fit, Overloaded if not beside the `waiting` ones."""
         if num_rows > self.queue_rows:
             raise BadRequest(f"{num_rows} rows in one request, at most {self.queue_rows} are allowed")
         if waiting + num_rows > self.queue_rows:
             raise Overloaded(
                 f"{waiting} rows are waiting and {num_rows} more do not fit in a queue of {self.queue_rows}",
-                retry_after_s=_whole(self.forecast.drain_s(waiting + running)),
+                retry_after_s=_whole_seconds(self.forecast.drain_s(waiting + running)),
             )
 
     def check_time(self, num_rows: int, timeout_s: float, *, begins_in_s: float, expected_s: float) -> None:
         """Raise DeadlinePassed or Overloaded if the answer, `expected_s` from now, cannot come in time.
 
-        A job that can begin at once is only held against what it takes at best: an engine that has become
-        slow is learnt anew by those who try.
+        A job that can begin at once (`begins_in_s` is 0) is only held against its minimum: if an engine that
+        was slow for a while refused those too, nothing would run and its recovery would never be noticed.
         """
         minimum_s = self.forecast.minimum_s(num_rows)
         if timeout_s < minimum_s:
@@ -48,14 +48,14 @@ class Admission:
             caution, batch_s = self.forecast.caution, self.forecast.batch_s(self.forecast.best_bucket)
             raise Overloaded(
                 f"the answer would take {promise_s:.3g} s, the request's timeout is {timeout_s:.3g} s",
-                # When nobody is before it any more; or when the promise, though caution grew, is short enough
-                # for whoever comes in the middle of a batch.
-                retry_after_s=_whole(
+                # The earlier of two times: when no rows are before it any more; or when the promise, even if
+                # caution has grown by half, is short enough for a job that arrives in the middle of a batch.
+                retry_after_s=_whole_seconds(
                     min(begins_in_s * caution, expected_s + batch_s - timeout_s / (1.5 * caution))
                 ),
             )
 
 
-def _whole(seconds: float) -> int:
-    """Whole seconds, at least one: Retry-After knows no others."""
+def _whole_seconds(seconds: float) -> int:
+    """Rounded up, at least 1: the Retry-After header holds whole seconds."""
     return max(1, math.ceil(seconds))

@@ -1,11 +1,11 @@
-"""The batcher: rows wait, a batch runs whenever a lane is free, every row goes back to its caller.
+"""The batcher: rows wait, a batch runs whenever a lane is free, every row's answer goes back to its caller.
 
-In: jobs of rows, and `run`, an async function from the rows of several jobs to the answers to all of them.
+In: jobs of rows, and `run`, which hands the rows of several jobs to a lane and returns their result to come.
 Out: to each caller exactly its own rows' answers, or one clear error.
 
     a batch    = what waits, by priority and arrival, as many as the forecast finds best (no waiting for
-                 more, unless asked); where lanes are short of work in between, one lies ready, and what is
-                 over at once runs on the event loop itself (sharing.py)
+                 more, unless asked); where a lane would stand still between two batches, one lies ready, and
+                 what is over at once runs inline, on the event loop itself (sharing.py)
     a bound    = rows waiting ≤ queue_rows, else Overloaded
     a deadline = a job that would not be answered by then is refused at once
 
@@ -18,13 +18,14 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from service.batching.admission import Admission
-from service.batching.computing import Computing, Running
-from service.batching.execution import BatchRunner, Clock, Observe, Run, RunInline
+from service.batching.execution import BatchRunner, Clock, HandedOver, Observe, Run, RunInline
 from service.batching.forecast import Forecast
-from service.batching.job import Job, OnEnd, Piece, Tensors, pieces_of
+from service.batching.job import BatchResult, Job, OnEnd, Piece, Tensors, pieces_of
 from service.batching.queue import RowQueue
+from service.batching.running import RunningBatch, RunningBatches
 from service.batching.sharing import Sharing
 from service.errors import DeadlinePassed, Draining
 
@@ -42,7 +43,11 @@ class BatcherConfig:
 
 
 class Batcher:
-    """One engine's queue. Belongs to the event loop in which jobs are submitted."""
+    """One engine's queue. Belongs to the event loop in which jobs are submitted.
+
+    `run`, `run_inline` and `observe` are those of `BatchRunner`; `clock` gives seconds. Raises ValueError if
+    the queue is smaller than the largest bucket.
+    """
 
     def __init__(
         self,
@@ -63,23 +68,25 @@ class Batcher:
         self.forecast = forecast
         self._sharing = Sharing(forecast, self.largest)
         self._admission = Admission(forecast, config.queue_rows)
-        self._runner = BatchRunner(run, run_inline, forecast, observe, clock, self._fail)
+        self._runner = BatchRunner(run, run_inline, forecast, observe, clock)
         self._clock = clock
         self._queue = RowQueue()
-        self._running: dict[asyncio.Task[None], Running] = {}
-        self._computing = Computing()
-        self._patience: asyncio.TimerHandle | None = None
+        self._running = RunningBatches()  # of these a lane is taken
+        self._tasks: dict[asyncio.Task[None], RunningBatch] = {}  # these still have answers to deal
+        self._wait_timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_closed = False
-        self._is_pumping = False
+        self._is_pump_due = False
 
     @property
     def waiting_rows(self) -> int:
+        """Rows that are not handed over yet."""
         return self._queue.num_rows
 
     @property
     def running_rows(self) -> int:
-        return self._computing.num_rows
+        """Rows that a lane computes, or that lie ready for it."""
+        return self._running.num_rows
 
     def submit(
         self,
@@ -116,20 +123,22 @@ class Batcher:
         if timeout_s is not None:
             job.timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, job)
         self._queue.put(job, pieces_of(job, tensors, self.largest))
-        if not self._is_pumping:
-            # Not at once: whatever else has arrived in this turn of the event loop comes along.
-            self._is_pumping = True
+        if not self._is_pump_due:
+            # Not at once: everything else that arrives in this turn of the event loop joins the batch.
+            # Otherwise the first of 64 requests would run alone and the other 63 would wait for it.
+            self._is_pump_due = True
             asyncio.get_running_loop().call_soon(self._pump)
         return job
 
     async def ask(
         self, tensors: Tensors, num_rows: int, timeout_s: float | None = None, *, priority: int = 0
     ) -> Job:
-        """Submit and wait for the job, which then has its answers; cancelling this wait cancels the job."""
+        """Submit and wait for the job, which then has its answers; cancelling this wait cancels the job.
+
+        Raises what `submit` raises, and the job's own error.
+        """
         ended: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        job = self.submit(
-            tensors, num_rows, timeout_s, priority=priority, on_end=lambda job: _set(ended, job)
-        )
+        job = self.submit(tensors, num_rows, timeout_s, priority=priority, on_end=partial(_set, ended))
         try:
             await ended
         except asyncio.CancelledError:
@@ -140,10 +149,8 @@ class Batcher:
         return job
 
     def cancel(self, job: Job) -> None:
-        """The caller has gone: what has not begun never will. Harmless after the end."""
-        if not job.is_settled:
-            job.drop()
-            self._queue.remove(job)
+        """The caller has gone: pieces that have not begun never will. Harmless after the end."""
+        job.drop()
 
     async def close(self, timeout_s: float | None = None) -> None:
         """Refuse new jobs, finish accepted ones; those unfinished after `timeout_s` fail with Draining."""
@@ -151,73 +158,103 @@ class Batcher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 self._pump()
-                while self._running:
-                    await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                while self._tasks:  # each one that ends pumps, and so may add another
+                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         self._is_closed = True
-        for task in list(self._running):
+        for task in list(self._tasks):
             task.cancel()
         for piece in list(self._queue):
-            self._fail(piece.job, _shut_down())
-        if self._running:
-            await asyncio.wait(self._running)
+            piece.job.fail(_shut_down())
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def check_space(self, num_rows: int) -> None:
         """Raise if a job of `num_rows` would be refused for want of space, before it is even read."""
         self._admission.check_space(num_rows, self.waiting_rows, self.running_rows)
 
     def _pump(self) -> None:
-        """Start batches while a lane is free and rows wait."""
-        self._is_pumping = False
+        """Start batches while a lane is free and rows wait; called whenever either may have become true.
+
+        Which branch runs is decided anew for each batch, because each changes what waits and what runs.
+        """
+        self._is_pump_due = False
         while not self._is_closed and self._queue.num_rows:
             num_lanes = self._num_lanes()
-            if len(self._computing) >= num_lanes:
-                if len(self._computing) > num_lanes or not self._may_go_ahead():
+            if len(self._running) >= num_lanes:
+                # Every lane is taken. One batch more may lie ready, so that a lane need not wait for the
+                # event loop between two batches: without it both stood still a third of the time (decision
+                # 22). Never two: rows that lie ready can no longer be overtaken, nor join a fuller batch.
+                if len(self._running) > num_lanes or not self._may_lie_ready():
                     return
             elif self._should_wait():
+                return  # the user asked for fuller batches (max_wait_ms); a timer pumps again
+            elif self._running and not self._sharing.is_worth_a_lane(self.waiting_rows):
+                # A lane is free and another computes: waking the second would take the event loop's core for
+                # longer than these rows need (decision 11). The lane that computes takes them next.
                 return
-            elif self._computing and not self._sharing.is_worth_a_lane(self.waiting_rows):
-                return  # the lane that computes takes it next
-            is_short = not self._computing and self._is_short()
+            # Inline only where no lane computes: it borrows a lane's buffers, and the event loop would fight
+            # the lanes for their cores (decision 22).
+            is_inline = not self._running and self._should_run_inline()
             batch = self._next_batch()
             if not batch:
-                return
+                return  # all that waited had passed its deadline
             num_rows = sum(piece.num_rows for piece in batch)
-            if is_short:
+            if is_inline:
                 self._runner.execute_inline(batch, num_rows)
             else:
-                self._begin(batch, num_rows, num_lanes)
+                self._hand_over(batch, num_rows, num_lanes)
 
-    def _is_short(self) -> bool:
-        """Whether all that waits is done sooner than handed over."""
+    def _should_run_inline(self) -> bool:
+        """Whether all that waits is computed sooner than handed over.
+
+        All of it and not the next batch: judged by the batch, the event loop served a full queue itself,
+        eight rows at a time, a third slower than the lanes (decision 22).
+        """
         return self._runner.may_run_inline and not self._sharing.is_worth_handing_over(self.waiting_rows)
 
-    def _begin(self, batch: list[Piece], num_rows: int, num_lanes: int) -> None:
+    def _hand_over(self, pieces: list[Piece], num_rows: int, num_lanes: int) -> None:
         now = self._clock()
-        running = Running(batch, num_rows, now + self._free_in_s(now) + self.forecast.batch_s(num_rows))
+        ends_at = now + self._free_in_s(now) + self.forecast.batch_s(num_rows)
+        batch = RunningBatch(pieces, num_rows, ends_at)
+        self._running.add(batch)
+        handed = self._runner.hand_over(pieces, num_lanes)
+        task = asyncio.get_running_loop().create_task(self._finish(batch, handed))
+        self._tasks[task] = batch
+        task.add_done_callback(self._forget)
 
-        def computed() -> None:
-            self._computing.release(running)
-            self._pump()
+    async def _finish(self, batch: RunningBatch, handed: HandedOver) -> None:
+        """Settle the jobs of a batch that is handed over, whatever becomes of it."""
+        try:
+            result = await self._runner.result_of(batch.pieces, batch.num_rows, handed)
+            if isinstance(result, BatchResult):
+                # The next batch before these answers: dealing them takes the event loop as long as a lane
+                # takes to compute, and the lane would stand still meanwhile (decision 11).
+                self._running.release(batch)
+                self._pump()
+                self._runner.deal(batch.pieces, result)
+            else:
+                # Its lane stays taken: the pieces run there, one by one.
+                await self._runner.retry_alone(batch.pieces, result)
+        except Exception as lost:
+            self._runner.fail(batch.pieces, batch.num_rows, lost)
 
-        self._computing.add(running)
-        execution = self._runner.execute(batch, num_rows, self._runner.begin(batch, num_lanes), computed)
-        task = asyncio.get_running_loop().create_task(execution)
-        self._running[task] = running
-        task.add_done_callback(self._end_of_batch)
-
-    def _end_of_batch(self, task: "asyncio.Task[None]") -> None:
-        running = self._running.pop(task)
-        self._computing.release(running)
-        if task.cancelled():
-            for piece in running.batch:
-                self._fail(piece.job, _shut_down())
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        batch = self._tasks.pop(task)
+        self._running.release(batch)
+        if task.cancelled():  # by `close`; a task that was cancelled before it began settles nothing itself
+            for piece in batch.pieces:
+                piece.job.fail(_shut_down())
         self._pump()
 
     def _free_in_s(self, now: float) -> float:
-        return self._computing.free_in_s(now, self._num_lanes())
+        return self._running.free_in_s(now, self._num_lanes())
 
-    def _may_go_ahead(self) -> bool:
-        """Whether one batch should lie ready for the lane that is free next: never less than its share."""
+    def _may_lie_ready(self) -> bool:
+        """Whether one batch should lie ready for the lane that is free next: never less than its share.
+
+        Less than a share would leave the rest for another lane's small batch, and both would pay a hand-over.
+        A user who asks the batcher to wait for more rows wants the opposite.
+        """
         share = self._share()
         return (
             self.config.max_wait_s == 0
@@ -232,28 +269,36 @@ class Batcher:
         return self._sharing.share(self.waiting_rows + self.running_rows)
 
     def _should_wait(self) -> bool:
-        """Whether a lane should be left free in the hope of more rows; if so, a timer pumps again."""
+        """Whether a lane should be left free in the hope of more rows; if so, a timer pumps again.
+
+        Not longer than `max_wait_s` after the oldest arrival, nor so long that a deadline could be missed.
+        """
         if self.config.max_wait_s == 0 or self._is_closing or self.waiting_rows >= self.largest:
             return False
         jobs = {piece.job for piece in self._queue}
         until = min(job.submitted_at for job in jobs) + self.config.max_wait_s
         own_s = self.forecast.promise_s(self.forecast.batch_s(self.waiting_rows))
         until = min([until, *(job.deadline - own_s for job in jobs if job.deadline is not None)])
-        patience = until - self._clock()
-        if patience <= 0:
+        wait_s = until - self._clock()
+        if wait_s <= 0:
             return False
-        if self._patience is not None:
-            self._patience.cancel()
-        self._patience = asyncio.get_running_loop().call_later(patience, self._pump)
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
+        self._wait_timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
         return True
 
     def _next_batch(self) -> list[Piece]:
-        """What should run now. Nobody is called back between the choice and the taking."""
+        """Take out of the queue what should run now; empty if nothing that waits is in time.
+
+        No callback runs between the choice and the taking: one that submits or cancels would change the queue
+        under the choice, and a batch could exceed the largest bucket.
+        """
         while late := [
             piece.job for piece in self._queue.head(self.largest) if piece.job.is_late(self._clock())
         ]:
             for job in late:  # others move up into the head and may be late too
                 self._expire(job)
+        # A share and no more, or one lane would compute everything while the others have nothing.
         head = self._queue.head(min(self.largest, self._share()))
         if not head:
             return []
@@ -263,19 +308,16 @@ class Batcher:
         return self._queue.pop(self.forecast.best_count([piece.num_rows for piece in head], slacks))
 
     def _expire(self, job: Job) -> None:
+        """Fail a job whose deadline has passed, by its timer or because its turn came first."""
         if not job.is_settled:
             waited_s = self._clock() - job.submitted_at
-            self.forecast.note_job(job.expected_s, waited_s)  # or only those in time would count
-            error = DeadlinePassed(f"the request's timeout passed, {waited_s:.3g} s after it was accepted")
-            self._fail(job, error)
-
-    def _fail(self, job: Job, error: Exception) -> None:
-        self._queue.remove(job)
-        job.fail(error)
+            # Without this only jobs in time would teach the forecast, and it would promise ever more.
+            self.forecast.note_job(job.expected_s, waited_s)
+            job.fail(DeadlinePassed(f"the request's timeout passed, {waited_s:.3g} s after it was accepted"))
 
 
 def _set(future: "asyncio.Future[Job]", job: Job) -> None:
-    if not future.done():
+    if not future.done():  # the one who asked may have been cancelled in this turn of the event loop
         future.set_result(job)
 
 

@@ -1,18 +1,19 @@
 """How long things take: a latency curve, kept true by what happens, and what follows from it.
 
 In: seconds of one batch in each bucket, as measured at load; then every batch that runs.
-Out: which rows to run next; when a new job would be answered; when to come again.
+Out: how many rows to run next; when a new job would be answered.
 
     seconds(n rows) = curve(smallest bucket ≥ n) · slowdown + overhead
     rate(n rows)    = n / (seconds(n) + a hand-over)    the smallest batch runs whose rate comes near the best
     drain(n rows)   = ⌈n / best bucket⌉ · seconds(best bucket) / lanes
     alone(n rows)   = its pieces in turn, over the lanes
-    answer(n rows)  = until a lane is free + those before it and itself, in best batches
+    answer(n rows)  = until a lane is free + the rows before it and its own, in best batches
     promise         = answer · (bias + 3 · spread)
 
-Slowdown (engine seconds over the curve's), overhead (what a batch takes beside the engine), bias and spread
+Slowdown (engine seconds over the curve's), overhead (seconds of a batch outside the engine), bias and spread
 (of answers over their forecasts, a turn of the event loop added to both) are smoothed as TCP smooths its
 round trips. A promise is what a deadline is held against, so that an accepted job is nearly always in time.
+Why it is measured while serving, and not only at load: docs/decisions/0011-measured-not-believed.md.
 """
 
 import math
@@ -20,17 +21,20 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 SMOOTHING = 0.1
-NEAR = 0.97
-HAND_OVER_S = 0.0002  # what a batch costs the event loop beside its rows
-LOOP_TURN_S = 0.01  # of a busy event loop; what is forecast shorter says little about what is longer
+NEAR = 0.97  # a rate that comes so near the best is as good: measurements scatter by more
+HAND_OVER_S = 0.0002  # what a batch costs the event loop beside its rows (decision 22)
+LOOP_TURN_S = 0.01  # a turn of a busy event loop: errors of that size in short forecasts mean nothing
 STEADY_AFTER = 256  # batches in a row that took about what the curve says
-STALL_S = 0.02  # of a busy machine says nothing about the net
-_MAX_RATIO = 10.0
-_MIN_SECONDS = 1e-9
+STALL_S = 0.02  # a pause of a busy machine, which says nothing about the net
+_MAX_RATIO = 10.0  # one stall must not teach more than this, or it would take minutes to forget
+_MIN_SECONDS = 1e-9  # a clock may not resolve a batch, and a rate must be finite
 
 
 class Forecast:
-    """What one engine's batches take. `lanes` batches run at once; `curve` may be empty at first."""
+    """The seconds of one engine's batches, `lanes` of which run at once.
+
+    `buckets` are the allowed batch sizes, rising; `curve` the seconds of some of them, as measured at load.
+    """
 
     def __init__(self, buckets: Sequence[int], curve: Mapping[int, float], lanes: int = 1) -> None:
         self.buckets = tuple(buckets)
@@ -40,8 +44,8 @@ class Forecast:
         self._overhead_s = 0.0
         self._bias = 1.0
         self._spread = 0.1
-        self._num_true = 0
-        self._draw()
+        self._num_steady = 0
+        self._draw_curve()
 
     def bucket(self, num_rows: int) -> int:
         """The smallest bucket that holds `num_rows`, at most the largest."""
@@ -52,12 +56,14 @@ class Forecast:
         return self._seconds[self._place(num_rows)]
 
     def best_count(self, sizes: Sequence[int], slacks: Sequence[float]) -> int:
-        """How many of the pieces that wait to run now: the fewest with a rate near the best, all in time.
+        """How many of the pieces that wait should run now: the fewest with a rate near the best, all in time.
 
         `sizes` are their rows, in order, within the largest bucket together; `slacks` the seconds that each
-        one's deadline leaves. The first piece runs whatever its slack.
+        one's deadline leaves. The first piece runs however little slack it has: late is better than never.
         """
-        fullest: dict[int, tuple[int, float]] = {}  # for each bucket: how many pieces fill it best, its rate
+        # For each bucket: how many pieces fill it best, and its rate. A bucket costs the same however full it
+        # is, so only its fullest batch counts.
+        fullest: dict[int, tuple[int, float]] = {}
         num_rows = 0
         slack = math.inf
         for count, (size, own_slack) in enumerate(zip(sizes, slacks, strict=True), 1):
@@ -66,7 +72,7 @@ class Forecast:
             place = self._place(num_rows)
             seconds = self._seconds[place]
             if count > 1 and seconds > slack:
-                break
+                break  # a larger bucket takes longer still
             fullest[place] = (count, num_rows / (seconds + HAND_OVER_S))
         enough = NEAR * max(rate for _, rate in fullest.values())
         return next(count for count, rate in fullest.values() if rate >= enough)
@@ -76,14 +82,14 @@ class Forecast:
         return self._in_turn(num_rows, self._seconds)
 
     def minimum_s(self, num_rows: int) -> float:
-        """The same on an engine as fast as at load: what a deadline can never be shorter than."""
+        """The same on an engine as fast as at load: no deadline may be shorter."""
         return self._in_turn(num_rows, self._base)
 
     def _in_turn(self, num_rows: int, seconds: Sequence[float]) -> float:
         """Seconds of a job's pieces over the lanes, by the `seconds` of each bucket."""
         whole, rest = divmod(num_rows, self.buckets[-1])
         rounds, odd = divmod(whole, self.lanes)
-        if odd:
+        if odd:  # another lane computes the rest beside the whole batches of the last round
             return (rounds + 1) * seconds[-1]
         return rounds * seconds[-1] + (seconds[self._place(rest)] if rest else 0.0)
 
@@ -92,38 +98,39 @@ class Forecast:
         return -(-num_rows // self.best_bucket) * self._best_s / self.lanes
 
     def finish_s(self, rows_before: int, num_rows: int) -> float:
-        """Seconds until `num_rows` have run behind `rows_before`, from when a lane is free."""
+        """Seconds until `num_rows` have run after `rows_before`, from when a lane is free."""
         if rows_before == 0:
             return self.alone_s(num_rows)
         whole, rest = divmod(rows_before + num_rows, self.best_bucket)
         return whole * self._best_s / self.lanes + (self.batch_s(rest) if rest else 0.0)
 
     def promise_s(self, answer_s: float) -> float:
-        """A forecast as it should be told: what such forecasts came to, and some of their scatter."""
+        """The seconds to promise for a forecast: `answer_s` corrected by bias, with room for scatter."""
         return answer_s * self.caution
 
     @property
     def caution(self) -> float:
-        """What a forecast is multiplied by before it is promised."""
+        """The factor from a forecast to a promise."""
         return self._bias + 3 * self._spread
 
     @property
     def is_steady(self) -> bool:
         """Whether the curve can be trusted: a graph's loops may take as long as its rows tell them to."""
-        return self._num_true >= STEADY_AFTER
+        return self._num_steady >= STEADY_AFTER
 
     def note_batch(self, num_rows: int, engine_s: float, turnaround_s: float) -> None:
-        """A batch has run, `engine_s` in the engine, `turnaround_s` until its answers could be dealt."""
+        """Learn from a batch: `engine_s` in the engine, `turnaround_s` until its answers could be dealt."""
         expected = self._curve.setdefault(self.bucket(num_rows), engine_s / self._slowdown)
         ratio = min(engine_s / max(expected, _MIN_SECONDS), _MAX_RATIO)
-        self._num_true = self._num_true + 1 if engine_s <= expected * _MAX_RATIO + STALL_S else 0
+        # In a row: a graph that has once taken far longer than its curve may do so again at any time.
+        self._num_steady = self._num_steady + 1 if engine_s <= expected * _MAX_RATIO + STALL_S else 0
         self._slowdown += SMOOTHING * (ratio - self._slowdown)
         self._overhead_s += SMOOTHING * (max(0.0, turnaround_s - engine_s) - self._overhead_s)
-        self._draw()
+        self._draw_curve()
 
     def note_job(self, forecast_s: float, actual_s: float) -> None:
-        """A job was answered: how true was its forecast?"""
-        if forecast_s > 0:
+        """Learn from a job that ended `actual_s` after it was submitted, with an answer or too late."""
+        if forecast_s > 0:  # an engine whose curve is not known yet forecasts nothing
             ratio = min((actual_s + LOOP_TURN_S) / (forecast_s + LOOP_TURN_S), _MAX_RATIO)
             self._spread += SMOOTHING / 4 * (abs(ratio - self._bias) - self._spread)
             self._bias += SMOOTHING / 4 * (ratio - self._bias)
@@ -131,8 +138,11 @@ class Forecast:
     def _place(self, num_rows: int) -> int:
         return min(bisect_left(self.buckets, num_rows), len(self.buckets) - 1)
 
-    def _draw(self) -> None:
-        """Draw the curve anew: seconds of every bucket, and the bucket with the most rows a second."""
+    def _draw_curve(self) -> None:
+        """Set the seconds of every bucket, at load and now, and the bucket with the highest rows per second.
+
+        Drawn when a batch has taught something, because every request asks: it is looked up there.
+        """
         base: list[float] = []
         known = min(self._curve.values(), default=0.0)
         for bucket in self.buckets:

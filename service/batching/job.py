@@ -1,10 +1,10 @@
-"""A job: one caller's rows on their way through the queue, and what is to be done when it ends.
+"""A job: one caller's rows on their way through the queue, and the callback for when it ends.
 
 In: named arrays, rows first.  Out: the answers to exactly these rows, or one error, whichever comes first.
 
-A job of more rows than the largest batch travels in pieces; the job puts the answers together again.
-Whom to tell lives here and nowhere else, so that nobody can settle a neighbour's. Settling belongs to the
-event loop's thread alone.
+A job of more rows than the largest batch travels in pieces; the job joins their answers again.
+The callback lives in the job and nowhere else, so that no caller can be given a neighbour's answer. Settling
+belongs to the event loop's thread alone.
 """
 
 import asyncio
@@ -23,7 +23,9 @@ OnEnd = Callable[["Job"], None]
 class Job:
     """One caller's rows; settled once, by its answers, an error, its deadline or its caller's hanging up.
 
-    `on_end` is called with the job once it has `answers` or an `error`, and never after `drop`.
+    `on_end` is called with the job once it has `answers` or an `error`, and never after `drop`. `on_settled`
+    is how the queue that holds a job's rows learns that they wait no longer; it is called before `on_end`.
+    Times are of the batcher's clock, `…_s` are seconds.
     """
 
     __slots__ = (
@@ -38,6 +40,7 @@ class Job:
         "is_settled",
         "num_pieces",
         "num_rows",
+        "on_settled",
         "priority",
         "queue_s",
         "submitted_at",
@@ -67,12 +70,13 @@ class Job:
         self.answers: Tensors | None = None
         self.error: Exception | None = None
         self.is_settled = False
+        self.on_settled: Callable[[Job], None] | None = None
         self._on_end = on_end
         self._missing = num_pieces
         self._parts: list[Tensors | None] = [None] * num_pieces
 
     def deliver(self, index: int, answers: Tensors) -> None:
-        """Take the answers to piece `index`; the last one settles the job."""
+        """Take the answers to piece `index`, rows first; the last missing piece settles the job."""
         if self.is_settled:
             return
         self._parts[index] = answers
@@ -89,11 +93,12 @@ class Job:
             self._end()
 
     def drop(self) -> None:
-        """Settle with nothing: the caller has gone."""
-        self._settle()
+        """Settle with neither answers nor error, because the caller has gone; harmless once settled."""
+        if not self.is_settled:
+            self._settle()
 
     def is_late(self, now: float) -> bool:
-        """Whether the deadline has passed."""
+        """Whether the deadline has passed at `now`."""
         return self.deadline is not None and self.deadline <= now
 
     def _end(self) -> None:
@@ -101,16 +106,20 @@ class Job:
         self._settle()
         try:
             on_end(self)
-        except Exception:  # a caller who cannot be told is nobody else's trouble
+        except Exception:  # a callback that raises must not cost the other jobs of its batch their answers
             _log.exception("event=caller_failed")
 
     def _settle(self) -> None:
         self.is_settled = True
-        self._on_end = _ignore  # whoever waited may point back at the job
+        # A caller's callback often points back at the job: kept, both and their rows would live on together.
+        self._on_end = _ignore
         self._parts.clear()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        on_settled, self.on_settled = self.on_settled, None
+        if on_settled is not None:
+            on_settled(self)
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +134,7 @@ class Piece:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class BatchResult:
-    """What a batch came to: its answers, when the engine began (perf_counter), and its seconds in parts."""
+    """A batch that has run: its answers, when the engine began (perf_counter), and its seconds in parts."""
 
     answers: Tensors
     begun: float
@@ -135,11 +144,12 @@ class BatchResult:
 
     @property
     def seconds(self) -> float:
+        """Seconds in the engine: rows copied in, computed, answers copied out."""
         return self.input_s + self.compute_s + self.output_s
 
 
 def pieces_of(job: Job, tensors: Tensors, largest: int) -> list[Piece]:
-    """The job's rows in order, at most `largest` in a piece."""
+    """The job's rows in order, at most `largest` in a piece; views, no rows are copied."""
     if job.num_rows <= largest:
         return [Piece(job, 0, tensors, job.num_rows)]
     pieces = []
@@ -151,7 +161,7 @@ def pieces_of(job: Job, tensors: Tensors, largest: int) -> list[Piece]:
 
 
 def _ignore(job: Job) -> None:
-    """Nobody waits any more."""
+    """The callback of a job that is settled."""
 
 
 def _joined(parts: Sequence[Tensors]) -> Tensors:

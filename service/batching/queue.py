@@ -1,11 +1,11 @@
-"""Who waits, in which order: rows of jobs, by priority and then by arrival.
+"""The rows that wait, in the order in which they will run: by priority and then by arrival.
 
 In: pieces of jobs.  Out: the pieces that should run next.
 
-    priority 1 before 2 before 3 …;  0, what a client says who says nothing, stands for DEFAULT_PRIORITY
+    priority 1 before 2 before 3 …;  0 (the client names none) stands for DEFAULT_PRIORITY
 
-A plain data structure: no clock, no event loop, no locks. A job that ends while it waits leaves at once for
-the count of rows; its pieces are passed over when their turn comes.
+A plain data structure: no clock, no event loop, no locks. The rows of a job that settles while it waits leave
+the count at once; its pieces are passed over when their turn comes.
 """
 
 from bisect import insort
@@ -19,14 +19,14 @@ _SLACK = 64
 
 
 class RowQueue:
-    """Pieces that wait."""
+    """Pieces that wait; `num_rows` are the rows of those whose jobs are not settled."""
 
     def __init__(self) -> None:
         self.num_rows = 0
         self._clear()
 
     def put(self, job: Job, pieces: list[Piece]) -> None:
-        """Let a job's pieces wait."""
+        """Append all pieces of a job to its priority; the job tells this queue when it settles."""
         level = level_of(job)
         waiting = self._levels.get(level)
         if waiting is None:
@@ -38,6 +38,7 @@ class RowQueue:
         self._rows_of[job] = job.num_rows
         self._rows_at[level] += job.num_rows
         self.num_rows += job.num_rows
+        job.on_settled = self._remove
 
     def __iter__(self) -> Iterator[Piece]:
         """Pieces in the order in which they will run."""
@@ -47,7 +48,7 @@ class RowQueue:
                     yield piece
 
     def head(self, num_rows: int) -> list[Piece]:
-        """The pieces that run next, of `num_rows` together at most; the first one whatever its rows."""
+        """The pieces that run next, of at most `num_rows` together; the first one however many it has."""
         pieces: list[Piece] = []
         for piece in self:
             num_rows -= piece.num_rows
@@ -57,7 +58,7 @@ class RowQueue:
         return pieces
 
     def pop(self, count: int) -> list[Piece]:
-        """Take the next `count` pieces out."""
+        """Take the next `count` pieces out; there must be as many."""
         taken: list[Piece] = []
         while len(taken) < count:
             level = self._order[0]
@@ -73,19 +74,20 @@ class RowQueue:
             self._clear()
         return taken
 
-    def remove(self, job: Job) -> None:
-        """A settled job's rows wait no longer."""
-        if rows := self._rows_of.get(job):
-            self._count_off(job, level_of(job), rows)
+    def rows_before(self, priority: int) -> int:
+        """How many of the waiting rows will run before those of a new job of this priority."""
+        own = priority or DEFAULT_PRIORITY
+        return sum(rows for level, rows in self._rows_at.items() if level <= own)
+
+    def _remove(self, job: Job) -> None:
+        """Count off the waiting rows of a job that has settled."""
+        self._count_off(job, level_of(job), self._rows_of[job])
         if self.num_rows == 0:
             self._clear()
         elif self._num_pieces > 2 * len(self._rows_of) + self.num_rows + _SLACK:
+            # Pieces of settled jobs go when their turn comes. Callers who hang up faster than batches run
+            # would let them pile up without a bound, each with its rows.
             self._compact()
-
-    def rows_before(self, priority: int) -> int:
-        """Rows that will run before those of a new job."""
-        own = priority or DEFAULT_PRIORITY
-        return sum(rows for level, rows in self._rows_at.items() if level <= own)
 
     def _clear(self) -> None:
         self._levels: dict[int, deque[Piece]] = {}
@@ -100,6 +102,7 @@ class RowQueue:
         self._rows_of[job] -= num_rows
         if self._rows_of[job] == 0:
             del self._rows_of[job]
+            job.on_settled = None  # all of it is taken: its end is no longer this queue's concern
 
     def _compact(self) -> None:
         for level in list(self._order):
@@ -113,5 +116,5 @@ class RowQueue:
 
 
 def level_of(job: Job) -> int:
-    """The job's place among the priorities."""
+    """The job's place among the priorities: 1 runs first."""
     return job.priority or DEFAULT_PRIORITY

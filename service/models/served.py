@@ -137,7 +137,7 @@ class Served:
         self._lanes.stop()
 
     def _observe(self, execution: Execution) -> None:
-        ran = execution.outcome
+        ran = execution.result
         self.metrics.batch(
             num_rows=execution.num_rows,
             bucket=self.engine.bucket(execution.num_rows),

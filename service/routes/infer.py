@@ -22,7 +22,7 @@ from service.models.served import Served
 from service.protocol.head import Head
 from service.protocol.request import InferRequest
 from service.protocol.response import encode_response
-from service.routes.request_record import RequestRecord, RequestRecorder
+from service.routes.request_record import RequestRecorder
 
 LONG_JSON = 256 * 1024
 MAX_KEPT_TARGETS = 256
@@ -32,8 +32,80 @@ _JSON = b"content-type: application/json\r\n"
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 
+class InferCall:
+    """One inference request on its way: from its head to the answer or the error that it gets, exactly once.
+
+    The batcher holds it as the job's callback, the exchange as the callback for a client who hangs up.
+    """
+
+    __slots__ = ("_exchange", "_head", "_job", "_recorder", "record")
+
+    def __init__(self, exchange: DirectExchange, recorder: RequestRecorder) -> None:
+        self._exchange = exchange
+        self._recorder = recorder
+        self._head: Head | None = None
+        self._job: Job | None = None
+        self.record = recorder.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
+        self.record.read_s = exchange.read_s
+
+    def submit(self, served: Served, request: InferRequest) -> None:
+        """Queue the rows of a parsed request; raises what the batcher raises when it refuses them."""
+        head = self._head = request.head
+        record = self.record
+        record.num_rows = head.num_rows
+        record.decode_s = time.perf_counter() - record.begun - record.read_s
+        if head.num_rows == 0:  # valid in the protocol, and no batch can hold it
+            self._answer(served.no_rows)
+            return
+        self._job = served.batcher.submit(
+            request.tensors,
+            head.num_rows,
+            head.timeout_s or served.default_timeout_s,
+            priority=head.priority,
+            on_end=self._end,
+        )
+        self._exchange.on_hang_up = self._hang_up
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error; one that is not ours becomes "internal server error"."""
+        self._exchange.answer_error(self._recorder.failed(self.record, error), self.record.head)
+
+    def _end(self, job: Job) -> None:
+        """The job has its answers or an error."""
+        self._exchange.on_hang_up = None
+        self.record.queue_s, self.record.compute_s = job.queue_s, job.compute_s
+        try:
+            if job.error is not None:
+                raise job.error
+            assert job.answers is not None
+            self._answer(job.answers)
+        except Exception as error:
+            self.fail(error)
+
+    def _hang_up(self) -> None:
+        """The client has gone: its rows leave the queue, and nothing but the counts sees the error."""
+        served, job = self.record.served, self._job
+        assert served is not None
+        assert job is not None
+        served.batcher.cancel(job)
+        self.fail(HungUp("the client hung up before its answer was ready"))
+
+    def _answer(self, tensors: Tensors) -> None:
+        record, served, head = self.record, self.record.served, self._head
+        assert served is not None
+        assert head is not None
+        begun = time.perf_counter()
+        response = encode_response(served.signature, head, tensors)
+        now = time.perf_counter()
+        record.encode_s, total_s = now - begun, now - record.begun
+        own = _JSON if response.header_length is None else _BINARY % response.header_length
+        self._exchange.answer(200, record.head_with_timing(total_s) + own, response.parts)
+        served.metrics.nonfinite_outputs += response.num_nonfinite
+        self._recorder.answered(record, total_s)
+
+
 class InferEndpoint:
-    """Answers inference requests to every model."""
+    """Answers inference requests to every model; `threads` read what would hold the event loop for long."""
 
     def __init__(
         self, models: ModelRegistry, recorder: RequestRecorder, threads: Executor, max_body_bytes: int
@@ -46,107 +118,52 @@ class InferEndpoint:
         self._in_threads: set[asyncio.Task[None]] = set()
 
     def answer(self, exchange: DirectExchange) -> None:
-        """Answer one request, whatever happens."""
-        record = self._open(exchange)
+        """Answer one request whose body is whole, now or once its batch has run; raises nothing."""
+        call = InferCall(exchange, self._recorder)
         try:
             self._models.check_open()
-            served = record.served = self._models.get(*self._target(exchange.path))
-            served.batcher.check_space(1)
+            served = call.record.served = self._models.get(*self._target(exchange.path))
+            served.batcher.check_space(1)  # a full queue refuses before the body is parsed
             body = exchange.body
             if exchange.encoding is None and _json_length(body, exchange.header_length) <= LONG_JSON:
-                self._submit(record, exchange, served, served.parser.parse(body, exchange.header_length))
+                call.submit(served, served.parser.parse(body, exchange.header_length))
                 return
-            task = asyncio.get_running_loop().create_task(
-                self._read_in_thread(record, exchange, served, body)
-            )
-            self._in_threads.add(task)
+            task = asyncio.get_running_loop().create_task(self._read_in_thread(call, exchange, served, body))
+            self._in_threads.add(task)  # the event loop itself holds tasks only weakly
             task.add_done_callback(self._in_threads.discard)
         except Exception as error:
-            self._fail(record, exchange, error)
+            call.fail(error)
 
     def refuse(self, exchange: DirectExchange, error: ServiceError) -> None:
-        """Answer a request whose body is not wanted."""
-        record = self._open(exchange)
+        """Answer a request whose body is not wanted with `error`."""
+        call = InferCall(exchange, self._recorder)
         with contextlib.suppress(ServiceError):  # an error too says which model it comes from
-            record.served = self._models.get(*self._target(exchange.path))
-        self._fail(record, exchange, error)
-
-    def _open(self, exchange: DirectExchange) -> RequestRecord:
-        record = self._recorder.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
-        record.read_s = exchange.read_s
-        return record
+            call.record.served = self._models.get(*self._target(exchange.path))
+        call.fail(error)
 
     async def _read_in_thread(
-        self, record: RequestRecord, exchange: DirectExchange, served: Served, body: Buffer
+        self, call: InferCall, exchange: DirectExchange, served: Served, body: Buffer
     ) -> None:
-        def read() -> InferRequest:
-            content = decoded(body, exchange.encoding, self._max_body_bytes)
-            return served.parser.parse(content, exchange.header_length)
-
         try:
-            with served.held():
-                request = await asyncio.get_running_loop().run_in_executor(self._threads, read)
+            with served.held():  # a version that is replaced meanwhile stays open for this request
+                request = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._read, exchange, served, body
+                )
                 if exchange.disconnected:
                     raise HungUp("the client hung up before its answer was ready")
-                self._submit(record, exchange, served, request)
+                call.submit(served, request)
         except Exception as error:
-            self._fail(record, exchange, error)
+            call.fail(error)
 
-    def _submit(
-        self, record: RequestRecord, exchange: DirectExchange, served: Served, request: InferRequest
-    ) -> None:
-        head = request.head
-        record.num_rows = head.num_rows
-        record.decode_s = time.perf_counter() - record.begun - record.read_s
-        if head.num_rows == 0:
-            self._encode(record, exchange, head, served.no_rows)
-            return
-
-        def end(job: Job) -> None:
-            exchange.on_hang_up = None
-            record.queue_s, record.compute_s = job.queue_s, job.compute_s
-            try:
-                if job.error is not None:
-                    raise job.error
-                assert job.answers is not None
-                self._encode(record, exchange, head, job.answers)
-            except Exception as error:
-                self._fail(record, exchange, error)
-
-        job = served.batcher.submit(
-            request.tensors,
-            head.num_rows,
-            head.timeout_s or served.default_timeout_s,
-            priority=head.priority,
-            on_end=end,
-        )
-
-        def hang_up() -> None:
-            served.batcher.cancel(job)
-            self._fail(record, exchange, HungUp("the client hung up before its answer was ready"))
-
-        exchange.on_hang_up = hang_up
-
-    def _encode(self, record: RequestRecord, exchange: DirectExchange, head: Head, tensors: Tensors) -> None:
-        served = record.served
-        assert served is not None
-        begun = time.perf_counter()
-        response = encode_response(served.signature, head, tensors)
-        now = time.perf_counter()
-        record.encode_s, total_s = now - begun, now - record.begun
-        own = _JSON if response.header_length is None else _BINARY % response.header_length
-        exchange.answer(200, record.head_with_timing(total_s) + own, response.parts)
-        served.metrics.nonfinite_outputs += response.num_nonfinite
-        self._recorder.answered(record, total_s)
-
-    def _fail(self, record: RequestRecord, exchange: DirectExchange, error: Exception) -> None:
-        exchange.answer_error(self._recorder.failed(record, error), record.head)
+    def _read(self, exchange: DirectExchange, served: Served, body: Buffer) -> InferRequest:
+        content = decoded(body, exchange.encoding, self._max_body_bytes)
+        return served.parser.parse(content, exchange.header_length)
 
     def _target(self, path: bytes) -> tuple[str, str | None]:
         kept = self._targets.get(path)
         if kept is None:
             if len(self._targets) >= MAX_KEPT_TARGETS:
-                self._targets.clear()
+                self._targets.clear()  # clients choose paths: without a bound they would fill the memory
             kept = _target(path)
             if len(path) <= MAX_KEPT_PATH:  # else a few hundred made-up names would take megabytes
                 self._targets[path] = kept
@@ -161,7 +178,7 @@ def _json_length(body: Buffer, header_length: bytes | None) -> int:
 
 
 def _target(path: bytes) -> tuple[str, str | None]:
-    """Model and version from …/models/M/infer or …/models/M/versions/V/infer."""
+    """Model and version from …/models/M/infer or …/models/M/versions/V/infer; raises UnknownModel."""
     match path.decode("latin-1").split("/"):
         case ["", "v2", "models", name, "infer"]:
             return unquote(name), None

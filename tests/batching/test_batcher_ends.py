@@ -93,7 +93,7 @@ async def test_case_18_one_poisoned_job_fails_alone_and_the_loop_lives() -> None
     with pytest.raises(ModelFailed, match="poison"):
         await ys(batcher, jobs[1])
     assert await ys(batcher, submit(batcher, 5)) == [10]
-    assert [execution.outcome is None for execution in seen] == [False, True, False, True, False, False]
+    assert [execution.result is None for execution in seen] == [False, True, False, True, False, False]
     assert [(execution.num_rows, execution.num_jobs) for execution in seen] == [
         *((1, 1), (3, 3)),
         *((1, 1), (1, 1), (1, 1)),
@@ -159,7 +159,7 @@ async def test_a_run_that_loses_rows_is_an_error_not_a_mix_up() -> None:
     batcher = started(loses, observe=seen.append)
     with pytest.raises(ModelFailed, match="output 'y' has 1 rows for 2"):
         await ys(batcher, submit(batcher, 1, 2))
-    assert [execution.outcome for execution in seen] == [None]
+    assert [execution.result for execution in seen] == [None]
     await batcher.close()
 
 

@@ -32,11 +32,6 @@ def put(queue: RowQueue, job: Job) -> list[Piece]:
     return pieces
 
 
-def drop(queue: RowQueue, job: Job) -> None:
-    job.drop()
-    queue.remove(job)
-
-
 @dataclass
 class Naive:
     """The same, sorted whenever somebody asks."""
@@ -77,7 +72,7 @@ def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> N
         elif jobs:
             job = jobs[number % len(jobs)]
             if what == "remove again" or not job.is_settled:
-                drop(queue, job)
+                job.drop()
         waiting = naive.waiting
         assert list(queue) == waiting
         assert queue.head(1) == waiting[:1]
@@ -98,7 +93,7 @@ def test_many_leave_and_the_others_keep_their_places(
         naive.arrived += put(queue, job)
     for job, leaves in jobs:
         if leaves:
-            drop(queue, job)
+            job.drop()
     waiting = naive.waiting
     taken = queue.pop(min(popped, len(waiting)))
     assert taken + list(queue) == waiting
@@ -131,8 +126,8 @@ def test_a_job_that_fails_with_half_of_its_pieces_taken_takes_the_other_half_alo
     put(queue, mate)
     assert queue.pop(1)[0].num_rows == 4
     long.fail(ValueError("its first piece"))
-    queue.remove(long)
-    queue.remove(long)
+    long.fail(ValueError("again"))
+    long.drop()
     assert (queue.num_rows, queue.rows_before(0)) == (1, 1)
     assert [piece.job for piece in queue.pop(1)] == [mate]
     assert (queue.num_rows, list(queue), queue.head(1)) == (0, [], [])
@@ -159,7 +154,7 @@ def test_case_31_jobs_cancelled_without_end_leave_nothing_behind(num_rows: int, 
     for turn in range(3000):
         job = job_of(num_rows, priority=turn % 5)
         put(queue, job)
-        drop(queue, job)
+        job.drop()
         most = max(most, num_held(queue))
     assert most < 300
     assert queue.num_rows == waiting
@@ -193,10 +188,10 @@ def test_case_31_nobodys_rows_are_kept_when_nobody_waits(last: str) -> None:
         watched.append(weakref.ref(pixels))
         job = job_of()
         queue.put(job, pieces_of(job, {"x": pixels}, LARGEST))
-        drop(queue, job)
+        job.drop()
     del pixels
     if last == "cancelled":
-        drop(queue, first)
+        first.drop()
     else:
         queue.pop(1)
     gc.collect()

@@ -34,12 +34,12 @@ LIBRARY = "service._hotpath"  # a dotted name: the shared library lies in the pa
 HOT = (
     "batching/admission",
     "batching/batcher",
-    "batching/computing",
     "batching/execution",
     "batching/forecast",
     "batching/job",
     "batching/lanes",
     "batching/queue",
+    "batching/running",
     "batching/sharing",
     "engine/buffers",
     "engine/engine",

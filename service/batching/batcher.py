@@ -72,7 +72,8 @@ class Batcher:
         self._clock = clock
         self._queue = RowQueue()
         self._running = RunningBatches()  # of these a lane is taken
-        self._tasks: dict[asyncio.Task[None], RunningBatch] = {}  # these still have answers to deal
+        # These have answers to deal, perhaps after their lane was released.
+        self._tasks: dict[asyncio.Task[None], tuple[RunningBatch, HandedOver]] = {}
         self._wait_timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_closed = False
@@ -219,7 +220,7 @@ class Batcher:
         self._running.add(batch)
         handed = self._runner.hand_over(pieces, num_lanes)
         task = asyncio.get_running_loop().create_task(self._finish(batch, handed))
-        self._tasks[task] = batch
+        self._tasks[task] = batch, handed
         task.add_done_callback(self._forget)
 
     async def _finish(self, batch: RunningBatch, handed: HandedOver) -> None:
@@ -239,9 +240,10 @@ class Batcher:
             self._runner.fail(batch.pieces, batch.num_rows, lost)
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
-        batch = self._tasks.pop(task)
+        batch, handed = self._tasks.pop(task)
         self._running.release(batch)
-        if task.cancelled():  # by `close`; a task that was cancelled before it began settles nothing itself
+        if task.cancelled():  # by `close`; a task that was cancelled before it began did none of this itself
+            handed.abandon()
             for piece in batch.pieces:
                 piece.job.fail(_shut_down())
         self._pump()

@@ -33,6 +33,11 @@ class HandedOver:
     result: "asyncio.Future[BatchResult]"
     at: float
 
+    def abandon(self) -> None:
+        """No task awaits the result any more: cancel it, or take its error, which asyncio would log."""
+        if not self.result.cancel() and not self.result.cancelled():
+            self.result.exception()
+
 
 Run = Callable[[Sequence[Tensors], int], Awaitable[BatchResult]]  # hands over when called, not when awaited
 RunInline = Callable[[Sequence[Tensors]], BatchResult]

@@ -1,6 +1,8 @@
 """The batcher closes: what is accepted is finished, what is given up is told, and nobody waits for ever."""
 
 import asyncio
+import gc
+import math
 
 import pytest
 
@@ -48,3 +50,18 @@ async def test_case_30_a_batch_that_is_given_up_before_it_began_is_answered_too(
     await batcher.close(timeout_s=0)
     assert all(job.future.done() for job in jobs), "a caller would wait for ever"
     assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
+
+
+async def test_case_30_an_engine_that_fails_once_it_was_given_up_is_no_unhandled_error() -> None:
+    engine = GatedEngine()
+    batcher = started(engine)
+    jobs = [submit(batcher, value) for value in (0.0, 1.0, 2.0, 3.0, math.nan)]
+    await engine.begun.get()
+    engine.release(2)  # the poisoned batch is handed over in the turn in which closing gives up
+    await batcher.close(timeout_s=0)
+    assert len(engine.batches) == 2
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gc.collect()  # an error that was never taken is reported when its future goes
+    with pytest.raises(Draining):
+        await ys(batcher, jobs[-1])

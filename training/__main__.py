@@ -19,6 +19,7 @@ from training.distributed.launch import Launch, end, read_launch
 from training.errors import TrainingError
 from training.runs import compare_command
 from training.search import command as search_command
+from training.settings.config import ConfigError
 from training.settings.environment import ENVIRONMENT as ENVIRONMENT
 from training.settings.environment import set_environment
 from training.settings.flags import build_parser, read_settings
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         launch = read_launch(os.environ)
         flags = vars(build_parser().parse_args(words))
         settings = read_settings(flags)
+        if flags["log_every"] < 0:
+            raise ConfigError(f"log_every must be zero or positive, got {flags['log_every']}")
         set_environment()
         # Torch takes seconds to import: --help must not wait for it, nor Ctrl-C show a traceback.
         from training.distributed.group import joined
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 overwrite=flags["overwrite"],
                 group=group,
             )
-            facts = narrate(run, wants_board=flags["tensorboard"])
+            facts = narrate(run, wants_board=flags["tensorboard"], log_every=flags["log_every"])
         if launch.is_first:
             print(json.dumps(facts))
     except TrainingError as error:

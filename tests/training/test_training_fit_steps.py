@@ -115,7 +115,9 @@ def test_a_gradient_is_clipped_over_all_weights_at_once(clip):
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0, fused=True)
     rows = torch.randn(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     loss = cross_entropy(net(rows), torch.arange(20) % 10)
-    Precision("float32", CPU).step(optimizer, loss, torch.zeros(()), net, clip)
+    precision = Precision("float32", CPU)
+    precision.backward(loss)
+    precision.step(optimizer, torch.zeros(()), net, clip)
     steps = [
         (before - after).detach().flatten()
         for before, after in zip(moved.parameters(), net.parameters(), strict=True)
@@ -134,7 +136,10 @@ def test_stop_holds_every_weight_where_it_is():
     for stop in (1.0, 0.0):
         loss = net(torch.ones(4, 1, 28, 28)).sum()
         names = [name for name, _ in net.named_parameters()]
-        Precision("float32", CPU).step(optimizer, loss, torch.tensor(stop), net, 0.0)
+        precision = Precision("float32", CPU)
+        optimizer.zero_grad()
+        precision.backward(loss)
+        precision.step(optimizer, torch.tensor(stop), net, 0.0)
         after = net.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in names) == (stop == 1.0)
 

@@ -33,7 +33,16 @@ def predict(net: nn.Module, pixels: Any, facts: DataFacts, group: Group = ALONE)
     return group.total(logits)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over rows, in float32 at least."""
+def cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Mean over rows () of logits (N, K), in float32 at least; `weights` (K,) count each class."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if weights is not None:
+        # torch's own mean divides by the weights of the batch: the same row would count more in one batch
+        # than in another, and shares of a batch could not be averaged.
+        loss = functional.cross_entropy(
+            logits, labels, weights.to(logits.dtype), reduction="sum", label_smoothing=label_smoothing
+        )
+        return loss / len(labels)
     return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)

@@ -13,7 +13,7 @@ Each epoch brings, as its `State`, what a resumed run needs besides the weights 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,15 +24,17 @@ from training.batchnorm.report import BatchNormReport, examine
 from training.batchnorm.statistics import keep_gamma_positive
 from training.data import Split
 from training.distributed.group import ALONE, Group
+from training.loop.balance import balanced_order, class_weights
 from training.loop.batches import count_steps, first_row, plain_batches, read_batches
+from training.loop.best import BestNet, is_exhausted
 from training.loop.chance import STREAMS, seeded_generator
 from training.loop.device import initialize_mkl
 from training.loop.diagnosis import check_published, describe_origin, diverged
 from training.loop.ema import WeightAverage
 from training.loop.evaluate import cross_entropy, evaluate
 from training.loop.facts import EpochFacts, StepFacts
-from training.loop.loss_watch import LossWatch
-from training.loop.optimize import build_optimizer, schedule, set_learning_rate
+from training.loop.loss_watch import CHECK_EVERY, LossWatch
+from training.loop.optimize import build_optimizer, l1_norm, reads_stop, schedule, set_learning_rate
 from training.loop.precision import Precision
 from training.loop.state import State, capture, restore
 from training.settings.config import FitConfig
@@ -40,9 +42,13 @@ from training.settings.config import FitConfig
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Epoch:
-    """Facts, the net to publish, and a state to resume from; all live: save them before the next epoch."""
+    """Facts, the net to publish, its `metrics`, a state to resume from; all live: save before the next epoch.
+
+    `metrics` are `facts`, unless the best net is kept: then they are those of its epoch.
+    """
 
     facts: EpochFacts
+    metrics: EpochFacts
     net: nn.Module
     state: State
     batchnorm: BatchNormReport | None
@@ -50,10 +56,11 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Start:
-    """Where a run resumes: with the published net of epoch `epochs_done`, and this state."""
+    """Where a run resumes: with the net published after `epochs_done` epochs, and this state."""
 
     epochs_done: int
     state: State
+    history: Sequence[EpochFacts] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,13 +76,21 @@ class Parts:
     optimizer: torch.optim.Optimizer
     precision: Precision
     average: WeightAverage | None
+    best: BestNet | None
+    class_weights: Tensor | None
+    check_every: int
     generators: Mapping[str, Generator]
     augmentation: Augmentation
 
     @property
-    def published(self) -> nn.Module:
-        """The net that is evaluated and saved."""
+    def evaluated(self) -> nn.Module:
+        """The net that an epoch's facts are of."""
         return self.net if self.average is None else self.average.net
+
+    @property
+    def published(self) -> nn.Module:
+        """The net that is saved."""
+        return self.evaluated if self.best is None else self.best.net
 
 
 def fit(
@@ -85,25 +100,44 @@ def fit(
     start: Start | None = None,
     group: Group = ALONE,
     on_step: Callable[[StepFacts], None] | None = None,
+    check_every: int = CHECK_EVERY,
 ) -> Iterator[Epoch]:
     """Train `net` in place, on the device of `split`; yield after each epoch, in each process of `group`.
 
-    `on_step` is called after each step. Raises ConfigError if the batches do not fit the train half,
-    TrainingError if `start` lacks something, and DivergedError at the first non-finite loss or weight.
+    `on_step` is called after each step; its loss and accuracy are at most `check_every` steps old. With
+    `early_stop` fewer epochs than `config.epochs` may come. Raises ConfigError if the batches do not fit the
+    train half, TrainingError if `start` lacks something, DivergedError at a non-finite loss or weight.
     """
     initialize_mkl()
-    parts = prepare(net, split, config, group)
+    history = list(start.history) if start else []
+    parts = prepare(net, split, config, group, history, check_every)
     if start is not None:
         restore(start.state, net, parts.optimizer, parts.precision, parts.generators)
     for epoch in range(start.epochs_done if start else 0, config.epochs):
+        # Asked before the epoch, so that a run that has ended early and is resumed ends at once.
+        if is_exhausted(history, config.early_stop):
+            return
         watch = train_epoch(parts, epoch, on_step)
-        yield close_epoch(parts, epoch, watch)
+        done = close_epoch(parts, epoch, watch, history)
+        history.append(done.facts)
+        yield done
 
 
-def prepare(net: nn.Module, split: Split, config: FitConfig, group: Group) -> Parts:
+def prepare(
+    net: nn.Module,
+    split: Split,
+    config: FitConfig,
+    group: Group,
+    history: Sequence[EpochFacts],
+    check_every: int,
+) -> Parts:
     """Build everything that lives as long as the fit."""
     device, num_steps = split.train_labels.device, count_steps(split, config)
     wrapped = group.wrap(net, first_row(net, split))
+    optimizer = build_optimizer(net, config)
+    precision = Precision(config.precision, device)
+    # Where the device cannot hold a step back by itself, the host has to check every loss before its step.
+    must_check = precision.needs_check or not reads_stop(optimizer)
     return Parts(
         net=net,
         forward=torch.compile(wrapped) if config.compile else wrapped,
@@ -112,9 +146,12 @@ def prepare(net: nn.Module, split: Split, config: FitConfig, group: Group) -> Pa
         group=group,
         num_steps=num_steps,
         # Of the bare net: wrapping and compiling keep its parameters, but under other names.
-        optimizer=build_optimizer(net, config),
-        precision=Precision(config.precision, device),
+        optimizer=optimizer,
+        precision=precision,
         average=WeightAverage(net, config.ema) if config.ema else None,
+        best=BestNet(net, history) if config.keep == "best" else None,
+        class_weights=class_weights(config.class_weights, split.train_labels, len(split.facts.labels)),
+        check_every=1 if must_check else check_every,
         generators={name: seeded_generator(config.seed, name) for name in STREAMS},
         augmentation=choose_augmentation(config.augment, config.data, split.facts),
     )
@@ -128,23 +165,38 @@ def train_epoch(parts: Parts, epoch: int, on_step: Callable[[StepFacts], None] |
     # any epoch draws what it would have drawn without the stop. Each process drops other units.
     torch.manual_seed(seeded_generator(config.seed, group.own_stream(f"net {epoch}")).initial_seed())
     batches, plan = draw_epoch(parts)
-    watch = LossWatch(parts.num_steps, parts.split.train_labels.device)
+    watch = LossWatch(parts.num_steps, parts.split.train_labels.device, parts.check_every)
     shares = [group.share(batch) for batch in batches]
     reader = group.synchronised(parts.net, read_batches(parts.net, parts.split, shares, plan))
     for index, (rows, labels) in enumerate(reader):
         step = epoch * parts.num_steps + index
         loss, stop = forward_step(parts, watch, step, rows, labels)
-        # float16's scaler decides by itself whether to step, so there the host has to check every loss.
-        if parts.precision.needs_check or watch.is_due(index):
+        if watch.is_due(index):
             require_finite(parts, watch, epoch, batches, plan)
-        parts.precision.step(parts.optimizer, loss, stop, parts.net, config.clip_gradient)
-        if config.positive_gamma:
-            keep_gamma_positive(parts.net)
-        if parts.average is not None:
-            parts.average.update(parts.net, step)
+        backward_step(parts, index, step, loss, stop)
         if on_step is not None:
             on_step(watch.facts(epoch + 1, config.batch_size))
     return watch
+
+
+def backward_step(parts: Parts, index: int, step: int, loss: Tensor, stop: Tensor) -> None:
+    """Add the gradients of `loss`; move the weights after `accumulate` batches, and at the epoch's end."""
+    config = parts.config
+    first = index - index % config.accumulate
+    num_batches = min(config.accumulate, parts.num_steps - first)
+    if index == first:
+        parts.optimizer.zero_grad()
+    if config.l1:
+        # Each process adds all of it, and the average over processes is that again.
+        loss = loss + config.l1 * l1_norm(parts.net)
+    parts.precision.backward(loss if num_batches == 1 else loss / num_batches)
+    if index + 1 < first + num_batches:
+        return
+    parts.precision.step(parts.optimizer, stop, parts.net, config.clip_gradient)
+    if config.positive_gamma:
+        keep_gamma_positive(parts.net)
+    if parts.average is not None:
+        parts.average.update(parts.net, step)
 
 
 def draw_epoch(parts: Parts) -> tuple[Sequence[Tensor], Plan]:
@@ -153,7 +205,11 @@ def draw_epoch(parts: Parts) -> tuple[Sequence[Tensor], Plan]:
     Drawn on the CPU for the whole epoch, so all devices and all processes see the same pictures.
     """
     device, num_rows = parts.split.train_labels.device, len(parts.split.train_labels)
-    order = torch.randperm(num_rows, generator=parts.generators["order"]).to(device)
+    generator = parts.generators["order"]
+    if parts.config.sampling == "balanced":
+        order = balanced_order(parts.split.train_labels, generator).to(device)
+    else:
+        order = torch.randperm(num_rows, generator=generator).to(device)
     plan = parts.augmentation.draw(num_rows, parts.generators["augment"]).to(device)
     batch_size = parts.config.batch_size
     # Whole batches only: a last one of a few rows would give BatchNorm a poor variance.
@@ -165,11 +221,12 @@ def forward_step(
 ) -> tuple[Tensor, Tensor]:
     """Set the learning rate of `step`, run the net; returns the loss () and the `stop` flag of LossWatch."""
     config = parts.config
-    rate = schedule(step, config.epochs * parts.num_steps, config.learning_rate, config.schedule)
+    num_steps, warmup_steps = config.epochs * parts.num_steps, config.warmup * parts.num_steps
+    rate = schedule(step, num_steps, config.learning_rate, config.schedule, warmup_steps)
     set_learning_rate(parts.optimizer, rate)
     with parts.precision.autocast():
         logits = parts.forward(rows)
-    loss = cross_entropy(logits, labels, config.label_smoothing)
+    loss = cross_entropy(logits, labels, config.label_smoothing, parts.class_weights)
     loss = parts.group.weigh(loss, len(labels), config.batch_size)
     # Every process notes the loss of the whole batch, so that all of them stop at the same step.
     stop = watch.add(step % parts.num_steps, parts.group.mean(loss.detach()), logits, labels)
@@ -187,31 +244,48 @@ def require_finite(parts: Parts, watch: LossWatch, epoch: int, batches: Sequence
     raise diverged(found, epoch * parts.num_steps, where, parts.config)
 
 
-def close_epoch(parts: Parts, epoch: int, watch: LossWatch) -> Epoch:
-    """Evaluate what is published, and, after the last epoch, report on its BatchNorms."""
-    config, split, published = parts.config, parts.split, parts.published
-    report = None
-    if epoch + 1 == config.epochs:
+def close_epoch(parts: Parts, epoch: int, watch: LossWatch, history: Sequence[EpochFacts]) -> Epoch:
+    """Evaluate the net, and, after the last epoch, report on the BatchNorms of what is published."""
+    config, evaluated, report = parts.config, parts.evaluated, None
+    is_last = epoch + 1 == config.epochs
+    if is_last and parts.best is None:
         # Before the evaluation: recalibrated statistics are part of what is published.
-        plain = partial(plain_batches, published, split, config)
-        report = examine(published, plain, recalibrate=config.recalibrate_bn > 0)
-    held_out_loss, held_out_accuracy = evaluate(
-        published, split.held_out_pixels, split.held_out_labels, split.facts, parts.group
-    )
+        report = examine_batchnorms(parts)
+    held_out_loss, held_out_accuracy = evaluate_held_out(parts, evaluated)
     num_steps_done = (epoch + 1) * parts.num_steps
-    check_published(published, held_out_loss, num_steps_done - 1)
-    num_right = parts.group.total(watch.num_right).item()
+    check_published(evaluated, held_out_loss, num_steps_done - 1)
+    facts = EpochFacts(
+        epoch=epoch + 1,
+        step=num_steps_done,
+        learning_rate=parts.optimizer.param_groups[0]["lr"],
+        train_loss=watch.mean_loss(),
+        train_accuracy=parts.group.total(watch.num_right).item() / (parts.num_steps * config.batch_size),
+        held_out_loss=held_out_loss,
+        held_out_accuracy=held_out_accuracy,
+    )
+    metrics = facts if parts.best is None else parts.best.offer(evaluated, facts)
+    if report is None and (is_last or is_exhausted([*history, facts], config.early_stop)):
+        # That this epoch is the last, or which net is the best, is known only now.
+        report = examine_batchnorms(parts)
+        if config.recalibrate_bn:
+            loss, accuracy = evaluate_held_out(parts, parts.published)
+            metrics = replace(metrics, held_out_loss=loss, held_out_accuracy=accuracy)
     return Epoch(
-        facts=EpochFacts(
-            epoch=epoch + 1,
-            step=num_steps_done,
-            learning_rate=parts.optimizer.param_groups[0]["lr"],
-            train_loss=watch.mean_loss(),
-            train_accuracy=num_right / (parts.num_steps * config.batch_size),
-            held_out_loss=held_out_loss,
-            held_out_accuracy=held_out_accuracy,
-        ),
-        net=published,
-        state=capture(parts.net, published, parts.optimizer, parts.precision, parts.generators),
+        facts=facts,
+        metrics=metrics,
+        net=parts.published,
+        state=capture(parts.net, parts.published, parts.optimizer, parts.precision, parts.generators),
         batchnorm=report,
     )
+
+
+def examine_batchnorms(parts: Parts) -> BatchNormReport | None:
+    """Report on the net that is published, and recalibrate it where asked for."""
+    plain = partial(plain_batches, parts.published, parts.split, parts.config)
+    return examine(parts.published, plain, recalibrate=parts.config.recalibrate_bn > 0)
+
+
+def evaluate_held_out(parts: Parts, net: nn.Module) -> tuple[float, float]:
+    """Mean loss and accuracy of `net` on the held-out half."""
+    split = parts.split
+    return evaluate(net, split.held_out_pixels, split.held_out_labels, split.facts, parts.group)

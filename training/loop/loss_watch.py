@@ -31,7 +31,8 @@ class NonFinite:
 class LossWatch:
     """Losses and right answers of one epoch, on the device; `loss` and `accuracy` are of the last check."""
 
-    def __init__(self, num_steps: int, device: torch.device) -> None:
+    def __init__(self, num_steps: int, device: torch.device, check_every: int = CHECK_EVERY) -> None:
+        self.check_every = check_every
         self.losses = torch.zeros(num_steps, dtype=torch.float64, device=device)
         self.sum = torch.zeros((), dtype=torch.float64, device=device)
         self.num_right = torch.zeros((), dtype=torch.int64, device=device)
@@ -49,8 +50,8 @@ class LossWatch:
         return (self.sum - self.sum).ne(0).float()
 
     def is_due(self, index: int) -> bool:
-        """Whether the host checks after step `index`: every CHECK_EVERY steps, and at the end."""
-        return (index + 1) % CHECK_EVERY == 0 or index + 1 == len(self.losses)
+        """Whether the host checks after step `index`: every `check_every` steps, and at the end."""
+        return (index + 1) % self.check_every == 0 or index + 1 == len(self.losses)
 
     def find_non_finite(self) -> NonFinite | None:
         """The first step with a non-finite loss, or None; waits for the device."""

@@ -4,9 +4,15 @@
     one-cycle   peak · t / w                                   t < w = WARM_UP     (Smith & Topin 2018)
                 peak · ½ (1 + cos π (t − w) / (1 − w))         after
     cosine      peak · ½ (1 + cos π t)                         (Loshchilov & Hutter 2017)
+    step        peak · 0.1 from t = ½ on, · 0.01 from ¾ on     (He et al. 2015)
+    constant    peak
+    warm-up     · (step + 1) / warmup_steps until that is 1, before any of these but one-cycle
 
     g ← g · min(1, clip / ‖g‖)       over all parameters at once, where asked for
-    v ← μ·v + g + λ·w        w ← w − rate · (g + λ·w + μ·v)        SGD with Nesterov momentum
+    sgd       v ← μ·v + g + λ·w      w ← w − rate · (g + λ·w + μ·v)        with Nesterov momentum
+                                     w ← w − rate · v                      without
+    adam      Kingma & Ba 2015, β₁ = μ, β₂ = 0.999, with λ·w in g;    adamw: λ·w apart from g (2019)
+    rmsprop   Hinton 2012, α = 0.99, with momentum μ and λ·w in g
 
 λ is the weight decay on all that has more than one dimension, and 0 on biases and on what BatchNorm learns.
 A schedule is a function of the step and keeps no state.
@@ -16,11 +22,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.settings.config import FitConfig
 
 WARM_UP = 0.25
+BETA_2 = 0.999
 
 
 def one_cycle(t: float) -> float:
@@ -33,12 +40,25 @@ def cosine(t: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * t))
 
 
-SHARES: dict[str, Callable[[float], float]] = {"one-cycle": one_cycle, "cosine": cosine}
+def steps_down(t: float) -> float:
+    """A tenth after half of the run, a hundredth after three quarters; the share of the peak."""
+    return 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01
 
 
-def schedule(step: int, num_steps: int, peak: float, name: str = "one-cycle") -> float:
+SHARES: dict[str, Callable[[float], float]] = {
+    "one-cycle": one_cycle,
+    "cosine": cosine,
+    "step": steps_down,
+    "constant": lambda t: 1.0,
+}
+
+
+def schedule(
+    step: int, num_steps: int, peak: float, name: str = "one-cycle", warmup_steps: float = 0
+) -> float:
     """The learning rate of step 0 … num_steps − 1."""
-    return peak * SHARES[name]((step + 0.5) / num_steps)
+    rate = peak * SHARES[name]((step + 0.5) / num_steps)
+    return rate * (step + 1) / warmup_steps if step + 1 < warmup_steps else rate
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -47,17 +67,37 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def build_optimizer(net: nn.Module, config: FitConfig) -> torch.optim.SGD:
-    """SGD over all of `net`'s parameters; only a fused step reads the `stop` flag on the device."""
-    weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
+def weights_of(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters that decay: of Convs, Linears and the like, not biases nor what BatchNorm learns."""
+    return [parameter for parameter in net.parameters() if parameter.ndim > 1]
+
+
+def l1_norm(net: nn.Module) -> Tensor:
+    """Σ |w| over all weights, ()."""
+    return torch.stack([weight.abs().sum() for weight in weights_of(net)]).sum()
+
+
+def build_optimizer(net: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    """The optimizer of `net`'s parameters; see `reads_stop`."""
     groups = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": weights_of(net), "weight_decay": config.weight_decay},
+        {"params": [each for each in net.parameters() if each.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
-        groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=True
-    )
+    rate, momentum = config.learning_rate, config.momentum
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=rate, betas=(momentum, BETA_2), fused=True)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, betas=(momentum, BETA_2), fused=True)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=rate, momentum=momentum)
+    # Without momentum there is nothing to look ahead along, and torch refuses Nesterov's.
+    nesterov = config.nesterov and momentum > 0
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
+
+
+def reads_stop(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step reads `stop` on the device: only fused ones do, and torch has no fused RMSprop."""
+    return bool(optimizer.defaults.get("fused"))
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:

@@ -17,7 +17,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 class Precision:
-    """Autocast, the scaler of the loss (idle but for float16), and a step of the optimizer."""
+    """Autocast, the scaler of the loss (idle but for float16), the backward pass and the optimizer's step."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.device, self.dtype = device, resolve_precision(name, device)
@@ -33,12 +33,12 @@ class Precision:
         """Whether the host must check a loss before its step, because the scaler does not read `stop`."""
         return self.scaler.is_enabled()
 
-    def step(
-        self, optimizer: torch.optim.Optimizer, loss: Tensor, stop: Tensor, net: nn.Module, clip: float
-    ) -> None:
-        """Backward, clip the gradient to length `clip` if above 0, move the weights unless `stop` is 1."""
-        optimizer.zero_grad()
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` () to those of the parameters."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, optimizer: torch.optim.Optimizer, stop: Tensor, net: nn.Module, clip: float) -> None:
+        """Clip the gradient to length `clip` if above 0, move the weights unless `stop` () is 1."""
         if clip:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(net.parameters(), clip)

@@ -4,7 +4,7 @@ In: folders of runs.  Out: a table with a column for each run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from training.console import to_markdown
 from training.loop.facts import EpochFacts
 from training.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.runs.run import CHECKPOINT
+from training.settings.config import FitConfig
 
 ABSENT = "–"
 
@@ -56,7 +57,10 @@ def read_run(folder: Path) -> Result:
         raise CheckpointError(f"{path}: resume: history: {error}") from None
     if not history or "epochs" not in checkpoint.resume.config:
         raise CheckpointError(f"{path} has no history of its epochs")
-    settings = _flatten(checkpoint.resume.config | {"net_settings": checkpoint.net_settings})
+    # A run of an older version has none of the newer settings: it was trained with their defaults.
+    settings = _flatten(
+        asdict(FitConfig()) | checkpoint.resume.config | {"net_settings": checkpoint.net_settings}
+    )
     num_parameters = sum(parameter.numel() for parameter in checkpoint.build_net().parameters())
     return Result(
         name=str(folder),

@@ -31,9 +31,11 @@ class Display:
         console: Console,
         num_epochs: int,
         epochs_done: int = 0,
+        log_every: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._num_epochs, self._epochs_done, self._clock = num_epochs, epochs_done, clock
+        self._log_every = log_every
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -64,6 +66,9 @@ class Display:
         self._images_per_s = (facts.num_rows - rows) / max(now - since, 1e-9)
         if facts.index == 1:
             self._first_step = now, facts.num_rows
+        if self._log_every and facts.index % self._log_every == 0:
+            step = describe_step(facts, self._images_per_s)
+            say(self._progress.console, f"epoch {facts.epoch:>3}/{self._num_epochs}   {step}")
         is_last = facts.index == facts.num_steps
         if self._progress.disable or not (is_last or now - self._drawn >= SECONDS_BETWEEN):
             return

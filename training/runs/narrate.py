@@ -14,14 +14,18 @@ from rich.table import Column, Table
 from training.batchnorm.report import BatchNormReport
 from training.console import new_console, say
 from training.figures.tensorboard import Board
+from training.loop.loss_watch import CHECK_EVERY
 from training.runs.display import Display
 from training.runs.run import Run
 
 LAYERS_SHOWN = 8
 
 
-def narrate(run: Run, *, wants_board: bool = False) -> dict[str, Any]:
-    """Train, showing each epoch on stderr, and to TensorBoard if wanted; returns the final facts."""
+def narrate(run: Run, *, wants_board: bool = False, log_every: int = 0) -> dict[str, Any]:
+    """Train, showing each epoch on stderr, and to TensorBoard if wanted; returns the final facts.
+
+    With `log_every`, loss and accuracy are printed after as many steps, terminal or not.
+    """
     console = new_console(quiet=not run.group.is_first)
     config, num_rows = run.config, len(run.split.train_labels)
     num_parameters = sum(parameter.numel() for parameter in run.net.parameters())
@@ -41,18 +45,22 @@ def narrate(run: Run, *, wants_board: bool = False) -> dict[str, Any]:
         say(console, f"resuming after epoch {len(run.history)}")
     began = time.perf_counter()
     with ExitStack() as stack:
-        display = stack.enter_context(Display(console, config.epochs, len(run.history)))
+        display = stack.enter_context(Display(console, config.epochs, len(run.history), log_every))
         wants_board = wants_board and run.group.is_first
         board = stack.enter_context(Board(run.out, run.history)) if wants_board else None
-        for facts in run.epochs(display.on_step):
+        for facts in run.epochs(display.on_step, min(log_every or CHECK_EVERY, CHECK_EVERY)):
             display.end_epoch(facts)
             if board:
                 board.add(facts)
         if board:
-            board.add_pictures(config.epochs)
+            board.add_pictures(len(run.history))
     if run.batchnorm:
         show_batchnorm(run.batchnorm, console)
-    last = run.history[-1]
+    if len(run.history) < config.epochs:
+        say(console, f"ended early: no better epoch in the last {config.early_stop}")
+    last = run.metrics or run.history[-1]
+    if last.epoch < len(run.history):
+        say(console, f"kept the net of epoch {last.epoch}, the best of {len(run.history)}")
     return {
         "out": str(run.out),
         "epoch": last.epoch,

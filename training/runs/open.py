@@ -5,7 +5,7 @@ In: a folder, flags, a device, a group.  Out: a `Run`, or one sentence.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from training.batchnorm.statistics import find_batchnorms
 from training.data import Split, foresee_facts, load_split
 from training.distributed.group import ALONE, Group
 from training.files import OutputError, prepare_folder
+from training.loop.balance import class_weights, settle_class_weights
 from training.loop.batches import count_steps
 from training.loop.chance import STREAMS, seeded_generator
 from training.loop.device import be_deterministic, check_compiler, find_device, initialize_mkl, place
@@ -27,7 +28,7 @@ from training.loop.fit import Start
 from training.loop.precision import resolve_precision
 from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
 from training.runs.run import CHECKPOINT, Run
-from training.settings.config import ConfigError, FitConfig
+from training.settings.config import ConfigError, FitConfig, new_config
 
 
 def open_run(
@@ -60,7 +61,7 @@ def open_run(
         checkpoint = parse_checkpoint(content, str(path))
         run = _resume(path, checkpoint, flags if resume else {}, where, group)
         # Without --resume, torchrun has restarted the command: then all settings must match, defaults too.
-        if not resume and run.config != FitConfig(**flags):
+        if not resume and run.config != settle_class_weights(new_config(flags), run.split.facts.labels):
             raise OutputError(f"{path} is already there, of a run with other settings: take another --out")
     if run.config.batch_size < group.size:
         raise ConfigError(
@@ -101,7 +102,7 @@ def _describe_shared(run: Run) -> dict[str, Any]:
 
 def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Group) -> Run:
     """Cheap checks before slow ones: a mistyped net must not be found after an hour of decoding pictures."""
-    config = FitConfig(**flags)
+    config = new_config(flags)
     resolve_precision(config.precision, device)
     parse_augment(config.augment, config.data)
     given = nets.read_net_settings(config.net, config.net_settings)
@@ -110,6 +111,8 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
     with group.first_per_machine():
         split = load_split(config.data, config.data_settings)
     choose_augmentation(config.augment, config.data, split.facts)
+    config = settle_class_weights(config, split.facts.labels)
+    class_weights(config.class_weights, split.train_labels, len(split.facts.labels))
     count_steps(split, config)
     settings = nets.settings_for(config.net, split.facts, given)
     net = nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
@@ -141,6 +144,7 @@ def _resume(
     try:
         config = FitConfig(**resume.config)
         history = [EpochFacts(**facts) for facts in resume.history]
+        metrics = EpochFacts(**checkpoint.metrics)
     except TypeError as error:
         raise CheckpointError(f"{path}: resume: {error}") from None
     if resume.threads < 1:
@@ -148,6 +152,10 @@ def _resume(
     if len(history) != checkpoint.epoch or resume.state.generators.keys() != set(STREAMS):
         raise CheckpointError(f"{path} does not hold what a run needs to resume")
     for key, asked in flags.items():
+        if key == "class_weights":
+            asked = settle_class_weights(
+                replace(config, class_weights=asked), checkpoint.data.labels
+            ).class_weights
         if (began := getattr(config, key)) != asked:
             raise ConfigError(f"{path} began with {key} {began}, so --resume cannot take {asked}")
     resolve_precision(config.precision, device)
@@ -168,7 +176,8 @@ def _resume(
         warning=_describe_batch(net, split, config),
         net=place(net, device),
         net_settings=checkpoint.net_settings,
-        start=Start(epochs_done=checkpoint.epoch, state=resume.state),
+        start=Start(epochs_done=checkpoint.epoch, state=resume.state, history=history),
+        metrics=metrics,
         history=history,
         batchnorm=checkpoint.batchnorm,
         group=group,

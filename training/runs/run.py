@@ -25,6 +25,7 @@ from training.files import OutputError, publish
 from training.loop.device import explaining, place
 from training.loop.facts import EpochFacts, StepFacts
 from training.loop.fit import Epoch, Start, fit
+from training.loop.loss_watch import CHECK_EVERY
 from training.runs.checkpoint import Checkpoint, Resume, load_checkpoint, save_checkpoint
 from training.settings.config import FitConfig
 
@@ -36,6 +37,8 @@ SAMPLE_ROWS = 100
 class Run:
     """A run about to begin or to resume; `history` grows with each epoch, `batchnorm` comes with the last.
 
+    `metrics` are the facts of the net that is published: of the last epoch, or of the best.
+
     `warning` is about the batch size, for the user.
     """
 
@@ -46,6 +49,7 @@ class Run:
     net_settings: dict[str, Any]
     start: Start | None
     history: list[EpochFacts]
+    metrics: EpochFacts | None = None
     batchnorm: BatchNormReport | None = None
     warning: str | None = None
     group: Group = ALONE
@@ -55,17 +59,20 @@ class Run:
         """The device that the run computes on."""
         return self.split.train_labels.device
 
-    def epochs(self, on_step: Callable[[StepFacts], None] | None = None) -> Iterator[EpochFacts]:
+    def epochs(
+        self, on_step: Callable[[StepFacts], None] | None = None, check_every: int = CHECK_EVERY
+    ) -> Iterator[EpochFacts]:
         """Fit; save after each epoch, then yield its facts; draw the published net's predictions at last."""
         if self.history:
             self._write_metrics()
         try:
             with explaining():
-                for epoch in fit(self.net, self.split, self.config, self.start, self.group, on_step):
+                fitting = fit(self.net, self.split, self.config, self.start, self.group, on_step, check_every)
+                for epoch in fitting:
                     if self.group.is_first:
                         save_checkpoint(self.out / CHECKPOINT, self._to_checkpoint(epoch))
                     self.history.append(epoch.facts)
-                    self.batchnorm = epoch.batchnorm
+                    self.batchnorm, self.metrics = epoch.batchnorm, epoch.metrics
                     self._write_metrics()
                     yield epoch.facts
         except BaseException:
@@ -98,7 +105,7 @@ class Run:
             state_dict=dict(epoch.net.state_dict()),
             seed=self.config.seed,
             epoch=epoch.facts.epoch,
-            metrics=asdict(epoch.facts),
+            metrics=asdict(epoch.metrics),
             data=self.split.facts,
             held_out_pixels=pixels,
             held_out_labels=labels,

@@ -94,7 +94,9 @@ def best_command(search: Search) -> str | None:
             for name, word in value.items():
                 words += [flag.removesuffix("s"), f"{name}={word}"]
         elif isinstance(value, bool):
-            words += [flag] if value else []
+            # A switch is only written where it is not as usual: --compile, but --no-nesterov.
+            if value != getattr(usual, field.name):
+                words.append(flag if value else flag.replace("--", "--no-"))
         else:
             words += [flag, str(value)]
     return shlex.join(words)

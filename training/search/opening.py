@@ -19,13 +19,14 @@ from optuna.trial import TrialState
 from training import nets
 from training.data import load_split
 from training.files import OutputError, prepare_folder
+from training.loop.balance import settle_class_weights
 from training.loop.batches import count_steps
 from training.loop.device import find_device
 from training.search.command import SearchError
 from training.search.divide import divide
 from training.search.space import BATCH_SIZES, FACTORS, has_width
 from training.search.trials import Search, new_net
-from training.settings.config import ConfigError, FitConfig
+from training.settings.config import ConfigError, new_config
 
 DATABASE, LOCK, NAME = "search.db", ".search.lock", "search"
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
@@ -50,12 +51,15 @@ def open_search(
 
     Raises ConfigError, NetError, DataError, OutputError, or SearchError for another search's folder.
     """
-    where, config = find_device(device), FitConfig(**fixed)
+    where, config = find_device(device), new_config(fixed)
     nets.read_net_settings(config.net, config.net_settings)
     can_widen = has_width(config.net)
     if width not in (None, 1.0) and not can_widen:
         raise ConfigError(f"width must be left out: net {config.net} has no settings of its width")
     split = divide(load_split(config.data, config.data_settings))
+    if config.class_weights:
+        settled = settle_class_weights(config, split.facts.labels)
+        fixed = {**fixed, "class_weights": settled.class_weights}
     sizes = [size for size in BATCH_SIZES if size <= len(split.train_labels)]
     if not sizes:
         raise ConfigError(f"a search needs {BATCH_SIZES[0]} rows to train on, got {len(split.train_labels)}")

@@ -25,7 +25,7 @@ from training.loop.device import explaining, place
 from training.loop.diagnosis import DivergedError
 from training.loop.fit import fit
 from training.search.space import suggest, widen
-from training.settings.config import FitConfig
+from training.settings.config import FitConfig, new_config
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 Outcome = Literal["done", "pruned", "diverged"]
@@ -106,7 +106,7 @@ class Search:
         fixed = dict(self.fixed)
         net, words = fixed.get("net", FitConfig.net), fixed.pop("net_settings", {})
         wider = widen(net, nets.read_net_settings(net, words), width)
-        return FitConfig(**fixed, **settings, net_settings=words | wider)
+        return new_config({**fixed, **settings, "net_settings": words | wider})
 
     def _measure(self, trial: optuna.Trial) -> TrialFacts:
         settings, width = suggest(trial, self.fixed, self.batch_sizes, self.factors)

@@ -5,13 +5,23 @@ where it writes are not part of it: on one machine's CPU the same config gives t
 `flags.py` makes a flag of each field.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from training.errors import TrainingError, describe_unknown
 
-SCHEDULES = ("one-cycle", "cosine")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("one-cycle", "cosine", "step", "constant")
+SAMPLINGS = ("shuffled", "balanced")
+KEEPS = ("last", "best")
+# Where an optimizer wants something else than sgd, as its own articles and torch have it.
+OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adam": {"learning_rate": 1e-3},
+    "adamw": {"learning_rate": 1e-3},
+    "rmsprop": {"learning_rate": 1e-3, "momentum": 0.0},
+}
+Check = Callable[[Any], bool]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {"data": "size=64", "net": "depth=20"}
 
@@ -78,11 +88,17 @@ class FitConfig:
         "be at least 2, because BatchNorm needs a variance",
         lambda rows: rows >= 2,
     )
+    optimizer: str = setting("sgd", f"{', '.join(OPTIMIZERS)}", choices=OPTIMIZERS)
     learning_rate: float = setting(
-        0.1, "maximum of the schedule", "be positive and finite", lambda rate: 0 < rate < float("inf")
+        0.1,
+        "maximum of the schedule; 0.001 for any optimizer but sgd",
+        "be positive and finite",
+        lambda rate: 0 < rate < float("inf"),
     )
-    momentum: float = setting(0.9, "Nesterov momentum", "lie between 0 and 1", lambda share: 0 < share < 1)
+    momentum: float = setting(0.9, "of sgd and rmsprop, and β₁ of adam; rmsprop begins with 0", *SHARE)
+    nesterov: bool = setting(True, "plain momentum for sgd, instead of Nesterov's")
     weight_decay: float = setting(2e-3, "on weights, not on biases or BatchNorm", *LENGTH)
+    l1: float = setting(0.0, "factor on Σ |w| over all weights, added to the loss", *LENGTH)
     seed: int = setting(
         0,
         "of weights, order, augmentation and dropout; the split has its own",
@@ -90,6 +106,21 @@ class FitConfig:
         lambda seed: 0 <= seed < 2**63,
     )
     schedule: str = setting("one-cycle", f"of the learning rate: {' or '.join(SCHEDULES)}", choices=SCHEDULES)
+    warmup: float = setting(0.0, "epochs in which the rate climbs from 0; one-cycle has its own", *LENGTH)
+    accumulate: int = setting(
+        1,
+        "batches whose gradients make one step; BatchNorm still sees the small batches",
+        "be at least 1",
+        lambda count: count >= 1,
+    )
+    class_weights: str = setting(
+        "", "on the loss: balanced, or a JSON file with a weight for each class, or 1,0.5,2"
+    )
+    sampling: str = setting("shuffled", "shuffled, or balanced: every class equally often", choices=SAMPLINGS)
+    early_stop: int = setting(
+        0, "end after so many epochs without a better held-out accuracy; 0 for never", *LENGTH
+    )
+    keep: str = setting("last", "publish the net of the last epoch, or of the best one", choices=KEEPS)
     label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", *SHARE)
     clip_gradient: float = setting(
         0.0, "maximum length of the gradient, over all weights; 0 for any", *LENGTH
@@ -118,6 +149,18 @@ class FitConfig:
                 raise ConfigError(describe_unknown(each.name, value, rule["choices"]))
             if not rule["holds"](value):
                 raise ConfigError(f"{each.name} must {rule['must']}, got {value}")
+        if self.warmup and self.schedule == "one-cycle":
+            raise ConfigError("warmup must be 0 with schedule one-cycle, which begins with one of its own")
+        if self.keep == "best" and self.ema:
+            raise ConfigError(
+                "keep best cannot be combined with ema: what is published is already an average"
+            )
+
+
+def new_config(flags: Mapping[str, Any]) -> FitConfig:
+    """The config of a new run: what was not given has its default, or what suits the optimizer."""
+    optimizer = flags.get("optimizer", FitConfig.optimizer)
+    return FitConfig(**{**OPTIMIZER_DEFAULTS.get(optimizer, {}), **flags})
 
 
 def split_settings(of: str, texts: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from training.settings.config import ConfigError, FitConfig, split_settings
+from training.settings.config import ConfigError, FitConfig, new_config, split_settings
 
 EXAMPLE = """\
 example:
@@ -46,6 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tensorboard", action="store_true", help="write event files for TensorBoard into FOLDER as well"
     )
+    parser.add_argument(
+        "--log-every",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="print loss and accuracy as often, on stderr",
+    )
     settings = parser.add_argument_group("settings of the fit (with --resume: those it began with)")
     for each in fields(FitConfig):
         add_setting(settings, each)
@@ -55,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 def add_setting(group: argparse._ArgumentGroup, setting: Field[Any]) -> None:
     """Add the flag of one field of FitConfig: a switch, `NAME=VALUE` as often as wanted, or a value."""
     text, flag = setting.metadata["text"], f"--{setting.name.replace('_', '-')}"
-    if setting.type is bool:
+    if setting.type is bool and setting.default:
+        flag = flag.replace("--", "--no-")
+        group.add_argument(
+            flag, dest=setting.name, action="store_false", default=argparse.SUPPRESS, help=text
+        )
+    elif setting.type is bool:
         group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
     elif isinstance(setting.type, type) and setting.type in (str, int, float):
         group.add_argument(
@@ -63,7 +75,7 @@ def add_setting(group: argparse._ArgumentGroup, setting: Field[Any]) -> None:
             type=setting.type,
             default=argparse.SUPPRESS,
             metavar=setting.type.__name__.upper(),
-            help=f"{text} (default {setting.default})",
+            help=f"{text} (default {setting.default})" if setting.default != "" else text,
         )
     else:
         group.add_argument(
@@ -83,5 +95,5 @@ def read_settings(flags: dict[str, Any]) -> dict[str, Any]:
     for of in ("data", "net"):
         if f"{of}_settings" in settings:
             settings[f"{of}_settings"] = split_settings(of, settings[f"{of}_settings"])
-    FitConfig(**settings)
+    new_config(settings)
     return settings

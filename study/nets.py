@@ -37,8 +37,6 @@ class PlainSettings(ResNetSettings):
 
 
 class Plain(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: PlainSettings) -> None:
         super().__init__()
         width = settings.width
@@ -56,7 +54,7 @@ class Plain(nn.Module):
         self.head = nn.Linear(4 * width, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(mean_over_pixels(self.layers(rows_nchw)))
         return logits_nk
 

@@ -5,7 +5,6 @@ In: names, and how many cells are done.  Out, on stderr: a live line on a termin
 
 import time
 from collections.abc import Collection
-from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
@@ -27,11 +26,9 @@ class Watch:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._progress.stop()
-        if error is None:
+        if kind is None:
             self._sum_up()
 
     def begin(self, name: str) -> None:

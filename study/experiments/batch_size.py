@@ -19,6 +19,10 @@ USUAL, TUNED_AT = 32, 128
 MIN_ERROR = 0.1  # of what is drawn, in %
 HELD_OUT, HELD_OUT_AGAIN = "held_out_accuracy", "recalibrated_held_out_accuracy"
 BY_BATCH, BY_RUNNING, AGAIN = "train_mode_accuracy", "eval_mode_accuracy", "recalibrated_eval_mode_accuracy"
+HEAD = (
+    "rows in a batch;without: held out, %;with: held out, %;re-estimated;"
+    "train rows: train mode, %;eval mode;re-estimated"
+)
 Results = dict[tuple[Norm, int], list[Result]]
 
 
@@ -48,15 +52,7 @@ def study_batch_size(scale: Scale, measure: Measure) -> Finding:
         claims=claims_of(results, scale.batch_sizes[0]),
         plots=[draw(scale, results)],
         table=to_markdown(
-            [
-                "rows in a batch",
-                "without: held out, %",
-                "with: held out, %",
-                "re-estimated",
-                "train rows: train mode, %",
-                "eval mode",
-                "re-estimated",
-            ],
+            HEAD.split(";"),
             [to_row(size, results) for size in scale.batch_sizes],
         ),
         remarks=[describe_gap(scale, results)],

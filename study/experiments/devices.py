@@ -5,15 +5,7 @@ from study.experiments.tuning import by_seed, column, runs_of, tune
 from study.finding import Finding, Plot, with_spread
 from study.lab import Measure, Result
 from study.nets import Norm
-from study.plots import (
-    COLORS,
-    draw_band,
-    draw_seeds,
-    label,
-    legend,
-    new_figure,
-    use_powers_of_two,
-)
+from study.plots import COLORS, draw_band, draw_seeds, label, legend, new_figure, use_powers_of_two
 from study.scale import Scale
 from training.console import to_markdown
 

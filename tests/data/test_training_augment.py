@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.augment import Affine, apply_affine, draw_affine
+from training.augment.affine import Affine, apply_affine, draw_affine
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_kit import noise
-from training.augment import choose_augmentation, draw_affine, parse_augment
-from training.augment.affine import Affine
+from training.augment import choose_augmentation, parse_augment
+from training.augment.affine import Affine, draw_affine
 from training.augment.cutout import Cutout
 from training.augment.move import Crop, Flip, Shift, move
 from training.data import DATA_SETS, DataFacts

@@ -12,15 +12,14 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from training.figures.confusion import (
-    confusion_figure,
     count_confusions,
     draw_confusion,
     find_recall,
     list_confusions,
 )
-from training.figures.curves import curves_figure, draw_comparison, draw_curves
-from training.figures.figure import HELD_OUT_COLOR, INK, drawable_names
-from training.figures.mistakes import draw_mistakes, find_mistakes, mistakes_figure
+from training.figures.curves import draw_comparison, draw_curves
+from training.figures.figure import HELD_OUT_COLOR, INK, drawable_names, to_png
+from training.figures.mistakes import draw_mistakes, find_mistakes
 from training.loop.facts import EpochFacts
 
 LONG = ["abyssinian long-haired cat", "pickup truck", "streetcar", "lawn-mower", "chimpanzee"]
@@ -101,7 +100,7 @@ def boxes(texts) -> list:
 @pytest.mark.parametrize("num_classes", [2, 10, 24, 25, 100])
 def test_a_confusion_matrix_is_readable(num_classes):
     counts = some_counts(num_classes)
-    figure = confusion_figure(counts, names(num_classes), "a net on data")
+    figure = draw_confusion(counts, names(num_classes), "a net on data")
     figure.canvas.draw()
     matrix, bars, pairs = figure.axes
     shown = drawable_names(names(num_classes))
@@ -124,7 +123,7 @@ def test_a_confusion_matrix_is_readable(num_classes):
 
 def test_counts_stand_in_their_cells_and_shades_are_shares():
     counts = np.array([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
-    figure = confusion_figure(counts, ["a", "b", "c"], "a net on data")
+    figure = draw_confusion(counts, ["a", "b", "c"], "a net on data")
     matrix, bars, pairs = figure.axes
     assert {text.get_position(): text.get_text() for text in matrix.texts} == {
         (0, 0): "8",
@@ -141,7 +140,7 @@ def test_counts_stand_in_their_cells_and_shades_are_shares():
 
 def test_hundreds_of_classes_are_drawn_too():
     counts = np.diag(np.ones(300, dtype=int))
-    picture = imread(io.BytesIO(draw_confusion(counts, names(300), "a net on data")))
+    picture = imread(io.BytesIO(to_png(draw_confusion(counts, names(300), "a net on data"))))
     assert min(picture.shape[:2]) > 1000
     assert max(picture.shape[:2]) < 4000
 
@@ -153,10 +152,10 @@ def test_names_are_taken_as_they_are_written():
     assert drawable_names(AWKWARD) == ["$x^2$", "two lines", "#2", "$\\frac{", "a_b", "%s {0}"]
     assert drawable_names(["a" * 23])[0] == "a" * 21 + "…"
     # Mathematics that cannot be parsed would raise, and a missing letter would warn, which is an error here.
-    draw_confusion(some_counts(6), AWKWARD, "$\\frac{ on folder:$x$")
+    to_png(draw_confusion(some_counts(6), AWKWARD, "$\\frac{ on folder:$x$"))
     logits, labels = torch.eye(6), torch.arange(6).roll(1)
     pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
-    draw_mistakes(find_mistakes(logits, labels), pixels, AWKWARD, "$\\frac{")
+    to_png(draw_mistakes(find_mistakes(logits, labels), pixels, AWKWARD, "$\\frac{"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -166,7 +165,7 @@ def test_mistakes_are_shown_as_they_are_served(channels):
     logits[:, 1] = torch.arange(20) / 4
     labels = torch.tensor([0] * 18 + [1] * 2)
     mistakes = find_mistakes(logits, labels, limit=20)
-    figure = mistakes_figure(mistakes, pixels, ["cat", "dog", "cow"], "a net on data")
+    figure = draw_mistakes(mistakes, pixels, ["cat", "dog", "cow"], "a net on data")
     assert [mistake.row for mistake in mistakes] == [*reversed(range(18)), 18, 19]
     for axes, mistake in zip(figure.axes, mistakes, strict=True):
         shown = np.asarray(axes.images[0].get_array()).reshape(9, 7, channels)
@@ -182,7 +181,7 @@ def test_mistakes_are_shown_as_they_are_served(channels):
 def test_words_under_pictures_stay_with_their_picture():
     pixels = torch.zeros(12, 1, 8, 8, dtype=torch.uint8)
     logits, labels = 20 * torch.eye(12), torch.arange(12).roll(1)
-    figure = mistakes_figure(find_mistakes(logits, labels), pixels, ["aquarium fish and more"] * 12, "a net")
+    figure = draw_mistakes(find_mistakes(logits, labels), pixels, ["aquarium fish and more"] * 12, "a net")
     figure.canvas.draw()
     everything = boxes(figure.texts)
     for index, box in enumerate(everything):
@@ -210,7 +209,7 @@ def epochs(losses: list[float]) -> list[EpochFacts]:
     [([1.0, 0.1, 0.01], [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]), ([0.28, 0.26, 0.24], None), ([0.3], None)],
 )
 def test_every_range_of_losses_has_ticks(losses, ticks):
-    figure = curves_figure(epochs(losses), "a net on data")
+    figure = draw_curves(epochs(losses), "a net on data")
     figure.canvas.draw()
     loss = figure.axes[0]
     least, most = loss.get_ylim()
@@ -222,11 +221,11 @@ def test_every_range_of_losses_has_ticks(losses, ticks):
 
 @pytest.mark.parametrize("losses", [[0.0, 0.0], [0.5] * 300, [1e-9, 1e3]], ids=["none", "many", "wide"])
 def test_any_losses_can_be_drawn(losses):
-    assert draw_curves(epochs(losses), "a net on data").startswith(b"\x89PNG")
+    assert to_png(draw_curves(epochs(losses), "a net on data")).startswith(b"\x89PNG")
 
 
 def test_many_runs_are_told_apart():
     histories = {f"runs/{index}": epochs([0.5, 0.1 + index / 20]) for index in range(16)}
-    picture = imread(io.BytesIO(draw_comparison(histories, "held out")))[..., :3]
+    picture = imread(io.BytesIO(to_png(draw_comparison(histories, "held out"))))[..., :3]
     colors = {tuple(color) for color in (picture[::2, ::2].reshape(-1, 3) * 255).round().astype(int)}
     assert {(0, 114, 178), (213, 94, 0), (0, 158, 115)} <= colors

@@ -11,6 +11,7 @@ import torch
 from training.__main__ import main
 from training.data import load_split
 from training.figures.confusion import count_confusions, draw_confusion
+from training.figures.figure import to_png
 from training.figures.mistakes import draw_mistakes, find_mistakes
 from training.loop.device import place
 from training.loop.evaluate import predict
@@ -36,8 +37,10 @@ def pictures_of(weights: dict[str, torch.Tensor], out: Path) -> dict[str, bytes]
     labels, names, title = split.held_out_labels, split.facts.labels, "mlp on digits"
     assert "confusion.png" in {path.name for path in out.iterdir()}
     return {
-        "confusion.png": draw_confusion(count_confusions(logits, labels), names, title),
-        "mistakes.png": draw_mistakes(find_mistakes(logits, labels), split.held_out_pixels, names, title),
+        "confusion.png": to_png(draw_confusion(count_confusions(logits, labels), names, title)),
+        "mistakes.png": to_png(
+            draw_mistakes(find_mistakes(logits, labels), split.held_out_pixels, names, title)
+        ),
     }
 
 

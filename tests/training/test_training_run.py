@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from training.__main__ import main
 from training.data import load_split
 from training.figures.curves import draw_curves
+from training.figures.figure import to_png
 from training.loop.evaluate import evaluate
 from training.loop.facts import EpochFacts
 from training.runs.checkpoint import load_checkpoint
@@ -89,7 +90,7 @@ def test_one_epoch_is_enough_for_a_picture():
         held_out_loss=1.0,
         held_out_accuracy=1.0,
     )
-    assert draw_curves([facts], "one").startswith(b"\x89PNG")
+    assert to_png(draw_curves([facts], "one")).startswith(b"\x89PNG")
 
 
 @pytest.fixture

@@ -6,16 +6,7 @@ Drawing the chance and applying it are two functions: the first takes its genera
 Chance is drawn on the CPU, so every device sees the same pictures.
 """
 
-from training.augment.affine import Affine, apply_affine, draw_affine
 from training.augment.choose import choose_augmentation, parse_augment
 from training.augment.plan import Augmentation, Plan
 
-__all__ = [
-    "Affine",
-    "Augmentation",
-    "Plan",
-    "apply_affine",
-    "choose_augmentation",
-    "draw_affine",
-    "parse_augment",
-]
+__all__ = ["Augmentation", "Plan", "choose_augmentation", "parse_augment"]

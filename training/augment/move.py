@@ -7,6 +7,7 @@ A Crop is what is usually called a random crop of the picture with `reach` pixel
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -14,32 +15,24 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """Moves by up to `reach` pixels; black flows in."""
+    """Moves by up to `reach` pixels; black flows in, or, in a Crop, the picture's mirror image."""
 
     reach: int
+    is_mirrored: ClassVar[bool] = False
 
     def draw(self, num_rows: int, generator: Generator) -> Tensor:
-        """(num_rows, 2): dy and dx."""
-        return draw_offsets(num_rows, self.reach, generator)
+        """(num_rows, 2) whole numbers from −reach to reach: dy and dx."""
+        return torch.randint(-self.reach, self.reach + 1, (num_rows, 2), generator=generator)
 
     def apply(self, pixels_nchw: Tensor, drawn: Tensor) -> Tensor:
         """The pictures, moved."""
-        return move(pixels_nchw, drawn, mirrored=False)
+        return move(pixels_nchw, drawn, mirrored=self.is_mirrored)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """Moves by up to `reach` pixels; the picture's mirror image flows in."""
+class Crop(Shift):
+    """A Shift with the picture mirrored at its edge."""
 
-    reach: int
-
-    def draw(self, num_rows: int, generator: Generator) -> Tensor:
-        """(num_rows, 2): dy and dx."""
-        return draw_offsets(num_rows, self.reach, generator)
-
-    def apply(self, pixels_nchw: Tensor, drawn: Tensor) -> Tensor:
-        """The pictures, moved."""
-        return move(pixels_nchw, drawn, mirrored=True)
+    is_mirrored = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +46,6 @@ class Flip:
     def apply(self, pixels_nchw: Tensor, drawn: Tensor) -> Tensor:
         """The pictures, those of `drawn` mirrored."""
         return torch.where(drawn.view(-1, 1, 1, 1), pixels_nchw.flip(3), pixels_nchw)
-
-
-def draw_offsets(num_rows: int, reach: int, generator: Generator) -> Tensor:
-    """(num_rows, 2) whole numbers from −reach to reach."""
-    return torch.randint(-reach, reach + 1, (num_rows, 2), generator=generator)
 
 
 def move(pixels_nchw: Tensor, offsets: Tensor, *, mirrored: bool) -> Tensor:

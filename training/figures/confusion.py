@@ -22,7 +22,6 @@ from training.figures.figure import (
     drawable_names,
     new_figure,
     place_axes,
-    to_png,
 )
 
 MAX_NUMBERED, MAX_NAMED, MAX_PAIRS = 24, 120, 24
@@ -57,12 +56,7 @@ def list_confusions(counts: Counts, limit: int = MAX_PAIRS) -> list[tuple[int, i
     return [(i, j, int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
 
 
-def draw_confusion(counts: Counts, labels: Sequence[str], title: str) -> bytes:
-    """The matrix beside each class's recall, and the most frequent confusions; see `confusion_figure`."""
-    return to_png(confusion_figure(counts, labels, title))
-
-
-def confusion_figure(counts: Counts, labels: Sequence[str], title: str) -> Figure:
+def draw_confusion(counts: Counts, labels: Sequence[str], title: str) -> Figure:
     """Counts stand in the cells of up to 24 classes; beyond 120 the axes bear numbers instead of names."""
     num_classes, names = len(counts), drawable_names(labels)
     is_numbered, is_named = num_classes <= MAX_NUMBERED, num_classes <= MAX_NAMED

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from training.figures.figure import HELD_OUT_COLOR, INK, TRAIN_COLOR, drawable_names, new_figure, tidy, to_png
+from training.figures.figure import HELD_OUT_COLOR, INK, TRAIN_COLOR, drawable_names, new_figure, tidy
 from training.loop.facts import EpochFacts
 
 MAX_MARKERS = 40
@@ -20,12 +20,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 STYLES = ("-", "--", ":", "-.")
 
 
-def draw_curves(history: Sequence[EpochFacts], title: str) -> bytes:
-    """Both halves of one run; see `curves_figure`."""
-    return to_png(curves_figure(history, title))
-
-
-def curves_figure(history: Sequence[EpochFacts], title: str) -> Figure:
+def draw_curves(history: Sequence[EpochFacts], title: str) -> Figure:
     """Loss (on a log scale) beside accuracy; the last held-out values stand at their line's end."""
     figure, (loss, accuracy) = _new_panels(title, history[-1].epoch)
     for axes, kind, text in ((loss, "loss", "{:.3f}"), (accuracy, "accuracy", "{:.1f} %")):
@@ -46,7 +41,7 @@ def curves_figure(history: Sequence[EpochFacts], title: str) -> Figure:
     return figure
 
 
-def draw_comparison(histories: Mapping[str, Sequence[EpochFacts]], title: str) -> bytes:
+def draw_comparison(histories: Mapping[str, Sequence[EpochFacts]], title: str) -> Figure:
     """The held-out half of every run, by its name."""
     figure, (loss, accuracy) = _new_panels(title, max(history[-1].epoch for history in histories.values()))
     names = drawable_names(list(histories), longest=40)
@@ -71,7 +66,7 @@ def draw_comparison(histories: Mapping[str, Sequence[EpochFacts]], title: str) -
         frameon=False,
         labelcolor=INK,
     )
-    return to_png(figure)
+    return figure
 
 
 def _new_panels(title: str, last_epoch: int) -> tuple[Figure, tuple[Axes, Axes]]:

@@ -15,6 +15,7 @@ from torch import nn
 from training.data import Split
 from training.figures.confusion import count_confusions, draw_confusion
 from training.figures.curves import draw_curves
+from training.figures.figure import to_png
 from training.figures.mistakes import draw_mistakes, find_mistakes
 from training.files import publish
 from training.loop.evaluate import predict
@@ -25,13 +26,13 @@ CURVES, CONFUSION, MISTAKES = "curves.png", "confusion.png", "mistakes.png"
 
 def publish_curves(out: Path, history: Sequence[EpochFacts], title: str) -> None:
     """Draw the epochs so far."""
-    publish(out / CURVES, draw_curves(history, title))
+    publish(out / CURVES, to_png(draw_curves(history, title)))
 
 
 def publish_predictions(out: Path, net: nn.Module, split: Split, title: str) -> None:
     """Draw what `net`, on the device of `split`, makes of the held-out half."""
     logits, labels = predict(net, split.held_out_pixels, split.facts), split.held_out_labels
     names = split.facts.labels
-    publish(out / CONFUSION, draw_confusion(count_confusions(logits, labels), names, title))
+    publish(out / CONFUSION, to_png(draw_confusion(count_confusions(logits, labels), names, title)))
     mistakes = find_mistakes(logits, labels)
-    publish(out / MISTAKES, draw_mistakes(mistakes, split.held_out_pixels, names, title))
+    publish(out / MISTAKES, to_png(draw_mistakes(mistakes, split.held_out_pixels, names, title)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data import Pixels
-from training.figures.figure import HELD_OUT_COLOR, INK, drawable_names, new_figure, place_axes, to_png
+from training.figures.figure import HELD_OUT_COLOR, INK, drawable_names, new_figure, place_axes
 
 MAX_ROWS, COLUMNS = 30, 6
 CELL, GAP, TEXT, HEAD = 1.5, 0.15, 0.5, 0.6  # inches: a picture's side, between two, the words under it
@@ -58,12 +58,7 @@ def find_mistakes(logits_nk: Tensor, labels: Tensor, limit: int = MAX_ROWS) -> l
     ]
 
 
-def draw_mistakes(mistakes: Sequence[Mistake], pixels: Pixels, labels: Sequence[str], title: str) -> bytes:
-    """The pictures, as they are served; see `mistakes_figure`."""
-    return to_png(mistakes_figure(mistakes, pixels, labels, title))
-
-
-def mistakes_figure(mistakes: Sequence[Mistake], pixels: Pixels, labels: Sequence[str], title: str) -> Figure:
+def draw_mistakes(mistakes: Sequence[Mistake], pixels: Pixels, labels: Sequence[str], title: str) -> Figure:
     """Six in a line; under each, what is said of it, what is true, and the probability of both."""
     rows = torch.tensor([mistake.row for mistake in mistakes], device=pixels.device)
     pictures = pixels[rows].permute(0, 2, 3, 1).cpu().numpy()

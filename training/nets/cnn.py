@@ -42,8 +42,6 @@ class SmallCnnSettings(CnnSettings):
 
 
 class Cnn(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: CnnSettings) -> None:
         super().__init__()
         num_channels, height, width = settings.input_shape
@@ -60,6 +58,6 @@ class Cnn(nn.Module):
         )
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(torch.flatten(self.blocks(rows_nchw), 1))
         return logits_nk

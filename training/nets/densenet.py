@@ -58,8 +58,6 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: DenseNetSettings) -> None:
         super().__init__()
         width = 2 * settings.growth
@@ -77,6 +75,6 @@ class DenseNet(nn.Module):
         self.head = nn.Linear(width, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(mean_over_pixels(relu(self.norm(self.blocks(rows_nchw)))))
         return logits_nk

@@ -44,8 +44,6 @@ class KerasCnnSettings(NetSettings):
 
 
 class KerasCnn(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: KerasCnnSettings) -> None:
         super().__init__()
         width = settings.input_shape[0]
@@ -68,6 +66,6 @@ class KerasCnn(nn.Module):
         self.head = nn.Sequential(*head, nn.Linear(width, settings.num_classes))
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(torch.flatten(self.blocks(rows_nchw), 1))
         return logits_nk

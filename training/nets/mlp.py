@@ -25,8 +25,6 @@ class MlpSettings(NetSettings):
 
 
 class Mlp(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: MlpSettings) -> None:
         super().__init__()
         width = math.prod(settings.input_shape)
@@ -37,6 +35,6 @@ class Mlp(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, settings.num_classes))
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.layers(rows_nchw)
         return logits_nk

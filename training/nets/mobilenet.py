@@ -56,8 +56,6 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: MobileNetSettings) -> None:
         super().__init__()
         width = settings.stem
@@ -72,6 +70,6 @@ class MobileNet(nn.Module):
         self.head = nn.Linear(settings.last, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(mean_over_pixels(self.layers(rows_nchw)))
         return logits_nk

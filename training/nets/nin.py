@@ -31,8 +31,6 @@ class NinSettings(NetSettings):
 
 
 class Nin(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: NinSettings) -> None:
         super().__init__()
         width = settings.input_shape[0]
@@ -47,5 +45,5 @@ class Nin(nn.Module):
         self.classify = nn.Conv2d(width, settings.num_classes, 1)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         return mean_over_pixels(self.classify(self.blocks(rows_nchw)))

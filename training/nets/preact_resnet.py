@@ -49,8 +49,6 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: PreActResNetSettings) -> None:
         super().__init__()
         self.stem = conv(settings.input_shape[0], settings.width, 3)
@@ -59,7 +57,7 @@ class PreActResNet(nn.Module):
         self.head = nn.Linear(4 * settings.width, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         stream = self.blocks(self.stem(rows_nchw))
         logits_nk: Tensor = self.head(mean_over_pixels(relu(self.norm(stream))))
         return logits_nk

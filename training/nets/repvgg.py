@@ -48,8 +48,6 @@ class RepVggBlock(nn.Module):
 
 
 class RepVgg(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: RepVggSettings) -> None:
         super().__init__()
         width = settings.input_shape[0]
@@ -62,6 +60,6 @@ class RepVgg(nn.Module):
         self.head = nn.Linear(width, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(mean_over_pixels(self.blocks(rows_nchw)))
         return logits_nk

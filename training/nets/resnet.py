@@ -64,8 +64,6 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: ResNetSettings) -> None:
         super().__init__()
         self.stem = nn.Sequential(*conv_bn(settings.input_shape[0], settings.width, 3), nn.ReLU())
@@ -73,6 +71,6 @@ class ResNet(nn.Module):
         self.head = nn.Linear(4 * settings.width, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(mean_over_pixels(self.blocks(self.stem(rows_nchw))))
         return logits_nk

@@ -30,8 +30,6 @@ class VggSettings(NetSettings):
 
 
 class Vgg(nn.Module):
-    """See the module's text."""
-
     def __init__(self, settings: VggSettings) -> None:
         super().__init__()
         width, *pixels = settings.input_shape
@@ -51,6 +49,6 @@ class Vgg(nn.Module):
         )
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
-        """Logits, one for each class."""
+        """(N, C, H, W) → logits (N, num_classes)."""
         logits_nk: Tensor = self.head(torch.flatten(self.stages(rows_nchw), 1))
         return logits_nk

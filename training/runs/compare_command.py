@@ -44,11 +44,13 @@ def main(argv: Sequence[str]) -> int:
         set_environment()
         # As in __main__: torch takes seconds to import.
         from training.figures.curves import draw_comparison
+        from training.figures.figure import to_png
         from training.runs.compare import describe_incomparable, read_run, to_table
 
         runs = [read_run(folder) for folder in given.runs]
         if given.plot:
-            publish(given.plot, draw_comparison({run.name: run.history for run in runs}, "held out"))
+            figure = draw_comparison({run.name: run.history for run in runs}, "held out")
+            publish(given.plot, to_png(figure))
     except TrainingError as error:
         print(f"training: {error}", file=sys.stderr)
         return error.exit_code

@@ -16,7 +16,7 @@ from training.search.trials import Search, TrialFacts
 from training.settings.config import FitConfig
 
 PLOT = "search.png"
-HEADS = (
+HEADS = [
     "trial",
     "accuracy, %",
     "loss",
@@ -27,7 +27,7 @@ HEADS = (
     "width",
     "epochs",
     "",
-)
+]
 
 
 def narrate(search: Search) -> str:

@@ -115,7 +115,11 @@ def opened(path: Path) -> Iterator[RDBStorage]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = None
     try:
-        storage = open_storage(path)
+        try:
+            # Creates the tables where there are none; RuntimeError if another version of Optuna made them.
+            storage = RDBStorage(f"sqlite:///{path}")
+        except RuntimeError as error:
+            raise unusable(path, error) from None
         yield storage
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise unusable(path, error) from None
@@ -123,14 +127,6 @@ def opened(path: Path) -> Iterator[RDBStorage]:
         if storage is not None:
             storage.remove_session()
             storage.engine.dispose()
-
-
-def open_storage(path: Path) -> RDBStorage:
-    """Create tables where there are none; raises SearchError for those of another version of Optuna."""
-    try:
-        return RDBStorage(f"sqlite:///{path}")
-    except RuntimeError as error:
-        raise unusable(path, error) from None
 
 
 def unusable(path: Path, error: Exception) -> SearchError:

@@ -1,6 +1,6 @@
 """What is searched for, and within which bounds.
 
-In: a trial that can suggest values, and what is fixed.  Out: settings as `python -m training` takes them.
+In: a trial of Optuna, and the fixed settings.  Out: settings as `python -m training` takes them.
 
     learning rate    1e-3 … 1        by its logarithm
     momentum         0.8 … 0.98      by the logarithm of 1 − momentum: 0.98 remembers ten times as long as 0.8
@@ -13,7 +13,9 @@ says exactly what was tried.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from optuna import Trial
 
 from training.nets import NETS
 from training.nets.foreign.build import is_foreign
@@ -21,16 +23,6 @@ from training.nets.foreign.build import is_foreign
 BATCH_SIZES, FACTORS = (32, 64, 128, 256), (0.5, 1.0, 2.0)
 WIDTHS = ("width", "channels", "hidden", "growth", "stem", "last")
 NAMES = ("learning_rate", "momentum", "weight_decay", "batch_size")
-
-
-class Trial(Protocol):
-    """What Optuna calls one."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = ...) -> float:
-        """Within the bounds."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of them."""
 
 
 def suggest(

@@ -30,14 +30,8 @@ class ConfigError(TrainingError):
     """A setting out of range, or one that differs from what the run began with."""
 
 
-def about(
-    text: str,
-    must: str = "",
-    holds: Callable[[Any], bool] = lambda value: True,
-    *,
-    choices: Sequence[str] = (),
-) -> dict[str, Any]:
-    """What is known of a setting: its help `text`, and what it `must` be, which `holds` checks."""
+def about(text: str, must: str = "", holds: Check = lambda value: True, choices: Sequence[str] = ()) -> Any:
+    """The metadata of a setting: its help `text`, and what it `must` be, which `holds` checks."""
     return {"text": text, "must": must, "holds": holds, "choices": choices}
 
 

@@ -10,7 +10,7 @@ In: a sentence.  Out: an exception that carries its HTTP status and the reason t
     ├── TooLarge 413
     ├── UnknownEncoding 415
     ├── TooManyRequests 429     one client's own rate
-    ├── HungUp 499              (nobody is there to read it; only counted)
+    ├── HungUp 499              (the client is gone; only counted)
     ├── ModelFailed 500
     ├── Unsupported 501
     ├── Unavailable 503

@@ -5,7 +5,7 @@ In: a path and its content.  Out: the content at the path, or an OSError and wha
     .NAME.partial     what is being written; a killed writer leaves it, and the next one overwrites it
     NAME              renamed from it once it is whole
 
-Whoever reads NAME meets the last good content at any time, because a rename is one step for the file system.
+A reader of NAME always finds the last good content, because a rename is one step for the file system.
 """
 
 import os

@@ -53,7 +53,7 @@ class Server:
             with self._signals():
                 loop.run_until_complete(self._serve(sock))
         finally:
-            # Not asyncio.run: it waits for every thread, and one may be busy for nobody.
+            # Not asyncio.run: it waits for every thread, and one may be busy with abandoned work.
             for task in asyncio.all_tasks(loop):
                 task.cancel()
             loop.run_until_complete(asyncio.sleep(0))

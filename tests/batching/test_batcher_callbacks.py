@@ -1,4 +1,4 @@
-"""Callers that cannot be told, and callers that come again at once when they are: neither harms anybody."""
+"""Callbacks that raise, and callbacks that submit again at once: neither harms another caller."""
 
 import asyncio
 

@@ -38,7 +38,7 @@ async def test_only_what_is_done_sooner_than_handed_over(num_rows, seconds, lane
 
 
 async def test_a_net_that_takes_as_long_as_it_is_told_is_not_trusted():
-    """The event loop would stand still with it."""
+    """The event loop would be blocked by it."""
     engine = GatedEngine(seconds=QUICK)
     batcher = started(engine, run_inline=engine.here, seconds=QUICK)
     batcher.forecast.note_batch(1, 0.019, 0.019)

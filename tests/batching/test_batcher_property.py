@@ -95,7 +95,7 @@ class Caller:
 
 @dataclass
 class World:
-    """A batcher, its engine, and everybody who was let in."""
+    """A batcher, its engine, and all accepted callers."""
 
     engine: GatedEngine
     batcher: Batcher
@@ -131,7 +131,7 @@ class World:
     def _come_again(self) -> None:
         try:
             self.come(Submit(num_rows=1, priority=1, timeout_s=None, is_poisoned=False, comes_again=False))
-        except AssertionError as error:  # whoever tells us would take it for ours
+        except AssertionError as error:  # the batcher would treat it as a callback's error
             self.wrong.append(error)
 
     async def do(self, step: Do) -> None:

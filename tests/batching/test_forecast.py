@@ -79,7 +79,7 @@ def test_whatever_the_curve_a_batch_of_several_keeps_every_deadline(
         ([1] * 8, [1.99] + [NONE] * 7, 2),
         ([1] * 8, [NONE] * 4 + [2.5] + [NONE] * 3, 4),  # five rows would take 3 s: the fifth stays
         ([1] * 8, [9.0, 9.0, 1.8] + [NONE] * 5, 2),  # and so does the third, whose deadline is the nearest
-        ([1] * 8, [0.5] + [NONE] * 7, 1),  # too late already: it runs, and takes nobody along
+        ([1] * 8, [0.5] + [NONE] * 7, 1),  # too late already: it runs alone
         ([8], [0.1], 1),
         ([3, 3, 2], [NONE] * 3, 3),
         ([4, 1], [NONE] * 2, 1),  # 5 rows in a bucket of 8: 1.67 rows a second; 4 in one of 4: 2

@@ -36,7 +36,7 @@ def _path(argument: str) -> Path:
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Without --url there is nobody to ask."""
+    """Without --url there is no server to test."""
     return True if config.getoption("--url", None) is None else None
 
 
@@ -52,14 +52,14 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _is_there(request: pytest.FixtureRequest, url: str) -> None:
-    """A test that ends the server is followed by none, unless somebody starts it again."""
+    """No test follows one that ends the server, unless the server is restarted."""
     deadline = time.monotonic() + request.config.getoption("--patience")
     while True:
         with contextlib.suppress(httpx.TransportError):
             httpx.get(f"{url}/v2/health/live", timeout=30)
             return
         if time.monotonic() > deadline:
-            pytest.exit(f"nobody answers at {url} before {request.node.name}", returncode=3)
+            pytest.exit(f"no server answers at {url} before {request.node.name}", returncode=3)
         time.sleep(0.1)
 
 

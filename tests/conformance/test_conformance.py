@@ -115,7 +115,7 @@ def test_every_test_of_the_suite_can_fail(tmp_path: Path) -> None:
 
 
 def test_without_a_url_nothing_is_collected() -> None:
-    """The project's own run of all tests asks nobody."""
+    """The project's own run of all tests needs no server."""
     listed = run(*PYTEST, "--collect-only", "tests", "--ignore-glob=tests/test_*.py")
     assert listed.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, listed.stdout + listed.stderr
 

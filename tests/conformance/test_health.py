@@ -101,7 +101,7 @@ def test_vector_19_unknown_paths(client: httpx.Client, model: Model, refused: Re
 
 @pytest.mark.parametrize("path", ["/no/such/path", "/v2/models/no-such-model", "infer"])
 def test_vector_19_errors_say_that_they_are_json(client: httpx.Client, model: Model, path: str) -> None:
-    """6.1.3: by their Content-Type, whoever refuses."""
+    """6.1.3: by their Content-Type, in any layer that refuses."""
     answer = model.post(b"{") if path == "infer" else client.get(path)
     error_of(answer)
     kind = answer.headers.get("content-type", "none")

@@ -1,4 +1,4 @@
-"""A file is whole or not there: publishing is one step, and whoever is killed leaves the last good file."""
+"""A file is whole or absent: publishing is one step, and a killed process leaves the last good file."""
 
 import os
 import signal

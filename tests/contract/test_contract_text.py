@@ -1,4 +1,4 @@
-"""The first line of somebody else's error."""
+"""The first line of another library's error."""
 
 import pytest
 

@@ -184,7 +184,7 @@ def test_fashion_mnist_is_all_there():
     assert split.held_out_pixels.shape == (10000, 1, 28, 28)
     assert torch.bincount(split.train_labels).tolist() == [6000] * 10
     assert torch.bincount(split.held_out_labels).tolist() == [1000] * 10
-    # Mean and deviation that everybody divides by: 0.2860 and 0.3530.
+    # The usual mean and deviation: 0.2860 and 0.3530.
     assert (split.facts.mean, split.facts.std) == ([0.286], [0.353])
     assert split.facts.labels[0] == "T-shirt/top"
     assert split.facts.labels[9] == "Ankle boot"

@@ -155,7 +155,7 @@ def test_who_fails_alone_leaves_the_first_word_to_others(monkeypatch, capsys, ra
 
 
 def test_a_store_that_remembers_the_dead_leads_to_the_living(monkeypatch):
-    """After a restart torchrun's store still names a port that nobody listens at, until process 0 is back."""
+    """After a restart torchrun's store still names a closed port, until process 0 is back."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     shared = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setattr(rendezvous, "rendezvous", lambda method: iter([(shared, 0, 2)]))

@@ -102,7 +102,7 @@ REFUSED = {
     "cycle": (conv_bn(*LOOP, CONV, BN), "not acyclic"),
     "two nodes write one name": (conv_bn(*TWO_WRITERS), "Output 'h' is redeclared"),
     "two nodes of one name": (conv_bn(*ONE_NAME), "same node name"),
-    "a name that nobody writes": (conv_bn(BN), "'h'"),
+    "a name that no node writes": (conv_bn(BN), "'h'"),
     "opset 5": (conv_bn(opset=5), "opset 5, expected 7 to"),
     "opset 6": (conv_bn(opset=6), "opset 6, expected 7 to"),
     "opset 99": (conv_bn(opset=99), "opset 99, expected 7 to"),

@@ -86,7 +86,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """One compose project with a name of its own, so that it touches nobody else's containers."""
+    """One compose project with a name of its own, so that it touches no other containers."""
 
     name: str
     command: list[str]

@@ -93,7 +93,7 @@ def test_vector_19_other_methods_on_the_hot_route(line: Wire, method: str) -> No
 @pytest.mark.parametrize("connection", ["Upgrade, HTTP2-Settings", "upgrade", "keep-alive, Upgrade"])
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0"])
 def test_an_upgrade_is_declined_by_answering(line: Wire, connection: str, upgrade: str) -> None:
-    """As curl --http2 asks; RFC 9110, 7.8: a server may ignore it, and goes on with what it has."""
+    """As curl --http2 asks; RFC 9110, 7.8: a server may ignore it and keep its protocol."""
     wants = (f"connection: {connection}", f"upgrade: {upgrade}", "http2-settings: AAMAAABkAAQAAP__")
     assert line.send(post(BODY, *wants)).read().data == [1, 2, 3]
     assert line.send(post(x_body(4, 5, 6))).read().data == [4, 5, 6]

@@ -100,7 +100,7 @@ class Gate:
     def __call__(self, *arguments: Any) -> Any:
         self.num_batches += 1
         self._arrived.release()
-        assert self._is_open.wait(PATIENCE_S), "nobody opened the gate"
+        assert self._is_open.wait(PATIENCE_S), "the gate was not opened"
         return self._run(*arguments)
 
     def wait_for_batch(self) -> None:

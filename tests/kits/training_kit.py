@@ -56,7 +56,7 @@ def tiny_split() -> Split:
 
 
 def lively(net: nn.Module) -> nn.Module:
-    """Statistics of real activations, γ > 0 and β that nobody could overlook."""
+    """Statistics of real activations, γ > 0 and large β."""
     chance = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for norm in find_batchnorms(net):

@@ -121,7 +121,7 @@ def test_case_23_a_new_version_swaps(models: Path, client: httpx.Client) -> None
     write_bundle(
         models / "echo" / "2", echo_net("float32"), change=lambda manifest: manifest.update(name="two")
     )
-    assert ask(client).headers["x-model-version"] == "1"  # nobody asked for it yet
+    assert ask(client).headers["x-model-version"] == "1"  # not loaded yet
     answer = control(client, "load")
     assert (answer.status_code, answer.json()) == (200, {})
     told = ask(client)

@@ -208,7 +208,7 @@ def test_case_35_ready_is_the_conjunction_of_the_workers(folder: Path, server: S
         answer = kept.get("/v2/health/ready")
         assert (answer.status_code, "golden.npz: sha-256 is" in answer.json()["error"]) == (503, True)
         assert metric(kept, 'foldserve_version_proved{model="echo",version="1"}') == 0
-        assert ask(kept, 1, 2, 3).status_code == 200  # whoever has proved it goes on
+        assert ask(kept, 1, 2, 3).status_code == 200  # a worker that has proved it keeps serving
         spoilt.write_bytes(whole)
         (newest,) = (pid for pid in workers_of(server) if pid not in clients)
         kill(newest)

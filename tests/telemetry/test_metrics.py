@@ -181,7 +181,7 @@ def told(metrics: Metrics) -> dict[str, Any]:
 
 
 def in_order(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """The same, whoever was seen first; no parity is a parity of nothing."""
+    """The same in any order; no parity is a parity of nothing."""
     ordered = {name: sorted(snapshot[name], key=json.dumps) for name in ("proved", "failures")}
     return {
         "versions": {(facts["name"], facts["version"]): facts for facts in snapshot["versions"]},
@@ -222,7 +222,7 @@ def test_workers_added_up_are_one_who_saw_everything(
     for snapshot in snapshots[1:]:
         in_steps = added([in_steps, snapshot])
     assert in_order(in_steps) == whole
-    assert sorted(snapshots, key=json.dumps) == sorted(before, key=json.dumps), "adding changes nobody"
+    assert sorted(snapshots, key=json.dumps) == sorted(before, key=json.dumps), "adding changes no snapshot"
 
 
 def test_a_version_that_one_worker_does_not_have_counts_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""The request_log: nothing that is noted is lost or kept for ever, and nobody waits for the writing."""
+"""The request log: no entry is lost or kept for ever, and no request waits for the writing."""
 
 import contextlib
 import threading

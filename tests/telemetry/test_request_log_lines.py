@@ -58,7 +58,7 @@ def test_many_lines_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stderr_that_nobody_reads_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
-            raise BrokenPipeError("nobody reads")
+            raise BrokenPipeError("no reader")
 
     monkeypatch.setattr(sys, "stderr", Broken())
     write_lines([(AT, entry())])

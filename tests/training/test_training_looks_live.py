@@ -152,7 +152,7 @@ def test_the_loop_tells_each_step_what_it_knows_and_learns_the_same():
 
 
 class Transfers(TorchDispatchMode):
-    """Notes operations that make the host wait for a device: copies that do not say that nobody waits."""
+    """Notes operations that make the host wait for a device: copies that are not marked as non-blocking."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ ELSEWHERE = f"{__name__}:two_convs"
 
 
 def two_convs(*, num_classes: int, input_shape: tuple[int, int, int], width: int) -> nn.Module:
-    """Somebody's own net, for `module:factory`."""
+    """A user's own net, for `module:factory`."""
     return nn.Sequential(
         nn.Conv2d(input_shape[0], width, 3, bias=False),
         nn.BatchNorm2d(width),

@@ -72,7 +72,7 @@ def end(code: int) -> NoReturn:
 
 
 def read_launch(environment: Mapping[str, str]) -> Launch:
-    """Read the variables; raises GroupError if one is missing or no number."""
+    """Read the variables; raises GroupError if one is missing or not a number."""
     if "RANK" not in environment:
         return Launch()
     rank, size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")

@@ -1,6 +1,6 @@
 """The edges of HTTP on the hot route: bodies that come oddly, are refused, stop, or whose client has gone.
 
-`case_n` are the failure cases of the same number. The rule under all: the next request works.
+`case_n` are the cases of docs/failure-cases.md. The rule under all: the next request works.
 """
 
 from collections.abc import Iterator

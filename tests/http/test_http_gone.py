@@ -1,6 +1,6 @@
 """Clients that go, or that never read: their rows are dropped, their mates are answered, memory is bounded.
 
-`case_n` are the failure cases of the same number.
+`case_n` are the cases of docs/failure-cases.md.
 """
 
 import asyncio

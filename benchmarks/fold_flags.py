@@ -22,9 +22,10 @@ from benchmarks.fold_zoo.isolate import ProcessFailed, isolated
 from benchmarks.fold_zoo.nets import choose
 from benchmarks.fold_zoo.ops import onnx_ops
 from benchmarks.fold_zoo.ours import FLAGS
-from export.fold.usual import FREE, fold
-from export.graph import serialize
-from export.runtime import load
+from export.compute.runtime import load
+from export.fold.gauges.system import FREE
+from export.fold.stages import fold
+from export.graph.file import serialize
 
 LIMIT_S = 900.0
 NUM_ROWS = 6

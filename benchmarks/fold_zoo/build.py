@@ -19,9 +19,11 @@ import torch
 from torch import nn
 
 from benchmarks.fold_zoo.draw import randomise_graph, randomise_net
+from export.compute.reference import Evaluate, graph_evaluator
 from export.errors import SourceError
-from export.graph import load_graph, prepare, tidy, with_symbolic_rows
-from export.proof.truth import Evaluate, graph_evaluator, net_evaluator
+from export.graph.file import load_graph
+from export.graph.prepare import prepare, tidy, with_symbolic_rows
+from export.sources.net import net_evaluator
 from export.sources.trace import trace
 
 MAX_SIDE = 224

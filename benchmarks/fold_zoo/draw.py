@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from export.graph import batchnorms, constant
+from export.graph.edit import batchnorms, constant
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

@@ -18,7 +18,7 @@ from benchmarks.fold_zoo.isolate import ProcessFailed, isolated
 from benchmarks.fold_zoo.store import Row
 from benchmarks.fold_zoo.timing import interleaved, medians, ratio
 from benchmarks.fold_zoo.tools import ONNX_TOOLS, Rewrite, Rows, ToolResult, onnx_tool, ours, tool_version
-from export.graph import serialize
+from export.graph.file import serialize
 
 NUM_ROWS = 6
 TOOL_LIMIT_S, TIMING_LIMIT_S = 240.0, 240.0

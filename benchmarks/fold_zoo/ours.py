@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 import export
-from export.fold.usual import FREE, Price, fold
+from export.fold.gauges.system import FREE, Price
+from export.fold.stages import fold
 
 FLAGS = {"threshold": Price.THRESHOLD, "pad": Price.BORDER}
 """The names for `--flags`: folds that leave an op in the graph, named as by `python -m export fold`."""

@@ -21,7 +21,7 @@ import onnxruntime as ort
 from benchmarks.fold_zoo.count import Count, count
 from benchmarks.fold_zoo.ops import onnx_ops
 from benchmarks.fold_zoo.ours import code_version, fold_graph
-from export.runtime import load
+from export.compute.runtime import load
 
 Rows = Mapping[str, np.ndarray]
 Rewrite = Callable[[Path, Path], float]

@@ -17,14 +17,17 @@ from export.bundle.drawing import draw_fold
 from export.bundle.half import to_half, weigh
 from export.bundle.pack import pack
 from export.bundle.report import render
+from export.compute.runtime import load
 from export.errors import SourceError
+from export.fold.account import Site, account
+from export.fold.gauges.system import FREE, Price
 from export.fold.proved import FoldOptions, fold_proved, reference_of
-from export.fold.usual import FREE, Price, Site, account
-from export.graph import batchnorms, serialize
+from export.graph.edit import batchnorms
+from export.graph.file import serialize
 from export.proof.golden import golden_inputs
 from export.proof.prove import Proof, prove
+from export.proof.reading import prove_reading
 from export.proof.truth import true_answers
-from export.runtime import load
 from export.sources.source import Source
 from service.contract.bundle import GOLDEN_FILE, GRAPH_FILE, REPORT_FILE, Bundle, Golden, golden_bytes, sha256
 from service.contract.manifest import SCHEMA_VERSION, Manifest, Provenance
@@ -56,6 +59,8 @@ def make_bundle(
         raise SourceError(
             f"the outputs must have names of their own, found {[s.name for s in source.outputs]}"
         )
+    if source.read_from is not None:
+        prove_reading(source.read_from.path, source.read_from.graph, seed=0)
     pixels = (source.pixels.mean, source.pixels.std) if source.pixels is not None else None
     options = FoldOptions(prices=prices, pixels=pixels)
     before = reference_of(source.graph, options)
@@ -138,7 +143,7 @@ def _manifest(
 
 
 def _provenance(source: Source, seed: int, command: str) -> Provenance:
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    versions = {package: version for package in PACKAGES if (version := _version(package)) is not None}
     versions |= {"python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
     return Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -150,6 +155,14 @@ def _provenance(source: Source, seed: int, command: str) -> Provenance:
         versions=versions,
         training=source.training,
     )
+
+
+def _version(package: str) -> str | None:
+    """An ONNX file is bundled without torch, if that is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def parity_facts(proof: Proof) -> dict[str, object]:

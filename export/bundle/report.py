@@ -5,18 +5,20 @@ In: what was folded, what was proved.  Out: report.html.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.bundle.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
 from export.bundle.half import HalfWeights
-from export.fold.usual import Site, account
+from export.fold.account import Site, account
 from export.proof.prove import Proof
 from service.contract.bundle import Golden
 from service.contract.manifest import Provenance, TensorSpec
-from training.batchnorm.report import BatchNormReport
+
+if TYPE_CHECKING:  # it needs torch, which an ONNX file does not
+    from training.batchnorm.report import BatchNormReport
 
 WIDTH, HEIGHT = 640, 220
 MAX_POINTS = 1500
@@ -47,7 +49,7 @@ def render(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     provenance: Provenance,
-    batchnorm: BatchNormReport | None,
+    batchnorm: "BatchNormReport | None",
 ) -> bytes:
     """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32.
 

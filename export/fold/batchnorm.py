@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import FoldError
-from export.graph import constant
+from export.graph.edit import constant
 
 TINY_VARIANCE = 1e-12
 DEFAULT_EPSILON = float(np.float32(1e-5))  # ONNX attributes are float32

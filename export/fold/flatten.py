@@ -8,7 +8,7 @@ The same products, but now the features are on axis 1, where a BatchNorm behind 
 import numpy as np
 import onnx_ir as ir
 
-from export.graph import add_initializer, constant, has_one_reader, onnx_op
+from export.graph.edit import add_initializer, constant, has_one_reader, onnx_op
 
 
 def flatten_first(node: ir.Node, graph: ir.Graph) -> None:

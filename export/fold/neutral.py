@@ -6,7 +6,7 @@ BatchNorm's shift would make it an Add per channel.
 
 import onnx_ir as ir
 
-from export.graph import constant, replace_by_input
+from export.graph.edit import constant, replace_by_input
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from export.fold.batchnorm import Declined, Folded, read_batchnorm
 from export.fold.linear.weights import bias_or_zeros, own_weight, write
-from export.graph import constant, has_one_reader
+from export.graph.edit import constant, has_one_reader
 
 
 @dataclass(frozen=True, kw_only=True)

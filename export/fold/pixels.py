@@ -15,9 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import FoldError, SourceError
+from export.fold.account import Site
 from export.fold.batchnorm import Declined
-from export.fold.usual import LARGEST_CONDITION, Price, Site, fold
-from export.graph import add_initializer
+from export.fold.gauges.cost import LARGEST_CONDITION
+from export.fold.gauges.system import Price
+from export.fold.stages import fold
+from export.graph.edit import add_initializer
 
 NAME = "pixels"
 
@@ -29,7 +32,7 @@ def fold_pixels(
     std: Sequence[float],
     limit: float = LARGEST_CONDITION,
 ) -> tuple[ir.Model, list[Site]]:
-    """Fold as `export.folds.fold` does, with uint8 pixels as the first input."""
+    """Fold as `export.fold.stages.fold` does, with uint8 pixels as the first input."""
     whole, shifted = taking_pixels(model, mean, std), taking_pixels(model, mean, std, subtract=True)
     _, sites = fold(whole, prices - {Price.BORDER}, limit)  # a Sub is cheaper than an Add behind the Conv
     folded, sites = fold(shifted if isinstance(sites[0].outcome, Declined) else whole, prices, limit)

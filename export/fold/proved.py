@@ -13,8 +13,11 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from export.errors import ParityError
+from export.fold.account import Site
+from export.fold.gauges.cost import LARGEST_CONDITION
+from export.fold.gauges.system import FREE, Price
 from export.fold.pixels import fold_pixels, taking_pixels
-from export.fold.usual import FREE, LARGEST_CONDITION, Price, Site, fold
+from export.fold.stages import fold
 
 LIMITS = (LARGEST_CONDITION, 1.0, 0.0)
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from export.compute.runtime import load
 from export.errors import ParityError, ProofError
-from export.runtime import load
 from service.contract.bundle import Golden
 from service.contract.manifest import Tolerance, derived_tolerance
 from service.contract.parity import Parity, difference, measure

@@ -10,9 +10,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from export.compute.runtime import load
 from export.errors import ExportError, SourceError
-from export.graph import batchnorms
-from export.runtime import load
+from export.graph.edit import batchnorms
 from service.contract.bundle import open_bundle
 from service.contract.manifest import BundleError
 from service.contract.parity import measure

@@ -1,1 +1,1 @@
-"""Where a bundle starts: a checkpoint, a PyTorch net or an ONNX file, opened as one kind of thing."""
+"""What can be exported: a checkpoint, `module:factory` or an ONNX file, opened as a `Source`."""

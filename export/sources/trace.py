@@ -20,7 +20,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from export.errors import TraceError
-from export.graph import ROWS, batchnorms
+from export.graph.edit import batchnorms
+from export.graph.prepare import ROWS
 from service.contract.text import first_line
 
 INPUT = "input"

@@ -12,13 +12,16 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from export.bundle.half import weigh
+from export.compute.reference import reference
 from export.errors import FoldError, ProofError
-from export.fold.pixels import as_rows, fold_pixels
-from export.fold.usual import FREE
-from export.graph import load_graph, prepare
-from export.proof.reference import reference
-from export.sources.reading import prove_reading
+from export.fold.gauges.system import FREE
+from export.fold.pixels import fold_pixels
+from export.graph.file import load_graph
+from export.graph.prepare import prepare
+from export.proof.reading import prove_reading
+from export.sources.pictures import as_rows
 from export_kit import assert_refused, run_here
+from folds_kit import concat_net
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
 from service.contract.bundle import open_bundle
 from service_kit import serving
@@ -36,26 +39,6 @@ def picture_net(*, pads: int = 0, dtype: type = np.float32) -> onnx.ModelProto:
         helper.make_node("Flatten", ["p"], ["y"], name="flatten"),
     ]
     return graph(nodes, arrays, ["rows", 3, 6, 6], dtype=dtype)
-
-
-def concat_net() -> onnx.ModelProto:
-    """Two readers of one tensor, each BatchNorm → Relu → Conv: as in a DenseNet."""
-    random = np.random.default_rng(0)
-    nodes = [helper.make_node("Conv", ["x", "w"], ["h"], name="stem")]
-    arrays = {"w": random.normal(size=(4, 3, 1, 1))}
-    for index in (1, 2):
-        arrays |= {
-            key.replace("bn", f"bn{index}"): array for key, array in batchnorm_arrays(4, index).items()
-        }
-        arrays[f"w{index}"] = random.normal(size=(2, 4, 1, 1))
-        inputs = ["h", *(f"bn{index}.{name}" for name in ("gamma", "beta", "mean", "var"))]
-        nodes += [
-            helper.make_node("BatchNormalization", inputs, [f"n{index}"], name=f"bn{index}"),
-            helper.make_node("Relu", [f"n{index}"], [f"r{index}"], name=f"relu{index}"),
-            helper.make_node("Conv", [f"r{index}", f"w{index}"], [f"c{index}"], name=f"conv{index}"),
-        ]
-    nodes.append(helper.make_node("Concat", ["c1", "c2"], ["y"], name="concat", axis=1))
-    return graph(nodes, arrays, ["rows", 3, 6, 6], dtype=np.float32)
 
 
 @pytest.fixture

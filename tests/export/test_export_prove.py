@@ -6,11 +6,12 @@ import pytest
 
 from export.bundle.make import make_golden
 from export.errors import ProofError
-from export.fold.usual import fold
-from export.graph import serialize
+from export.fold.stages import fold
+from export.graph.file import serialize
 from export.proof.golden import golden_inputs
 from export.proof.prove import derive, prove
-from export.sources.source import Source, SourceOptions, open_source
+from export.sources.opening import open_source
+from export.sources.source import Source, SourceOptions
 from service.contract.manifest import FACTOR, MIN_GOLDEN_ROWS, ULP, ULPS, TensorSpec
 
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from export.proof.reference import OPERATORS
+from export.compute.operators import OPERATORS
 
 FLOAT32_NOISE = 1e-4  # 6·3³ products of numbers around 1, each rounded to 2⁻²⁴, with room
 PADDINGS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from export.errors import TraceError
-from export.graph import ROWS, batchnorms
+from export.graph.edit import batchnorms
+from export.graph.prepare import ROWS
 from export.sources.trace import check_batchnorms, owners_of, trace, watch_batchnorms
 from nets import everything, lively, no_statistics
 

@@ -13,11 +13,12 @@ from onnx import helper
 from torch import nn
 
 from batchnorm_reference import BatchNorm, Running, axes_of, population, spread
+from export.compute.reference import reference
 from export.fold.batchnorm import BatchNorm as Read
 from export.fold.batchnorm import Folded, read_batchnorm
-from export.fold.usual import fold
-from export.graph import batchnorms, prepare
-from export.proof.reference import reference
+from export.fold.stages import fold
+from export.graph.edit import batchnorms
+from export.graph.prepare import prepare
 from onnx_graphs import batchnorm, graph
 
 EXACT = 1e-12

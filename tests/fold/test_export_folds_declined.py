@@ -5,8 +5,8 @@ import pytest
 from onnx import helper
 
 from export.errors import FoldError
+from export.fold.account import account
 from export.fold.batchnorm import Folded
-from export.fold.usual import account
 from folds_kit import assert_declined, assert_folds_exactly, conv_then, fold_proto
 from onnx_graphs import batchnorm, batchnorm_arrays, graph, value
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from export.fold.parallel import merge_parallel
-from export.fold.usual import fold
-from export.graph import prepare, serialize, tidy
+from export.fold.stages import fold
+from export.graph.file import serialize
+from export.graph.prepare import prepare, tidy
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
 from parallel_kit import (
     ARRAYS,

@@ -7,7 +7,8 @@ import pytest
 from onnx import helper
 
 from export.fold.parallel import merge_parallel
-from export.graph import prepare, serialize
+from export.graph.file import serialize
+from export.graph.prepare import prepare
 from onnx_graphs import batchnorm, batchnorm_arrays, graph, value
 from parallel_kit import (
     ARRAYS,

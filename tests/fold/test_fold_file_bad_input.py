@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import export.graph
-from export.runtime import load
+import export.graph.file
+from export.compute.runtime import load
 from export_kit import run_here
 from onnx_graphs import batchnorm, batchnorm_arrays, graph, value
 
@@ -234,7 +234,7 @@ def test_one_initializer_twice(save):
 
 
 def test_over_2_gb(save, monkeypatch):
-    monkeypatch.setattr(export.graph, "LARGEST_FILE", 100)
+    monkeypatch.setattr(export.graph.file, "LARGEST_FILE", 100)
     assert_refused(*save(conv_bn()), "2 GB")
 
 

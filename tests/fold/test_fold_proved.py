@@ -2,12 +2,13 @@
 
 import onnx_ir as ir
 import pytest
-from test_export_flags import concat_net
 
 from export.errors import ParityError, ProofError
+from export.fold.account import account
+from export.fold.gauges.system import Price
 from export.fold.proved import LIMITS, FoldOptions, fold_proved
-from export.fold.usual import Price, account
-from export.graph import prepare
+from export.graph.prepare import prepare
+from folds_kit import concat_net
 
 EVERYTHING = FoldOptions(prices=frozenset(Price))
 

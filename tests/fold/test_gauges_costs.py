@@ -9,9 +9,11 @@ import pytest
 from onnx import helper
 
 from export.bundle.drawing import draw_fold
+from export.fold.account import account
 from export.fold.batchnorm import Declined
-from export.fold.usual import FREE, account, fold
-from export.graph import prepare
+from export.fold.gauges.system import FREE
+from export.fold.stages import fold
+from export.graph.prepare import prepare
 from folds_kit import EXACT, fold_proto, relative_difference
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
 

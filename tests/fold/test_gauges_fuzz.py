@@ -11,10 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.compute.runtime import load
 from export.fold.batchnorm import Declined
-from export.fold.usual import LARGEST_CONDITION, Price, fold
-from export.graph import batchnorms, prepare, serialize
-from export.runtime import load
+from export.fold.gauges.cost import LARGEST_CONDITION
+from export.fold.gauges.system import Price
+from export.fold.stages import fold
+from export.graph.edit import batchnorms
+from export.graph.file import serialize
+from export.graph.prepare import prepare
 from gauge_fuzz import grow
 from gauge_kit import EXACT, answers
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from export.fold.batchnorm import Declined
-from export.fold.usual import fold
-from export.graph import prepare
+from export.fold.stages import fold
+from export.graph.prepare import prepare
 from gauge_kit import Net, assert_gone, assert_stays, folded
 from gauge_ways import OPSETS, SHAPE, C
 from onnx_graphs import value

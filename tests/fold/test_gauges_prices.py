@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.fold.batchnorm import Folded, Reduced
-from export.fold.usual import Price
+from export.fold.gauges.system import Price
 from gauge_kit import Net, assert_gone, assert_stays, folded
 from gauge_ways import SHAPE, C
 

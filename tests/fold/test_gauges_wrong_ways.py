@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.graph import prepare
+from export.graph.prepare import prepare
 from gauge_kit import EPSILON, Net, answers, assert_gone, assert_stays, folded
 
 WRONG = 1e-3

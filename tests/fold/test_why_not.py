@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import nn
 
+from export.compute.reference import graph_evaluator, in_float64
 from export.errors import TraceError
-from export.fold.usual import fold
-from export.graph import constant, prepare
-from export.proof.truth import graph_evaluator, in_float64
+from export.fold.stages import fold
+from export.graph.edit import constant
+from export.graph.prepare import prepare
 from export.sources.trace import trace
 from extras import NEEDED, PACKAGES
 from nets import lively

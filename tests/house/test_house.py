@@ -70,8 +70,8 @@ def test_a_planted_breach_is_found(tmp_path, room, line):
     assert len(breaches(tmp_path, room)) == 1
 
 
-# The rooms of the service, the lowest first (drawn in docs/architecture.md): a room imports only from below.
-FLOORS = (
+# The rooms of each package, the lowest first (drawn in docs/architecture.md): a room imports only from below.
+SERVICE = (
     {"compiled"},
     {""},
     {"contract", "errors", "telemetry"},
@@ -82,7 +82,22 @@ FLOORS = (
     {"processes"},
     {"__main__"},
 )
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+EXPORT = (
+    {"", "errors"},
+    {"compute"},
+    {"graph"},
+    {"sources", "fold"},
+    {"proof"},
+    {"bundle"},
+    {"commands"},
+    {"__main__"},
+)
+
+
+def floors(package: str) -> dict[str, int]:
+    """The floor of each room of a package."""
+    rooms = {"service": SERVICE, "export": EXPORT}[package]
+    return {room: floor for floor, names in enumerate(rooms) for room in names}
 
 
 def room_of(path: Path, package: Path) -> str:
@@ -92,30 +107,37 @@ def room_of(path: Path, package: Path) -> str:
 
 
 def room_named(module: str) -> str:
-    """The room that `service.ROOM.…` names."""
+    """The room that `PACKAGE.ROOM.…` names."""
     return [*module.split("."), ""][1]
 
 
-def imports_upwards(package: Path) -> list[str]:
-    """Imports between the rooms of a package that do not go to a lower floor."""
+def imports_upwards(folder: Path, package: str) -> list[str]:
+    """Imports between the rooms of a package that do not go to a lower floor, so that none go in a circle."""
     found = []
-    for path in sorted(package.rglob("*.py")):
-        own = room_of(path, package)
+    floor_of = floors(package)
+    for path in sorted(folder.rglob("*.py")):
+        own = room_of(path, folder)
         for module in imports(path):
             room = room_named(module)
-            if module.split(".")[0] == "service" and room != own and FLOOR_OF[room] >= FLOOR_OF[own]:
+            if module.split(".")[0] == package and room != own and floor_of[room] >= floor_of[own]:
                 found.append(f"{path.name}: {own} imports {room}")
     return found
 
 
-def test_the_services_rooms_import_only_downwards():
-    assert {room_of(path, ROOT / "service") for path in (ROOT / "service").rglob("*.py")} <= set(FLOOR_OF)
-    assert imports_upwards(ROOT / "service") == []
+@pytest.mark.parametrize("package", ["service", "export"])
+def test_rooms_import_only_downwards(package):
+    folder = ROOT / package
+    assert {room_of(path, folder) for path in folder.rglob("*.py")} <= set(floors(package))
+    assert imports_upwards(folder, package) == []
 
 
 @pytest.mark.parametrize(
     ("room", "line"),
     [
+        ("compute", "from export.graph.edit import constant"),
+        ("sources", "from export.fold.stages import fold"),
+        ("fold", "def f():\n    from export.proof.prove import prove"),
+        ("proof", "import export.bundle.make"),
         ("telemetry", "from service.models.registry import ModelRegistry"),
         ("models", "from service.http.reply import header_lines"),
         ("contract", "def f():\n    import service.errors"),
@@ -125,7 +147,7 @@ def test_the_services_rooms_import_only_downwards():
 def test_a_planted_import_of_a_higher_room_is_found(tmp_path, room, line):
     (tmp_path / room).mkdir()
     (tmp_path / room / "planted.py").write_text(line + "\n")
-    assert len(imports_upwards(tmp_path)) == 1
+    assert len(imports_upwards(tmp_path, "export" if "export" in line else "service")) == 1
 
 
 def installed_by(extra: str) -> set[str]:
@@ -158,13 +180,19 @@ def test_the_service_installs_neither_torch_nor_onnx():
     assert "torch" in installed_by("export"), "the walk finds what is there"
 
 
+def test_a_fold_installs_neither_torch_nor_a_web_server():
+    packages = installed_by("fold")
+    assert {"onnx", "onnx-ir", "onnxruntime", "onnxscript", "numpy", "pydantic"} <= packages
+    assert not packages & {"torch", "fastapi", "uvicorn", "jinja2", "pillow"}
+
+
 def test_every_package_is_pinned():
     pinned = {
         canonicalize_name(line.split("==")[0])
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    for extra in ("training", "export", "service", "dev"):
+    for extra in ("training", "export", "fold", "service", "dev"):
         assert installed_by(extra) - {"foldserve", "pip"} <= pinned, extra  # pip is what installs them
 
 

@@ -5,10 +5,12 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from export.compute.reference import reference
+from export.fold.account import Site
 from export.fold.batchnorm import Declined, Folded
-from export.fold.usual import Site, fold
-from export.graph import batchnorms, prepare
-from export.proof.reference import reference
+from export.fold.stages import fold
+from export.graph.edit import batchnorms
+from export.graph.prepare import prepare
 from onnx_graphs import batchnorm_arrays, graph
 
 EXACT = 1e-12
@@ -51,3 +53,23 @@ def conv_then(
     weights = {"w": np.random.default_rng(0).normal(size=(4, 4, 1, 1)), **batchnorm_arrays(4, 0), **arrays}
     conv = helper.make_node("Conv", ["x", "w"], ["h"], name="conv")
     return graph([conv, *nodes], weights, ["rows", 4, 6, 6], outputs)
+
+
+def concat_net() -> onnx.ModelProto:
+    """Two readers of one tensor, each BatchNorm → Relu → Conv: as in a DenseNet."""
+    random = np.random.default_rng(0)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"], name="stem")]
+    arrays = {"w": random.normal(size=(4, 3, 1, 1))}
+    for index in (1, 2):
+        arrays |= {
+            key.replace("bn", f"bn{index}"): array for key, array in batchnorm_arrays(4, index).items()
+        }
+        arrays[f"w{index}"] = random.normal(size=(2, 4, 1, 1))
+        inputs = ["h", *(f"bn{index}.{name}" for name in ("gamma", "beta", "mean", "var"))]
+        nodes += [
+            helper.make_node("BatchNormalization", inputs, [f"n{index}"], name=f"bn{index}"),
+            helper.make_node("Relu", [f"n{index}"], [f"r{index}"], name=f"relu{index}"),
+            helper.make_node("Conv", [f"r{index}", f"w{index}"], [f"c{index}"], name=f"conv{index}"),
+        ]
+    nodes.append(helper.make_node("Concat", ["c1", "c2"], ["y"], name="concat", axis=1))
+    return graph(nodes, arrays, ["rows", 3, 6, 6], dtype=np.float32)

@@ -11,10 +11,12 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from export.compute.operators import OPERATORS
 from export.fold.batchnorm import Declined, Folded, Reduced
-from export.fold.usual import FREE, Price, fold
-from export.graph import batchnorms, prepare
-from export.proof.reference import OPERATORS
+from export.fold.gauges.system import FREE, Price
+from export.fold.stages import fold
+from export.graph.edit import batchnorms
+from export.graph.prepare import prepare
 from onnx_graphs import graph
 
 EXACT = 1e-12

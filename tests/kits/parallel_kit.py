@@ -7,10 +7,12 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from export.compute.reference import graph_evaluator
 from export.fold.batchnorm import Folded
 from export.fold.parallel import merge_parallel
-from export.graph import batchnorms, prepare, serialize, tidy
-from export.proof.truth import graph_evaluator
+from export.graph.edit import batchnorms
+from export.graph.file import serialize
+from export.graph.prepare import prepare, tidy
 from onnx_graphs import batchnorm_arrays, graph
 
 EXACT = 1e-12

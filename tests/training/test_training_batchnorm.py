@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from batchnorm_reference import population
 from export.fold.batchnorm import Folded
-from export.fold.usual import fold
-from export.graph import prepare
+from export.fold.stages import fold
+from export.graph.prepare import prepare
 from export.sources.trace import trace
 from training.__main__ import main
 from training.batchnorm.statistics import (

@@ -12,11 +12,12 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from export.compute.reference import in_float64, reference
 from export.fold.batchnorm import Declined, Folded
-from export.fold.usual import Price, fold
-from export.graph import batchnorms, prepare
-from export.proof.reference import reference
-from export.proof.truth import in_float64
+from export.fold.gauges.system import Price
+from export.fold.stages import fold
+from export.graph.edit import batchnorms
+from export.graph.prepare import prepare
 from export.sources.trace import trace
 from training.batchnorm.statistics import find_batchnorms
 from training.nets import NETS, new_net, read_net_settings, settings_for

@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from export.fold.batchnorm import Affine, Declined, Folded
 from export.fold.gauges.system import Solution
-from export.graph import add_initializer, constant
+from export.graph.edit import add_initializer, constant
 
 
 class CannotWriteError(Exception):

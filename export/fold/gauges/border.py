@@ -10,11 +10,11 @@ conv(pad(b)) is the same in the middle, where `fold_conv` writes it into the bia
 import numpy as np
 import onnx_ir as ir
 
+from export.compute.reference import graph_evaluator
 from export.fold.batchnorm import Affine
 from export.fold.gauges.absorb import add_constant
 from export.fold.gauges.system import Solution
-from export.graph import constant
-from export.proof.truth import graph_evaluator
+from export.graph.edit import constant
 
 _PADDING = ("pads", "auto_pad")
 

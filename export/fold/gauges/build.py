@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from export.fold.gauges.rules import RULES
 from export.fold.gauges.system import System
-from export.graph import constant, onnx_op
+from export.graph.edit import constant, onnx_op
 
 
 def build(graph: ir.Graph) -> System:

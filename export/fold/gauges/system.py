@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 import onnx_ir as ir
 
-from export.graph import constant
+from export.graph.edit import constant
 
 FIXED = 0
 
@@ -26,6 +26,10 @@ class Price(Enum):
     BIAS = "an Add for its bias"
     THRESHOLD = "a Max or Min with a constant"
     BORDER = "an Add for its border"
+
+
+FREE = frozenset({Price.BIAS})
+"""What is always paid: an Add is the bias of a MatMul, and costs less than the BatchNorm did."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

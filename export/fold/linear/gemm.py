@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from export.fold.batchnorm import Affine, Declined, Folded
 from export.fold.linear.weights import bias_or_zeros, weight_of, write
-from export.graph import constant, has_one_reader
+from export.graph.edit import constant, has_one_reader
 
 
 def fold_gemm(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:

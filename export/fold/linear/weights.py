@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import Declined
-from export.graph import add_initializer, constant
+from export.graph.edit import add_initializer, constant
 
 
 def weight_of(node: ir.Node, index: int) -> np.ndarray | Declined:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from export.fold.gauges.absorb import add_constant
 from export.fold.gauges.system import Price, Solution, System, has_constant
-from export.graph import add_initializer
+from export.graph.edit import add_initializer
 
 FIRST_BROADCASTING_OPSET = 8
 

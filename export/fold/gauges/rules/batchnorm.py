@@ -15,7 +15,7 @@ from export.fold.batchnorm import BatchNorm
 from export.fold.gauges.absorb import affine_after, affine_before, check
 from export.fold.gauges.system import Equation, Link, Solution, System, along, has_constant, on_axis
 from export.fold.linear.weights import write
-from export.graph import constant
+from export.graph.edit import constant
 
 
 def constrain(node: ir.Node, system: System) -> bool:

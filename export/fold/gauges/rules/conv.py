@@ -17,7 +17,7 @@ from export.fold.gauges.absorb import affine_after, affine_before, check
 from export.fold.gauges.border import add_border
 from export.fold.gauges.system import Price, Solution, System, along, has_constant, on_axis
 from export.fold.linear.conv import fold_conv, fold_conv_transpose
-from export.graph import constant
+from export.graph.edit import constant
 
 
 def constrain(node: ir.Node, system: System) -> bool:

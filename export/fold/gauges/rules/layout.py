@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.system import System, vary
-from export.graph import constant
+from export.graph.edit import constant
 
 MAX_IDS = 1 << 22
 

@@ -14,7 +14,7 @@ from export.fold.gauges.absorb import add_constant, affine_after, affine_before,
 from export.fold.gauges.system import Price, Solution, System, along, has_constant, on_axis
 from export.fold.linear.gemm import fold_gemm, fold_matmul
 from export.fold.linear.weights import write
-from export.graph import constant
+from export.graph.edit import constant
 
 
 def constrain_gemm(node: ir.Node, system: System) -> bool:

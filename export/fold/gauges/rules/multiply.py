@@ -12,7 +12,7 @@ import onnx_ir as ir
 from export.fold.gauges.absorb import check
 from export.fold.gauges.system import Solution, System, has_constant
 from export.fold.linear.weights import write
-from export.graph import constant
+from export.graph.edit import constant
 
 GATES = {"Sigmoid", "HardSigmoid", "Softmax", "Tanh"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.system import System, along, vary
-from export.graph import constant
+from export.graph.edit import constant
 
 
 def constrain_max(node: ir.Node, system: System) -> bool:

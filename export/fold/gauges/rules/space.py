@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from export.fold.gauges.rules.layout import dims
 from export.fold.gauges.system import System, vary
-from export.graph import constant
+from export.graph.edit import constant
 
 
 def constrain_resize(node: ir.Node, system: System) -> bool:

@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from export.compute.reference import graph_evaluator
+from export.compute.runtime import load
 from export.errors import ProofError, SourceError
 from export.fold.batchnorm import read_batchnorm
-from export.graph import batchnorms, constant, serialize
+from export.graph.edit import batchnorms, constant
+from export.graph.file import serialize
 from export.proof.prove import derive
-from export.proof.truth import graph_evaluator
-from export.runtime import load
 from service.contract.parity import difference
 
 NUM_ROWS = 8

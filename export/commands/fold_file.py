@@ -10,13 +10,15 @@ import numpy as np
 import onnx_ir as ir
 
 from export.bundle.pack import write_whole
+from export.compute.reference import graph_evaluator
 from export.errors import SourceError
+from export.fold.account import account
 from export.fold.proved import FoldOptions, fold_proved, reference_of
-from export.fold.usual import account
-from export.graph import batchnorms, external_files, load_graph, prepare, serialize
+from export.graph.edit import batchnorms
+from export.graph.file import external_files, load_graph, serialize
+from export.graph.prepare import prepare
 from export.proof.prove import prove_once
-from export.proof.truth import graph_evaluator
-from export.sources.reading import prove_reading, random_rows
+from export.proof.reading import prove_reading, random_rows
 from service.contract.manifest import FoldAccount
 
 

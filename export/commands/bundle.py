@@ -1,0 +1,52 @@
+"""`bundle`: fold, prove and pack the next version of a model."""
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+
+from rich.console import Console
+
+from export.bundle.make import make_bundle, parity_facts
+from export.commands.shared import prices, show_sites
+from export.sources.opening import open_source
+from export.sources.source import SourceOptions
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Print what was packed as JSON; returns 0, or raises an ExportError and leaves nothing behind."""
+    # A factory of the user's may print; stdout is for data.
+    with console.status(f"opening {options.source}") as status, contextlib.redirect_stdout(sys.stderr):
+        source = open_source(
+            options.source,
+            SourceOptions(
+                input_shape=options.input_shape,
+                weights=options.weights,
+                labels=options.labels,
+                mean=options.mean,
+                std=options.std,
+                pixels=options.inputs == "uint8",
+            ),
+        )
+        command = "python -m export " + shlex.join(options.arguments)
+        bundle, proof = make_bundle(
+            source,
+            options.to,
+            seed=options.seed,
+            command=command,
+            say=status.update,
+            prices=prices(options),
+            half=options.dtype == "float16",
+        )
+    fold = bundle.manifest.fold
+    show_sites(fold.sites, console)
+    for name, tolerance in proof.tolerances.items():
+        console.print(
+            f"proved: '{name}' differs from the unfolded net by at most {proof.folded.worst[name]:.3g}, "
+            f"tolerance {tolerance.max_abs:.3g}",
+            highlight=False,
+        )
+    facts = {"bundle": str(bundle.path), **fold.model_dump(exclude={"sites"}), **parity_facts(proof)}
+    print(json.dumps(facts, indent=2))
+    return 0

@@ -1,0 +1,32 @@
+"""`fold`: fold an ONNX file's BatchNorms, nothing else.  It needs no torch."""
+
+import argparse
+
+from rich.console import Console
+
+from export.commands.fold_file import fold_file
+from export.commands.shared import prices, show_sites
+from export.errors import SourceError
+from export.fold.proved import FoldOptions
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Print the account of every BatchNorm as JSON; returns 0, or raises an ExportError."""
+    given = (options.inputs, options.mean, options.std)
+    if None in given and given != (None, None, None):
+        raise SourceError("--inputs uint8, --mean and --std go together: pixels need both to become rows")
+    with console.status(f"folding {options.source}") as status:
+        fold = fold_file(
+            options.source,
+            options.target,
+            report=options.report,
+            seed=options.seed,
+            say=status.update,
+            options=FoldOptions(
+                prices=prices(options),
+                pixels=(options.mean, options.std) if options.inputs else None,
+            ),
+        )
+    show_sites(fold.sites, console)
+    print(fold.model_dump_json(indent=2))
+    return 0

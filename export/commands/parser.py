@@ -1,0 +1,106 @@
+"""The flags of every verb.  Nothing heavy is imported here: `--help` answers at once."""
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python -m export bundle runs/digits/checkpoint.pt --to models/digits
+  python -m export bundle mynets:resnet --input-shape 3,224,224 --weights resnet.pt --to models/resnet
+  python -m export bundle resnet.onnx --to models/resnet
+  python -m export fold in.onnx out.onnx --report fold.json
+  python -m export verify models/digits/1
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `python -m export`; `options.verb` is the verb, the rest its flags."""
+    whole = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Fold BatchNorms away, prove that nothing changed, pack a bundle.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = whole.add_subparsers(required=True, dest="verb", metavar="{bundle,fold,verify}")
+
+    bundle = _verb(verbs, "bundle", "fold, prove and pack the next version of a model")
+    bundle.add_argument("source", metavar="SOURCE", help="a checkpoint, module:factory, or an .onnx file")
+    bundle.add_argument("--to", type=Path, required=True, metavar="models/NAME", help="the model's folder")
+    bundle.add_argument(
+        "--input-shape", type=_ints, help="one row's shape for module:factory, e.g. 3,224,224"
+    )
+    bundle.add_argument("--weights", type=Path, help="a state_dict for module:factory (torch.save)")
+    bundle.add_argument("--labels", type=Path, help="class names, one a line")
+    bundle.add_argument("--mean", type=_floats, help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406")
+    bundle.add_argument("--std", type=_floats, help="per channel, of pixels in 0…1")
+    bundle.add_argument("--seed", type=_seed, default=0, help="of the golden rows' noise (default 0)")
+    bundle.add_argument(
+        "--dtype", choices=["float32", "float16"], default="float32", help="of the weights (default float32)"
+    )
+    _fold_options(bundle)
+
+    fold = _verb(verbs, "fold", "fold an ONNX file's BatchNorms, nothing else")
+    fold.add_argument("source", type=Path, metavar="IN.onnx")
+    fold.add_argument("target", type=Path, metavar="OUT.onnx")
+    fold.add_argument("--report", type=Path, metavar="fold.json", help="write the account of every BatchNorm")
+    fold.add_argument("--seed", type=_seed, default=0, help="of the rows that prove the fold (default 0)")
+    fold.add_argument("--mean", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
+    fold.add_argument("--std", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
+    _fold_options(fold)
+
+    verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
+    verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION")
+    return whole
+
+
+def _fold_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--only-free",
+        action="store_true",
+        help="only folds that cost nothing (the default)",
+    )
+    verb.add_argument(
+        "--threshold",
+        action="store_true",
+        help="fold before a Relu too, which becomes a Max or Min per channel: slower on ONNX Runtime's CPU",
+    )
+    verb.add_argument(
+        "--pad",
+        action="store_true",
+        help="fold before a padded Conv too, by an Add after it for its border, where H and W are fixed",
+    )
+    verb.add_argument(
+        "--inputs",
+        choices=["uint8"],
+        help="take uint8 pixels: their normalisation by --mean and --std is folded too",
+    )
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _seed(text: str) -> int:
+    if (seed := int(text)) < 0:
+        raise ValueError(text)
+    return seed
+
+
+def _ints(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(part) for part in text.split(","))
+    if min(sizes) < 1:
+        raise ValueError(text)
+    return sizes
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))

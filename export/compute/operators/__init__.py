@@ -1,0 +1,9 @@
+"""A CNN's operators for ONNX's reference implementation, in NumPy: right at every opset, and fast."""
+
+from onnx.reference.op_run import OpRun
+
+from export.compute.operators.conv import Conv, ConvTranspose
+from export.compute.operators.norm import LRN, BatchNormalization
+from export.compute.operators.pool import AveragePool, MaxPool
+
+OPERATORS: list[type[OpRun]] = [AveragePool, BatchNormalization, Conv, ConvTranspose, LRN, MaxPool]

@@ -1,0 +1,87 @@
+"""Conv and ConvTranspose for ONNX's reference implementation, in the rows' own precision.
+
+ONNX ships a NumPy reference of both; its ConvTranspose is wrong for more than one group (onnx 1.23), and
+its Conv takes seconds a row.  Padding here is explicit, so asymmetric pads and `auto_pad` are plain:
+
+    Conv            pad x by zeros;  y[o] = c[o] + Σ over i and taps of W[o, i, tap] · x[i, tap's slice]
+    ConvTranspose   y[o, tap's slice] += Σ over i of W[i, o, tap] · x[i], then crop by pads, add the bias
+
+with groups: o and i of one group only.
+"""
+
+from typing import Any
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+
+from export.compute.operators.windows import explicit_pads, extents, num_windows, padded, same_totals, taps
+
+
+class Conv(OpRun):
+    """ONNX operator Conv on (N, C, spatial…)."""
+
+    def _run(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        b: np.ndarray | None = None,
+        **attributes: Any,
+    ) -> tuple[np.ndarray]:
+        kernel, rank, groups = w.shape[2:], x.ndim - 2, attributes.get("group") or 1
+        strides = list(attributes.get("strides") or [1] * rank)
+        dilations = list(attributes.get("dilations") or [1] * rank)
+        spans = extents(kernel, dilations)
+        x = padded(x, explicit_pads(attributes, same_totals(x.shape[2:], spans, strides)))
+        counts = num_windows(x.shape[2:], spans, strides)
+        weight = w.reshape(groups, w.shape[0] // groups, -1)  # (group, o, i and taps)
+        y = np.empty((len(x), w.shape[0], *counts), np.result_type(x, w))
+        for row, image in enumerate(x):  # one row at a time: the taps of a batch would fill the memory
+            values = [image[index] for _, index in taps(counts, kernel, strides, dilations)]
+            columns = np.stack(values, axis=1).reshape(groups, weight.shape[2], -1)
+            y[row] = (weight @ columns).reshape(y.shape[1:])
+        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+class ConvTranspose(OpRun):
+    """ONNX operator ConvTranspose on (N, C, spatial…)."""
+
+    def _run(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        b: np.ndarray | None = None,
+        **attributes: Any,
+    ) -> tuple[np.ndarray]:
+        rank = x.ndim - 2
+        strides = list(attributes.get("strides") or [1] * rank)
+        extra = list(attributes.get("output_padding") or [0] * rank)
+        dilations = list(attributes.get("dilations") or [1] * rank)
+        full = _spread(x, w, strides, dilations, attributes.get("group") or 1)
+        sizes = [size + more for size, more in zip(full.shape[2:], extra, strict=True)]
+        wanted = attributes.get("output_shape") or [
+            size * stride for size, stride in zip(x.shape[2:], strides, strict=True)
+        ]
+        totals = [size - want for size, want in zip(sizes, wanted[-rank:], strict=True)]
+        given = {**attributes, "auto_pad": attributes.get("auto_pad") or "NOTSET"}
+        if attributes.get("output_shape") and given["auto_pad"] == "NOTSET":
+            given["auto_pad"] = "SAME_LOWER"  # what the operator says where it is not SAME_UPPER
+        pads = explicit_pads(given, totals)
+        y = padded(full, [(-begin, more - end) for (begin, end), more in zip(pads, extra, strict=True)])
+        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+def _spread(
+    x: np.ndarray, w: np.ndarray, strides: list[int], dilations: list[int], groups: int
+) -> np.ndarray:
+    """Every place of x times the whole kernel, summed up where kernels overlap; nothing is cropped yet."""
+    kernel, counts = w.shape[2:], x.shape[2:]
+    spans = extents(kernel, dilations)
+    sizes = [(count - 1) * stride + span for count, stride, span in zip(counts, strides, spans, strict=True)]
+    outputs = w.shape[1] * groups
+    y = np.zeros((len(x), outputs, *sizes), np.result_type(x, w))
+    places = x.reshape(len(x), groups, x.shape[1] // groups, -1)
+    grouped = w.reshape(groups, w.shape[0] // groups, w.shape[1], *kernel)
+    taps_first = np.moveaxis(grouped.swapaxes(1, 2), (0, 1, 2), (-3, -2, -1))  # (taps…, group, o, i)
+    for place, index in taps(counts, kernel, strides, dilations):
+        y[index] += (taps_first[place] @ places).reshape(len(x), outputs, *counts)
+    return y

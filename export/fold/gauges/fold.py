@@ -1,0 +1,133 @@
+"""Fold BatchNorms wherever the graph around them can take their scale and shift.
+
+In: a graph in which no BatchNorm stands right behind a linear op any more, and what remains.
+Out: the same graph, changed in place, and what became of each.
+
+A tensor may be stored as a · (v + b).  Each op absorbs such gauges or ties them; a BatchNorm is gone where
+the gauges before and behind it differ by just its scale and shift.  So the question which BatchNorms can go
+is the question which of their equations can hold together: see `system` (the equations), `rules` (what each
+op asks for), `solve`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from export.fold.batchnorm import BatchNorm, Declined, Folded, Reduced
+from export.fold.gauges.build import build
+from export.fold.gauges.cost import condition
+from export.fold.gauges.places import where
+from export.fold.gauges.rules import LINEAR, RULES
+from export.fold.gauges.rules.batchnorm import gone
+from export.fold.gauges.solve import Settled
+from export.fold.gauges.system import Equation, Price, Solution, System
+from export.graph.edit import constant, onnx_op, replace_by_input
+
+Outcomes = dict[ir.Node, Folded | Reduced | Declined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who goes, who stays and why, with which gauges, and what is paid."""
+
+    gone: list[ir.Node]
+    reasons: dict[ir.Node, str]
+    bought: list[Equation]
+    solution: Solution
+
+
+def fold_gauges(
+    graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price], limit: float
+) -> Outcomes:
+    """Fold what can go, in place; raises CannotWriteError, and then the graph is broken: give it a copy.
+
+    `limit`: how many times a BatchNorm's own rounding its fold may add (see `condition`).
+    """
+    system = build(graph)
+    outcomes: Outcomes = {}
+    candidates = {}
+    for node, norm in norms.items():
+        if dead := int((norm.scale == 0).sum()):
+            reason = f"γ = 0 in {dead} of {norm.scale.size} channels, and no linear op right before it"
+            outcomes[node] = Declined(reason=reason)
+        elif system.of(node.outputs[0]).any():
+            candidates[node] = gone(node, norm, system)
+        else:
+            outcomes[node] = Declined(
+                reason="the shape of its input, or the axis of its channels, is unknown"
+            )
+    while True:
+        plan = _plan(system, candidates, prices)
+        costly = _costly(plan, norms, limit)
+        if not costly:
+            break
+        outcomes |= costly
+        candidates = {node: equation for node, equation in candidates.items() if node not in costly}
+    outcomes |= {node: Declined(reason=reason) for node, reason in plan.reasons.items()}
+    outcomes |= _write(graph, plan, norms)
+    return outcomes
+
+
+def _plan(system: System, candidates: Mapping[ir.Node, Equation], prices: frozenset[Price]) -> Plan:
+    """First without paying, then the rest at a price, and of the price no more than is needed."""
+    settled = Settled(system, candidates.values())
+    reasons = {node: why for node in _in_order(candidates) if (why := settled.add(candidates[node]))}
+    bought: list[Equation] = []
+    if reasons and any(equation.price in prices for equation in system.equations):
+        relaxed = Settled(system, candidates.values(), without=prices)
+        for node in (node for node in candidates if node not in reasons):
+            assert relaxed.add(candidates[node]) is None, "what went for free goes at a price"
+        still = {node: why for node in reasons if (why := relaxed.add(candidates[node]))}
+        if len(still) < len(reasons):
+            bought = [equation for equation in relaxed.left_out if relaxed.add(equation)]
+            settled, reasons = relaxed, still
+    gone_nodes = [node for node in candidates if node not in reasons]
+    return Plan(gone=gone_nodes, reasons=reasons, bought=bought, solution=settled.solution())
+
+
+def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:
+    """Those next to a linear op first: what any other tool could fold is settled before what only we can."""
+
+    def is_linear(node: ir.Node | None) -> bool:
+        return node is not None and node.op_type in LINEAR
+
+    def is_next_to_linear(node: ir.Node) -> bool:
+        source = node.inputs[0]
+        before = source.producer() if source is not None else None
+        return is_linear(before) or any(map(is_linear, node.outputs[0].consumers()))
+
+    return sorted(candidates, key=lambda node: not is_next_to_linear(node))
+
+
+def _costly(plan: Plan, norms: Mapping[ir.Node, BatchNorm], limit: float) -> Outcomes:
+    """The BatchNorms that would cost too much accuracy: the worst quarter, for without them others may do."""
+    times = {node: condition(node, norms, plan.solution) for node in plan.gone}
+    costly = sorted((node for node in times if times[node] > limit), key=lambda node: -times[node])
+    return {
+        node: Declined(reason=f"it would cost accuracy: {times[node]:.3g} times the rounding error is added")
+        for node in costly[: -(-len(costly) // 4)]
+    }
+
+
+def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> Outcomes:
+    """Write the gauges into every op that they touch, and take out the BatchNorms that go."""
+    going, solution = set(plan.gone), plan.solution
+    touched = []
+    for node in graph:
+        rule = RULES.get(onnx_op(node) or "")
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+        if rule and rule.absorb and node not in going and not all(map(solution.is_plain, values)):
+            touched.append((node, rule.absorb))
+    paid = {equation.node: equation.price for equation in plan.bought if equation.node and equation.price}
+    written = {node for node, _ in touched if any(constant(value) is not None for value in node.inputs)}
+    places = {node: where(node, written, paid) for node in plan.gone}
+    conditions = {node: condition(node, norms, solution) for node in plan.gone}
+    for node, absorb in touched:
+        absorb(node, solution)
+    outcomes: Outcomes = {}
+    for node, (how, prices) in places.items():
+        kind = Reduced if Price.BIAS in prices else Folded
+        outcomes[node] = kind(how=how, condition=conditions[node])
+        replace_by_input(node, graph)
+    return outcomes

@@ -1,0 +1,1 @@
+"""Graphs on their way through export: `file` reads and writes, `prepare` makes ready, `edit` changes."""

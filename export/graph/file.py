@@ -1,0 +1,71 @@
+"""Graphs in files.
+
+In: an ONNX file, its weights inside or beside it.  Out: an ir.Model; and an ir.Model as one file's bytes.
+"""
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import EncodeError
+
+from export.compute.runtime import load
+from export.errors import SourceError
+from service.contract.text import first_line
+
+FIRST_OPSET = 7
+LARGEST_FILE = 1 << 31
+
+
+def load_graph(path: Path) -> ir.Model:
+    """Read an ONNX file (external weights too); raises SourceError if it is not a valid inference graph."""
+    try:
+        if not path.is_file():
+            raise SourceError(f"{path}: no such file")
+        model = _deserialize(path)
+        _check_header(path, model)
+        load(path, optimised=False)
+        model = ir.external_data.load_to_model(model)
+        model.graph.sort()
+    except SourceError:
+        raise
+    except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
+        raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
+    return model
+
+
+def _deserialize(path: Path) -> ir.Model:
+    try:
+        return ir.load(path)
+    except Exception as error:  # protobuf and ir each have their own errors
+        reason = first_line(error).partition(". ")[0]
+        raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from None
+
+
+def _check_header(path: Path, model: ir.Model) -> None:
+    if not model.opset_imports:
+        raise SourceError(f"{path}: not a valid ONNX graph: it names no opset")
+    opset, newest = model.opset_imports.get("", 0), onnx.defs.onnx_opset_version()
+    if not FIRST_OPSET <= opset <= newest:
+        raise SourceError(f"{path}: opset {opset}, expected {FIRST_OPSET} to {newest}")
+    if not 3 <= model.ir_version <= onnx.IR_VERSION:
+        raise SourceError(f"{path}: IR version {model.ir_version}, expected 3 to {onnx.IR_VERSION}")
+    if not model.graph.outputs:
+        raise SourceError(f"{path}: an empty graph: it has no outputs")
+
+
+def external_files(path: Path) -> set[Path]:
+    """The files beside an ONNX file that hold its weights."""
+    tensors = [value.const_value for value in ir.load(path).graph.initializers.values()]
+    return {path.parent / tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The graph as one self-contained file; raises SourceError over protobuf's 2 GB."""
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    try:
+        if size >= LARGEST_FILE:
+            raise EncodeError(f"its weights are {size:,} bytes")
+        return bytes(ir.to_proto(model).SerializeToString())
+    except (ValueError, EncodeError) as error:
+        raise SourceError(f"the graph does not fit into one ONNX file (2 GB): {first_line(error)}") from None

@@ -1,0 +1,42 @@
+"""A checkpoint of `python -m training` as a source: it says all that a bundle needs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from export.errors import SourceError
+from export.sources.net import of_net
+from export.sources.source import Source, SourceOptions
+from service.contract.bundle import sha256
+from service.contract.manifest import Preprocessing
+from service.contract.text import first_line
+from training.data import normalize
+from training.runs.checkpoint import CheckpointError, load_checkpoint
+
+
+def from_checkpoint(path: Path, options: SourceOptions) -> Source:
+    """Rebuild the net of a checkpoint that training saved, and trace it; raises SourceError."""
+    if replace(options, pixels=False) != SourceOptions():
+        raise SourceError(f"{path} is a checkpoint: it brings its own shape, weights, labels, mean and std")
+    try:
+        checkpoint = load_checkpoint(path)
+        net = checkpoint.build_net()
+    except CheckpointError as error:
+        raise SourceError(str(error)) from error
+    except ValueError as error:
+        raise SourceError(f"{path}: {first_line(error)}") from error
+    facts = checkpoint.data
+    rows = normalize(checkpoint.held_out_pixels, facts)
+    _, height, width = facts.input_shape
+    return of_net(
+        net,
+        facts.input_shape,
+        description=f"checkpoint of {checkpoint.net_name} trained on {facts.name}",
+        digest=sha256(path.read_bytes()),
+        held_out=rows.numpy(),
+        labels=list(facts.labels),
+        preprocessing=Preprocessing(
+            mode=facts.mode, height=height, width=width, mean=list(facts.mean), std=list(facts.std)
+        ),
+        training={**checkpoint.metrics, "seed": checkpoint.seed},
+        batchnorm=checkpoint.batchnorm,
+    )

@@ -1,0 +1,60 @@
+"""A net as a source: traced into a graph, and its own float64 answers as the truth."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.compute.reference import Arrays, Evaluate
+from export.errors import ProofError
+from export.graph.prepare import prepare
+from export.sources.pictures import with_range
+from export.sources.source import Source
+from export.sources.tensors import tensor_spec
+from export.sources.trace import trace
+from service.contract.manifest import Preprocessing
+from service.contract.text import first_line
+
+NET_TRUTH = "the unfolded net in torch, float64"
+
+
+def of_net(
+    net: nn.Module, row_shape: Sequence[int], *, preprocessing: Preprocessing | None, **facts: Any
+) -> Source:
+    """Trace a net whose rows have this shape; `facts` are further fields of the Source."""
+    graph = prepare(trace(net, row_shape))
+    outputs = [tensor_spec(value) for value in graph.graph.outputs]
+    return Source(
+        graph=graph,
+        evaluate=net_evaluator(net, [spec.name for spec in outputs]),
+        truth=NET_TRUTH,
+        inputs=with_range([tensor_spec(value) for value in graph.graph.inputs], preprocessing),
+        outputs=outputs,
+        preprocessing=preprocessing,
+        **facts,
+    )
+
+
+def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:
+    """A function that runs a float64 copy of the net, which itself stays as it is.
+
+    Raises ProofError where the copy does not run.
+    """
+    exact = copy.deepcopy(net).double().eval().cpu()
+
+    def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
+        rows = [torch.from_numpy(array).double() for array in inputs.values()]
+        with torch.no_grad():
+            try:
+                answer = exact(*rows)
+            except Exception as error:  # the user's own forward
+                raise ProofError(f"the net does not run in float64: {first_line(error)}") from error
+        tensors = answer if isinstance(answer, list | tuple) else [answer]
+        return {
+            name: tensor.detach().double().numpy() for name, tensor in zip(output_names, tensors, strict=True)
+        }
+
+    return evaluate

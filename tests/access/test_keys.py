@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.access.__main__ import main
 from service.access.keys import ApiKeys, KeyListError, new_key, read_keys, secret_of
 from service.errors import Forbidden, Unauthorized
 
@@ -83,3 +84,27 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(b"\xff")
     with pytest.raises(KeyListError, match="not UTF-8"):
         read_keys(tmp_path / "keys")
+
+
+def test_the_command_prints_a_line_that_lets_its_secret_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shop", "--scopes", "infer,metrics"]) == 0
+    line, narration = capsys.readouterr()
+    (tmp_path / "keys").write_text(line)
+    secret = narration.split()[-1]
+    assert secret not in line
+    key = read_keys(tmp_path / "keys").check(secret.encode(), "metrics")
+    assert key is not None
+    assert key.name == "shop"
+
+
+@pytest.mark.parametrize("arguments", [["a b"], ["shop", "--scopes", "fly"], ["shop", "--scopes", ""]])
+def test_a_key_that_cannot_be_is_one_sentence(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    line, narration = capsys.readouterr()
+    assert line == ""
+    assert narration.startswith("error: the new key: ")
+    assert narration.count("\n") == 1

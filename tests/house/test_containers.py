@@ -257,6 +257,17 @@ def test_the_service_image_is_small_and_holds_only_the_service(
         assert f"No module named '{module}'" in done.stderr
 
 
+@pytest.mark.parametrize(("service", "package"), [("service", "onnxruntime"), ("train", "torch")])
+def test_an_image_lists_the_packages_that_it_holds(project: Project, service: str, package: str) -> None:
+    image = inspect(project.image(service))["Id"]
+    command = ("--network=none", "--entrypoint=cat", image, "/opt/venv/sbom.json")
+    listed = json.loads(docker("run", "--rm", *command))
+    assert listed["bomFormat"] == "CycloneDX"
+    names = {component["name"] for component in listed["components"]}
+    assert {"numpy", package} <= names
+    assert "cyclonedx-bom" not in names
+
+
 def test_without_a_model_the_health_check_fails(project: Project) -> None:
     """The negative control of "healthy": the process is up and answers, but is not ready."""
     image = project.image("service")

@@ -11,6 +11,7 @@ import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ from pydantic_settings import SettingsError as SourceError
 from service.contract.parity import BUCKETS
 
 PREFIX = "FOLDSERVE_"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 # Kubernetes describes a Service called "foldserve" or "foldserve-x" to every pod in variables of these names,
 # and container links do the same: FOLDSERVE_X_SERVICE_HOST, FOLDSERVE_X_PORT_8000_TCP_ADDR.
@@ -128,6 +130,23 @@ class Settings(BaseSettings):
     require_signature: Path | None = Field(
         None, description="PEM file of Ed25519 public keys: only bundles signed by one of them are served"
     )
+    api_keys: Path | None = Field(
+        None, description="file of API keys (python -m service.access makes them); unset: no key is needed"
+    )
+    rate_limit: float = Field(
+        0.0, ge=0, le=1e6, description="requests a second of one client, after which it gets 429; 0 for any"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses or networks whose X-Forwarded-For is believed, e.g. 10.0.0.0/8"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins whose pages may read answers, e.g. https://shop.example; * for all"
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file: serve HTTPS with this certificate")
+    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the same file")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of authorities: clients must show a certificate signed by one (mTLS)"
+    )
     model_control: bool = Field(
         False, description="allow any client to call POST /v2/repository/models/NAME/load and unload"
     )
@@ -141,10 +160,19 @@ class Settings(BaseSettings):
         "info", description="minimum level to log"
     )
 
-    @field_validator("buckets", mode="before")
+    @field_validator("buckets", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",")] if value.strip() else []
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ip_network(network)
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -159,6 +187,12 @@ class Settings(BaseSettings):
                 f"max_inflight_mb must hold a body of max_body_mb, {self.max_body_mb:g}, "
                 f"got {self.max_inflight_mb:g}"
             )
+        if self.model_control and self.api_keys is None and self.host not in _LOOPBACK:
+            raise ValueError(
+                f"model_control on {self.host}, which other machines reach, needs api_keys with an admin key"
+            )
+        if self.tls_certificate is None and (self.tls_key or self.tls_client_ca):
+            raise ValueError("tls_key and tls_client_ca go with tls_certificate")
         if self.workers > 1 and self.model_control:
             raise ValueError("model_control needs one worker: each worker would load by itself")
         if self.workers > 1 and self.device == "cuda":

@@ -15,7 +15,17 @@ from service.errors import ServiceError
 from service.http.channel import Channel
 from service.http.exchange import Exchange
 from service.http.parser import Head
-from service.http.reply import CLOSE, CONTINUE, JSON, STATUS_LINES, Message, Scope, error_body, send_reply
+from service.http.reply import (
+    CLOSE,
+    CONTINUE,
+    JSON,
+    STATUS_LINES,
+    Message,
+    Scope,
+    error_body,
+    send_error,
+    send_reply,
+)
 from service.http.shared import Shared
 
 BUFFER_UP_TO = 64 * 1024  # of a body that the app does not read
@@ -84,6 +94,9 @@ class AsgiExchange(Exchange):
 
     async def _run(self) -> None:
         try:
+            if (error := self.closed_gate()) is not None:
+                await send_error(self.send, error)
+                return
             await self._shared.app(self._scope(), self.receive, self.send)
             fault = None if self.is_answered or self.disconnected else "the app has not answered"
         except Exception as error:
@@ -212,7 +225,7 @@ class AsgiExchange(Exchange):
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.0" if self.head.is_http_1_0 else "1.1",
             "method": self.head.method.decode("ascii"),
-            "scheme": "http",
+            "scheme": self._shared.scheme,
             "root_path": "",
             "path": unquote(path) if "%" in path else path,
             "raw_path": self.path,

@@ -28,6 +28,10 @@ class Channel:
         """The exchange has room for more of its body."""
         raise NotImplementedError
 
+    def peer(self) -> str:
+        """The client's address, without its port; "" if the socket has none."""
+        raise NotImplementedError
+
     async def wait_until_writable(self) -> None:
         """Return when the client reads again, or is gone."""
         raise NotImplementedError

@@ -138,6 +138,10 @@ class Connection(Channel):
     def body_taken(self) -> None:
         self._loop.call_soon(self._advance)
 
+    def peer(self) -> str:
+        client = self._endpoints()["client"]
+        return client[0] if client else ""
+
     async def wait_until_writable(self) -> None:
         while self._flow.is_write_paused and not self._transport.is_closing():
             if self._writable is None:
@@ -312,7 +316,8 @@ class Connection(Channel):
             return
         flow.incoming, flow.unparsed = None, b""
         flow.lingers_since_s = self._shared.now_s
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # not with TLS, whose end is said when the connection closes
+            self._transport.write_eof()
         self._update_reading()
 
     def _wake_writer(self) -> None:

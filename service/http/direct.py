@@ -25,6 +25,7 @@ class DirectExchange(Exchange):
         self.header_length: bytes | None = None
         self.request_id: bytes | None = None
         self.trace_parent: bytes | None = None
+        self.origin: bytes | None = None
         self.on_hang_up: Callable[[], None] | None = None
         # A body that comes in one part, as most do, is never copied. Others are joined as they come: an
         # object for each part would take 25 times the bytes of a client's small chunks.
@@ -39,6 +40,8 @@ class DirectExchange(Exchange):
                 self.request_id = value
             elif name == b"traceparent":
                 self.trace_parent = value
+            elif name == b"origin":
+                self.origin = value
 
     @property
     def body(self) -> Buffer:
@@ -47,6 +50,8 @@ class DirectExchange(Exchange):
 
     def begin(self) -> None:
         super().begin()
+        if not self.is_answered and (error := self.closed_gate()) is not None:
+            self.refuse(error)
         if self.is_answered:
             return
         if self.is_whole:
@@ -84,6 +89,7 @@ class DirectExchange(Exchange):
             STATUS_LINES[status],
             shared.date_line,
             head,
+            b"" if shared.cors is None else shared.cors.lines(self.origin),
             b"content-length: %d\r\n" % num_bytes,
             b"\r\n" if keeps_alive else CLOSE + b"\r\n",
             *body,

@@ -8,6 +8,7 @@ hands it each part of the body. Requests wait for their turn, because answers mu
 """
 
 import time
+from urllib.parse import unquote
 
 from service.errors import Overloaded, ServiceError, TooLarge
 from service.http.channel import Channel
@@ -55,6 +56,20 @@ class Exchange:
             self.refuse(TooLarge(f"the body has {self.head.length} bytes, at most {limit}"))
         else:
             self._check_size()
+
+    def closed_gate(self) -> ServiceError | None:
+        """Why the request may not pass; None if it may."""
+        gate = self._shared.gate
+        if gate is None:
+            return None
+        path = self.path.decode("latin-1")
+        if "%" in path:  # as the routes see it
+            path = unquote(path)
+        try:
+            gate.check(self.head.method.decode("latin-1"), path, self.head.headers, self._channel.peer())
+        except ServiceError as error:
+            return error
+        return None
 
     def add(self, part: bytes) -> None:
         """A part of the body."""

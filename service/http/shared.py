@@ -1,6 +1,7 @@
 """What the connections of one server share.
 
-In: limits, the endpoint of the hot route, the ASGI app of all others.  Out: one object in each connection.
+In: limits, the endpoint of the hot route, the ASGI app of all others, who may ask (the gate), which pages may
+read the answers (CORS).  Out: one object in each connection.
 """
 
 import asyncio
@@ -8,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any, Protocol
 
+from service.access.cors import Cors
+from service.access.gate import Gate
 from service.http.limits import HttpLimits
 from service.http.outbox import Outbox
 from service.http.reply import Receive, Scope, Send
@@ -28,8 +31,20 @@ class Endpoint(Protocol):
 class Shared:
     """State of a server that its connections read and keep up to date; belongs to one event loop."""
 
-    def __init__(self, endpoint: Endpoint, app: App, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        app: App,
+        limits: HttpLimits,
+        *,
+        gate: Gate | None = None,
+        cors: Cors | None = None,
+        scheme: str = "http",
+    ) -> None:
         self.endpoint = endpoint
+        self.gate = gate
+        self.cors = cors
+        self.scheme = scheme
         self.app = app
         self.limits = limits
         self.outbox = Outbox()

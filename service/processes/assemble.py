@@ -7,6 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from service.access.cors import Cors
+from service.access.gate import Gate
+from service.access.keys import ApiKeys, read_keys
+from service.access.rate import Proxies, RateLimit
 from service.contract.signature import read_trusted_keys
 from service.engine.engine import EngineConfig
 from service.http.limits import HttpLimits
@@ -59,7 +63,14 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
         workers=workers,
         request_log=request_log,
         front=front,
-        shared=Shared(infer, front, http_limits(settings)),
+        shared=Shared(
+            infer,
+            front,
+            http_limits(settings),
+            gate=build_gate(settings),
+            cors=Cors(settings.cors_origins) if settings.cors_origins else None,
+            scheme="http" if settings.tls_certificate is None else "https",
+        ),
         threads=threads,
     )
 
@@ -86,6 +97,15 @@ def build_models(settings: Settings) -> ModelRegistry:
             ),
         )
     )
+
+
+def build_gate(settings: Settings) -> Gate | None:
+    """The gate that the settings ask for; None where every request may pass."""
+    if settings.api_keys is None and not settings.rate_limit:
+        return None
+    keys = ApiKeys() if settings.api_keys is None else read_keys(settings.api_keys)
+    rate = RateLimit(settings.rate_limit, settings.rate_limit) if settings.rate_limit else None
+    return Gate(keys, rate, Proxies(settings.trusted_proxies))
 
 
 def http_limits(settings: Settings) -> HttpLimits:

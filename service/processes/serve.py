@@ -6,10 +6,13 @@ In: flags and FOLDSERVE_* variables.  Out: HTTP; narration on stderr; the exit c
 import logging
 import sys
 
+from service.access.keys import KeyListError
 from service.contract.signature import KeyFileError, read_trusted_keys
 from service.models.repository import find_models
+from service.processes.assemble import build_gate
 from service.processes.server import bind
 from service.processes.supervisor import supervise
+from service.processes.tls import TlsError, tls_context
 from service.processes.worker import run_worker, set_up_logging, url_of
 from service.settings import SettingsError, read_settings
 from service.telemetry.tracing import TracingError, check_tracing
@@ -32,7 +35,9 @@ def serve(arguments: list[str], *, prog: str, is_compiled: bool) -> int:
             check_tracing()
         if settings.require_signature is not None:
             read_trusted_keys(settings.require_signature)
-    except (TracingError, KeyFileError) as error:
+        build_gate(settings)
+        tls_context(settings)
+    except (TracingError, KeyFileError, KeyListError, TlsError) as error:
         return _refuse(str(error))
     try:
         if not settings.models.is_dir():

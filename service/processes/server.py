@@ -24,6 +24,7 @@ import uvloop
 
 from service.http.connection import Connection
 from service.processes.assemble import Service
+from service.processes.tls import tls_context
 from service.settings import Settings
 
 TICK_S = 1.0
@@ -72,7 +73,8 @@ class Server:
         self._tick()
         # asyncio asks for a Protocol, and uses its methods alone.
         connect = cast(Callable[[], asyncio.Protocol], lambda: Connection(self._service.shared))
-        listening = await loop.create_server(connect, sock=sock, backlog=BACKLOG)
+        tls = tls_context(self._settings)
+        listening = await loop.create_server(connect, sock=sock, backlog=BACKLOG, ssl=tls)
         announcement = loop.create_task(self._announce())
         await self._stopped.wait()
         listening.close()

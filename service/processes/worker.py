@@ -69,7 +69,8 @@ def run_worker(
 def url_of(settings: Settings, sock: socket.socket) -> str:
     """The address of the service as a person would type it; the port is the socket's."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{sock.getsockname()[1]}"
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return f"{scheme}://{host}:{sock.getsockname()[1]}"
 
 
 def what_to_try(url: str, models: ModelRegistry) -> str:

@@ -10,14 +10,17 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from service import __version__
+from service.access.cors import EXPOSED
 from service.errors import ServiceError, UnknownModel
 from service.http.reply import error_body
 from service.models.registry import ModelRegistry
 from service.routes.describe import add_health, add_metadata, add_repository, add_statistics, answer
 from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
+from service.routes.page_headers import PageHeaders
 from service.routes.predict import Predictor
 from service.routes.request_record import RequestRecorder
 from service.settings import Settings
@@ -54,6 +57,15 @@ def build_app(
     add_repository(app, models, has_control=settings.model_control)
     _add_predict(app, predictor)
     _add_error_handlers(app)
+    app.add_middleware(PageHeaders)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
     app.openapi = lambda: describe(app, models)  # type: ignore[method-assign]
     return app
 

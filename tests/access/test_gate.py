@@ -39,30 +39,34 @@ def test_what_a_path_needs(path: str, scope: str | None) -> None:
 
 def test_keys_by_either_header() -> None:
     gate = Gate(ApiKeys((INFER, OPS)), None, Proxies())
-    gate.check("/predict", [(b"authorization", b"Bearer infer-secret")], "1.1.1.1")
-    gate.check("/predict", [(b"x-api-key", b"infer-secret")], "1.1.1.1")
-    gate.check("/metrics", [(b"x-api-key", b"ops-secret")], "1.1.1.1")
-    gate.check("/v2/health/ready", [], "1.1.1.1")
+    gate.check("POST", "/predict", [(b"authorization", b"Bearer infer-secret")], "1.1.1.1")
+    gate.check("POST", "/predict", [(b"x-api-key", b"infer-secret")], "1.1.1.1")
+    gate.check("POST", "/metrics", [(b"x-api-key", b"ops-secret")], "1.1.1.1")
+    gate.check("POST", "/v2/health/ready", [], "1.1.1.1")
     with pytest.raises(Unauthorized):
-        gate.check("/predict", [], "1.1.1.1")
+        gate.check("POST", "/predict", [], "1.1.1.1")
     with pytest.raises(Forbidden):
-        gate.check("/v2/repository/models/m/load", [(b"x-api-key", b"infer-secret")], "1.1.1.1")
+        gate.check("POST", "/v2/repository/models/m/load", [(b"x-api-key", b"infer-secret")], "1.1.1.1")
 
 
 def test_a_rate_is_of_a_key_or_else_of_an_address() -> None:
     by_key = Gate(ApiKeys((INFER,)), RateLimit(1, 2, lambda: 0.0), Proxies())
     for peer in ("1.1.1.1", "2.2.2.2"):
-        by_key.check("/predict", [(b"x-api-key", b"infer-secret")], peer)
+        by_key.check("POST", "/predict", [(b"x-api-key", b"infer-secret")], peer)
     with pytest.raises(TooManyRequests):
-        by_key.check("/predict", [(b"x-api-key", b"infer-secret")], "3.3.3.3")
-    by_key.check("/v2/health/ready", [], "3.3.3.3")
+        by_key.check("POST", "/predict", [(b"x-api-key", b"infer-secret")], "3.3.3.3")
+    by_key.check("POST", "/v2/health/ready", [], "3.3.3.3")
 
     by_address = Gate(ApiKeys(), RateLimit(1, 1, lambda: 0.0), Proxies(["10.0.0.1"]))
-    by_address.check("/predict", [(b"x-forwarded-for", b"5.5.5.5")], "10.0.0.1")
-    by_address.check("/predict", [(b"x-forwarded-for", b"6.6.6.6")], "10.0.0.1")
-    with pytest.raises(
-        TooManyRequests
-    ):  # two headers are one list, and the client's own part is not believed
-        by_address.check(
-            "/predict", [(b"x-forwarded-for", b"7.7.7.7"), (b"x-forwarded-for", b"5.5.5.5")], "10.0.0.1"
-        )
+    by_address.check("POST", "/predict", [(b"x-forwarded-for", b"5.5.5.5")], "10.0.0.1")
+    by_address.check("POST", "/predict", [(b"x-forwarded-for", b"6.6.6.6")], "10.0.0.1")
+    twice = [
+        (b"x-forwarded-for", b"7.7.7.7"),
+        (b"x-forwarded-for", b"5.5.5.5"),
+    ]  # one list
+    with pytest.raises(TooManyRequests):
+        by_address.check("POST", "/predict", twice, "10.0.0.1")
+
+
+def test_a_browsers_preflight_carries_no_key() -> None:
+    Gate(ApiKeys((INFER,)), None, Proxies()).check("OPTIONS", "/predict", [], "1.1.1.1")

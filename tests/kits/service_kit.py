@@ -163,3 +163,24 @@ def responds(url: str) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+def start(*flags: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and stderr of a start that must fail."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service", *flags],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def one_sentence(code_and_text: tuple[int, str], message: str) -> None:
+    """A start was refused with exit code 2 and one line that says `message`."""
+    code, text = code_and_text
+    assert (code, text.count("\n")) == (2, 1), text
+    assert message in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service_kit import ROOT, Server, metric, responds, serving, wait_until, x_request
+from service_kit import ROOT, Server, metric, one_sentence, responds, serving, start, wait_until, x_request
 from tiny_nets import busy_net, digits_net, echo_net, nudged, write_bundle
 
 FOR_EVER = 1e7
@@ -148,26 +148,6 @@ def test_live_while_loading_and_sigterm_then(tmp_path: Path) -> None:
         assert server.wait() == 0
     finally:
         server.close()
-
-
-def start(*flags: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
-    """Exit code and stderr of a start that must fail."""
-    done = subprocess.run(
-        [sys.executable, "-m", "service", *flags],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout == ""
-    return done.returncode, done.stderr
-
-
-def one_sentence(code_and_text: tuple[int, str], message: str) -> None:
-    code, text = code_and_text
-    assert (code, text.count("\n")) == (2, 1), text
-    assert message in text
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_service_start import one_sentence, start
 
-from service_kit import Server, metric, serving, wait_until, x_request
+from service_kit import Server, metric, one_sentence, serving, start, wait_until, x_request
 from tiny_nets import busy_net, echo_net, write_bundle
 from workers_kit import descendants, is_alive, kill, one_client_each, owner_of, workers_of
 

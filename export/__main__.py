@@ -1,4 +1,4 @@
-"""The command line of export: `bundle`, `fold` and `verify`.  Data on stdout, narration on stderr."""
+"""The command line of export: `bundle`, `fold`, `verify`, `sign`.  Data on stdout, narration on stderr."""
 
 import argparse
 import importlib

@@ -9,6 +9,7 @@ EXAMPLES = """examples:
   python -m export bundle resnet.onnx --to models/resnet
   python -m export fold in.onnx out.onnx --report fold.json
   python -m export verify models/digits/1
+  python -m export sign models/digits/1 --key key.pem
 """
 
 
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = whole.add_subparsers(required=True, dest="verb", metavar="{bundle,fold,verify}")
+    verbs = whole.add_subparsers(required=True, dest="verb", metavar="{bundle,fold,verify,sign}")
 
     bundle = _verb(verbs, "bundle", "fold, prove and pack the next version of a model")
     bundle.add_argument("source", metavar="SOURCE", help="a checkpoint, module:factory, or an .onnx file")
@@ -49,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
     verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION")
+
+    sign = _verb(verbs, "sign", "sign a bundle, for services that serve only signed ones")
+    sign.add_argument("bundle", type=Path, metavar="models/NAME/VERSION")
+    sign.add_argument(
+        "--key", type=Path, required=True, metavar="key.pem", help="an Ed25519 private key in PEM"
+    )
     return whole
 
 

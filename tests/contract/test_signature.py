@@ -1,11 +1,13 @@
 """Signed bundles: only what a trusted key signed is opened; openssl makes and checks the same bytes."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from export.__main__ import main
 from service.contract.bundle import open_bundle
 from service.contract.manifest import BundleError
 from service.contract.signature import SIGNATURE_FILE, KeyFileError, read_trusted_keys, sign
@@ -41,6 +43,22 @@ def test_a_signed_bundle_is_opened_and_an_unsigned_one_refused(tmp_path: Path, b
     sign_bundle(bundle, private)
     open_bundle(bundle, read_trusted_keys(public))
     open_bundle(bundle)  # without keys nothing changes
+
+
+def test_the_command_signs_what_is_whole(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = make_keys(tmp_path, "ours")
+    assert main(["sign", str(bundle), "--key", str(private)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["digest"] == open_bundle(bundle, read_trusted_keys(public)).digest
+    assert main(["sign", str(bundle), "--key", str(public)]) == 2
+    assert "not an unencrypted private key" in capsys.readouterr().err
+    (bundle / "model.onnx").write_bytes(b"changed")
+    (bundle / SIGNATURE_FILE).unlink()
+    assert main(["sign", str(bundle), "--key", str(private)]) == 2
+    assert "model.onnx: sha-256 is" in capsys.readouterr().err
+    assert not (bundle / SIGNATURE_FILE).exists()
 
 
 def test_a_changed_manifest_or_signature_is_refused(tmp_path: Path, bundle: Path) -> None:

@@ -26,6 +26,7 @@ from service.http.connection import Connection
 from service.processes.assemble import Service
 from service.processes.tls import tls_context
 from service.settings import Settings
+from service.telemetry.standard_error import drain_stderr
 
 TICK_S = 1.0
 BACKLOG = 2048
@@ -178,5 +179,5 @@ def bind(host: str, port: int, count: int = 1) -> list[socket.socket]:
 def leave(code: int) -> None:
     """Exit now, even if a thread is busy with a batch or a bundle that no client waits for any more."""
     sys.stdout.flush()
-    sys.stderr.flush()
+    drain_stderr()
     os._exit(code)

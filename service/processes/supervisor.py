@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from service.settings import Settings
+from service.telemetry.standard_error import drain_stderr
 from service.telemetry.worker_group import WorkerSlot
 
 YOUNG_S = 10.0
@@ -169,4 +170,6 @@ def _send_signal(process: BaseProcess, sig: int) -> None:
 def supervise(settings: Settings, sockets: Sequence[socket.socket]) -> int:
     """Run one worker on each of `sockets` until a signal; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="foldserve-") as folder:
-        return Supervisor(settings, sockets, Path(folder)).run()
+        code = Supervisor(settings, sockets, Path(folder)).run()
+    drain_stderr()
+    return code

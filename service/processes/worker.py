@@ -17,6 +17,7 @@ from service.models.registry import ModelRegistry
 from service.processes.assemble import build_service
 from service.processes.server import Server, leave
 from service.settings import Settings
+from service.telemetry.standard_error import drain_stderr, never_wait_for_stderr
 from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
 SWITCH_S = 0.000005  # a lane with a batch to begin or to hand back must not wait for a busy event loop
@@ -58,6 +59,7 @@ def run_worker(
     server.run(sock)
     service.close()
     _log.info("event=stopped")
+    drain_stderr()
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(0.5)
@@ -88,7 +90,8 @@ def what_to_try(url: str, models: ModelRegistry) -> str:
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log to stderr, our own lines from `log_level` on."""
+    """Log to a stderr that never waits: our own lines from `log_level` on."""
+    never_wait_for_stderr()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _log.setLevel(settings.log_level.upper())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).parents[1] / "durations.json"
-SHARE = 0.08
+SHARE = 0.04
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

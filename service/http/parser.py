@@ -117,8 +117,7 @@ class RequestParser:
             raise Refused(400, "Invalid HTTP request received.") from None
         if self._is_in_head:
             self.head_bytes += num_bytes
-            if self.head_bytes > self._limits.max_head_bytes:
-                raise Refused(431, f"the request's head has more than {self._limits.max_head_bytes} bytes")
+            self._check_head(self.head_bytes)
         elif self._is_chunked:
             self._count_framing(num_bytes)
 
@@ -174,6 +173,7 @@ class RequestParser:
                 coding += b", " + value if coding else value
             elif name == b"expect":
                 expects_continue = value.lower() == b"100-continue"
+        self._check_head(len(self._url) + self._header_bytes)
         if len(self._headers) > self._limits.max_headers:
             raise Refused(431, f"the request has more than {self._limits.max_headers} headers")
         if coding:
@@ -199,6 +199,10 @@ class RequestParser:
             num_bytes=len(self._url) + self._header_bytes,
         )
 
+    def _check_head(self, num_bytes: int) -> None:
+        if num_bytes > self._limits.max_head_bytes:
+            raise Refused(431, f"the request's head has more than {self._limits.max_head_bytes} bytes")
+
     def _count_framing(self, num_bytes: int) -> None:
         limits = self._limits
         self._framing_bytes += num_bytes
@@ -206,9 +210,8 @@ class RequestParser:
         if self._trailer_bytes > limits.max_head_bytes:
             raise Refused(431, f"the body's trailers have more than {limits.max_head_bytes} bytes")
         if self._framing_bytes > limits.max_body_bytes + limits.max_head_bytes:
-            raise Refused(
-                413, f"the framing of the body's chunks has more than {limits.max_body_bytes} bytes"
-            )
+            limit = f"{limits.max_body_bytes} bytes (FOLDSERVE_MAX_BODY_MB)"
+            raise Refused(413, f"the framing of the body's chunks has more than {limit}")
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)

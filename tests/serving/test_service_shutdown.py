@@ -1,8 +1,11 @@
 """Overload, hanging up and shutting down, in real processes."""
 
+import contextlib
+import http.client
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,3 +164,57 @@ def test_ctrl_c_is_a_clean_end_too(tmp_path: Path) -> None:
         server.terminate(signal.SIGINT)
         assert server.wait() == 0
         assert not [line for line in server.lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize("path", ["/static-offline-docs/swagger-ui-bundle.js", "/v2/models/wide/infer"])
+def test_case_30_a_client_that_never_reads_does_not_hold_the_exit(tmp_path: Path, path: str) -> None:
+    write_bundle(tmp_path / "wide" / "1", echo_net("float32", [100_000]))
+    with serving(tmp_path, "--shutdown-timeout-s", "2") as server, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect(("127.0.0.1", server.port))
+        if path.endswith("infer"):
+            body = json.dumps(x_request([0.5] * 100_000, shape=[1, 100_000])).encode()
+            request = (
+                f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+            )
+        else:
+            request = f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+        deaf.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(20):
+                deaf.sendall(request)
+        begun = time.monotonic()
+        server.terminate()
+        assert server.wait(30) == 0
+        assert time.monotonic() - begun < 10
+
+
+def test_from_sigterm_on_every_answer_says_that_the_connection_closes(tmp_path: Path) -> None:
+    """Else a load balancer goes on using its connections: a rollout lost 16 of 9,057 requests."""
+    write_bundle(tmp_path / "echo" / "1", echo_net("float32"))
+    with serving(tmp_path, "--drain-delay-s", "3") as server, contextlib.ExitStack() as opened:
+
+        def connect() -> http.client.HTTPConnection:
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            client.connect()
+            opened.callback(client.close)
+            return client
+
+        asked = {"GET": ("/v2/health/live", "/v2/models"), "POST": ("/v2/models/echo/infer",)}
+        clients = [(connect(), method, path) for method, paths in asked.items() for path in paths]
+        idle = connect()
+        body = json.dumps(x_request([1, 2, 3])).encode()
+        for client, method, path in clients:
+            client.request(method, path, body if method == "POST" else None)
+            answer = client.getresponse()
+            assert (answer.status, answer.getheader("connection")) == (200, None)
+            answer.read()
+        server.terminate()
+        wait_until(lambda: httpx.get(f"{server.url}/v2/health/ready").status_code == 503, "it drains")
+        for client, method, path in clients:
+            client.request(method, path, body if method == "POST" else None)
+            answer = client.getresponse()
+            assert (answer.status, answer.getheader("connection")) == (200, "close")
+            answer.read()
+        assert idle.sock.recv(1) == b"", "an idle connection is closed"
+        assert server.wait() == 0

@@ -12,6 +12,7 @@ FROM python:3.11-slim AS base
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    PYTHONPATH=/app \
     ORT_DISABLE_TELEMETRY=1
 # An empty named volume inherits its owner from the folder over which it is mounted.
 RUN useradd --uid 10001 --user-group --no-log-init --no-create-home --home-dir /tmp foldserve \
@@ -70,6 +71,7 @@ LABEL org.opencontainers.image.title="foldserve service" \
     org.opencontainers.image.description="Serves proved bundles over HTTP with ONNX Runtime on the CPU."
 COPY --from=install-service /opt/venv /opt/venv
 COPY --from=code /app/service service
+COPY foldserve foldserve
 
 FROM install AS install-factory
 ARG PIP_FIND_LINKS
@@ -86,6 +88,7 @@ LABEL org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.description="Trains nets, folds their BatchNorms away and packs proved bundles."
 ENV MPLCONFIGDIR=/tmp/matplotlib
 COPY --from=install-factory /opt/venv /opt/venv
+COPY foldserve foldserve
 COPY service service
 COPY training training
 COPY export export
@@ -108,3 +111,4 @@ LABEL org.opencontainers.image.title="foldserve service-gpu" \
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=install-service-gpu /opt/venv /opt/venv
 COPY --from=code /app/service service
+COPY foldserve foldserve

@@ -16,9 +16,12 @@ from export.errors import ExportError
 from service.contract.manifest import BundleError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 not proved, 2 a mistake, 130 interrupted."""
-    options = parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m export") -> int:
+    """Run one verb; `prog` is what --help calls the command.
+
+    Returns the exit code: 0 done, 1 not proved, 2 a mistake, 130 interrupted.
+    """
+    options = parser(prog).parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True, emoji=False)
     try:

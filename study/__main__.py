@@ -21,6 +21,7 @@ from training.settings.flags import Parser
 if TYPE_CHECKING:
     from study.scale import Scale
 
+PROG = "python -m study"
 EXAMPLE = """\
 example:
   python -m study --quick                             within 10 minutes on 2 cores, into study/results/
@@ -31,9 +32,9 @@ MAX_ROWS = 4000
 OUT, CELLS = Path("study/results"), "cells"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The flags."""
-    parser = Parser("study", "Measure what articles claim about BatchNorm.", EXAMPLE)
+    parser = Parser(prog, "Measure what articles claim about BatchNorm.", EXAMPLE)
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"(default {OUT})")
     parser.add_argument("--data", default="digits", metavar="NAME", help="data set (default digits)")
     parser.add_argument(
@@ -52,10 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run the command line, which --help calls `prog`; returns the exit code."""
     try:
-        flags = build_parser().parse_args(argv)
+        flags = build_parser(prog).parse_args(argv)
         set_environment()
         print(run_study(flags, sys.argv[1:] if argv is None else argv))
     except TrainingError as error:

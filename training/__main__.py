@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 COMMANDS = {"compare": compare_command.main, "search": search_command.main}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(argv: Sequence[str] | None = None, prog: str = "python -m training") -> int:
+    """Run the command line, which --help calls `prog`; returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in COMMANDS:
-        return COMMANDS[words[0]](words[1:])
+        return COMMANDS[words[0]](words[1:], f"{prog} {words[0]}")
     launch, run = Launch(), None
     try:
         launch = read_launch(os.environ)
-        flags = vars(build_parser().parse_args(words))
+        flags = vars(build_parser(prog).parse_args(words))
         settings = read_settings(flags)
         if flags["log_every"] < 0:
             raise ConfigError(f"log_every must be zero or positive, got {flags['log_every']}")

@@ -13,10 +13,10 @@ EXAMPLES = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
     """The parser of `python -m export`; `options.verb` is the verb, the rest its flags."""
     whole = argparse.ArgumentParser(
-        prog="python -m export",
+        prog=prog,
         description="Fold BatchNorms away, prove that nothing changed, pack a bundle.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

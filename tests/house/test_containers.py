@@ -247,10 +247,12 @@ def test_the_service_image_is_small_and_holds_only_the_service(
     say(f"service image {size / 1e6:.0f} MB, factory image {factory_size / 1e6:.0f} MB ")
     assert size < MAX_SERVICE_BYTES
     assert sorted(docker("exec", project.container("service"), "ls", "-A", "/app").split()) == [
+        "foldserve",
         "models",
         "runs",
         "service",
     ]
+    assert project.ask("foldserve", "--version").stdout.startswith("foldserve ")
     for module in ("torch", "training", "export", "mlxtend"):
         done = project.ask("python", "-c", f"import {module}")
         assert done.returncode == 1, f"{module} can be imported"

@@ -13,6 +13,7 @@ from training.files import publish
 from training.settings.environment import set_environment
 from training.settings.flags import Parser
 
+PROG = "python -m training compare"
 EXAMPLE = """\
 example:
   python -m training compare runs/digits runs/deep                   a table on stdout
@@ -24,10 +25,10 @@ class CompareError(TrainingError):
     """Runs that cannot be compared."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Folders, and where to draw."""
     parser = Parser(
-        "training compare",
+        prog,
         "Compare runs side by side: the settings that differ, and the results.",
         EXAMPLE,
     )
@@ -36,10 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
+def main(argv: Sequence[str], prog: str = PROG) -> int:
+    """Run the command line, which --help calls `prog`; returns the exit code."""
     try:
-        given = build_parser().parse_args(argv)
+        given = build_parser(prog).parse_args(argv)
         check(given.runs, given.plot)
         set_environment()
         # As in __main__: torch takes seconds to import.

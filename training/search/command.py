@@ -25,6 +25,7 @@ Any setting of `python -m training` may be given, and is then not searched for: 
 Trials train on four fifths of the train half and are judged on the last fifth; the held-out half is not
 used. The same command resumes a search that was interrupted; with more --trials, it extends any.
 """
+PROG = "python -m training search"
 INSTALL = "pip install -c constraints.txt 'foldserve[search]'"
 SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "asha", "none")
 NOT_OURS = ("resume", "overwrite", "tensorboard")
@@ -34,11 +35,9 @@ class SearchError(TrainingError):
     """A search that cannot begin, or cannot be resumed."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The flags that training does not have."""
-    parser = Parser(
-        "training search", "Search for learning rate, momentum, weight decay, batch size and width.", EXAMPLE
-    )
+    parser = Parser(prog, "Search for learning rate, momentum, weight decay, batch size and width.", EXAMPLE)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where search.db is kept")
     parser.add_argument(
         "--trials", type=int, required=True, metavar="N", help="in all, those done before included"
@@ -56,10 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
+def main(argv: Sequence[str], prog: str = PROG) -> int:
+    """Run the command line, which --help calls `prog`; returns the exit code."""
     try:
-        given, others = build_parser().parse_known_args(argv)
+        given, others = build_parser(prog).parse_known_args(argv)
         fixed, device = read_fixed(given.out, others)
         check(given)
         set_environment()

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, example: str) -> None:
         super().__init__(
-            prog=f"python -m {prog}",
+            prog=prog,
             description=description,
             epilog=example,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,9 +35,9 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     """Settings have no defaults here, so that `--resume` knows which of them were given."""
-    parser = Parser("training", "Fit a BatchNorm net on a data set.", EXAMPLE)
+    parser = Parser(prog, "Fit a BatchNorm net on a data set.", EXAMPLE)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run is written")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
     existing = parser.add_mutually_exclusive_group()

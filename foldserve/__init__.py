@@ -1,0 +1,1 @@
+"""The command `foldserve`: one name for what the packages training, study, export and service do."""

@@ -6,8 +6,8 @@ exit code 2 is a mistake, in one sentence: an unknown command, or one whose pack
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -45,10 +45,14 @@ def _serve(words: Sequence[str], prog: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command: `run` imports what it needs, which `pip install 'foldserve[extra]'` brings."""
+    """One command: `run` imports what it needs, which `pip install 'foldserve[extra]'` brings.
+
+    Verbs that need less have a smaller extra.
+    """
 
     run: Callable[[Sequence[str], str], int]
     extra: str
+    extra_of_verb: Mapping[str, str] = field(default_factory=dict)
     summary: str
     example: str
 
@@ -75,6 +79,7 @@ COMMANDS = {
     "export": Command(
         run=_export,
         extra="export",
+        extra_of_verb={"fold": "fold", "verify": "fold"},
         summary="bundle, fold or verify: BatchNorms away, and proof",
         example="foldserve export bundle runs/digits/checkpoint.pt --to models/digits",
     ),
@@ -123,9 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command.run(rest, f"foldserve {name}")
     except ModuleNotFoundError as error:
+        extra = command.extra_of_verb.get(rest[0] if rest else "", command.extra)
         print(
             f"foldserve: {name} needs the package {error.name}, which is not installed: "
-            f"pip install 'foldserve[{command.extra}]'",
+            f"pip install 'foldserve[{extra}]'",
             file=sys.stderr,
         )
         return 2

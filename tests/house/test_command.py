@@ -118,6 +118,7 @@ def test_an_unknown_command_is_named_with_those_that_are_near(word: str, meant: 
         ("torch", ("study", "--only", "depth"), "training"),
         ("onnx", ("export", "bundle", "x.onnx", "--to", "models/never"), "export"),
         ("pydantic", ("export", "--help"), "export"),
+        ("onnx", ("export", "fold", "x.onnx", "y.onnx"), "fold"),
         ("pydantic_settings", ("serve", "--help"), "service"),
         ("onnxruntime", ("serve",), "service"),
     ],
@@ -135,7 +136,9 @@ def test_a_missing_package_is_one_sentence_with_what_brings_it(
 
 def test_the_extras_that_are_named_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {command.extra for command in COMMANDS.values()} <= set(project["optional-dependencies"])
+    named = {command.extra for command in COMMANDS.values()}
+    named |= {extra for command in COMMANDS.values() for extra in command.extra_of_verb.values()}
+    assert named <= set(project["optional-dependencies"])
     assert project["scripts"] == {"foldserve": "foldserve.__main__:run"}
 
 

@@ -24,7 +24,7 @@ from service.protocol.request import InferRequest
 from service.protocol.response import encode_response
 from service.routes.request_record import RequestRecorder
 
-LONG_JSON = 256 * 1024
+LONG_JSON = 128 * 1024  # the worst of this length takes 4 ms; longer JSON is read in a thread
 MAX_KEPT_TARGETS = 256
 MAX_KEPT_PATH = 1024
 
@@ -156,6 +156,8 @@ class InferEndpoint:
             call.fail(error)
 
     def _read(self, exchange: DirectExchange, served: Served, body: Buffer) -> InferRequest:
+        if exchange.disconnected:  # while it waited for a thread: work for a client that has gone is dropped
+            raise HungUp("the client hung up before its request was read")
         content = decoded(body, exchange.encoding, self._max_body_bytes)
         return served.parser.parse(content, exchange.header_length)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from inside_kit import PATIENCE_S, Inside, inside
+from service.settings import usable_cores
 from service_kit import binary_body, read_answer, wait_until, x_request
 from tiny_nets import echo_net, write_bundle
 from wire_kit import post
@@ -188,3 +189,21 @@ async def test_a_client_that_goes_while_its_body_is_read_in_a_thread_is_counted(
     failures = server.service.models.metrics.failures
     wait_until(lambda: failures["echo", "hung_up"] == 1, "it is counted")
     assert server.served("echo").metrics.executions == 0
+
+
+async def test_what_waits_for_a_thread_is_dropped_when_its_client_goes(server: Inside) -> None:
+    may_go_on = threading.Event()
+    for _ in range(usable_cores()):
+        server.service.threads.submit(may_go_on.wait, PATIENCE_S)
+    read: list[object] = []
+    server.served("echo").parser.parse = lambda *arguments: read.append(arguments)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(post(gzip.compress(json.dumps(x_request([1, 2, 3])).encode()), "content-encoding: gzip"))
+    await asyncio.to_thread(server.has_read_everything)
+    writer.close()
+    await writer.wait_closed()
+    wait_until(lambda: not server.connections(), "it is gone")
+    may_go_on.set()
+    failures = server.service.models.metrics.failures
+    wait_until(lambda: failures["echo", "hung_up"] == 1, "it is counted")
+    assert read == []

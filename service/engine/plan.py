@@ -2,7 +2,7 @@
 
 In: a graph, golden rows to run it on, the cores it may use.  Out: a `SessionPlan`.
 
-    rate(plan)   = most rows/s over the buckets, every lane busy
+    rate(plan)   = maximum rows/s over the buckets, every lane busy
     alone(plan)  = seconds of one row, the other lanes idle
     chosen       = of the plans whose rate comes within TIE of the best, the one with the smallest `alone`
 
@@ -63,7 +63,7 @@ class PlanRequest:
 
     @property
     def key(self) -> str:
-        """What a kept plan is true for."""
+        """The name of a kept plan's file: a digest of everything that the measurement depends on."""
         facts = (
             self.digest,
             self.provider,
@@ -77,7 +77,7 @@ class PlanRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a plan came to."""
+    """A measured plan: its maximum rows/s with every lane busy, and the seconds of one row by itself."""
 
     rows_per_s: float
     alone_s: float
@@ -103,7 +103,10 @@ def open_lanes(
 
 
 def choose_plan(request: PlanRequest) -> SessionPlan:
-    """The kept plan, or a newly measured one."""
+    """The kept plan, or a newly measured one, which is kept.
+
+    Raises nothing: a graph that cannot run gets a plan too, and fails with its reason when it is opened.
+    """
     path = request.cache / f"{request.key}.json" if request.cache else None
     if path is not None and (kept := _read(path)) and kept.lanes * kept.threads <= _max_threads(request):
         return kept
@@ -113,7 +116,7 @@ def choose_plan(request: PlanRequest) -> SessionPlan:
     begun = time.perf_counter()
     measured = {plan: found for plan in first if (found := _try(plan, request))}
     if not measured:
-        return first[0]  # opening it for good says what is wrong
+        return first[0]  # it will fail again when it is opened to serve, with its reason
     enough = TIE * max(found.rows_per_s for found in measured.values())
     chosen = min(
         (plan for plan in measured if measured[plan].rows_per_s >= enough),
@@ -186,7 +189,7 @@ def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
 
 
 def _seconds(lanes: Sequence[LaneBuffers], bucket: int) -> float:
-    """Least seconds in which each of `lanes` runs one batch, all at once; the first run is for warmth."""
+    """Median seconds of one batch, the mean over `lanes`, which all run at once; a first run warms each."""
     took: list[float] = []
 
     def repeat(buffers: LaneBuffers) -> None:
@@ -216,7 +219,7 @@ def _read(path: Path) -> SessionPlan | None:
 
 
 def _max_threads(request: PlanRequest) -> int:
-    """Threads that lanes may have together."""
+    """How many threads the lanes may have together: a plan kept under other settings may ask for more."""
     return max(request.threads, request.lanes or 1) if request.provider == CPU else 64
 
 
@@ -237,5 +240,5 @@ def _device_name(provider: str) -> str:
         lines = "\n".join(path.read_text() for path in paths).splitlines()
     except OSError:
         lines = []
-    told = (line.partition(":")[2].strip() for line in lines if line.startswith(key))
-    return next(told, platform.processor())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+    return next(names, platform.processor())

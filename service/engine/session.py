@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+# onnxruntime reads it when it is imported, and only then: there is no later moment to set it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 
@@ -43,7 +44,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionPlan:
-    """What ONNX Runtime lets one choose, chosen: `threads` compute one batch, `lanes` batches run at once."""
+    """How ONNX Runtime runs a graph: `threads` for one batch, `lanes` batches at once, and its options."""
 
     threads: int = 1
     lanes: int = 1
@@ -65,7 +66,10 @@ def has_cuda() -> bool:
 
 
 def find_provider(graph: bytes, device: Device) -> str:
-    """The provider that `device` means for this graph here; auto falls back to the CPU with a warning."""
+    """ONNX Runtime's provider for `device`; auto: CUDA if the graph opens there, else the CPU.
+
+    Raises EngineError where CUDA was asked for and does not work.
+    """
     if device == "cpu" or (device == "auto" and not has_cuda()):
         return CPU
     if not has_cuda():
@@ -91,7 +95,7 @@ def has_control_flow(graph: bytes) -> bool:
 
 
 def open_session(graph: bytes, provider: str, plan: SessionPlan) -> Any:
-    """A session on `provider`, never silently on another."""
+    """A session on `provider`; raises EngineError rather than run on another one."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = plan.threads
     options.inter_op_num_threads = plan.threads if plan.is_parallel else 1
@@ -108,14 +112,16 @@ def open_session(graph: bytes, provider: str, plan: SessionPlan) -> Any:
         session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot load model.onnx: {first_line(error)}") from None
-    if session.get_providers()[0] != provider:  # ONNX Runtime falls back without a word
+    if (
+        session.get_providers()[0] != provider
+    ):  # ONNX Runtime falls back to the CPU with no more than a log line
         raise EngineError(f"ONNX Runtime could not start {provider} here")
     session.disable_fallback()
     return session
 
 
 def check_tensors(session: Any, manifest: Manifest) -> None:
-    """The graph's inputs and outputs are the manifest's: names, types, shapes."""
+    """Raise EngineError unless inputs and outputs have the manifest's names, types and shapes."""
     _check("input", session.get_inputs(), manifest.inputs)
     _check("output", session.get_outputs(), manifest.outputs)
 
@@ -146,9 +152,10 @@ def _check(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> N
 
 
 def _fits(shape: Sequence[int | str | None], spec: TensorSpec) -> bool:
-    """Rows are symbolic, and each dimension that the graph tells is the manifest's."""
+    """Whether rows are symbolic and each dimension that the graph gives is the manifest's."""
     if len(shape) != len(spec.shape) or isinstance(shape[0], int):
         return False
     return all(
-        not isinstance(dim, int) or dim == told for dim, told in zip(shape[1:], spec.row_shape, strict=True)
+        not isinstance(dim, int) or dim == expected
+        for dim, expected in zip(shape[1:], spec.row_shape, strict=True)
     )

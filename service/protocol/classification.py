@@ -11,22 +11,22 @@ import numpy as np
 
 
 def classes_of(values_nk: np.ndarray, num_classes: int, labels: Sequence[str] | None) -> np.ndarray:
-    """The strings, as an array of objects (rows, num_classes); equal values keep the classes' order."""
+    """Strings of values (rows, classes) as objects (rows, num_classes); ties in the order of the classes."""
     is_float = values_nk.dtype.kind == "f"
     keys_nk = np.where(np.isnan(values_nk), -np.inf, values_nk) if is_float else values_nk  # NaN comes last
-    # Ascending from behind, read backwards: descending, and ties in the order of the classes.
+    # Reversed, sorted ascending, and reversed again: descending, with ties in the order of the classes.
     rising_nk = np.argsort(keys_nk[:, ::-1], axis=1, kind="stable")
     order_nk = (values_nk.shape[1] - 1 - rising_nk[:, ::-1])[:, :num_classes]
     named = labels is not None and len(labels) == values_nk.shape[1]
-    told = np.empty(order_nk.shape, object)
+    strings = np.empty(order_nk.shape, object)
     for row, order in enumerate(order_nk):
         for place, index in enumerate(order):
             label = f":{labels[index]}" if named and labels is not None else ""
-            told[row, place] = f"{values_nk[row, index]!s}:{index}{label}"
-    return told
+            strings[row, place] = f"{values_nk[row, index]!s}:{index}{label}"
+    return strings
 
 
 def bytes_of(strings: np.ndarray) -> bytes:
-    """BYTES in the binary data format: for each string its length (uint32, little-endian), then its bytes."""
+    """Strings in the binary data format: each one's length (uint32, little-endian), then its UTF-8 bytes."""
     encoded = [string.encode() for string in strings.ravel()]
     return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)

@@ -50,7 +50,10 @@ def check_weight(text: bytes | bytearray | memoryview, max_elements: int) -> Non
 
 
 def read_document(text: bytes | bytearray | memoryview, max_elements: int = 0) -> dict[str, Any]:
-    """Weigh, parse and check the outside; `max_elements` as for `check_weight`."""
+    """Check the weight, parse, and check that it is one object and not nested too deep; raises BadRequest.
+
+    `max_elements` is that of `check_weight`.
+    """
     raw = bytes(text)
     check_weight(raw, max_elements)
     num_brackets = raw.count(b"[") + raw.count(b"{")
@@ -66,7 +69,7 @@ def read_document(text: bytes | bytearray | memoryview, max_elements: int = 0) -
 
 
 def may_hold_bools(text: bytes | bytearray | memoryview) -> bool:
-    """False if no `true` or `false` stands anywhere in the text, so that no element need be looked at."""
+    """False if neither `true` nor `false` occurs in the text, so that no element need be checked."""
     raw = bytes(text)
     return b"true" in raw or b"false" in raw
 

@@ -2,7 +2,7 @@
 
 In: a parsed document and the model's signature.  Out: a `Head`, or a BadRequest that names input and model.
 
-A head whose inputs are all binary says nothing about their values, so it may be kept for the next request.
+A head whose inputs are all binary holds no values, so it may be kept for the next request.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ _SOURCES = (
 
 
 @dataclass(frozen=True, slots=True)
-class AskedOutput:
-    """An output to answer with, whether as bytes behind the JSON, and as how many classes (0: as it is)."""
+class RequestedOutput:
+    """An output of the answer: whether as bytes after the JSON, and as how many classes (0: the values)."""
 
     name: str
     is_binary: bool
@@ -30,8 +30,8 @@ class AskedOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenInput:
-    """An input: `num_bytes` behind the JSON, or `data` in it."""
+class RequestInput:
+    """An input and its shape, rows first: `num_bytes` after the JSON, or None and `data` from the JSON."""
 
     tensor: Tensor
     shape: tuple[int, ...]
@@ -42,13 +42,14 @@ class GivenInput:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Head:
-    """What a client asks for; `timeout_s` and `priority` are 0 where it said nothing.
+    """A checked request without its rows; `timeout_s` and `priority` are 0 where the client gave none.
 
-    `answer` is the JSON of its answer, once it is known and if it says nothing of values: all is binary.
+    `answer` is the JSON of its answer, kept once it was printed and only if every output is binary: then it
+    holds no values, and the next request with this head gets the same one.
     """
 
-    inputs: list[GivenInput]
-    outputs: list[AskedOutput]
+    inputs: list[RequestInput]
+    outputs: list[RequestedOutput]
     num_rows: int
     id: str | None = None
     timeout_s: float = 0.0
@@ -57,7 +58,7 @@ class Head:
 
 
 def read_head(document: dict[str, Any], signature: Signature, *, has_header: bool) -> Head:
-    """Check one request; `has_header` tells whether Inference-Header-Content-Length came with it."""
+    """Check a request's document; raises BadRequest.  `has_header`: with Inference-Header-Content-Length."""
     request_id = document.get("id")
     if type(request_id) is not str and "id" in document:
         raise BadRequest("'id' must be a string")
@@ -66,7 +67,7 @@ def read_head(document: dict[str, Any], signature: Signature, *, has_header: boo
     entries = document.get("inputs")
     if type(entries) is not list:
         raise BadRequest("Unable to parse 'inputs': expected an array of input tensors")
-    inputs: dict[str, GivenInput] = {}
+    inputs: dict[str, RequestInput] = {}
     for entry in entries:
         given = _read_input(entry, signature, has_header=has_header)
         if given.tensor.name in inputs:
@@ -82,7 +83,7 @@ def read_head(document: dict[str, Any], signature: Signature, *, has_header: boo
     )
 
 
-def _read_input(entry: Any, signature: Signature, *, has_header: bool) -> GivenInput:
+def _read_input(entry: Any, signature: Signature, *, has_header: bool) -> RequestInput:
     if type(entry) is not dict:
         raise BadRequest("Unable to parse 'inputs': each input must be an object")
     name = entry.get("name")
@@ -115,9 +116,9 @@ def _read_input(entry: Any, signature: Signature, *, has_header: bool) -> GivenI
     if num_elements * tensor.size > 2**63 - 1:
         raise BadRequest(f"input '{name}' for model '{signature.name}' is too large: its shape is {shape}")
     if "data" in entry:
-        return GivenInput(tensor, tuple(shape), num_elements, None, entry["data"])
+        return RequestInput(tensor, tuple(shape), num_elements, None, entry["data"])
     num_bytes = _num_bytes(parameters, tensor, num_elements, signature, has_header=has_header)
-    return GivenInput(tensor, tuple(shape), num_elements, num_bytes)
+    return RequestInput(tensor, tuple(shape), num_elements, num_bytes)
 
 
 def _check_source(entry: dict[str, Any], parameters: dict[str, Any]) -> None:
@@ -127,8 +128,8 @@ def _check_source(entry: dict[str, Any], parameters: dict[str, Any]) -> None:
         "'shared_memory_region'": "shared_memory_region" in parameters,
     }
     if sum(is_set.values()) != 1:
-        told = " and ".join(word for word in is_set if is_set[word])
-        raise BadRequest(f"{_SOURCES}{told or 'none'} of them is set for input '{entry['name']}'")
+        which = " and ".join(word for word in is_set if is_set[word])
+        raise BadRequest(f"{_SOURCES}{which or 'none'} of them is set for input '{entry['name']}'")
     if is_set["'shared_memory_region'"]:
         raise BadRequest(f"input '{entry['name']}' is in shared memory, which is not supported")
 
@@ -152,7 +153,7 @@ def _num_bytes(
     return num_bytes
 
 
-def _num_rows(inputs: dict[str, GivenInput], signature: Signature) -> int:
+def _num_rows(inputs: dict[str, RequestInput], signature: Signature) -> int:
     if len(inputs) != len(signature.inputs):
         missing = [name for name in signature.inputs if name not in inputs]
         raise BadRequest(
@@ -173,25 +174,27 @@ def _num_rows(inputs: dict[str, GivenInput], signature: Signature) -> int:
     return num_rows
 
 
-def _read_outputs(document: dict[str, Any], is_binary: bool, signature: Signature) -> list[AskedOutput]:
+def _read_outputs(document: dict[str, Any], is_binary: bool, signature: Signature) -> list[RequestedOutput]:
     entries = document.get("outputs", [])
     if type(entries) is not list:
         raise BadRequest("Unable to parse 'outputs': expected an array of requested outputs")
-    asked: dict[str, AskedOutput] = {}
+    requested: dict[str, RequestedOutput] = {}
     for entry in entries:
         if type(entry) is not dict or type(entry.get("name")) is not str:
             raise BadRequest("Unable to parse 'outputs': each output needs a 'name', a string")
         name = entry["name"]
         if name not in signature.outputs:
             raise BadRequest(f"unexpected inference output '{name}' for model '{signature.name}'")
-        if name in asked:
+        if name in requested:
             raise BadRequest(f"output '{name}' already exists in request")
         parameters = parameters_of(entry, f"output '{name}'")
         if "shared_memory_region" in parameters:
             raise BadRequest(f"output '{name}' is asked for in shared memory, which is not supported")
         is_own_binary = flag(parameters, "binary_data", default=is_binary)
-        asked[name] = AskedOutput(name, is_own_binary, _num_classes(parameters, signature.outputs[name]))
-    outputs = list(asked.values()) or [AskedOutput(name, is_binary) for name in signature.outputs]
+        requested[name] = RequestedOutput(
+            name, is_own_binary, _num_classes(parameters, signature.outputs[name])
+        )
+    outputs = list(requested.values()) or [RequestedOutput(name, is_binary) for name in signature.outputs]
     for output in outputs:
         is_half = signature.outputs[output.name].datatype == "FP16" and not output.num_classes
         if is_half and not output.is_binary:
@@ -203,14 +206,14 @@ def _read_outputs(document: dict[str, Any], is_binary: bool, signature: Signatur
 
 
 def _num_classes(parameters: dict[str, Any], tensor: Tensor) -> int:
-    """How many classes are asked for, 0 if the output is wanted as it is."""
+    """How many classes are requested; 0: the output's values."""
     if "classification" not in parameters:
         return 0
-    asked = unsigned(parameters, "classification")
-    if asked == 0:
+    requested = unsigned(parameters, "classification")
+    if requested == 0:
         raise BadRequest(f"Unable to parse 'classification' of output '{tensor.name}': expected at least 1")
     if len(tensor.row_shape) != 1:
         raise BadRequest(
             f"output '{tensor.name}' has the shape {tensor.shape}; classification needs one value per class"
         )
-    return min(asked, tensor.row_elements)
+    return min(requested, tensor.row_elements)

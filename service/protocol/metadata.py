@@ -1,4 +1,4 @@
-"""What the server and a model say about themselves.
+"""Metadata of the server and of a model.
 
 In: a signature.  Out: the JSON objects of GET /v2 and GET /v2/models/M.
 """
@@ -21,13 +21,13 @@ EXTENSIONS = [
 
 
 def server_metadata(*, has_control: bool) -> dict[str, Any]:
-    """GET /v2; `has_control` tells whether models may be loaded and unloaded."""
+    """The body of GET /v2; `has_control`: clients may load and unload models."""
     extensions = [*EXTENSIONS, "model_repository"] if has_control else EXTENSIONS
     return {"name": "foldserve", "version": __version__, "extensions": extensions}
 
 
 def model_metadata(signature: Signature, properties: Mapping[str, str]) -> dict[str, Any]:
-    """GET /v2/models/M; `versions` are those that may be asked for."""
+    """The body of GET /v2/models/M; `versions` are those that a request may name."""
     return {
         "name": signature.name,
         "versions": [signature.version],

@@ -15,7 +15,7 @@ _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 
 
 def parameters_of(owner: dict[str, Any], whose: str) -> Parameters:
-    """The `parameters` member of a request, an input or an output."""
+    """The `parameters` of a request, an input or an output, {} without any; `whose` is for the message."""
     parameters = owner.get("parameters", _NONE)
     if type(parameters) is not dict:
         raise BadRequest(f"'parameters' of {whose} must be an object")
@@ -26,7 +26,7 @@ def parameters_of(owner: dict[str, Any], whose: str) -> Parameters:
 
 
 def check_request_parameters(parameters: Parameters) -> None:
-    """Refuse what is reserved and not offered."""
+    """Raise BadRequest for parameters that the protocol reserves and this service does not offer."""
     for name in parameters:
         if name in _SEQUENCE:
             raise BadRequest(f"parameter '{name}' is not supported: no model here is a sequence model")
@@ -37,7 +37,7 @@ def check_request_parameters(parameters: Parameters) -> None:
 
 
 def flag(parameters: Parameters, name: str, *, default: bool) -> bool:
-    """A boolean parameter."""
+    """A boolean parameter, or `default` if absent; raises BadRequest for any other type."""
     value = parameters.get(name, default)
     if type(value) is not bool:
         raise BadRequest(f"Unable to parse '{name}': expected true or false")
@@ -45,7 +45,7 @@ def flag(parameters: Parameters, name: str, *, default: bool) -> bool:
 
 
 def unsigned(parameters: Parameters, name: str) -> int:
-    """An unsigned integer parameter; 0 if absent."""
+    """An unsigned 64-bit integer parameter, 0 if absent; raises BadRequest for anything else."""
     value = parameters.get(name, 0)
     if type(value) is not int or not 0 <= value < 2**64:
         raise BadRequest(f"Unable to parse '{name}': expected an unsigned integer")

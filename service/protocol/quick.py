@@ -1,8 +1,8 @@
-"""The quick way through a JSON request: numbers go to arrays without becoming Python objects.
+"""The quick way to read a JSON request: numbers go to arrays without becoming Python objects.
 
 In: the bytes of a request.  Out: the document, where `data` that is a flat list of numbers, or one nested as
-`shape` says, is a flat array (float64 or int64); or None when anything is unusual: then the thorough way
-(document.py) finds out what.
+`shape` says, is a flat array (float64 or int64); or None when anything is unusual: then document.py
+reads it again, and says what is wrong if it is.
 
 simdjson keeps what it parsed on a tape of its own; `data` is copied from there in one piece. A copy does not
 show how the numbers were nested. So every list but the innermost ones is visited and its length compared with
@@ -30,7 +30,7 @@ _kept = _Kept()
 
 
 def quick_document(raw: bytes) -> dict[str, Any] | None:
-    """The document, or None if it is not plain."""
+    """The document, or None if anything in it is not as plain requests have it."""
     if raw[:1] != b"{":
         return None
     parser = _kept.parser if len(raw) <= _LONGEST_KEPT else simdjson.Parser()
@@ -86,7 +86,7 @@ def _input(entry: Any) -> tuple[dict[str, Any], int]:
 
 
 def _num_lists(data: Any, shape: list[int]) -> int:
-    """How many lists nested data is made of, all of the lengths that `shape` says; else ValueError."""
+    """How many lists nested data is made of, each as long as `shape` says; raises ValueError otherwise."""
     if not isinstance(data, simdjson.Array) or len(data) != shape[0]:
         raise ValueError("unusual")
     return 1 if len(shape) == 1 else 1 + sum(_num_lists(part, shape[1:]) for part in data)

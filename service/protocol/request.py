@@ -16,7 +16,7 @@ import numpy as np
 
 from service.errors import BadRequest
 from service.protocol.document import check_weight, may_hold_bools, read_document
-from service.protocol.head import AskedOutput, GivenInput, Head, read_head
+from service.protocol.head import Head, RequestedOutput, RequestInput, read_head
 from service.protocol.quick import quick_document
 from service.protocol.signature import Signature
 from service.protocol.tensors import from_bytes, from_json
@@ -29,16 +29,17 @@ MAX_KEPT_BYTES = 2048
 
 @dataclass(slots=True, eq=False)
 class InferRequest:
-    """What a client asks for, and the rows it asks it of."""
+    """A checked request: its head, and for each input an array in the model's dtype, rows first."""
 
     head: Head
     tensors: dict[str, np.ndarray]
 
 
 class RequestParser:
-    """Reads requests to one model.
+    """Reads requests to one version of a model.
 
-    A client sends the same head with every binary request, so heads without `data` are kept once checked.
+    A client sends the same JSON with every binary request, so heads without `data` are kept once checked:
+    parsing and checking it costs more than all the rest of such a request.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -46,7 +47,7 @@ class RequestParser:
         self._heads: dict[bytes, Head] = {}
 
     def parse(self, body: Buffer, header_length: bytes | None) -> InferRequest:
-        """Read and check one request."""
+        """Read and check a decompressed body; raises BadRequest.  The arrays may be views on `body`."""
         if header_length is None:
             check_weight(body, self.signature.max_elements)
             document = quick_document(bytes(body)) or read_document(body, self.signature.max_elements)
@@ -113,8 +114,8 @@ class RequestParser:
                 f"unexpected size for input '{tensor.name}' for model '{signature.name}': "
                 f"one row has {num_bytes} bytes, got {len(body)}"
             )
-        given = GivenInput(tensor, (1, *tensor.row_shape), tensor.row_elements, num_bytes)
-        outputs = [AskedOutput(name, True) for name in signature.outputs]
+        given = RequestInput(tensor, (1, *tensor.row_shape), tensor.row_elements, num_bytes)
+        outputs = [RequestedOutput(name, True) for name in signature.outputs]
         return self._with_tensors(Head(inputs=[given], outputs=outputs, num_rows=1), b"", body, None)
 
 
@@ -123,8 +124,8 @@ def _parse_length(text: bytes, num_bytes: int) -> int:
         length = int(text)
         if length <= num_bytes:
             return length
-    told = text.decode("latin-1").strip()
-    digits = told.removeprefix("-")
+    shown = text.decode("latin-1").strip()
+    digits = shown.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
-        raise BadRequest(f"Unable to parse Inference-Header-Content-Length, got: {told[:40]}")
-    raise BadRequest(f"inference header size should be in range (0, {num_bytes}), got: {told[:40]}")
+        raise BadRequest(f"Unable to parse Inference-Header-Content-Length, got: {shown[:40]}")
+    raise BadRequest(f"inference header size should be in range (0, {num_bytes}), got: {shown[:40]}")

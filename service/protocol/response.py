@@ -23,7 +23,10 @@ from service.protocol.signature import Signature
 
 @dataclass(slots=True, eq=False)
 class InferResponse:
-    """A body in parts; `header_length` is None when it is all JSON."""
+    """A body in parts, the JSON first; `header_length` is the JSON's length, None if the body is all JSON.
+
+    `num_nonfinite` counts the outputs whose JSON holds NaN or Infinity.
+    """
 
     parts: list[bytes]
     header_length: int | None
@@ -35,7 +38,10 @@ def encode_response(
     head: Head,
     tensors: Mapping[str, np.ndarray],
 ) -> InferResponse:
-    """Print the answer; its JSON is the head's own if it says nothing of values and was printed before."""
+    """The body of the answer to `head`: `tensors` holds each output as an array, rows first.
+
+    Where every output is binary the JSON holds no values: it is printed once and kept in the head.
+    """
     if head.answer is not None:
         parts = [head.answer]
         parts += [tensors[output.name].tobytes() for output in head.outputs]

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def model_stats(facts: dict[str, Any]) -> dict[str, Any]:
-    """GET /v2/models/M/stats for one version; every key that perf_analyzer reads exists."""
+    """The entry of GET /v2/models/M/stats for one version, with every key that perf_analyzer reads."""
     counters, histograms = facts["counters"], facts["histograms"]
     sizes = facts["batch_sizes"]
     batches = sum(size["executions"] for size in sizes.values())

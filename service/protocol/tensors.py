@@ -20,11 +20,14 @@ Shape = tuple[int, ...]
 
 
 def from_json(data: Any, name: str, datatype: str, shape: Shape, *, may_hold_bools: bool) -> np.ndarray:
-    """An array from parsed JSON; `may_hold_bools` is False if the text had no `true` or `false` anywhere."""
+    """An array of `shape` from parsed JSON; raises BadRequest, with the input's `name`.
+
+    `may_hold_bools` is False if the text had no `true` or `false`: then no element is checked for being one.
+    """
     if isinstance(data, np.ndarray):
         return _from_numbers(data, name, datatype, shape)
     if type(data) is not list:
-        raise BadRequest(f"'data' of input '{name}' must be an array, got {_told(data)}")
+        raise BadRequest(f"'data' of input '{name}' must be an array, got {_shown(data)}")
     if datatype in ("FP16", "BF16"):
         raise BadRequest(
             f"receiving {datatype} data via JSON is not supported. "
@@ -108,7 +111,7 @@ def _numbers(flat: list[Any], name: str, datatype: str) -> np.ndarray:
         kind = "numbers" if datatype.startswith("FP") else "integers"
         wrong = next((value for value in flat if not _is_number(value, datatype)), None)
         raise BadRequest(
-            f"input '{name}' is {datatype}: its data must be {kind}, got {_told(wrong)}"
+            f"input '{name}' is {datatype}: its data must be {kind}, got {_shown(wrong)}"
         ) from None
     if datatype == "FP32" and not np.isfinite(values).all():
         raise _out_of_range(name, datatype)
@@ -136,6 +139,6 @@ def _out_of_range(name: str, datatype: str) -> BadRequest:
     return BadRequest(f"input '{name}' is {datatype}: its data holds a number out of range")
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return kinds.get(type(value), str(value)[:40])

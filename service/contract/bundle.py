@@ -37,6 +37,7 @@ class Golden:
 
     @property
     def num_rows(self) -> int:
+        """N."""
         return len(next(iter(self.inputs.values())))
 
 
@@ -52,7 +53,7 @@ class Bundle:
 
 
 def sha256(content: bytes) -> str:
-    """Digest as lower-case hex."""
+    """The sha-256 of `content` as 64 lower-case hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -76,7 +77,7 @@ def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
 
 
 def read_golden(content: bytes, manifest: Manifest, where: str) -> Golden:
-    """Read golden rows and check them against the manifest's tensors."""
+    """Read golden.npz and check it against the manifest's tensors; raises BundleError, naming `where`."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -79,7 +79,7 @@ class Preprocessing(_Strict):
 
 
 def derived_tolerance(*, unfolded_error: float, output_range: float) -> float:
-    """How far a served answer may be from its golden one: see `Tolerance`."""
+    """The maximum |served − golden| that the measurements justify: see `Tolerance`."""
     return FACTOR * unfolded_error + ULPS * ULP * output_range
 
 
@@ -107,7 +107,7 @@ class Tolerance(_Strict):
 class FoldSite(_Strict):
     """What became of one BatchNormalization: `how` it went, or the `reason` why it stayed.
 
-    A reduced one left an Add per channel behind.  `error_bound` is what the fold may add, relative to the
+    A reduced one became an Add per channel.  `error_bound` is what the fold may add, relative to the
     largest numbers in the BatchNorm's own arithmetic; the rest is its statistics' health, over its channels.
     """
 

@@ -38,7 +38,7 @@ class Parity:
         return {name: max(way[name] for way in ways) for name in self.one_by_one}
 
     def joined(self, buckets: Mapping[int, Differences]) -> "Parity":
-        """The same with more that was measured in some buckets."""
+        """This parity and further measurements of some buckets; the larger difference of each counts."""
         both = {
             size: {name: max(worst, buckets[size][name]) for name, worst in differences.items()}
             if size in buckets
@@ -60,7 +60,7 @@ class Parity:
 
 
 def measure(run: Run, golden: Golden, buckets: Sequence[int] = BUCKETS) -> Parity:
-    """Replay the golden rows one by one, all together, and filling every bucket."""
+    """Replay the golden rows one by one, all together, and filling every bucket; `run` answers rows."""
     return Parity(
         one_by_one=_worst(run, golden, _chunks(golden.num_rows, 1)),
         all_together=_worst(run, golden, _chunks(golden.num_rows, golden.num_rows)),
@@ -71,7 +71,7 @@ def measure(run: Run, golden: Golden, buckets: Sequence[int] = BUCKETS) -> Parit
 def measure_buckets(
     run: Run, golden: Golden, buckets: Sequence[int], first: int = 0
 ) -> dict[int, Differences]:
-    """One full batch of golden rows in every bucket, from row `first` on."""
+    """The differences of one full batch of golden rows in every bucket, from row `first` on."""
     rows = {size: (first + np.arange(size)) % golden.num_rows for size in buckets}
     return {size: _worst(run, golden, iter([rows[size]])) for size in buckets}
 

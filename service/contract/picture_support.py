@@ -1,13 +1,13 @@
 """Whether a model takes pictures, and what its classes are called.
 
-In: a manifest.  Out: the reason why not, or None; labels.
+In: a manifest.  Out: the reason why it does not, or None; labels.
 """
 
 from service.contract.manifest import Manifest
 
 
 def unsupported_reason(manifest: Manifest) -> str | None:
-    """Why a model cannot take pictures, or None if it can."""
+    """Why a model with this manifest cannot take pictures, as the end of a sentence; None if it can."""
     preprocessing = manifest.preprocessing
     if preprocessing is None:
         return "its manifest has no preprocessing"
@@ -25,5 +25,5 @@ def unsupported_reason(manifest: Manifest) -> str | None:
 
 
 def labels_of(manifest: Manifest) -> list[str]:
-    """The manifest's labels, or the classes' numbers."""
+    """A label for each class of the first output: the manifest's, or the class's number from 0."""
     return manifest.labels or [str(index) for index in range(manifest.outputs[0].row_shape[0])]

@@ -9,12 +9,12 @@ import numpy as np
 
 
 def softmax(logits_nk: np.ndarray) -> np.ndarray:
-    """Probabilities in float64, rows first."""
+    """Probabilities (rows, classes) float64 of logits (rows, classes)."""
     exponents = np.exp(logits_nk.astype(np.float64) - logits_nk.max(axis=1, keepdims=True))
     probabilities_nk: np.ndarray = exponents / exponents.sum(axis=1, keepdims=True)
     return probabilities_nk
 
 
 def are_distributions(answers: np.ndarray) -> bool:
-    """Whether each row is ≥ 0 and sums to 1, within what float16 rounds."""
+    """Whether `answers` (rows, classes) are ≥ 0 and sum to 1 in each row, within the rounding of float16."""
     return answers.ndim == 2 and bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3))

@@ -17,7 +17,10 @@ from service.contract.manifest import Manifest
 
 
 class Buffers:
-    """What one lane reads and writes; for one thread at a time."""
+    """The arrays that one lane's batches are read from and written to; for one thread at a time.
+
+    `largest` is the largest bucket; `has_bindings`: ONNX Runtime reads and writes the arrays in place.
+    """
 
     def __init__(self, session: Any, manifest: Manifest, largest: int, *, has_bindings: bool) -> None:
         self._session = session
@@ -35,7 +38,7 @@ class Buffers:
         self._bindings: dict[int, tuple[Any, list[Any]]] = {}
 
     def fill(self, jobs: Sequence[Tensors], num_rows: int, bucket: int) -> None:
-        """Take the rows of `jobs`, and zeros up to the bucket."""
+        """Copy in the `num_rows` rows of `jobs`, one after another, and zeros up to the bucket."""
         for name in self._names:
             buffer = self._inputs[name]
             if len(jobs) == 1:
@@ -46,7 +49,7 @@ class Buffers:
                 buffer[num_rows:bucket] = 0
 
     def run(self, bucket: int) -> list[np.ndarray]:
-        """Run what was filled in; the outputs, which the next run may overwrite."""
+        """Run the rows that were filled in: each output (bucket, …), which the next run may overwrite."""
         if self._has_bindings:
             self._session.run_with_iobinding(self._binding(bucket))
             return [self._outputs[name][:bucket] for name in self._output_names]
@@ -55,7 +58,7 @@ class Buffers:
         return arrays
 
     def copied(self, arrays: Sequence[np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
-        """The answers to the first `num_rows`, for keeps."""
+        """The outputs of the first `num_rows` by name, which no later run overwrites; without the padding."""
         if self._has_bindings:
             arrays = [array[:num_rows].copy() for array in arrays]
         return {name: array[:num_rows] for name, array in zip(self._output_names, arrays, strict=True)}

@@ -24,7 +24,10 @@ _log = logging.getLogger("foldserve")
 
 
 class DeviceBuffers:
-    """What one lane reads and writes on a device; for one thread at a time."""
+    """The tensors that one lane's batches are read from and written to on a device; for one thread at a time.
+
+    `largest` is the largest bucket; `has_graphs`: each bucket's run is captured once as a CUDA graph.
+    """
 
     def __init__(
         self, session: Any, manifest: Manifest, largest: int, *, has_graphs: bool, device: str = "cuda"
@@ -38,7 +41,7 @@ class DeviceBuffers:
         self._bound: dict[int, tuple[Any, dict[str, Any], list[Any], Any]] = {}
 
     def fill(self, jobs: Sequence[Tensors], num_rows: int, bucket: int) -> None:
-        """Take the rows of `jobs`, and zeros up to the bucket, to the device."""
+        """Copy the `num_rows` rows of `jobs`, and zeros up to the bucket, to the device."""
         inputs = self._binding(bucket)[1]
         for spec in self._specs:
             host = self._hosts[spec.name]
@@ -47,13 +50,13 @@ class DeviceBuffers:
             inputs[spec.name].update_inplace(host[:bucket])
 
     def run(self, bucket: int) -> list[np.ndarray]:
-        """Run what was filled in; the outputs as new arrays on the host."""
+        """Run the rows that were filled in: each output (bucket, …) as a new array on the host."""
         binding, _, outputs, options = self._binding(bucket)
         self._session.run_with_iobinding(binding, options)
         return [np.array(value.numpy()) for value in outputs]
 
     def copied(self, arrays: Sequence[np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
-        """The answers to the first `num_rows`."""
+        """The outputs of the first `num_rows` by name."""
         return {spec.name: array[:num_rows] for spec, array in zip(self._outputs, arrays, strict=True)}
 
     def _binding(self, bucket: int) -> tuple[Any, dict[str, Any], list[Any], Any]:

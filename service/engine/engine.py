@@ -37,10 +37,10 @@ from service.errors import ModelFailed
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """Where and how to run.
+    """Where and how to run; raises ValueError for numbers that make no sense.
 
     `threads` is how many cores a model may use, `lanes` how many batches run at once (None: as measured),
-    `buckets` the allowed batch sizes.
+    `buckets` the allowed batch sizes, `cache` the folder of measured plans (None: measure at each start).
     """
 
     device: Device = "auto"
@@ -53,11 +53,15 @@ class EngineConfig:
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
-            raise ValueError(f"buckets must be rising numbers ≥ 1, got {list(self.buckets)}")
+            raise ValueError(f"buckets must be ascending numbers ≥ 1, got {list(self.buckets)}")
 
 
 class Engine:
-    """Sets of buffers, one for each lane, over a loaded session; a lane is for one thread at a time."""
+    """Sets of buffers, one for each lane, over a loaded session; a lane is for one thread at a time.
+
+    `seconds` of each bucket and `parity` are what the proof measured; `cold_executions` counts batches in a
+    bucket that it had not run before, which would mean that a client waited for a warm-up.
+    """
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class Engine:
 
     @property
     def largest(self) -> int:
+        """The largest bucket."""
         return self.buckets[-1]
 
     def bucket(self, num_rows: int) -> int:
@@ -90,7 +95,10 @@ class Engine:
         return self.buckets[bisect_left(self.buckets, num_rows)]
 
     def run(self, lane: int, jobs: Sequence[Tensors]) -> BatchResult:
-        """Answers to the rows of `jobs`, in their order; together they fit in the largest bucket."""
+        """Answers (rows, …) to the rows of `jobs`, in their order; raises ModelFailed.
+
+        Together the rows must fit in the largest bucket.
+        """
         begun = time.perf_counter()
         num_rows = sum(len(job[self._first]) for job in jobs)
         bucket = self.bucket(num_rows)
@@ -115,19 +123,22 @@ class Engine:
         )
 
     def run_all(self, lane: int, tensors: Tensors) -> Tensors:
-        """Answers to any number of rows, the largest bucket at a time; notes what each bucket takes."""
+        """Answers to any number of rows, the largest bucket at a time; notes the seconds of each bucket.
+
+        The minimum of several runs: the first in a bucket warms it, and others may be disturbed.
+        """
         num_rows = len(tensors[self._first])
         parts = []
         for start in range(0, num_rows, self.largest):
             stop = min(start + self.largest, num_rows)
-            outcome = self.run(lane, [{name: array[start:stop] for name, array in tensors.items()}])
-            parts.append(outcome.answers)
+            result = self.run(lane, [{name: array[start:stop] for name, array in tensors.items()}])
+            parts.append(result.answers)
             bucket = self.bucket(stop - start)
-            self.seconds[bucket] = min(outcome.seconds, self.seconds.get(bucket, outcome.seconds))
+            self.seconds[bucket] = min(result.seconds, self.seconds.get(bucket, result.seconds))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def release(self) -> None:
-        """Free the session and its buffers; nothing may be run any more."""
+        """Free the session and its buffers; `run` must not be called again."""
         self._buffers = ()
 
     def seal(self) -> None:
@@ -136,7 +147,7 @@ class Engine:
 
 
 def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
-    """Create the session, check it against the manifest, prove it on the golden rows in every lane."""
+    """A session that fits the manifest, proved on the golden rows in every lane; raises EngineError."""
     provider = find_provider(bundle.graph, config.device)
     plan = choose_plan(
         PlanRequest(
@@ -156,7 +167,7 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
     except EngineError:
         if not (plan.has_tf32 or plan.has_cuda_graphs):
             raise
-        # TF32 and graphs are only ever offers: the proof decides.
+        # TF32 and CUDA graphs were faster in the measurement, but the proof decides whether they are right.
         plain = replace(plan, has_tf32=False, has_cuda_graphs=False)
         return _proved(bundle, plain, config, provider)
 
@@ -175,7 +186,8 @@ def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: s
     try:
         parity = measure(partial(engine.run_all, 0), bundle.golden, engine.buckets)
         for lane in range(plan.lanes):
-            # Again with other rows: a captured graph is replayed, and must not answer with the first ones.
+            # Again with other rows: a captured graph is replayed, and must not repeat the answers to those
+            # that it was captured with. Every lane has buffers of its own, so every lane is proved.
             for first in (0, 1, 2) if plan.has_cuda_graphs else (1,) * (lane > 0):
                 run = partial(engine.run_all, lane)
                 parity = parity.joined(measure_buckets(run, bundle.golden, engine.buckets, first))

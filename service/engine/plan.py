@@ -49,7 +49,10 @@ _log = logging.getLogger("foldserve")
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What there is to run, and on what; `lanes` None leaves them to the measurement."""
+    """What to measure: a graph with its golden rows, on `provider` with `threads`, in each of `buckets`.
+
+    `lanes` None leaves them to the measurement; `cache` is the folder of kept plans, None for none.
+    """
 
     graph: bytes
     digest: str
@@ -89,7 +92,11 @@ LaneBuffers = Buffers | DeviceBuffers
 def open_lanes(
     graph: bytes, manifest: Manifest, provider: str, plan: SessionPlan, largest: int
 ) -> list[LaneBuffers]:
-    """A set of buffers for each lane; the lanes share a session, except with CUDA graphs."""
+    """A set of buffers for each of the plan's lanes; raises EngineError if the graph cannot be opened.
+
+    The lanes share a session, and so the weights, except with CUDA graphs: a session captures one graph per
+    bucket, for fixed addresses.
+    """
     sessions = [open_session(graph, provider, plan) for _ in range(plan.lanes if plan.has_cuda_graphs else 1)]
     lanes: list[LaneBuffers] = []
     for lane in range(plan.lanes):
@@ -123,6 +130,7 @@ def choose_plan(request: PlanRequest) -> SessionPlan:
         key=lambda plan: measured[plan].alone_s,
     )
     best = measured[chosen]
+    # One after another, each on top of what was chosen so far: all combinations would take seconds.
     for changes in _changes(request.provider, chosen):
         changed = replace(chosen, **changes)
         found = _try(changed, request)
@@ -182,6 +190,7 @@ def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
         alone_s = alone_s or alone
         busy = alone if len(lanes) == 1 else _seconds(lanes, bucket)
         rates.append(bucket * len(lanes) / busy)
+        # Two buckets in a row below the maximum: larger ones only take longer, and teach nothing.
         has_peaked = len(rates) > 2 and max(rates[-2:]) < max(rates[:-2])
         if has_peaked or time.perf_counter() > deadline:
             break

@@ -1,4 +1,4 @@
-"""The models in service: who answers for a NAME and a VERSION, and who is not ready and why.
+"""The models in service: which version answers for a NAME, and which is not ready and why.
 
 In: the models folder, tried in a background thread.  Out: a `Served` for each request, or the error to send.
 
@@ -49,7 +49,10 @@ class RegistryConfig:
 
 @dataclass(kw_only=True)
 class ModelState:
-    """What is known of one model: who serves it, which versions were refused and why."""
+    """One model of the folder: the version that answers, and the refused versions with their reasons.
+
+    `changing` is held while clients load or unload it, so that they take turns.
+    """
 
     name: str
     served: Served | None = None
@@ -71,7 +74,7 @@ class ModelState:
 
 
 class ModelRegistry:
-    """Every model of the folder. Belongs to the event loop that calls `start`."""
+    """Every model of the folder, with its state. Belongs to the event loop that calls `start`."""
 
     def __init__(self, config: RegistryConfig) -> None:
         self.config = config
@@ -89,16 +92,18 @@ class ModelRegistry:
         self._at_start = tuple(find_models(self.config.root))
         self._states = {name: ModelState(name=name) for name in self._at_start}
         loop = asyncio.get_running_loop()
-        post = loop.call_soon_threadsafe
-        threading.Thread(target=self._load_all, args=(post,), name="loading", daemon=True).start()
+        threading.Thread(
+            target=self._load_all, args=(loop.call_soon_threadsafe,), name="loading", daemon=True
+        ).start()
 
     async def close(self, timeout_s: float | None = None) -> None:
-        """Finish accepted rows and stop."""
+        """Finish accepted rows; those that are not done after `timeout_s` fail with Draining."""
         self._is_stopping = True
         await asyncio.gather(*(version.close(timeout_s) for version in self.served), *self._retiring)
 
     @property
     def is_ready(self) -> bool:
+        """Whether this worker accepts work for its models."""
         return self.reason is None
 
     @property
@@ -118,10 +123,12 @@ class ModelRegistry:
 
     @property
     def names(self) -> list[str]:
+        """The names of all models, ready or not."""
         return list(self._states)
 
     @property
     def states(self) -> list[ModelState]:
+        """The state of each model."""
         return list(self._states.values())
 
     @property
@@ -135,7 +142,10 @@ class ModelRegistry:
             raise Draining("the server is shutting down")
 
     def get(self, name: str, version: str | None = None) -> Served:
-        """Who answers; raises UnknownModel or NotReady."""
+        """The version that answers for `name`; with `version`, only if it is that one.
+
+        Raises UnknownModel or NotReady.
+        """
         state = self._states.get(name)
         if state is None:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
@@ -167,7 +177,7 @@ class ModelRegistry:
                 raise BadRequest(f"failed to load '{name}': {failed.reason}")
 
     async def unload(self, name: str) -> None:
-        """Serve a model no longer; what it has accepted is answered."""
+        """Stop serving a model; its accepted rows are answered. Raises BadRequest for an unknown name."""
         state = self._states.get(name)
         if state is None:
             raise BadRequest(f"failed to unload '{name}': the models folder holds no such model")
@@ -178,17 +188,17 @@ class ModelRegistry:
                 self.metrics.proved.pop((name, served.version), None)
                 self._retire(served)
 
-    def _load_all(self, post: Callable[..., object]) -> None:
+    def _load_all(self, call_in_loop: Callable[..., object]) -> None:
         try:
             for name in self._at_start:  # not the states: models that are loaded meanwhile are added to those
                 for fact in self._facts(name):
                     if self._is_stopping:
                         return
-                    post(self._note, fact)
-                post(self._end, name)
-            post(self.loaded.set)
+                    call_in_loop(self._note, fact)
+                call_in_loop(self._end, name)
+            call_in_loop(self.loaded.set)
         except RuntimeError:
-            if not self._is_stopping:  # the event loop closed under us only when the server has gone
+            if not self._is_stopping:  # only a server that stops closes the event loop before this ends
                 raise
 
     def _tried(self, name: str, *, is_served: bool) -> list[Loaded | Refused]:

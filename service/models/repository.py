@@ -23,7 +23,7 @@ _VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """One proved version of a model."""
+    """One proved version of a model, loaded within `seconds`."""
 
     name: str
     version: str
@@ -38,7 +38,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """One version that cannot be served, and why; version None: the model has none to try."""
+    """One version that cannot be served, with the reason; version None: the model has none to try."""
 
     name: str
     version: str | None
@@ -52,7 +52,7 @@ def find_models(root: Path) -> list[str]:
 
 
 def find_versions(folder: Path) -> list[str]:
-    """Versions of a model, newest first."""
+    """The versions in a model's folder, newest first; raises OSError."""
     names = [path.name for path in folder.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
     return sorted(names, key=int, reverse=True)
 
@@ -81,14 +81,14 @@ def load_newest(
 def load_version(
     root: Path, name: str, version: str, config: EngineConfig, trusted: TrustedKeys | None = None
 ) -> Loaded | Refused:
-    """Open and prove one version; with `trusted` keys it must be signed by one of them."""
+    """Open and prove one version; with `trusted` keys one of them must have signed it."""
     begun = time.perf_counter()
     try:
         bundle = open_bundle(root / name / version, trusted)
         engine = load_engine(bundle, config)
     except (BundleError, EngineError) as error:
         return Refused(name=name, version=version, reason=str(error))
-    except Exception as error:  # whatever a hostile file makes a library raise, the others are still served
+    except Exception as error:  # a damaged file makes libraries raise anything: the others are served
         return Refused(name=name, version=version, reason=f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - begun
     return Loaded(name=name, version=version, bundle=bundle, engine=engine, seconds=seconds)

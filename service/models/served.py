@@ -1,6 +1,6 @@
 """A served version: its manifest, its engine in threads of its own, and the queue in front of it.
 
-In: a proved version.  Out: `submit` rows, get their answers; everything a route wants to know about it.
+In: a proved version.  Out: its parser, its batcher, and what the routes publish of it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from service.telemetry.metrics import VersionMetrics
 
 @dataclass(frozen=True, kw_only=True)
 class QueueConfig:
-    """How rows wait: how many, how long for company, and how long at most where the client says nothing."""
+    """How rows wait: at most so many, so long for a fuller batch, and the timeout if a client sets none."""
 
     queue_rows: int
     max_wait_s: float = 0.0
@@ -35,7 +35,10 @@ class QueueConfig:
 
 
 class Served:
-    """One version of a model, answering. Belongs to the event loop that made it."""
+    """One version of a model that answers requests. Belongs to the event loop that made it.
+
+    `head` are the header lines of its answers; `no_rows` its outputs for a request without rows.
+    """
 
     def __init__(self, loaded: Loaded, metrics: VersionMetrics, config: QueueConfig) -> None:
         self.name = loaded.name
@@ -86,7 +89,7 @@ class Served:
 
     @property
     def properties(self) -> dict[str, str]:
-        """What metadata tells about this version beyond its tensors."""
+        """The properties that metadata lists beside the tensors."""
         parity = max(self.metrics.parity.values())
         return {
             "digest_sha256": self.digest,
@@ -121,18 +124,18 @@ class Served:
                 self._released.set()
 
     async def retire(self) -> None:
-        """Another version has taken over: wait for those who hold this one, finish, close."""
+        """Close once no request holds this version, and free its engine; another version has replaced it."""
         while self._holders:
             self._released.clear()
             await self._released.wait()
         await self.close()
         self.metrics.leave(self)
-        # Explicitly, for what was alive at the start is frozen: the collector would never find the cycle of
-        # a batcher and its observer, and a reload would keep a model's weights for ever.
+        # Explicitly, because what was alive at the start is frozen: the collector would never find the cycle
+        # of a batcher and its observer, and each reload would keep a model's weights in memory.
         self.engine.release()
 
     async def close(self, timeout_s: float | None = None) -> None:
-        """Finish accepted rows, then let the engine's threads go."""
+        """Finish accepted rows, at most for `timeout_s`, then end the engine's threads."""
         await self.batcher.close(timeout_s)
         self._lanes.stop()
 

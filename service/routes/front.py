@@ -1,6 +1,6 @@
-"""The front: what a request that is not of the hot route meets first.
+"""The front: health, and the way to the application for every request that is not of the hot route.
 
-In: ASGI.  Out: health at once; everything else from the application, which is made behind the first need.
+In: ASGI.  Out: health at once; everything else from the application, which is built when it is first needed.
 
 The application costs as much to import as all the rest. So the service is ready without it, and the import
 runs in a thread as soon as the models are loaded, or when the first request wants it.
@@ -22,7 +22,10 @@ GRACE_S = 0.2
 
 
 class Front:
-    """Starts and ends the service, answers health, and passes the rest on."""
+    """An ASGI application that starts and closes the models, answers health, and passes the rest on.
+
+    `build_app` returns the application for the rest; it is called once, in a thread.
+    """
 
     def __init__(self, models: ModelRegistry, workers: WorkerGroup, build_app: Callable[[], App]) -> None:
         self._models = models
@@ -39,7 +42,7 @@ class Front:
                 await send_error(send, Draining("the server shut down before the request was answered"))
 
     def prepare(self) -> "asyncio.Future[App]":
-        """Begin to make the application, once."""
+        """Begin to build the application, once; the future is done when it can be called."""
         if self._app is None:
             self._app = asyncio.get_running_loop().run_in_executor(None, self._build_app)
         return self._app
@@ -61,18 +64,18 @@ class Front:
             await self._models.loaded.wait()
 
     async def close(self) -> None:
-        """Let the models go; every caller was waited for."""
+        """Close the models; the server has waited for every answer before."""
         await self._models.close(GRACE_S)
         await self._workers.close()
 
 
 async def live(models: ModelRegistry, workers: WorkerGroup) -> Health:
-    """GET /v2/health/live: the process is up."""
+    """GET /v2/health/live, as status, body and headers: 200 while the process is up."""
     return 200, b'{"live":true}', {}
 
 
 async def ready(models: ModelRegistry, workers: WorkerGroup) -> Health:
-    """GET /v2/health/ready: every model of every worker has passed its proof."""
+    """GET /v2/health/ready, as status, body and headers: 503 with the reason until every worker is ready."""
     if reason := models.reason or await workers.reason():
         return 503, error_body(reason, ready=False), {"retry-after": "1"}
     return 200, b'{"ready":true}', {}

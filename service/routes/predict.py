@@ -39,7 +39,7 @@ Picture = tuple[str | None, bytes]
 
 
 class Predictor:
-    """Answers pictures."""
+    """Answers pictures; `threads` decode them, `max_pixels` is the maximum of one picture."""
 
     def __init__(
         self,
@@ -76,15 +76,15 @@ class Predictor:
     def _choose(self, name: str | None) -> Served:
         if name is not None:
             return self._models.get(name)
-        seeing = [
+        taking_pictures = [
             served.name for served in self._models.served if unsupported_reason(served.manifest) is None
         ]
-        if len(seeing) == 1:
-            return self._models.get(seeing[0])
+        if len(taking_pictures) == 1:
+            return self._models.get(taking_pictures[0])
         if len(names := self._models.names) == 1:
-            return self._models.get(names[0])  # not ready, or blind: what follows says which
-        told = ", ".join(seeing) if seeing else "none so far"
-        raise BadRequest(f"say which model with ?model=NAME; those that take pictures: {told}")
+            return self._models.get(names[0])  # not ready, or without pictures: the checks below say which
+        listed = ", ".join(taking_pictures) if taking_pictures else "none so far"
+        raise BadRequest(f"say which model with ?model=NAME; those that take pictures: {listed}")
 
     async def _answer(self, record: RequestRecord, served: Served, request: Request) -> dict[str, Any]:
         if reason := unsupported_reason(served.manifest):
@@ -204,8 +204,8 @@ async def _files(headers: Headers, body: Buffer) -> list[Picture]:
     try:
         form = await _InMemory(headers, stream(), max_files=MAX_FILES, max_fields=MAX_FILES).parse()
     except (MultiPartException, KeyError, ValueError) as error:
-        told = error.message if isinstance(error, MultiPartException) else "malformed"
-        raise BadRequest(f"the multipart body cannot be read: {told}") from None
+        reason = error.message if isinstance(error, MultiPartException) else "malformed"
+        raise BadRequest(f"the multipart body cannot be read: {reason}") from None
     files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
     if not files:
         raise BadRequest("the multipart body holds no file; send each picture as a file")

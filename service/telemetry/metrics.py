@@ -120,7 +120,7 @@ class VersionMetrics:
             self._live = None
 
     def answered(self, num_rows: int, phases: Phases) -> None:
-        """A request got its answer; `phases` are its seconds, as PHASES names them."""
+        """Count a request that was answered; `phases` are its seconds, in the order of PHASES."""
         self.requests += 1
         self.rows += num_rows
         self._listed.append(phases)
@@ -128,12 +128,12 @@ class VersionMetrics:
             self.settle()
 
     def failed(self, seconds: float) -> None:
-        """A request to this version got an error."""
+        """Count a request that got an error, `seconds` after its head."""
         self.failed_requests += 1
         self.failed_s += seconds
 
     def batch(self, *, num_rows: int, bucket: int, seconds: tuple[float, float, float] | None) -> None:
-        """The engine ran: `seconds` for input, computing and output, or None if it raised."""
+        """Count a batch; `seconds` are those of input, computing and output, or None if it raised."""
         self.executions += 1
         self.padding_rows += bucket - num_rows
         self.batch_rows.note(num_rows)
@@ -172,7 +172,7 @@ class VersionMetrics:
         }
 
     def settle(self) -> None:
-        """Move what was listed into the histograms."""
+        """Move the listed phases into the histograms: one NumPy call for hundreds of requests."""
         if self._listed:
             columns = np.array(self._listed).T
             for phase, values in zip(PHASES, columns, strict=True):
@@ -202,7 +202,7 @@ class Metrics:
         self.failures[model, reason] += 1
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything as plain numbers: what a worker tells the others."""
+        """Everything as plain numbers, which workers send each other as JSON."""
         return {
             "versions": [version.snapshot() for version in self.versions],
             "proved": [[name, version, is_proved] for (name, version), is_proved in self.proved.items()],

@@ -5,9 +5,9 @@ In: a folder of sockets, one for each worker.  Out: a reason or none; snapshots,
 Each worker answers on its own Unix socket, to one word, with JSON about itself. Nothing of a request passes
 here; a worker alone has no folder and asks no other.
 
-Counters never fall, for a monitoring system takes a fall for a restart: before a worker reveals its counts it
-writes them into the folder. From there the others take them while it is dead, and the worker that replaces it
-goes on from them. What was counted but never revealed is lost with the worker that counted it.
+Counters never fall, because a monitoring system takes a fall for a restart: before a worker reveals its
+counts it writes them into the folder. From there the others read them while it is dead, and the worker that
+replaces it continues from them. What was counted but never revealed is lost with the worker that counted it.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from service.contract.files import aside
 from service.telemetry.metrics import added, without_gauges
 
 ANSWER_TIMEOUT_S = 2.0
@@ -123,9 +124,9 @@ class WorkerGroup:
             counts = added([self._inherited, counts])
         if self.slot.size > 1:
             path = self.slot.counts_of(self.slot.index)
-            aside = path.with_suffix(".new")
-            aside.write_bytes(orjson.dumps(without_gauges(counts)))
-            aside.replace(path)
+            with aside(path) as new:  # not flushed: the folder itself does not outlive the supervisor
+                new.write_bytes(orjson.dumps(without_gauges(counts)))
+                new.replace(path)
         return counts
 
     def _stored(self, index: int) -> dict[str, Any] | None:

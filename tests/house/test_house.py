@@ -76,8 +76,8 @@ def test_a_planted_breach_is_found(tmp_path, room, line):
 SERVICE = (
     {"compiled"},
     {""},
-    {"contract", "errors", "telemetry"},
-    {"settings", "access", "protocol", "batching"},
+    {"contract", "errors"},
+    {"settings", "access", "telemetry", "protocol", "batching"},
     {"engine"},
     {"models", "http"},
     {"routes"},

@@ -155,5 +155,5 @@ def test_case_37_cuda_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("buckets", [(), (0, 1), (2, 1), (1, 1)])
 def test_wrong_buckets_are_refused(buckets: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="buckets must be rising"):
+    with pytest.raises(ValueError, match="buckets must be ascending"):
         EngineConfig(buckets=buckets)

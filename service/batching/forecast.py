@@ -33,7 +33,7 @@ _MIN_SECONDS = 1e-9  # a clock may not resolve a batch, and a rate must be finit
 class Forecast:
     """The seconds of one engine's batches, `lanes` of which run at once.
 
-    `buckets` are the allowed batch sizes, ascending; `curve` the seconds of some of them, as measured at load.
+    `buckets` are the allowed batch sizes, ascending; `curve` the seconds of some, as measured at load.
     """
 
     def __init__(self, buckets: Sequence[int], curve: Mapping[int, float], lanes: int = 1) -> None:

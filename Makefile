@@ -9,7 +9,7 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 EXTRAS := $(if $(HAS_GPU),training$(comma)export-core$(comma)service-gpu$(comma)dev,training$(comma)export$(comma)service$(comma)dev)
 ARGS ?=
 # One test process per core; a file's tests stay together, so that their shared fixtures are made once.
-PARALLEL := -n auto --maxprocesses=8 --dist loadfile
+PARALLEL := -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install compiled interpreted model serve test test-fast test-extras test-gpu check format clean

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from durations import SHARE, slow_files
+from durations import SHARE, longest_first, slow_files
 from turns import turn
 
 PATIENCE_S = 30
@@ -76,3 +76,8 @@ def test_the_quickest_files_are_kept_and_new_ones():
     measured = {"quick.py": (SHARE * 100 / 2, 50), "slow.py": (60.0, 2), "rest.py": (40 - SHARE * 100 / 2, 1)}
     assert slow_files(measured) == {"slow.py", "rest.py"}
     assert slow_files({"one.py": (1.0, 1)}) == {"one.py"}
+
+
+def test_long_files_come_first_and_new_ones_last():
+    names = longest_first(["new.py", "b.py", "a.py"], {"a.py": (9.0, 1), "b.py": (1.0, 9)})
+    assert names == ["a.py", "b.py", "new.py"]

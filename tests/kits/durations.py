@@ -1,7 +1,8 @@
-"""`--fast`: the quickest files of tests; `--store-durations`: measure which these are.
+"""What each file of tests takes decides the order of a parallel run, and what `--fast` leaves out.
 
-In: tests/durations.json, the seconds of each file of tests and how many tests they were for.
-Out: of the files, in the order of their seconds per test, as many as take SHARE of all the time together.
+In: tests/durations.json, the seconds of each file and the number of its tests; `--store-durations` writes it.
+Out: in a parallel run the longest files come first, so that no process is left with a long one at the end;
+     `--fast` runs the files with the fewest seconds per test, as many as take SHARE of all the time together.
 
 A file that was not measured yet is quick. Only ratios count, so it doesn't matter how busy the machine was.
 """
@@ -41,13 +42,22 @@ def slow_files(measured: dict[str, tuple[float, int]]) -> set[str]:
     return slow
 
 
+def longest_first(names: list[str], measured: dict[str, tuple[float, int]]) -> list[str]:
+    """The files in the order in which processes should take them, so that all end at about the same time."""
+    return sorted(names, key=lambda name: -measured.get(name, (0.0, 1))[0])
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--fast"):
-        return
-    slow = slow_files(json.loads(FILE.read_text(encoding="utf-8")))
-    config.hook.pytest_deselected(items=[item for item in items if item.path.name in slow])
-    items[:] = [item for item in items if item.path.name not in slow]
+    measured = json.loads(FILE.read_text(encoding="utf-8"))
+    if config.getoption("--fast"):
+        slow = slow_files(measured)
+        config.hook.pytest_deselected(items=[item for item in items if item.path.name in slow])
+        items[:] = [item for item in items if item.path.name not in slow]
+    if hasattr(config, "workerinput"):
+        names = longest_first(list(dict.fromkeys(item.path.name for item in items)), measured)
+        places = {name: place for place, name in enumerate(names)}
+        items.sort(key=lambda item: places[item.path.name])
 
 
 class Stopwatch:

@@ -24,6 +24,7 @@ from training.data import DataFacts
 from training.loop.chance import seeded_generator
 from training.nets.layers import conv_bn, mean_over_pixels
 from training.nets.resnet import ResNetSettings
+from training.nets.variant import Shift, remove_batchnorms
 
 Norm = Literal["before", "after", "none"]
 IN_WORDS: dict[Norm, str] = {"before": "with BatchNorm", "none": "without", "after": "BatchNorm after ReLU"}
@@ -59,18 +60,6 @@ class Plain(nn.Module):
         return logits_nk
 
 
-class Shift(nn.Module):
-    """x + bias, per channel of (N, C, …)."""
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of x's shape."""
-        return x + self.bias.view(1, -1, *[1] * (x.ndim - 2))
-
-
 def build_study_net(
     name: str, given: Mapping[str, Any], norm: Norm, facts: DataFacts, *, seed: int, init_scale: float = 1.0
 ) -> nn.Module:
@@ -99,11 +88,3 @@ def build_study_net(
 def weights_of(net: nn.Module) -> list[nn.Parameter]:
     """Of Convs and Linears, in the order of the net: all that has more than one dimension."""
     return [parameter for parameter in net.parameters() if parameter.ndim > 1]
-
-
-def remove_batchnorms(net: nn.Module) -> None:
-    """Put a Shift in the place of every BatchNorm."""
-    for parent in list(net.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-                setattr(parent, name, Shift(child.num_features))

@@ -10,13 +10,14 @@ from torch.nn.functional import cross_entropy
 
 from distributed_kit import processes
 from study.measures import SMALLEST, accuracies, accuracy, gradient_norms
-from study.nets import Plain, Shift, build_study_net, remove_batchnorms, weights_of
+from study.nets import Plain, build_study_net, weights_of
 from study.rows import Rows, load_rows
 from study.scale import QUICK, Scale, describe_left_out
 from study.short_run import accumulate_gradients, descend, draw_batches
 from study.surface import SLICE_ROWS, Slice, axis, draw_direction, walk
 from study_kit import NUM_ROWS, a_run, use_tiny_data
 from training.batchnorm.statistics import SMALLEST_GAMMA, find_batchnorms
+from training.nets.variant import Shift, remove_batchnorms
 from training.settings.config import ConfigError
 from training_kit import FACTS
 

@@ -12,13 +12,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from export.compute.reference import in_float64, reference
+from export.compute.reference import reference
 from export.fold.batchnorm import Declined, Folded
 from export.fold.gauges.system import Price
 from export.fold.stages import fold
 from export.graph.edit import batchnorms
 from export.graph.prepare import prepare
 from export.sources.trace import trace
+from folds_kit import exact
 from training.batchnorm.statistics import find_batchnorms
 from training.nets import NETS, new_net, read_net_settings, settings_for
 from training_kit import FACTS, SMALLEST, lively
@@ -77,16 +78,6 @@ def unfolded(name: str, gammas: str) -> ir.Model:
         gamma[index % len(gamma)] *= -1
         node.inputs[1].const_value = ir.tensor(gamma, name=node.inputs[1].name)
     return model
-
-
-def exact(graph: ir.Model) -> ir.Model:
-    """The same graph in float64, so that only a wrong fold differs; with ε as a file would hold it."""
-    graph = ir.from_proto(ir.to_proto(graph))
-    wide = in_float64(graph)
-    for node, twin in zip(graph.graph, wide.graph, strict=True):
-        for output, wide_output in zip(node.outputs, twin.outputs, strict=True):
-            wide_output.shape = output.shape
-    return wide
 
 
 @pytest.mark.parametrize("gammas", ["positive", "negative"])

@@ -11,7 +11,7 @@ A net from elsewhere (`foreign/`) keeps the initial weights that its own code gi
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from training.data.facts import DataFacts
 from training.errors import describe_unknown
 from training.nets.cnn import Cnn, CnnSettings, SmallCnnSettings
 from training.nets.densenet import DenseNet, DenseNetSettings
-from training.nets.foreign.build import build_foreign, is_foreign, read_foreign_words
+from training.nets.foreign.build import build_foreign, is_foreign, read_foreign_words, require_logits
 from training.nets.keras_cnn import KerasCnn, KerasCnnSettings
 from training.nets.mlp import Mlp, MlpSettings
 from training.nets.mobilenet import MobileNet, MobileNetSettings
@@ -30,6 +30,7 @@ from training.nets.preact_resnet import PreActResNet, PreActResNetSettings
 from training.nets.repvgg import RepVgg, RepVggSettings
 from training.nets.resnet import ResNet, ResNetSettings
 from training.nets.settings import NetError, NetSettings, read_words
+from training.nets.variant import start_gamma, vary
 from training.nets.vgg import Vgg, VggSettings
 
 NETS: dict[str, tuple[type[NetSettings], Callable[[Any], nn.Module]]] = {
@@ -58,7 +59,12 @@ def read_net_settings(name: str, words: Mapping[str, str]) -> dict[str, Any]:
 def settings_for(name: str, facts: DataFacts, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All the settings that net `name` gets for this data, those given and the defaults included."""
     settings = {"input_shape": facts.input_shape, "num_classes": len(facts.labels), **(given or {})}
-    return settings if is_foreign(name) else asdict(_check_settings(name, settings))
+    if is_foreign(name):
+        return settings
+    checked = asdict(_check_settings(name, settings))
+    # What every net may vary is only kept where it is varied: checkpoints stay as they were without it.
+    usual = {each.name: each.default for each in fields(NetSettings) if each.default is not MISSING}
+    return {key: value for key, value in checked.items() if usual.get(key, MISSING) != value}
 
 
 def build_net(name: str, settings: Mapping[str, Any]) -> nn.Module:
@@ -67,10 +73,12 @@ def build_net(name: str, settings: Mapping[str, Any]) -> nn.Module:
         return build_foreign(name, settings)
     checked = _check_settings(name, settings)
     try:
-        return NETS[name][1](checked)
-    except (RuntimeError, MemoryError, OverflowError) as error:
+        net = NETS[name][1](checked)
+        vary(net, checked)
+    except (RuntimeError, MemoryError, OverflowError, ValueError) as error:
         sentence = " ".join(str(error).split())
         raise NetError(f"net {name} cannot be built with {dict(settings)}: {sentence}") from None
+    return net
 
 
 def new_net(name: str, settings: Mapping[str, Any], generator: Generator) -> nn.Module:
@@ -78,10 +86,14 @@ def new_net(name: str, settings: Mapping[str, Any], generator: Generator) -> nn.
     if not is_foreign(name):
         net = build_net(name, settings)
         initialize(net, generator)
+        if (gamma := settings.get("gamma", NetSettings.gamma)) != NetSettings.gamma:
+            start_gamma(net, gamma, generator)
         return net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
-        return build_net(name, settings)
+        net = build_net(name, settings)
+    require_logits(net, name, tuple(settings["input_shape"]))
+    return net
 
 
 def initialize(net: nn.Module, generator: Generator) -> None:
@@ -102,6 +114,8 @@ def _settings_class(name: str) -> type[NetSettings]:
 def _check_settings(name: str, settings: Mapping[str, Any]) -> NetSettings:
     cls = _settings_class(name)
     try:
-        return cls(**settings)
+        checked = cls(**settings)
+        checked.check_shared()
+        return checked
     except (TypeError, ValueError) as error:
         raise NetError(f"net {name} cannot take the settings {dict(settings)}: {error}") from None

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from training.nets.layers import conv, conv_bn, mean_over_pixels
 from training.nets.settings import NetSettings
@@ -71,10 +70,10 @@ class DenseNet(nn.Module):
                 blocks.append(DenseLayer(width, settings.growth))
                 width += settings.growth
         self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm, self.activation = nn.BatchNorm2d(width), nn.ReLU()
         self.head = nn.Linear(width, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
         """(N, C, H, W) → logits (N, num_classes)."""
-        logits_nk: Tensor = self.head(mean_over_pixels(relu(self.norm(self.blocks(rows_nchw)))))
+        logits_nk: Tensor = self.head(mean_over_pixels(self.activation(self.norm(self.blocks(rows_nchw)))))
         return logits_nk

@@ -31,7 +31,6 @@ class KerasCnnSettings(NetSettings):
     def __post_init__(self) -> None:
         self.check_sizes(*self.channels, *self.kernels, *self.hidden)
         self.check_stages(channels=self.channels, kernels=self.kernels)
-        self.check_stages(hidden=self.hidden)
         if min(self.pixels_left()) < 1:
             raise ValueError(f"kernels {self.kernels} and their poolings leave nothing of {self.input_shape}")
 

@@ -15,13 +15,12 @@ from training.nets.settings import NetSettings
 
 @dataclass(frozen=True, kw_only=True)
 class MlpSettings(NetSettings):
-    """Width of each hidden layer."""
+    """Width of each hidden layer; with `hidden=` there is none, and the net is linear."""
 
     hidden: tuple[int, ...] = (256,)
 
     def __post_init__(self) -> None:
         self.check_sizes(*self.hidden)
-        self.check_stages(hidden=self.hidden)
 
 
 class Mlp(nn.Module):

@@ -14,7 +14,6 @@ and shifted; of those with γ of both signs only one a stage does. `--positive-g
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from training.nets.layers import conv, mean_over_pixels
 from training.nets.resnet import ResNetSettings
@@ -30,7 +29,7 @@ class PreActBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(in_channels)
+        self.norm, self.activation = nn.BatchNorm2d(in_channels), nn.ReLU()
         self.body = nn.Sequential(
             conv(in_channels, out_channels, 3, stride=stride),
             nn.BatchNorm2d(out_channels),
@@ -42,7 +41,7 @@ class PreActBlock(nn.Module):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """The sum, with no activation after it."""
-        active = relu(self.norm(x_nchw))
+        active = self.activation(self.norm(x_nchw))
         shortcut = x_nchw if self.project is None else self.project(active)
         total: Tensor = self.body(active) + shortcut
         return total
@@ -53,11 +52,11 @@ class PreActResNet(nn.Module):
         super().__init__()
         self.stem = conv(settings.input_shape[0], settings.width, 3)
         self.blocks = nn.Sequential(*(PreActBlock(*shape) for shape in settings.blocks()))
-        self.norm = nn.BatchNorm2d(4 * settings.width)
+        self.norm, self.activation = nn.BatchNorm2d(4 * settings.width), nn.ReLU()
         self.head = nn.Linear(4 * settings.width, settings.num_classes)
 
     def forward(self, rows_nchw: Tensor) -> Tensor:
         """(N, C, H, W) → logits (N, num_classes)."""
         stream = self.blocks(self.stem(rows_nchw))
-        logits_nk: Tensor = self.head(mean_over_pixels(relu(self.norm(stream))))
+        logits_nk: Tensor = self.head(mean_over_pixels(self.activation(self.norm(stream))))
         return logits_nk

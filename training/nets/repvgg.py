@@ -11,7 +11,6 @@ The identity's branch BN(x) is there only where the shape stays. Stages but the 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from training.nets.layers import conv_bn, mean_over_pixels
 from training.nets.settings import NetSettings
@@ -37,6 +36,7 @@ class RepVggBlock(nn.Module):
         self.wide = nn.Sequential(*conv_bn(in_channels, out_channels, 3, stride=stride))
         self.narrow = nn.Sequential(*conv_bn(in_channels, out_channels, 1, stride=stride))
         is_same_shape = stride == 1 and in_channels == out_channels
+        self.activation = nn.ReLU()
         self.identity = nn.BatchNorm2d(in_channels) if is_same_shape else None
 
     def forward(self, x_nchw: Tensor) -> Tensor:
@@ -44,7 +44,8 @@ class RepVggBlock(nn.Module):
         total = self.wide(x_nchw) + self.narrow(x_nchw)
         if self.identity is not None:
             total = total + self.identity(x_nchw)
-        return relu(total)
+        active: Tensor = self.activation(total)
+        return active
 
 
 class RepVgg(nn.Module):

@@ -12,7 +12,6 @@ The first block of the second and the third stage halves the picture; its shortc
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from training.nets.layers import conv_bn, mean_over_pixels
 from training.nets.settings import NetSettings
@@ -52,6 +51,7 @@ class Block(nn.Module):
             *conv_bn(out_channels, out_channels, 3),
         )
         is_same_shape = stride == 1 and in_channels == out_channels
+        self.activation = nn.ReLU()
         self.shortcut = (
             nn.Identity()
             if is_same_shape
@@ -60,7 +60,8 @@ class Block(nn.Module):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """The sum, activated."""
-        return relu(self.body(x_nchw) + self.shortcut(x_nchw))
+        total: Tensor = self.activation(self.body(x_nchw) + self.shortcut(x_nchw))
+        return total
 
 
 class ResNet(nn.Module):

@@ -3,12 +3,20 @@
 In: `depth=20`, `channels=16,32`, already split at the equals sign.  Out: plain values of the right type.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from training.errors import TrainingError
 from training.settings.words import read_words as words_to_values
+
+FROM_DATA = ("input_shape", "num_classes")
+CHOICES = {
+    "activation": ("", "relu", "leaky_relu", "tanh", "sigmoid", "silu"),
+    "bn": ("before", "after", "none"),
+    "gamma": ("1", "0", "small", "normal"),
+}
 
 
 class NetError(TrainingError):
@@ -17,10 +25,29 @@ class NetError(TrainingError):
 
 @dataclass(frozen=True, kw_only=True)
 class NetSettings:
-    """What the data says; each net adds its own."""
+    """What the data says, and what every net may vary (variant.py); each net adds its own."""
 
     input_shape: tuple[int, int, int]
     num_classes: int
+    activation: str = ""
+    bn: str = "before"
+    gamma: str = "1"
+    eps: float = 0.0
+    bn_momentum: float = 0.0
+    dropout: float = 0.0
+
+    def check_shared(self) -> None:
+        """Raise ValueError unless the settings that every net has are within their ranges."""
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(filter(None, choices))
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if not 0 <= self.eps < math.inf:
+            raise ValueError(f"eps must be positive, or 0 for the net's own, got {self.eps}")
+        if not 0 <= self.bn_momentum <= 1:
+            raise ValueError(f"bn_momentum must lie in 0 .. 1, 0 for the net's own, got {self.bn_momentum}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in 0 .. 1, below 1, got {self.dropout}")
 
     def check_sizes(self, *sizes: int) -> None:
         """Raise ValueError unless there is something everywhere."""
@@ -41,6 +68,5 @@ class NetSettings:
 
 def read_words(net: str, cls: type[NetSettings], words: Mapping[str, str]) -> dict[str, Any]:
     """Values of the settings that `words` name; what the data says is not for the user to set."""
-    given_by_data = {field.name for field in fields(NetSettings)}
-    hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in given_by_data}
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in FROM_DATA}
     return words_to_values(f"net {net}", hints, words, NetError)

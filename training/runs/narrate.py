@@ -92,6 +92,8 @@ def show_batchnorm(report: BatchNormReport, console: Console) -> None:
             f"{layer.negative_gamma}/{layer.channels}",
         )
     console.print(table)
+    if all(layer.dead_gamma == layer.channels for layer in report.layers):
+        say(console, "warning: every γ is 0 or nearly so: start it elsewhere, such as --net-setting gamma=1")
     recalibrated = report.accuracy_recalibrated
     after = "" if recalibrated is None else f", {recalibrated:.2%} recalibrated"
     say(

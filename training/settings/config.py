@@ -162,7 +162,7 @@ def split_settings(of: str, texts: Sequence[str]) -> dict[str, str]:
     words: dict[str, str] = {}
     for text in texts:
         name, equals, word = text.partition("=")
-        if not (name and equals and word):
+        if not (name and equals):
             raise ConfigError(f"a {of} setting must be NAME=VALUE, such as {EXAMPLES[of]}, got {text!r}")
         if name in words:
             raise ConfigError(f"{of} setting {name} is given twice, as {words[name]} and as {word}")

@@ -28,7 +28,8 @@ def read_words(
 
 def _read(word: str, hint: Any) -> Any:
     if get_origin(hint) is tuple:
-        return tuple(_read(part, get_args(hint)[0]) for part in word.split(","))
+        # `hidden=` is no layer at all.
+        return tuple(_read(part, get_args(hint)[0]) for part in word.split(",")) if word else ()
     return hint(word)
 
 

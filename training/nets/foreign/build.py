@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from service.contract.text import first_line
-from training.nets.foreign.from_module import FROM_DATA, find_factory
+from training.nets.foreign.from_module import find_factory
 from training.nets.foreign.from_timm import PREFIX, find_timm
-from training.nets.settings import NetError
+from training.nets.settings import FROM_DATA, NetError
 
 
 def is_foreign(name: str) -> bool:
@@ -68,3 +68,17 @@ def _try(net: nn.Module, name: str, row_shape: tuple[int, ...], num_classes: int
     if found != (2, num_classes):
         raise NetError(f"net {name} answers 2 rows with {found}, expected logits of {(2, num_classes)}")
     net.train(was_training)
+
+
+def require_logits(net: nn.Module, name: str, row_shape: tuple[int, ...]) -> None:
+    """Raise NetError if the net answers with probabilities: a softmax twice learns badly."""
+    was_training = net.training
+    rows = torch.randn(4, *row_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        answers = net.eval()(rows)
+    net.train(was_training)
+    # Four rows of logits that are all positive and each sum to 1 by chance: not in practice.
+    if (answers >= 0).all() and ((answers.sum(1) - 1).abs() < 1e-3).all():
+        raise NetError(
+            f"net {name} ends in a softmax, for its answers sum to 1: leave it out, the loss applies one"
+        )

@@ -15,9 +15,7 @@ from typing import Any
 from torch import nn
 
 from service.contract.text import first_line
-from training.nets.settings import NetError
-
-FROM_DATA = ("input_shape", "num_classes")
+from training.nets.settings import FROM_DATA, NetError
 
 
 def find_factory(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:

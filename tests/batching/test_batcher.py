@@ -95,11 +95,11 @@ async def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
 
     batcher = started(engine)
 
-    def told(job: Job) -> None:
+    def record(job: Job) -> None:
         seen.append((len(handed), batcher.running_rows))
 
     for value in range(2 * LARGEST):
-        batcher.submit(rows(value), 1, on_end=told)
+        batcher.submit(rows(value), 1, on_end=record)
     for batch in range(2):
         await asyncio.sleep(1)
         handed[batch].set_result(BatchResult(answers={"y": np.zeros(LARGEST)}, begun=now()))
@@ -146,10 +146,10 @@ async def test_asking_waits_for_the_job_and_raises_its_error() -> None:
     await batcher.close()
 
 
-async def test_the_caller_is_told_with_the_job_itself() -> None:
-    told: list[Job] = []
+async def test_the_callback_gets_the_job_itself() -> None:
+    ended: list[Job] = []
     batcher = started(GatedEngine(is_open=True))
-    job = batcher.submit(rows(1), 1, on_end=told.append)
-    assert told == []
+    job = batcher.submit(rows(1), 1, on_end=ended.append)
+    assert ended == []
     await batcher.close()
-    assert told == [job]
+    assert ended == [job]

@@ -31,7 +31,7 @@ async def a_turn() -> None:
     ],
     ids=["one lane", "two lanes", "long", "long, two lanes", "quick", "unknown", "waits for more"],
 )
-async def test_one_batch_lies_ready_where_a_pause_counts_and_nobody_waits_long(
+async def test_one_batch_lies_ready_where_a_pause_counts_and_no_urgent_row_waits_long(
     seconds, lanes, max_wait_s, calls
 ):
     engine = GatedEngine(seconds=seconds)
@@ -61,7 +61,7 @@ async def test_it_is_never_less_than_a_fair_share():
     await batcher.close()
 
 
-async def test_who_comes_behind_it_is_told_when_it_will_be_over():
+async def test_a_later_job_is_forecast_to_wait_for_the_batch_that_lies_ready():
     engine = TimedEngine(SHORT)
     batcher = started(engine, seconds=SHORT)
     asked = []
@@ -96,7 +96,7 @@ def a_sharing(row_s: float, lanes: int = 2) -> Sharing:
         (0.0004, 4, 1, 2, "half of them take 0.8 ms: one lane, and one ahead"),
         (0.0004, 6, 2, 2, "half of them take 1.6 ms: two lanes, and one ahead"),
         (0.0008, 16, 2, 6, "a third: two lanes, and one ahead"),
-        (0.0008, 40, 2, 20, "a third would take 12.8 ms, too long to wait behind"),
+        (0.0008, 40, 2, 20, "a third would take 12.8 ms, too long to wait for"),
         (0.0, 6, 2, 3, "nothing was measured yet"),
     ],
 )
@@ -107,7 +107,7 @@ def test_shares_follow_the_curve(row_s, num_rows, lanes, share, why):
 
 
 async def test_a_quick_net_keeps_to_one_lane_and_one_ahead():
-    """Its second lane stays asleep, and who comes behind is told so."""
+    """Its second lane stays asleep, and the forecast of a later job counts that."""
     seconds = {1: 0.0003, 2: 0.0006, 4: 0.0009}
     engine = GatedEngine(seconds=seconds)
     batcher = started(engine, seconds=seconds, lanes=2)

@@ -9,11 +9,11 @@ from service.batching.job import Job
 
 
 def broken(job: Job) -> None:
-    raise RuntimeError("this caller can't be told")
+    raise RuntimeError("this callback raises")
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")], ids=["answered", "failed"])
-async def test_a_caller_who_cannot_be_told_harms_nobody(value: float) -> None:
+async def test_a_callback_that_raises_harms_no_other_job(value: float) -> None:
     callbacks_may_raise()
     engine = GatedEngine(is_open=True)
     batcher = started(engine)
@@ -24,7 +24,7 @@ async def test_a_caller_who_cannot_be_told_harms_nobody(value: float) -> None:
     assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
 
 
-async def test_a_caller_who_cannot_be_told_of_a_deadline_leaves_no_rows_behind() -> None:
+async def test_a_callback_that_raises_at_a_deadline_leaves_no_rows() -> None:
     callbacks_may_raise()
     engine = GatedEngine()
     batcher = started(engine)
@@ -38,7 +38,7 @@ async def test_a_caller_who_cannot_be_told_of_a_deadline_leaves_no_rows_behind()
     await batcher.close()
 
 
-async def test_who_asks_again_when_told_that_it_is_too_late_does_not_fill_a_batch_over_its_size() -> None:
+async def test_a_callback_that_submits_at_a_deadline_does_not_overfill_a_batch() -> None:
     engine = GatedEngine()
     seconds = [0.0]
     batcher = started(engine, clock=lambda: seconds[0])
@@ -49,7 +49,7 @@ async def test_who_asks_again_when_told_that_it_is_too_late_does_not_fill_a_batc
         rows(1), 1, 5, on_end=lambda job: again.append(submit(batcher, 10, 11, 12, 13, priority=1))
     )
     mates = [submit(batcher, value) for value in (2, 3, 4, 5)]
-    seconds[0] = 6.0  # the loop is behind: the timer has not fired yet
+    seconds[0] = 6.0  # the loop is late: the timer has not fired yet
     engine.release(3)
     assert await ys(batcher, first) == [0]
     assert [await ys(batcher, mate) for mate in mates] == [[4], [6], [8], [10]]

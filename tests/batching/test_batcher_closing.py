@@ -1,4 +1,4 @@
-"""The batcher closes: what is accepted is finished, what is given up is told, and nobody waits for ever."""
+"""The batcher closes: accepted work finishes, abandoned work gets an error, and no caller waits for ever."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ async def test_closing_gives_up_on_an_engine_that_hangs(lanes: int, timeout_s: f
         assert job.future.done(), "this caller would wait for ever"
         with pytest.raises(Draining, match="shut down before"):
             await ys(batcher, job)
-    assert len(engine.batches) == lanes, "nothing is begun that nobody waits for"
+    assert len(engine.batches) == lanes, "no batch begins whose callers are gone"
     assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
 
 

@@ -58,7 +58,7 @@ async def test_closing_ends_the_delay() -> None:
     assert now() == pytest.approx(1)
 
 
-async def test_case_14_nobody_waits_longer_than_the_delay_for_company() -> None:
+async def test_case_14_no_job_waits_longer_than_the_delay() -> None:
     engine = GatedEngine(is_open=True)
     batcher = started(engine, max_wait_s=10)
     jobs = [submit(batcher, 1, priority=3)]

@@ -15,7 +15,7 @@ from service.batching.job import BatchResult, Job, Tensors
 from service.errors import ModelFailed
 
 
-async def test_case_17_a_cancelled_job_never_runs_and_harms_nobody() -> None:
+async def test_case_17_a_cancelled_job_never_runs_and_harms_no_other() -> None:
     engine = GatedEngine()
     batcher = started(engine)
     first = submit(batcher, 0)
@@ -49,7 +49,7 @@ async def test_case_17_cancelling_while_its_batch_runs_leaves_the_mates_alone() 
     assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
 
 
-async def test_case_17_who_stops_asking_cancels_the_job() -> None:
+async def test_case_17_cancelling_the_wait_cancels_the_job() -> None:
     engine = GatedEngine()
     batcher = started(engine)
     first = submit(batcher, 0)
@@ -103,7 +103,7 @@ async def test_case_18_one_poisoned_job_fails_alone_and_the_loop_lives() -> None
     assert (batcher.waiting_rows, batcher.running_rows) == (0, 0)
 
 
-async def test_case_18_who_has_gone_is_not_run_again_for_a_poisoned_mate() -> None:
+async def test_case_18_a_cancelled_job_is_not_run_again_beside_a_poisoned_one() -> None:
     engine = GatedEngine()
     batcher = started(engine)
     jobs = [submit(batcher, 1), submit(batcher, float("nan")), submit(batcher, 3)]
@@ -115,7 +115,7 @@ async def test_case_18_who_has_gone_is_not_run_again_for_a_poisoned_mate() -> No
     assert (engine.ran.count(1), engine.ran.count(3)) == (1, 2)
 
 
-async def test_case_18_a_poisoned_piece_fails_its_whole_job_and_nobody_else() -> None:
+async def test_case_18_a_poisoned_piece_fails_its_whole_job_and_no_other() -> None:
     engine = GatedEngine(is_open=True)
     batcher = started(engine)
     long, mate = submit(batcher, float("nan"), *range(1, 10)), submit(batcher, 99)
@@ -131,13 +131,13 @@ async def test_case_31_nothing_remembers_a_job_that_ended(ends: str) -> None:
     class Caller:
         def __call__(self, job: Job) -> None:
             if job.answers is not None:
-                told.append(weakref.ref(job.answers["y"]))
+                refs.append(weakref.ref(job.answers["y"]))
 
-    told: list[weakref.ref[Any]] = []
+    refs: list[weakref.ref[Any]] = []
     engine = GatedEngine()
     batcher = started(engine)
     caller = Caller()
-    told.append(weakref.ref(caller))
+    refs.append(weakref.ref(caller))
     value = float("nan") if ends == "failed" else 1.0
     job = batcher.submit(rows(value), 1, 3600, on_end=caller)  # its timer would hold it for an hour
     await engine.begun.get()
@@ -147,7 +147,7 @@ async def test_case_31_nothing_remembers_a_job_that_ended(ends: str) -> None:
     await asyncio.sleep(1)
     del job, caller
     gc.collect()
-    assert [ref() for ref in told] == [None] * (2 if ends == "answered" else 1)
+    assert [ref() for ref in refs] == [None] * (2 if ends == "answered" else 1)
     await batcher.close()
 
 
@@ -179,7 +179,7 @@ async def test_whatever_the_engine_raises_the_loop_lives(error: BaseException) -
     await batcher.close()
 
 
-async def test_an_engine_that_raises_when_it_is_called_loses_nobody() -> None:
+async def test_an_engine_that_raises_when_it_is_called_loses_no_caller() -> None:
     callbacks_may_raise()
     errors = [ValueError("no lane")]
     engine = GatedEngine(is_open=True)

@@ -27,7 +27,7 @@ async def a_turn() -> None:
 async def test_only_what_is_done_sooner_than_handed_over(num_rows, seconds, lanes):
     """Counted by all that waits, not by the first batch of it: a queue is worth a lane."""
     engine = GatedEngine(seconds=seconds)
-    batcher = started(engine, run_inline=engine.here, seconds=seconds)
+    batcher = started(engine, run_inline=engine.inline, seconds=seconds)
     for value in range(num_rows):
         submit(batcher, float(value))
     await a_turn()
@@ -37,10 +37,10 @@ async def test_only_what_is_done_sooner_than_handed_over(num_rows, seconds, lane
     assert INLINE_BELOW_S < AHEAD_FROM_S
 
 
-async def test_a_net_that_takes_as_long_as_it_is_told_is_not_trusted():
+async def test_a_net_whose_rows_decide_how_long_it_takes_does_not_run_inline():
     """The event loop would be blocked by it."""
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_inline=engine.here, seconds=QUICK)
+    batcher = started(engine, run_inline=engine.inline, seconds=QUICK)
     batcher.forecast.note_batch(1, 0.019, 0.019)
     assert await ys(batcher, submit(batcher, 1.0)) == [2], "a stall of the machine is forgiven"
     batcher.forecast.note_batch(1, 0.022, 0.022)
@@ -52,10 +52,10 @@ async def test_a_net_that_takes_as_long_as_it_is_told_is_not_trusted():
     await batcher.close()
 
 
-async def test_nothing_runs_here_while_a_lane_computes():
+async def test_nothing_runs_inline_while_a_lane_computes():
     """Its buffers are the first lane's."""
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_inline=engine.here, seconds=QUICK, lanes=2)
+    batcher = started(engine, run_inline=engine.inline, seconds=QUICK, lanes=2)
     submit(batcher, 1.0, 2.0, 3.0)
     await a_turn()
     late = submit(batcher, 4.0)
@@ -71,7 +71,7 @@ async def test_answers_come_in_the_same_turn_and_nothing_is_left_behind():
     tasks_before = asyncio.all_tasks()
     seen: list[Execution] = []
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_inline=engine.here, seconds=QUICK, observe=seen.append)
+    batcher = started(engine, run_inline=engine.inline, seconds=QUICK, observe=seen.append)
     one, two = submit(batcher, 1.0), submit(batcher, 2.0)
     await asyncio.sleep(0)
     assert (one.future.result(), two.future.result()) == ([2], [4])
@@ -84,7 +84,7 @@ async def test_answers_come_in_the_same_turn_and_nothing_is_left_behind():
 
 async def test_a_poisoned_job_fails_alone():
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_inline=engine.here, seconds=QUICK)
+    batcher = started(engine, run_inline=engine.inline, seconds=QUICK)
     good, bad = submit(batcher, 1.0), submit(batcher, float("nan"))
     assert await ys(batcher, good) == [2]
     with pytest.raises(ModelFailed, match="poison"):
@@ -101,14 +101,14 @@ async def test_an_engine_that_loses_rows_is_an_error():
     await batcher.close()
 
 
-async def test_a_caller_that_comes_again_when_it_is_told_is_answered():
-    told: list[float] = []
+async def test_a_callback_that_submits_again_is_answered():
+    answered_at: list[float] = []
     engine = GatedEngine(seconds=QUICK)
-    batcher = started(engine, run_inline=engine.here, seconds=QUICK)
+    batcher = started(engine, run_inline=engine.inline, seconds=QUICK)
 
     def again(job: Job) -> None:
-        told.append(now())
-        if len(told) < 50:
+        answered_at.append(now())
+        if len(answered_at) < 50:
             batcher.submit(rows(1.0), 1, on_end=again)
 
     batcher.submit(rows(1.0), 1, on_end=again)

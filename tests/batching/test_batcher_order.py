@@ -24,7 +24,7 @@ async def test_case_16_under_load_priority_1_runs_before_the_default_and_3_after
     await batcher.close()
 
 
-async def test_case_16_who_asks_may_have_a_priority() -> None:
+async def test_case_16_asking_takes_a_priority() -> None:
     engine = GatedEngine()
     batcher = started(engine)
     jobs = [submit(batcher, 0)]
@@ -92,7 +92,7 @@ async def test_case_23_a_deadline_that_has_passed_is_never_run() -> None:
     first = submit(batcher, 0)
     await engine.begun.get()
     late, mate = [submit(batcher, 1, timeout_s=5) for _ in range(6)], submit(batcher, 2)
-    seconds[0] = 6.0  # the loop is behind: the timers have not fired yet
+    seconds[0] = 6.0  # the loop is late: the timers have not fired yet
     engine.release(2)
     for job in late:
         with pytest.raises(DeadlinePassed, match="6 s after it was accepted"):
@@ -102,7 +102,7 @@ async def test_case_23_a_deadline_that_has_passed_is_never_run() -> None:
     await batcher.close()
 
 
-async def test_who_comes_too_late_counts_in_what_forecasts_come_to() -> None:
+async def test_a_job_that_missed_its_deadline_teaches_the_forecast() -> None:
     engine = GatedEngine(seconds=SECONDS)
     batcher = started(engine, seconds=SECONDS)
     with pytest.raises(DeadlinePassed):

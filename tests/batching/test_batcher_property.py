@@ -25,7 +25,7 @@ SECONDS = {1: 1.0, 2: 1.5, 4: 2.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Submit:
-    """A caller comes; `comes_again` with one more row as soon as it is told."""
+    """A caller comes; `comes_again` with one more row as soon as its callback runs."""
 
     num_rows: int
     priority: int
@@ -78,9 +78,9 @@ class Watched:
         finally:
             self._num_running -= 1
 
-    def here(self, jobs: Sequence[Tensors]) -> BatchResult:
+    def inline(self, jobs: Sequence[Tensors]) -> BatchResult:
         assert self._num_running == 0, "a lane's buffers are in use"
-        return self.engine.here(jobs)
+        return self.engine.inline(jobs)
 
 
 @dataclass
@@ -153,8 +153,8 @@ class World:
             await asyncio.sleep(0)
 
     def check(self, caller: Caller) -> None:
-        """This caller was told once, and the truth."""
-        assert caller.asked.future.done() != caller.is_cancelled, "told, unless it had gone"
+        """This caller's callback ran once, with what is true."""
+        assert caller.asked.future.done() != caller.is_cancelled, "ended, unless cancelled"
         assert caller.asked.num_ends == (not caller.is_cancelled)
         if caller.is_cancelled:
             return
@@ -199,7 +199,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error(
     watched = Watched(engine)
     batcher = started(
         watched,
-        run_inline=watched.here if may_run_inline else None,
+        run_inline=watched.inline if may_run_inline else None,
         seconds=scaled if knows_curve else None,
         lanes=lanes,
         max_wait_s=max_wait_s,
@@ -225,7 +225,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error(
     assert watched.most_at_once <= at_once
     assert max(engine.sizes, default=0) <= LARGEST
     assert world.may_give_up or sorted(execution.num_rows for execution in seen) == sorted(engine.sizes)
-    nobodys = {value for value in engine.ran if not np.isnan(value)} - {
+    strangers = {value for value in engine.ran if not np.isnan(value)} - {
         value for caller in world.callers for value in caller.values
     }
-    assert nobodys == set()
+    assert strangers == set()

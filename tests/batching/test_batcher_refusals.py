@@ -1,4 +1,4 @@
-"""Who is refused for now, and whether it is told the truth: coming back when told is accepted.
+"""Which jobs are refused for now, and whether Retry-After is true: a retry at that time is accepted.
 
 The engine takes exactly as long as its latency curve says, on a loop whose time jumps.
 """
@@ -45,7 +45,7 @@ async def test_an_idle_engine_never_refuses_what_it_can_do_alone() -> None:
     await batcher.close()
 
 
-async def test_who_comes_back_when_told_is_accepted() -> None:
+async def test_a_retry_at_the_stated_time_is_accepted() -> None:
     batcher = started(TimedEngine(SECONDS), seconds=SECONDS)
     jobs = [submit(batcher, value) for value in range(16)]
     await asyncio.sleep(0.5)
@@ -60,7 +60,7 @@ async def test_who_comes_back_when_told_is_accepted() -> None:
 
 @pytest.mark.parametrize(("num_rows", "timeout_s"), [(1, 1.2), (1, 1.5), (4, 2.2), (12, 6.5)])
 @pytest.mark.parametrize("kind", ["engine", "loop"])
-async def test_one_stall_does_not_lock_everybody_out_for_ever(
+async def test_one_stall_does_not_refuse_every_job_for_ever(
     kind: str, num_rows: int, timeout_s: float
 ) -> None:
     engine = TimedEngine({1: 1.0, 2: 1.5, 4: 2.0})
@@ -99,7 +99,7 @@ async def test_a_free_lane_never_refuses_what_it_can_do_alone() -> None:
     timeout_s=st.floats(2, 30),
     lanes=st.integers(1, 3),
 )
-async def test_a_refusal_tells_when_to_come_back(
+async def test_a_refusal_states_when_to_retry(
     num_waiting: int, pause_s: float, num_rows: int, timeout_s: float, lanes: int
 ) -> None:
     batcher = started(TimedEngine(SECONDS, lanes), seconds=SECONDS, lanes=lanes, queue_rows=40)
@@ -123,7 +123,7 @@ async def test_a_refusal_tells_when_to_come_back(
 
 @settings(max_examples=100, deadline=None)
 @given(num_rows=st.lists(st.integers(1, 9), min_size=1, max_size=12), pause_s=st.floats(0, 12))
-async def test_a_full_queue_tells_when_to_come_back(num_rows: list[int], pause_s: float) -> None:
+async def test_a_full_queue_states_when_to_retry(num_rows: list[int], pause_s: float) -> None:
     batcher = started(TimedEngine(SECONDS), seconds=SECONDS)
 
     async def fill() -> None:

@@ -102,7 +102,7 @@ def test_a_larger_batch_must_be_worth_it(seconds_of_8: float, count: int) -> Non
 
 @pytest.mark.parametrize(("row_s", "count"), [(1.0, 1), (0.0001, 8)])
 def test_short_batches_are_not_worth_handing_over_one_by_one(row_s: float, count: int) -> None:
-    """Both curves are straight: only what each batch costs besides tells large from small."""
+    """Both curves are straight: only the fixed cost of a batch makes large ones better."""
     assert counted([1] * 8, [NONE] * 8, {bucket: row_s * bucket for bucket in BUCKETS}) == count
 
 
@@ -163,5 +163,5 @@ def test_draining_takes_as_many_of_the_best_batches_as_are_needed(lanes: int) ->
         (8, 16, 2, 4.5),
     ],
 )
-def test_a_job_ends_behind_what_is_before_it(before: int, num_rows: int, lanes: int, finish: float) -> None:
+def test_a_job_ends_after_what_is_before_it(before: int, num_rows: int, lanes: int, finish: float) -> None:
     assert Forecast(BUCKETS, SECONDS, lanes).finish_s(before, num_rows) == finish

@@ -85,7 +85,7 @@ def test_alone_a_job_runs_in_pieces_over_the_lanes(lanes: int, num_rows: int, se
     assert (forecast.alone_s(num_rows), forecast.minimum_s(num_rows)) == (seconds, seconds)
 
 
-def test_the_least_that_a_job_takes_does_not_grow_with_a_bad_day() -> None:
+def test_the_minimum_of_a_job_does_not_grow_with_a_slowdown() -> None:
     forecast = Forecast(BUCKETS, SECONDS)
     for _ in range(10):
         forecast.note_batch(1, 5.0, 50.0)
@@ -93,7 +93,7 @@ def test_the_least_that_a_job_takes_does_not_grow_with_a_bad_day() -> None:
     assert [forecast.minimum_s(rows) for rows in (1, 3, 8, 12)] == pytest.approx([1.0, 2.0, 3.0, 5.0])
 
 
-def told(forecast: Forecast, ratios: Sequence[float]) -> float:
+def promised(forecast: Forecast, ratios: Sequence[float]) -> float:
     """What one second is promised as, after jobs that took `ratios` times their forecast."""
     for ratio in ratios:
         forecast.note_job(2.0, 2.0 * ratio)
@@ -106,22 +106,22 @@ def test_a_promise_begins_with_some_room() -> None:
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0, 9.0])
 def test_a_promise_learns_how_true_forecasts_are(ratio: float) -> None:
-    assert told(Forecast(BUCKETS, SECONDS), [ratio] * 1000) == pytest.approx(ratio, rel=1e-2)
+    assert promised(Forecast(BUCKETS, SECONDS), [ratio] * 1000) == pytest.approx(ratio, rel=1e-2)
 
 
 def test_forecasts_that_scatter_promise_more() -> None:
-    steady = told(Forecast(BUCKETS, SECONDS), [1.0] * 1000)
-    scattered = told(Forecast(BUCKETS, SECONDS), [0.5, 1.5] * 500)
+    steady = promised(Forecast(BUCKETS, SECONDS), [1.0] * 1000)
+    scattered = promised(Forecast(BUCKETS, SECONDS), [0.5, 1.5] * 500)
     assert steady == pytest.approx(1.0, rel=1e-3)
     assert scattered == pytest.approx(1 + 3 * 0.5, rel=0.05)
 
 
 def test_one_stall_does_not_undo_what_was_learnt() -> None:
     forecast = Forecast(BUCKETS, SECONDS)
-    told(forecast, [1.0] * 1000)
-    stalled = told(forecast, [1e9])
+    promised(forecast, [1.0] * 1000)
+    stalled = promised(forecast, [1e9])
     assert 1.0 < stalled < 2.0
-    assert told(forecast, [1.0] * 300) < 1.05
+    assert promised(forecast, [1.0] * 300) < 1.05
 
 
 def test_a_job_that_was_not_forecast_teaches_nothing() -> None:

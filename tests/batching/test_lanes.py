@@ -57,7 +57,7 @@ async def test_batches_run_at_once_in_threads_of_their_own(num_lanes: int) -> No
     seen: list[tuple[int, int]] = []
 
     def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
-        meeting.wait(AT_MOST_S)  # opens only when every lane is here
+        meeting.wait(AT_MOST_S)  # opens only when every lane waits
         seen.append((lane, threading.get_ident()))
         return doubled(jobs)
 
@@ -131,7 +131,7 @@ async def all_asleep(lanes: Lanes, num_lanes: int) -> None:
     await asyncio.to_thread(look)
 
 
-async def test_the_event_loop_goes_on_while_a_batch_runs() -> None:
+async def test_the_event_loop_continues_while_a_batch_runs() -> None:
     gate = threading.Event()
 
     def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
@@ -142,7 +142,7 @@ async def test_the_event_loop_goes_on_while_a_batch_runs() -> None:
     asking = asyncio.ensure_future(lanes([rows(1)]))
     await asyncio.sleep(0)
     assert not asking.done()
-    gate.set()  # only a loop that goes on gets here
+    gate.set()  # only a loop that continues gets this far
     assert y_of(await asking) == [2]
     lanes.stop()
 
@@ -177,7 +177,7 @@ async def test_an_engine_that_answers_nothing_is_an_error() -> None:
     lanes.stop()
 
 
-async def test_who_stops_waiting_harms_nobody() -> None:
+async def test_a_cancelled_wait_harms_no_other_batch() -> None:
     begun, gate = threading.Event(), threading.Event()
 
     def engine(lane: int, jobs: Sequence[Tensors]) -> BatchResult:

@@ -134,7 +134,7 @@ def test_a_job_that_fails_with_half_of_its_pieces_taken_takes_the_other_half_alo
 
 
 def num_held(queue: RowQueue) -> int:
-    """How much the queue keeps, whoever waits for it: everything in everything that it has."""
+    """How many objects the queue keeps, in all of its attributes and their members."""
     held = 0
     for value in vars(queue).values():
         if hasattr(value, "__len__"):
@@ -178,7 +178,7 @@ class Pixels(np.ndarray):
 
 
 @pytest.mark.parametrize("last", ["cancelled", "taken"])
-def test_case_31_nobodys_rows_are_kept_when_nobody_waits(last: str) -> None:
+def test_case_31_an_empty_queue_keeps_no_rows(last: str) -> None:
     queue = RowQueue()
     first = job_of(priority=1)
     put(queue, first)

@@ -54,7 +54,7 @@ def callbacks_may_raise() -> None:
 class GatedEngine:
     """Doubles rows. Each call waits for `release`; rows that hold a poison value raise.
 
-    Whatever that takes, it tells of the `seconds` of its latency curve.
+    Whatever that takes, it reports the `seconds` of its latency curve.
     """
 
     def __init__(self, *, is_open: bool = False, seconds: Mapping[int, float] | None = None) -> None:
@@ -79,7 +79,7 @@ class GatedEngine:
             raise ModelFailed("poison")
         return BatchResult(answers={"y": rows * 2}, begun=begun, compute_s=self.took(len(rows)))
 
-    def here(self, jobs: Sequence[Tensors]) -> BatchResult:
+    def inline(self, jobs: Sequence[Tensors]) -> BatchResult:
         """The same in the event loop's own thread, where no gate may stand."""
         self.batches.append([job["x"].tolist() for job in jobs])
         self.num_lanes.append(0)
@@ -135,7 +135,7 @@ def rows(*values: float) -> Tensors:
 
 
 class Asked:
-    """A job and the future of its answer; `num_ends` is how often its caller was told, which does `then`."""
+    """A job and the future of its answer; `num_ends` is how often its callback ran, which calls `then`."""
 
     def __init__(self, batcher: Batcher, values: Sequence[float], **options: Any) -> None:
         self.num_ends = 0

@@ -175,7 +175,7 @@ def test_a_version_that_is_let_go_is_held_no_longer_and_its_count_stays() -> Non
     assert not any(live in gc.get_referents(metrics, vars(metrics)) for live in (first, second))
 
 
-def told(metrics: Metrics) -> dict[str, Any]:
+def sent(metrics: Metrics) -> dict[str, Any]:
     """What another worker hears."""
     return json.loads(json.dumps(metrics.snapshot()))
 
@@ -212,9 +212,9 @@ def test_workers_added_up_are_one_who_saw_everything(
     events: list[tuple[int, Event]], num_workers: int, random: Any
 ) -> None:
     workers, everything = group_and_one(events, num_workers)
-    snapshots = [told(worker) for worker in workers]
+    snapshots = [sent(worker) for worker in workers]
     before = copy.deepcopy(snapshots)
-    whole = in_order(told(everything))
+    whole = in_order(sent(everything))
     assert in_order(added(snapshots)) == whole
     random.shuffle(snapshots)
     assert in_order(added(snapshots)) == whole
@@ -229,8 +229,8 @@ def test_a_version_that_one_worker_does_not_have_counts_as_it_is() -> None:
     one, other = Metrics(), Metrics()
     one.add_version("digits", "1").answered(3, (0.125,) * 5)
     other.add_version("digits", "2").batch(num_rows=2, bucket=2, seconds=(0.125,) * 3)
-    both = added([told(one), told(other)])
-    assert both["versions"] == [*told(one)["versions"], *told(other)["versions"]]
+    both = added([sent(one), sent(other)])
+    assert both["versions"] == [*sent(one)["versions"], *sent(other)["versions"]]
 
 
 def test_a_version_is_proved_where_every_worker_proved_it() -> None:
@@ -243,15 +243,15 @@ def test_a_version_is_proved_where_every_worker_proved_it() -> None:
         *(["digits", "1", True], ["digits", "2", False]),
     ]
     for group in itertools.permutations([one, other, third]):
-        assert sorted(added([told(metrics) for metrics in group])["proved"]) == expected
+        assert sorted(added([sent(metrics) for metrics in group])["proved"]) == expected
 
 
-def test_the_worse_parity_and_the_last_inference_are_told() -> None:
+def test_the_worse_parity_and_the_last_inference_are_exposed() -> None:
     workers = [Metrics(), Metrics()]
     for worker, parity, last in zip(workers, (0.25, 0.5), (7.0, 3.0), strict=True):
         counted = worker.add_version("digits", "1")
         counted.parity, counted.last_inference = {"logits": parity, "mask": 1 - parity}, last
-    (facts,) = added([told(worker) for worker in workers])["versions"]
+    (facts,) = added([sent(worker) for worker in workers])["versions"]
     assert (facts["parity"], facts["last_inference"]) == ({"logits": 0.5, "mask": 0.75}, 7.0)
 
 
@@ -260,7 +260,7 @@ def test_workers_that_proved_other_outputs_of_one_version_add_up_too(turned: boo
     workers = [Metrics(), Metrics()]
     workers[0].add_version("digits", "1").parity = {"logits": 0.25, "mask": 0.5}
     workers[1].add_version("digits", "1").parity = {"logits": 0.5, "boxes": 0.75}
-    snapshots = [told(worker) for worker in (reversed(workers) if turned else workers)]
+    snapshots = [sent(worker) for worker in (reversed(workers) if turned else workers)]
     (facts,) = added(snapshots)["versions"]
     assert facts["parity"] == {"logits": 0.5, "mask": 0.5, "boxes": 0.75}
 
@@ -270,10 +270,10 @@ def test_adding_nothing_is_nothing_and_adding_one_is_that_one() -> None:
     metrics = Metrics()
     metrics.add_version("digits", "1").answered(1, (0.125,) * 5)
     metrics.failed("overloaded", "digits")
-    assert added([told(metrics)]) == told(metrics)
+    assert added([sent(metrics)]) == sent(metrics)
 
 
-def test_every_counter_is_told() -> None:
+def test_every_counter_is_exposed() -> None:
     assert set(told_counters()) == {*COUNTERS, "cold_executions"}
 
 

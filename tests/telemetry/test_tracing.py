@@ -107,10 +107,10 @@ def test_a_span_for_each_request_with_the_clients_parent(server: Server, collect
     (span,) = collector.wait_for(1)
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
     assert span.name == "infer echo"
-    told = attributes(span)
-    assert told["foldserve.request_id"] == "mine"
-    assert (told["foldserve.model"], told["foldserve.version"]) == ("echo", "1")
-    assert (told["foldserve.rows"], told["http.response.status_code"]) == (2, 200)
+    found = attributes(span)
+    assert found["foldserve.request_id"] == "mine"
+    assert (found["foldserve.model"], found["foldserve.version"]) == ("echo", "1")
+    assert (found["foldserve.rows"], found["http.response.status_code"]) == (2, 200)
     assert span.status.code != ERROR
     assert collector.paths == {"/v1/traces"}
     assert ("service.name", "foldserve") in collector.resources

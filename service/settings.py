@@ -117,7 +117,20 @@ class Settings(BaseSettings):
     write_timeout_s: float = Field(
         120.0, gt=0, le=86_400, description="seconds that a client may take to read what was written to it"
     )
+    max_files: int = Field(256, ge=1, le=65_536, description="maximum pictures in one /predict request")
     max_pixels: int = Field(40_000_000, ge=1, description="maximum pixels of a picture that /predict decodes")
+    max_request_pixels: int | None = Field(
+        None, ge=1, description="maximum pixels of one /predict request; unset: 4 times max_pixels"
+    )
+    max_inflight_pixels: int | None = Field(
+        None, ge=1, description="maximum pixels of all /predict requests at once; unset: 16 times max_pixels"
+    )
+    decode_memory_mb: float = Field(
+        384.0, ge=16, le=2**20, description="MiB that decoding may take for all large pictures at once"
+    )
+    decode_timeout_s: float = Field(
+        20.0, gt=0, le=3600, description="seconds that decoding the pictures of one request may take"
+    )
     drain_delay_s: float = Field(
         0.0, ge=0, le=600, description="seconds between SIGTERM, when ready turns 503, and refusing new work"
     )
@@ -193,6 +206,11 @@ class Settings(BaseSettings):
             )
         if self.tls_certificate is None and (self.tls_key or self.tls_client_ca):
             raise ValueError("tls_key and tls_client_ca go with tls_certificate")
+        if not self.max_pixels <= self.request_pixels <= self.inflight_pixels:
+            raise ValueError(
+                "max_pixels, max_request_pixels and max_inflight_pixels must not fall, "
+                f"got {self.max_pixels}, {self.request_pixels} and {self.inflight_pixels}"
+            )
         if self.workers > 1 and self.model_control:
             raise ValueError("model_control needs one worker: each worker would load by itself")
         if self.workers > 1 and self.device == "cuda":
@@ -201,6 +219,16 @@ class Settings(BaseSettings):
         if (self.lanes or 1) > share:
             raise ValueError(f"lanes share a worker's threads: {self.lanes} lanes need as many, got {share}")
         return self
+
+    @property
+    def request_pixels(self) -> int:
+        """Pixels that one /predict request may have."""
+        return self.max_request_pixels or 4 * self.max_pixels
+
+    @property
+    def inflight_pixels(self) -> int:
+        """Pixels that all /predict requests may have at once."""
+        return self.max_inflight_pixels or max(16 * self.max_pixels, self.request_pixels)
 
     @property
     def max_body_bytes(self) -> int:

@@ -26,6 +26,8 @@ from service.contract.text import first_line
 FORMATS = ("JPEG", "PNG", "WEBP")
 GREYS = ("1", "L", "LA", "La", "I", "F")
 
+TILE = 1024  # pixels on a side: what is converted at once
+
 _PAPER = {"L": (0, 0, 0, 255), "RGB": (255, 255, 255, 255)}
 
 
@@ -55,7 +57,7 @@ class Target:
 def read_pixels(content: bytes, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
     """The pixels (C, H, W) uint8 of one picture in one of Pillow's `formats`; raises PictureError."""
     with _decoding(content, target.max_pixels, formats) as decoded:
-        image = _without_transparency(_in_8_bits(decoded), target.mode).convert(target.mode)
+        image = _in_mode(decoded, target.mode)
         size = (target.width, target.height)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BILINEAR)
@@ -76,6 +78,12 @@ def to_row(pixels_chw: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
     mean_c11, std_c11 = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
     row_chw: np.ndarray = (pixels_chw.astype(np.float32) / np.float32(255) - mean_c11) / std_c11
     return row_chw[np.newaxis]
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise PictureError if a picture has more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise PictureError(f"has {width}×{height} pixels, at most {max_pixels} are decoded")
 
 
 @contextmanager
@@ -100,26 +108,44 @@ def _open(content: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Imag
         image = Image.open(io.BytesIO(content), formats=tuple(formats))
     except UnidentifiedImageError:
         raise UnknownFormatError(f"is none of {', '.join(formats)}") from None
-    width, height = image.size
-    if width * height > max_pixels:  # the head says so: checked before a pixel is decoded
-        raise PictureError(f"has {width}×{height} pixels, at most {max_pixels} are decoded")
+    check_size(*image.size, max_pixels)  # as the header says: before a pixel is decoded
     image.load()
-    return ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # else it copies a picture that needs no turning
+    return image
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The picture as L or RGB.
+
+    In tiles, because each step makes a picture anew: at once, 40 Mpx with transparency would take 640 MB, and
+    with 16 bits 1.1 GB. Every step changes each pixel by itself, so the tiles' edges cannot be seen.
+    """
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    if width <= TILE and height <= TILE:
+        return _tile_in_mode(image, mode)
+    whole = Image.new(mode, image.size)
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            box = (left, top, min(left + TILE, width), min(top + TILE, height))
+            whole.paste(_tile_in_mode(image.crop(box), mode), box)
+    return whole
+
+
+def _tile_in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _in_8_bits(image)
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", picture.size, _PAPER[mode]), picture)
+    return image.convert(mode)
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit greys scaled to 8 bits, which Pillow would clip."""
-    if not image.mode.startswith("I"):
-        return image
-    levels = np.asarray(image).astype(np.float64)
-    return Image.fromarray(np.clip(np.rint(levels / 257), 0, 255).astype(np.uint8))
-
-
-def _without_transparency(image: Image.Image, mode: str) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    picture = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, _PAPER[mode]), picture)
+    """16-bit greys scaled to 8 bits, level / 257 rounded, where Pillow would clip them."""
+    levels = np.asarray(image).astype(np.uint32 if image.mode.startswith("I;16") else np.int64)
+    return Image.fromarray(np.clip((levels + 128) // 257, 0, 255).astype(np.uint8))
 
 
 class _PillowLimit:

@@ -17,6 +17,7 @@ from service.http.limits import HttpLimits
 from service.http.shared import Shared
 from service.models.registry import ModelRegistry, RegistryConfig
 from service.models.served import QueueConfig
+from service.pictures.decoder import DecodingLimits, PictureDecoder
 from service.routes.front import Front
 from service.routes.infer import InferEndpoint
 from service.routes.request_record import RequestRecorder
@@ -36,9 +37,11 @@ class Service:
     front: Front
     shared: Shared
     threads: ThreadPoolExecutor
+    decoder: PictureDecoder
 
     def close(self) -> None:
-        """Let the threads go and write what is left of the log."""
+        """Let the threads go, end the processes that decode, and write what is left of the log."""
+        self.decoder.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.request_log.close()
 
@@ -49,12 +52,13 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
     request_log = build_request_log(settings)
     workers = WorkerGroup(slot, reason=lambda: models.reason, snapshot=models.metrics.snapshot)
     threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
+    decoder = PictureDecoder(threads, decoding_limits(settings))
     recorder = RequestRecorder(models.metrics, request_log)
 
     def build_app() -> Any:
         from service.routes.app import build_app  # as slow to import as all the rest
 
-        return build_app(settings, models, workers, recorder, threads)
+        return build_app(settings, models, workers, recorder, decoder)
 
     front = Front(models, workers, build_app)
     infer = InferEndpoint(models, recorder, threads, settings.max_body_bytes)
@@ -72,6 +76,7 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
             scheme="http" if settings.tls_certificate is None else "https",
         ),
         threads=threads,
+        decoder=decoder,
     )
 
 
@@ -116,6 +121,19 @@ def http_limits(settings: Settings) -> HttpLimits:
         max_connections=settings.max_connections,
         body_timeout_s=settings.body_timeout_s,
         write_timeout_s=settings.write_timeout_s,
+    )
+
+
+def decoding_limits(settings: Settings) -> DecodingLimits:
+    """What decoding pictures may cost in this worker."""
+    return DecodingLimits(
+        max_files=settings.max_files,
+        max_pixels=settings.max_pixels,
+        max_request_pixels=settings.request_pixels,
+        max_inflight_pixels=settings.inflight_pixels,
+        decode_memory_bytes=int(settings.decode_memory_mb * 2**20),
+        decode_timeout_s=settings.decode_timeout_s,
+        num_processes=max(1, usable_cores() // settings.workers),
     )
 
 

@@ -3,7 +3,6 @@
 In: settings and models.  Out: an ASGI app; the endpoint of …/infer stands beside it, on the connection.
 """
 
-from concurrent.futures import Executor
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,6 +17,7 @@ from service.access.cors import EXPOSED
 from service.errors import ServiceError, UnknownModel
 from service.http.reply import error_body
 from service.models.registry import ModelRegistry
+from service.pictures.decoder import PictureDecoder
 from service.routes.describe import add_health, add_metadata, add_repository, add_statistics, answer
 from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
 from service.routes.page_headers import PageHeaders
@@ -34,7 +34,7 @@ def build_app(
     models: ModelRegistry,
     workers: WorkerGroup,
     recorder: RequestRecorder,
-    threads: Executor,
+    decoder: PictureDecoder,
 ) -> FastAPI:
     """The app around `models`."""
     app = FastAPIOffline(
@@ -48,9 +48,7 @@ def build_app(
     )
     for path in _INFER_PATHS:
         app.router.routes.append(Route(path, _not_here, methods=["POST"]))
-    predictor = Predictor(
-        models, recorder, threads, max_body_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels
-    )
+    predictor = Predictor(models, recorder, decoder, max_body_bytes=settings.max_body_bytes)
     add_health(app, models, workers)
     add_statistics(app, models, workers)
     add_metadata(app, models, has_control=settings.model_control)

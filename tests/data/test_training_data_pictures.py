@@ -12,7 +12,7 @@ from data_kit import encode, noise
 from service.contract.manifest import Preprocessing
 from service.contract.pictures import PictureError, Target, inspect_picture, read_pixels
 from service.errors import BadPicture
-from service.routes.predict import read_picture
+from service.pictures.request import PictureRequest
 from training.pictures.formats import FORMATS
 
 TARGET = Target(mode="RGB", height=13, width=17, max_pixels=40_000_000)
@@ -28,7 +28,7 @@ def served(content: bytes, target: Target) -> np.ndarray:
         mean=[0.0] * channels,
         std=[1.0] * channels,
     )
-    row = read_picture(content, preprocessing, target.max_pixels)
+    row = PictureRequest([(None, content)], preprocessing, target.max_pixels).decode()
     return np.rint(row[0] * 255).astype(np.uint8)
 
 

@@ -5,15 +5,14 @@ row at a time.  Times are bounded loosely: without the caps these requests held 
 """
 
 import gzip
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service_kit import Server, serving, x_request
+from neighbour import Neighbour
+from service_kit import Server, serving
 from tiny_nets import digits_net, write_bundle
 
 MB = 1 << 20
@@ -42,35 +41,6 @@ def peak_mb(server: Server) -> float:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
-
-
-class Neighbour:
-    """Asks for health and for one row, again and again; `slowest_s` of its answers, `failures` among them."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self.slowest_s = 0.0
-        self.failures: list[str] = []
-
-    def __enter__(self) -> "Neighbour":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join(60)
-
-    def _ask(self) -> None:
-        row = x_request([0.0] * 784, shape=[1, 1, 28, 28])
-        row["inputs"][0]["name"] = "input"
-        with httpx.Client(base_url=self._url, timeout=120) as client:
-            while not self._is_over.is_set():
-                begun = time.perf_counter()
-                answers = [client.get("/v2/health/live"), client.post("/v2/models/digits/infer", json=row)]
-                self.slowest_s = max(self.slowest_s, time.perf_counter() - begun)
-                self.failures += [answer.text for answer in answers if answer.status_code != 200]
 
 
 @pytest.mark.parametrize(

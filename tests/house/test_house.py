@@ -77,7 +77,7 @@ SERVICE = (
     {"compiled"},
     {""},
     {"contract", "errors"},
-    {"settings", "access", "telemetry", "protocol", "batching"},
+    {"settings", "access", "telemetry", "protocol", "batching", "pictures"},
     {"engine"},
     {"models", "http"},
     {"routes"},

@@ -16,7 +16,7 @@ from PIL import Image
 from service.contract.manifest import Preprocessing
 from service.contract.probabilities import are_distributions, softmax
 from service.errors import BadPicture
-from service.routes.predict import read_picture
+from service.pictures.request import PictureRequest
 from service_kit import Server, serving
 from tiny_nets import digits_net, echo_net, log_net, write_bundle
 
@@ -33,6 +33,11 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def drawing(seed: int = 0) -> Image.Image:
     levels = np.random.default_rng(seed).integers(0, 256, (28, 28)).astype(np.uint8)
     return Image.fromarray(levels)
+
+
+def read_picture(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> np.ndarray:
+    """The row (1, C, H, W) of a picture that is the body of a request."""
+    return PictureRequest([(None, content)], preprocessing, max_pixels).decode()
 
 
 def colours(content: bytes) -> list[float]:

@@ -1,0 +1,89 @@
+"""A process that decodes pictures, and may be killed meanwhile: `python -m service.pictures.child`.
+
+In: requests on stdin, one after another.  Out: their answers on stdout; the process ends when stdin does.
+
+    request   REQUEST: mode, height, width, max_pixels, bytes of memory, length │ the file
+    answer    ANSWER: kind, length │ pixels (C, H, W) uint8, or why not, in UTF-8
+
+Imports numpy, Pillow and the contract. It runs what decoders make of hostile bytes, so its parent reads plain
+bytes and nothing else: a pickle would let a decoder that was taken over run code there.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from PIL.Image import init
+
+from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels
+
+REQUEST = struct.Struct("<1sIIQQQ")
+ANSWER = struct.Struct("<1sQ")
+READY = b"r"
+PIXELS = b"p"
+UNKNOWN = b"u"
+FAILED = b"f"
+
+NICENESS = 5  # answers from models go first
+MARGIN_BYTES = 32 << 20  # beside a picture: Python's own objects, and what malloc rounds up
+
+_MODES: dict[bytes, Literal["L", "RGB"]] = {b"L": "L", b"R": "RGB"}
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    os.nice(NICENESS)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    requests, answers = _take_streams()
+    init()  # Pillow's formats: what they import counts as idle memory
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, 0))
+    idle_bytes = _address_space()
+    _answer(answers, READY, b"")
+    while head := requests.read(REQUEST.size):
+        mode, height, width, max_pixels, memory, length = REQUEST.unpack(head)
+        _limit_memory(idle_bytes + memory + length + MARGIN_BYTES)  # the file itself is part of it
+        target = Target(mode=_MODES[mode], height=height, width=width, max_pixels=max_pixels)
+        _answer(answers, *_decode(requests.read(length), target))
+
+
+def _decode(content: bytes, target: Target) -> tuple[bytes, bytes]:
+    try:
+        return PIXELS, read_pixels(content, target).tobytes()
+    except UnknownFormatError as error:
+        return UNKNOWN, str(error).encode()
+    except PictureError as error:
+        return FAILED, str(error).encode()
+
+
+def _answer(answers: BinaryIO, kind: bytes, content: bytes) -> None:
+    answers.write(ANSWER.pack(kind, len(content)) + content)
+    answers.flush()
+
+
+def _take_streams() -> tuple[BinaryIO, BinaryIO]:
+    """stdin and stdout for the parent alone: what a library prints must not end up between two answers."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    return requests, answers
+
+
+def _address_space() -> int:
+    """Bytes of this process's address space, which is what the limit is on."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _limit_memory(num_bytes: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The pictures of a request as rows of a net, without harm to other clients.
+
+In: a request's body.  Out: rows (N, C, H, W) float32, or an error that says what is too much.
+
+    body ─▶ form.py ─▶ weight.py ─┬─ light ─▶ a thread, for up to about 40 ms
+            a thread              └─ heavy ─▶ capacity.py ─▶ processes.py: one process, with a deadline
+
+When the client hangs up, its request is cancelled: what waits is then never begun, and a process that decodes
+is killed. Only a thread continues to its end, which is near.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from service.contract.manifest import Preprocessing
+from service.errors import BadPicture, Overloaded, TooLarge
+from service.pictures.capacity import Capacity
+from service.pictures.form import Picture, files_of, is_form
+from service.pictures.processes import DecodingProcesses
+from service.pictures.request import PictureRequest, naming
+from service.pictures.weight import Weight, are_light
+
+LIGHT_ROW_BYTES = 8 << 20  # of a request's rows; more are counted, and decoded when there is memory for them
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingLimits:
+    """What decoding may cost; each is the setting of the same name."""
+
+    max_files: int  # in a request
+    max_pixels: int  # in a picture
+    max_request_pixels: int  # in all pictures of a request
+    max_inflight_pixels: int  # in all requests at once
+    decode_memory_bytes: int  # for all requests at once
+    decode_timeout_s: float  # for a request
+    num_processes: int
+
+
+class PictureDecoder:
+    """Decodes for all requests of a worker; belongs to one event loop."""
+
+    def __init__(self, threads: Executor, limits: DecodingLimits) -> None:
+        self._threads = threads
+        self._limits = limits
+        self._capacity = Capacity(limits.num_processes, limits.decode_memory_bytes)
+        self._processes = DecodingProcesses(limits.decode_timeout_s)
+        self._inflight_pixels = 0
+
+    async def pictures(self, content_type: str, body: bytes | bytearray) -> list[Picture]:
+        """The pictures of a body: the files of a form, or the body itself, whose name is None."""
+        if is_form(content_type):
+            return await self._in_thread(lambda: files_of(content_type, body, self._limits.max_files))
+        return [(None, bytes(body))]
+
+    @asynccontextmanager
+    async def rows(
+        self, pictures: Sequence[Picture], preprocessing: Preprocessing
+    ) -> AsyncIterator[np.ndarray]:
+        """The pictures as rows (N, C, H, W) float32, whose memory is counted until the block ends.
+
+        Raises BadPicture with the file's name, TooLarge, Overloaded, or Unavailable.
+        """
+        request = PictureRequest(pictures, preprocessing, self._limits.max_pixels)
+        weights = request.weigh() if len(pictures) == 1 else await self._in_thread(request.weigh)
+        num_pixels = self._check_pixels(weights)
+        if request.row_bytes <= LIGHT_ROW_BYTES and are_light(weights, request.num_file_bytes):
+            yield await self._in_thread(request.decode)
+            return
+        decoder_bytes = self._decoder_bytes(weights, request.row_bytes)
+        self._inflight_pixels += num_pixels
+        try:
+            lease = await self._capacity.lease(decoder_bytes + request.row_bytes)
+            try:
+                pixels = await self._decode(request, decoder_bytes)
+                lease.keep_bytes(request.row_bytes)
+                yield await self._in_thread(lambda: request.to_rows(pixels))
+            finally:
+                lease.end()
+        finally:
+            self._inflight_pixels -= num_pixels
+
+    def close(self) -> None:
+        """End the processes."""
+        self._processes.close()
+
+    async def _decode(self, request: PictureRequest, decoder_bytes: int) -> list[np.ndarray]:
+        pixels = []
+        try:
+            async with self._processes.borrow() as process:
+                for file, content in request.pictures:
+                    with naming(file):
+                        pixels.append(await process.decode(content, request.target, decoder_bytes))
+        except TimeoutError:
+            raise BadPicture(
+                f"decoding takes longer than {self._limits.decode_timeout_s:g} s, "
+                "the maximum of a request (FOLDSERVE_DECODE_TIMEOUT_S)"
+            ) from None
+        return pixels
+
+    def _check_pixels(self, weights: Sequence[Weight]) -> int:
+        """The pixels of a request; raises TooLarge, or Overloaded if there are too many of other requests."""
+        num_pixels = sum(weight.pixels for weight in weights)
+        limits = self._limits
+        if num_pixels > limits.max_request_pixels:
+            raise TooLarge(
+                f"the pictures have {num_pixels} pixels together, at most {limits.max_request_pixels} are "
+                "decoded for one request (FOLDSERVE_MAX_REQUEST_PIXELS)"
+            )
+        if self._inflight_pixels + num_pixels > limits.max_inflight_pixels:
+            raise Overloaded(
+                f"pictures with {self._inflight_pixels} pixels are being decoded, at most "
+                f"{limits.max_inflight_pixels} are at once (FOLDSERVE_MAX_INFLIGHT_PIXELS)"
+            )
+        return num_pixels
+
+    def _decoder_bytes(self, weights: Sequence[Weight], row_bytes: int) -> int:
+        """Bytes that decoding a request one picture at a time takes, beside its rows; raises TooLarge."""
+        limit = self._limits.decode_memory_bytes
+        needed = max(weight.num_bytes or 0 for weight in weights) + row_bytes
+        if needed > limit:
+            raise TooLarge(
+                f"decoding takes {needed >> 20} MiB of memory, at most {limit >> 20} are allowed "
+                "(FOLDSERVE_DECODE_MEMORY_MB)"
+            )
+        if any(weight.num_bytes is None for weight in weights):
+            return limit - row_bytes
+        return needed - row_bytes
+
+    async def _in_thread(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)

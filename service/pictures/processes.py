@@ -1,0 +1,145 @@
+"""Processes that decode pictures, killed as soon as one takes too long or its client is gone.
+
+In: a picture's bytes.  Out: its pixels, or a PictureError.
+
+A process starts when it is first needed, which takes about 0.2 s, serves one request after another, and ends
+when it has been idle for a while. Why no library does this: docs/decisions/0028-hostile-work-elsewhere.md.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import numpy as np
+
+from service.contract.pictures import PictureError, Target, UnknownFormatError
+from service.errors import Unavailable
+from service.pictures.child import ANSWER, PIXELS, READY, REQUEST, UNKNOWN
+
+START_TIMEOUT_S = 30.0
+IDLE_S = 60.0
+
+_COMMAND = (sys.executable, "-m", "service.pictures.child")
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")  # nothing else of the environment: it may hold secrets
+_MAX_REASON_BYTES = 10_000
+_log = logging.getLogger("foldserve")
+
+
+class DecodingProcess:
+    """One of them; decodes one picture at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._requests = process.stdin
+        self._answers = process.stdout
+        self.is_usable = False  # started, and has answered whatever it was asked
+        self.idle_since_s = 0.0
+
+    @classmethod
+    async def start(cls) -> "DecodingProcess":
+        """A new one, once it can decode; raises Unavailable."""
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # each thread of it would take address space
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(4 << 20)  # a decoded picture's memory goes back at once
+        started = await asyncio.create_subprocess_exec(
+            *_COMMAND,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the server, which ends its processes itself
+        )
+        process = cls(started)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await process._receive(READY)
+        except (PictureError, TimeoutError) as error:
+            _log.error("event=decoder_failed reason=%r", str(error) or f"no sign within {START_TIMEOUT_S} s")
+            raise Unavailable("no process that decodes pictures could be started") from None
+        finally:
+            if not process.is_usable:
+                process.kill()
+        return process
+
+    async def decode(self, content: bytes, target: Target, num_bytes: int) -> np.ndarray:
+        """The pixels (C, H, W) uint8 of a picture whose decoder may hold `num_bytes`; raises PictureError."""
+        self.is_usable = False
+        sizes = (target.height, target.width, target.max_pixels, num_bytes, len(content))
+        with suppress(ConnectionError):  # it has ended: the answer, or its absence, says why
+            self._requests.write(REQUEST.pack(target.mode[0].encode(), *sizes))
+            self._requests.write(content)
+            await self._requests.drain()
+        pixels = await self._receive(PIXELS, int(np.prod(target.shape)))
+        return np.frombuffer(pixels, np.uint8).reshape(target.shape)
+
+    def kill(self) -> None:
+        """End it now, whatever it does; harmless if it has ended."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _receive(self, expected: bytes, num_bytes: int = 0) -> bytes:
+        """The next answer's content, of `num_bytes` if it is the expected one; PictureError if it is not."""
+        try:
+            kind, length = ANSWER.unpack(await self._answers.readexactly(ANSWER.size))
+            if length != num_bytes if kind == expected else length > _MAX_REASON_BYTES:
+                raise ConnectionError  # no child of ours says such a thing
+            content = await self._answers.readexactly(length)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.kill()
+            code = await self._process.wait()
+            raise PictureError(f"cannot be decoded: its decoder ended with exit code {code}") from None
+        self.is_usable = True
+        if kind == expected:
+            return content
+        reason = content.decode(errors="replace")
+        raise UnknownFormatError(reason) if kind == UNKNOWN else PictureError(reason)
+
+
+class DecodingProcesses:
+    """As many as are borrowed at once; how many that may be is what `Capacity` decides."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._idle: list[DecodingProcess] = []  # the longest idle first
+        self._borrowed: set[DecodingProcess] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[DecodingProcess]:
+        """One for a request, killed if it still decodes when the block ends; TimeoutError at the deadline."""
+        process = self._idle.pop() if self._idle else await DecodingProcess.start()
+        self._borrowed.add(process)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                yield process
+        finally:
+            self._borrowed.discard(process)
+            if process.is_usable:
+                self._keep(process)
+            else:
+                process.kill()
+
+    def close(self) -> None:
+        """End all of them, borrowed or not."""
+        for process in (*self._idle, *self._borrowed):
+            process.kill()
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def _keep(self, process: DecodingProcess) -> None:
+        loop = asyncio.get_running_loop()
+        process.idle_since_s = loop.time()
+        self._idle.append(process)
+        if self._sweep is None:
+            self._sweep = loop.call_later(IDLE_S, self._end_idle)
+
+    def _end_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._idle and self._idle[0].idle_since_s + IDLE_S <= loop.time() + 1:
+            self._idle.pop(0).kill()
+        self._sweep = loop.call_later(IDLE_S, self._end_idle) if self._idle else None

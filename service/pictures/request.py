@@ -1,0 +1,72 @@
+"""The pictures of one request, and what each becomes: a row of the net.
+
+In: files, and a model's preprocessing.  Out: their weights, or rows (N, C, H, W) float32, or a BadPicture.
+
+Everything here computes, and is called in a thread or for a single small picture.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from service.contract.manifest import Preprocessing
+from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels, to_row
+from service.errors import BadPicture
+from service.pictures.form import Picture
+from service.pictures.weight import Weight, weigh
+
+
+class PictureRequest:
+    """The pictures of a request, and what they are to become."""
+
+    def __init__(self, pictures: Sequence[Picture], preprocessing: Preprocessing, max_pixels: int) -> None:
+        self.pictures = pictures
+        self.target = Target(
+            mode=preprocessing.mode,
+            height=preprocessing.height,
+            width=preprocessing.width,
+            max_pixels=max_pixels,
+        )
+        self.num_file_bytes = sum(len(content) for _, content in pictures)
+        # Each value once as uint8 and once as float32.
+        self.row_bytes = len(pictures) * 5 * math.prod(self.target.shape)
+        self._preprocessing = preprocessing
+
+    def weigh(self) -> list[Weight]:
+        """The weight of each picture; raises BadPicture."""
+        weights = []
+        for file, content in self.pictures:
+            with naming(file):
+                weights.append(weigh(content, self.target.shape[0], self.target.max_pixels))
+        return weights
+
+    def decode(self) -> np.ndarray:
+        """The rows, decoded here; raises BadPicture."""
+        pixels = []
+        for file, content in self.pictures:
+            with naming(file):
+                pixels.append(read_pixels(content, self.target))
+        return self.to_rows(pixels)
+
+    def to_rows(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """Rows (N, C, H, W) float32 of pixels (C, H, W) uint8 each."""
+        rows = np.empty((len(pixels), *self.target.shape), np.float32)
+        for row, pixels_chw in zip(rows, pixels, strict=True):
+            row[...] = to_row(pixels_chw, self._preprocessing.mean, self._preprocessing.std)[0]
+        return rows
+
+
+@contextmanager
+def naming(file: str | None) -> Iterator[None]:
+    """A PictureError as the BadPicture that the client reads, with the name of the file that it is about."""
+    try:
+        yield
+    except UnknownFormatError:
+        reason = "the body is not a JPEG, PNG or WebP picture"
+    except PictureError as error:
+        reason = f"the picture {error}"
+    else:
+        return
+    raise BadPicture(f"{file}: {reason}" if file else reason)

@@ -29,7 +29,8 @@ def main(arguments: list[str], prog: str = "python -m service") -> int:
         print(f"foldserve: {error}", file=sys.stderr)
         return 2
     if "--version" in arguments:
-        print(f"foldserve {__version__}, {'compiled:' if modules else 'interpreted'}", *modules, sep="\n  ")
+        first = f"foldserve {__version__}, {'compiled:' if modules else 'interpreted'}"
+        print("\n  ".join([first, *modules]))
         return 0
     # Only now: machine code of other sources could fail to import, and would say nothing of why.
     from service.processes.serve import serve

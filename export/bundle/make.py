@@ -7,7 +7,7 @@ import datetime
 import importlib.metadata
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -19,7 +19,7 @@ from export.bundle.pack import pack
 from export.bundle.report import render
 from export.compute.runtime import load
 from export.errors import SourceError
-from export.fold.account import Site, account
+from export.fold.account import account
 from export.fold.gauges.system import FREE, Price
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
@@ -30,12 +30,23 @@ from export.proof.reading import prove_reading
 from export.proof.truth import true_answers
 from export.sources.source import Source
 from service.contract.bundle import GOLDEN_FILE, GRAPH_FILE, REPORT_FILE, Bundle, Golden, golden_bytes, sha256
-from service.contract.manifest import SCHEMA_VERSION, Manifest, Provenance
+from service.contract.manifest import SCHEMA_VERSION, FoldAccount, Manifest, Provenance
 
 PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
 RESERVED_NAME = "stats"  # /v2/models/stats is a route
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Folded:
+    """What folding and proving made: both graphs, the folded one as it is stored, and what is said of it."""
+
+    before: ir.Model
+    after: ir.Model
+    stored: bytes
+    account: FoldAccount
+    proof: Proof
 
 
 def make_bundle(
@@ -48,52 +59,91 @@ def make_bundle(
     prices: frozenset[Price] = FREE,
     half: bool = False,
 ) -> tuple[Bundle, Proof]:
-    """Fold, prove and publish; raises an ExportError, and then nothing is left behind."""
+    """Fold, prove and publish the next version of `models/NAME`.
+
+    Args:
+        seed: of the golden rows' noise.
+        command: what was typed, for the manifest.
+        say: a callback, given what is being done.
+        prices: what a fold may cost.
+        half: store the weights in float16.
+
+    Raises:
+        ExportError: and then nothing is left behind.
+    """
+    name = _model_name(folder)
+    _check_outputs(source)
+    if source.read_from is not None:
+        prove_reading(source.read_from.path, source.read_from.graph, seed=0)
+    golden = make_golden(source, seed, say)
+    say("folding, and proving the folded graph one by one, all together, and in every bucket")
+    folded = _fold(source, golden, prices, half)
+    provenance = _provenance(source, seed, command)
+    files = {
+        GRAPH_FILE: folded.stored,
+        GOLDEN_FILE: golden_bytes(golden),
+        REPORT_FILE: _report(name, source, golden, folded, provenance, half),
+    }
+    manifest = _manifest(name, source, folded, provenance, files)
+    say("packing")
+    return pack(folder, files, manifest.sealed()), folded.proof
+
+
+def _model_name(folder: Path) -> str:
     name = folder.resolve().name
     if not name:
         raise SourceError(f"--to {folder}: expected the folder of a model, such as models/digits")
     if name == RESERVED_NAME:
         raise SourceError(f"a model cannot be called '{name}': /v2/models/{name} is a route of its own")
-    _check_labels(source)
-    if len(names := {spec.name for spec in source.outputs}) != len(source.outputs) or not names:
+    return name
+
+
+def _check_outputs(source: Source) -> None:
+    """A client asks for outputs by name, and labels are the numbers of one output's row."""
+    names = [spec.name for spec in source.outputs]
+    if not names or len(set(names)) != len(names):
+        raise SourceError(f"the outputs must have names of their own, found {names}")
+    output = source.outputs[0]
+    if source.labels is not None and output.row_shape != (len(source.labels),):
         raise SourceError(
-            f"the outputs must have names of their own, found {[s.name for s in source.outputs]}"
+            f"{len(source.labels)} labels, but a row of '{output.name}' is {list(output.row_shape)}"
         )
-    if source.read_from is not None:
-        prove_reading(source.read_from.path, source.read_from.graph, seed=0)
+
+
+def _fold(source: Source, golden: Golden, prices: frozenset[Price], half: bool) -> _Folded:
     pixels = (source.pixels.mean, source.pixels.std) if source.pixels is not None else None
     options = FoldOptions(prices=prices, pixels=pixels)
     before = reference_of(source.graph, options)
-    golden = make_golden(source, seed, say)
     unfolded = _stored(before, half)
 
     def proof_of(graph: ir.Model) -> Proof:
         if half:
-            weigh(graph)
+            weigh(graph)  # an overflow is named by its layer, before its answers are only "not finite"
         return prove(unfolded, _stored(graph, half), golden)
 
-    say("folding, and proving the folded graph one by one, all together, and in every bucket")
-    graph, sites, proof = fold_proved(source.graph, options, proof_of)
-    folded = _stored(graph, half)
-    assert len(list(batchnorms(graph))) == account(sites).declined, "every BatchNorm is accounted for"
-    provenance = _provenance(source, seed, command)
-    report = render(
+    after, sites, proof = fold_proved(source.graph, options, proof_of)
+    assert len(list(batchnorms(after))) == account(sites).declined, "every BatchNorm is accounted for"
+    return _Folded(
+        before=before, after=after, stored=_stored(after, half), account=account(sites), proof=proof
+    )
+
+
+def _report(
+    name: str, source: Source, golden: Golden, folded: _Folded, provenance: Provenance, half: bool
+) -> bytes:
+    return render(
         name,
-        sites=sites,
-        losses=weigh(graph) if half else None,
-        drawings=draw_fold(before, graph, account(sites)),
-        proof=proof,
+        fold=folded.account,
+        losses=weigh(folded.after) if half else None,
+        drawings=draw_fold(folded.before, folded.after, folded.account),
+        proof=folded.proof,
         golden=golden,
-        answers=load(folded, optimised=True)(golden.inputs),
+        answers=load(folded.stored, optimised=True)(golden.inputs),
         inputs=source.inputs,
         outputs=source.outputs,
         provenance=provenance,
         batchnorm=source.batchnorm,
     )
-    files = {GRAPH_FILE: folded, GOLDEN_FILE: golden_bytes(golden), REPORT_FILE: report}
-    manifest = _manifest(name, source, sites, proof, provenance, files)
-    say("packing")
-    return pack(folder, files, manifest.sealed()), proof
 
 
 def _stored(graph: ir.Model, half: bool) -> bytes:
@@ -111,21 +161,8 @@ def make_golden(source: Source, seed: int, say: Say) -> Golden:
     return Golden(inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs})
 
 
-def _check_labels(source: Source) -> None:
-    output = source.outputs[0]
-    if source.labels is not None and output.row_shape != (len(source.labels),):
-        raise SourceError(
-            f"{len(source.labels)} labels, but a row of '{output.name}' is {list(output.row_shape)}"
-        )
-
-
 def _manifest(
-    name: str,
-    source: Source,
-    sites: list[Site],
-    proof: Proof,
-    provenance: Provenance,
-    files: dict[str, bytes],
+    name: str, source: Source, folded: _Folded, provenance: Provenance, files: dict[str, bytes]
 ) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -136,8 +173,8 @@ def _manifest(
         outputs=source.outputs,
         labels=source.labels,
         preprocessing=source.preprocessing,
-        tolerances=proof.tolerances,
-        fold=account(sites),
+        tolerances=folded.proof.tolerances,
+        fold=folded.account,
         provenance=provenance,
     )
 

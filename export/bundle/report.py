@@ -12,10 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.bundle.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
 from export.bundle.half import HalfWeights
-from export.fold.account import Site, account
 from export.proof.prove import Proof
 from service.contract.bundle import Golden
-from service.contract.manifest import Provenance, TensorSpec
+from service.contract.manifest import FoldAccount, Provenance, TensorSpec
 
 if TYPE_CHECKING:  # it needs torch, which an ONNX file does not
     from training.batchnorm.report import BatchNormReport
@@ -40,7 +39,7 @@ class Plot:
 def render(
     name: str,
     *,
-    sites: Sequence[Site],
+    fold: FoldAccount,
     losses: Sequence[HalfWeights] | None,
     drawings: Sequence[Drawing],
     proof: Proof,
@@ -68,8 +67,7 @@ def render(
     ]
     page = environment.get_template("report.html.jinja").render(
         name=name,
-        fold=account(list(sites)),
-        sites=[_row(site, entry) for site, entry in zip(sites, account(list(sites)).sites, strict=True)],
+        fold=fold,
         losses=losses,
         drawings=drawings,
         box=(BOX_WIDTH, BOX_HEIGHT),
@@ -122,12 +120,3 @@ def _ways(proof: Proof) -> list[dict[str, Any]]:
         for output in proof.tolerances
         for way, differences in ways.items()
     ]
-
-
-def _row(site: Site, entry: Any) -> dict[str, Any]:
-    return {
-        "name": site.name,
-        "status": entry.status,
-        "account": entry.how or entry.reason,
-        "health": site.health,
-    }

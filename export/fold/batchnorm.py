@@ -2,58 +2,26 @@
 
 In: a node in inference form.  Out: its scale and shift per channel, or the reason why it has none.
 
+What became of it is a `FoldSite` of the manifest, from the stage that decides it to the report.
+
     y = scale · x + shift        scale = γ / √(σ² + ε)        shift = β − μ · scale
 
 (Ioffe & Szegedy 2015, algorithm 2; ONNX operator BatchNormalization, axis 1.)
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from export.errors import FoldError
 from export.graph.edit import constant
+from service.contract.manifest import FoldSite
 
+HALF_ULP = 2.0**-24
 TINY_VARIANCE = 1e-12
 DEFAULT_EPSILON = float(np.float32(1e-5))  # ONNX attributes are float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folded:
-    """A BatchNorm that is gone, and how.
-
-    `condition`: how many times the BatchNorm's own rounding the fold may add, beside that of the new weights.
-    """
-
-    how: str
-    condition: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reduced:
-    """A BatchNorm of which less is left, an Add per channel, and how."""
-
-    how: str
-    condition: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Declined:
-    """A BatchNorm that stays, and why."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Health:
-    """What the statistics of one BatchNorm look like, over its channels."""
-
-    channels: int
-    smallest_variance: float
-    largest_gain: float
-    dead_channels: int
-    negative_gammas: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,27 +37,60 @@ class BatchNorm(Affine):
     """The affine map of one BatchNormalization, and what its statistics tell.
 
     Args:
+        name: the node's.
         inputs: how large the values are that come in, |μ| + σ, shape (C,).
         outputs: how large those are that go out, |β| + |γ|, shape (C,).
+        smallest_variance: the minimum of σ² over the channels.
+        dead_channels: how many channels have γ = 0 or σ² < 1e-12.
+        negative_gammas: how many channels have γ < 0.
     """
 
+    name: str
     inputs: np.ndarray
     outputs: np.ndarray
-    health: Health
+    smallest_variance: float
+    dead_channels: int
+    negative_gammas: int
+
+    def folded(self, how: str, condition: float = 0.0) -> FoldSite:
+        """It is gone; `how` says where to.
+
+        `condition`: how many times the BatchNorm's own rounding the fold may add, beside the new weights'.
+        """
+        return self._site(status="folded", how=how, error_bound=HALF_ULP * (1 + condition))
+
+    def reduced(self, how: str, condition: float = 0.0) -> FoldSite:
+        """Less of it is left, an Add per channel."""
+        return self._site(status="reduced", how=how, error_bound=HALF_ULP * (1 + condition))
+
+    def declined(self, reason: str) -> FoldSite:
+        """It stays."""
+        return self._site(status="declined", reason=reason)
+
+    def _site(self, **facts: Any) -> FoldSite:
+        return FoldSite(
+            name=self.name,
+            channels=self.scale.size,
+            smallest_variance=self.smallest_variance,
+            largest_gain=float(np.abs(self.scale).max()),
+            dead_channels=self.dead_channels,
+            negative_gammas=self.negative_gammas,
+            **facts,
+        )
 
 
-def read_batchnorm(node: ir.Node) -> BatchNorm | Declined:
-    """Read the node's parameters; raises FoldError, with the layer's name, where they are broken."""
+def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
+    """Read the node's parameters, or decline it; raises FoldError, with its name, where they are broken."""
     if node.attributes.get_int("training_mode", 0) == 1:
-        return Declined(reason="training_mode = 1: it normalises by each batch, not by running statistics")
+        return _unread(node, "training_mode = 1: it normalises by each batch, not by running statistics")
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
-        return Declined(reason="its batch statistics are read: it is in training form")
+        return _unread(node, "its batch statistics are read: it is in training form")
     if node.attributes.get_int("spatial", 1) == 0:
-        return Declined(reason="spatial = 0: its statistics are per position, not per channel")
+        return _unread(node, "spatial = 0: its statistics are per position, not per channel")
     names = ("γ", "β", "μ", "σ²")
     arrays = [constant(value) for value in node.inputs[1:5]]
     if computed := [name for name, array in zip(names, arrays, strict=True) if array is None]:
-        return Declined(reason=f"{', '.join(computed)} computed at run time")
+        return _unread(node, f"{', '.join(computed)} computed at run time")
     gamma, beta, mean, variance = (np.asarray(array, dtype=np.float64) for array in arrays)
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     for name, array in zip(names, (gamma, beta, mean, variance), strict=True):
@@ -100,17 +101,17 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | Declined:
             f"BatchNorm '{node.name}': σ² + ε must be above 0, found {variance.min() + epsilon:.3g}"
         )
     scale = gamma / np.sqrt(variance + epsilon)
-    health = Health(
-        channels=gamma.size,
-        smallest_variance=float(variance.min()),
-        largest_gain=float(np.abs(scale).max()),
-        dead_channels=int(((variance < TINY_VARIANCE) | (gamma == 0)).sum()),
-        negative_gammas=int((gamma < 0).sum()),
-    )
     return BatchNorm(
+        name=node.name or "",
         scale=scale,
         shift=beta - mean * scale,
         inputs=np.abs(mean) + np.sqrt(np.maximum(variance, 0)),
         outputs=np.abs(beta) + np.abs(gamma),
-        health=health,
+        smallest_variance=float(variance.min()),
+        dead_channels=int(((variance < TINY_VARIANCE) | (gamma == 0)).sum()),
+        negative_gammas=int((gamma < 0).sum()),
     )
+
+
+def _unread(node: ir.Node, reason: str) -> FoldSite:
+    return FoldSite(name=node.name or "", status="declined", reason=reason)

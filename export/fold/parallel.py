@@ -1,7 +1,7 @@
 """Merge branches that read one tensor and are summed into one convolution (RepVGG, MobileOne).
 
 In: a prepared graph whose Conv → BatchNorm folds are done.  Out: the same function, in place, with every
-mergeable set of branches as one Conv, and what became of each BatchNormalization.
+mergeable set of branches as one Conv, and what became of each BatchNormalization that went.
 
     conv(x; W, b, p) + conv(x; V, c, q) = conv(x; W', b + c, p)
         W'[:, :, o … o + k_V − 1] = W[…] + V      o = (p − q) / dilation, whole, in each dimension
@@ -17,16 +17,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.batchnorm import Declined, Folded, read_batchnorm
-from export.fold.linear.weights import bias_or_zeros, own_weight, write
+from export.fold.batchnorm import BatchNorm, read_batchnorm
+from export.fold.linear.weights import Refusal, bias_or_zeros, own_weight, write
 from export.graph.edit import constant, has_one_reader
+from service.contract.manifest import FoldSite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
     """A term of the sum as a Conv: weight (C_out, C_in/g, k…) and bias (C_out,) in float64.
 
-    `pads` are (begin, end) for each dimension, or how auto_pad shares them out.
+    `pads` are (begin, end) for each dimension, or how auto_pad shares them out.  `norm` is what the node is
+    if it is no Conv.
     """
 
     node: ir.Node
@@ -36,12 +38,13 @@ class Branch:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[tuple[int, int], ...] | str
+    norm: BatchNorm | None = None
 
 
-def merge_parallel(graph: ir.Graph) -> dict[ir.Node, Folded]:
+def merge_parallel(graph: ir.Graph) -> dict[ir.Node, FoldSite]:
     """Merge in place; returns each BatchNormalization that went, with how."""
     adds = {node for node in graph if _is_a(node, "Add") and _sums_alike(node)}
-    gone: dict[ir.Node, Folded] = {}
+    gone: dict[ir.Node, FoldSite] = {}
     for root in [node for node in graph if node in adds and not _is_inner(node, adds)]:
         groups: dict[ir.Value, list[ir.Node]] = {}
         for term in _terms(root, adds):
@@ -54,9 +57,9 @@ def merge_parallel(graph: ir.Graph) -> dict[ir.Node, Folded]:
     return gone
 
 
-def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, Folded]:
+def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, FoldSite]:
     """Each Conv, the largest first, takes in whatever it covers."""
-    gone: dict[ir.Node, Folded] = {}
+    gone: dict[ir.Node, FoldSite] = {}
     convs = [conv for node in nodes if node.op_type == "Conv" and (conv := _read_conv(node))]
     for base in sorted(convs, key=lambda conv: -conv.weight.size):
         if base.node.graph is None:
@@ -76,9 +79,9 @@ def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, Fold
             continue
         for other, _ in covered:
             _drop(other.node, adds)
-            if other.node.op_type == "BatchNormalization":
+            if other.norm is not None:
                 how = f"into the weights of Conv '{base.node.name}' beside it, as an identity"
-                gone[other.node] = Folded(how=how)
+                gone[other.node] = other.norm.folded(how)
     return gone
 
 
@@ -105,8 +108,8 @@ def _place(small: Branch, large: Branch) -> tuple[slice, ...] | None:
 
 def _read_conv(node: ir.Node) -> Branch | None:
     weight = own_weight(node, 1)
-    bias = weight if isinstance(weight, Declined) else bias_or_zeros(node, 2, weight.shape[0])
-    if isinstance(weight, Declined) or isinstance(bias, Declined):
+    bias = weight if isinstance(weight, Refusal) else bias_or_zeros(node, 2, weight.shape[0])
+    if isinstance(weight, Refusal) or isinstance(bias, Refusal):
         return None
     ones = (1,) * (weight.ndim - 2)
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
@@ -125,14 +128,14 @@ def _read_conv(node: ir.Node) -> Branch | None:
 
 def _as_conv(node: ir.Node, base: Branch) -> Branch | None:
     """A BatchNorm as a Conv with kernel 1, in as many groups as the base has: they read the same channels."""
-    affine = read_batchnorm(node)
-    if isinstance(affine, Declined) or base.weight.shape[0] != affine.scale.size:
+    norm = read_batchnorm(node)
+    if isinstance(norm, FoldSite) or base.weight.shape[0] != norm.scale.size:
         return None
     ones = (1,) * (base.weight.ndim - 2)
     channels, per_group = base.weight.shape[:2]
     weight = np.zeros((channels, per_group, *ones))
-    weight[range(channels), np.arange(channels) % per_group] = affine.scale.reshape(-1, *ones)
-    as_conv = replace(base, node=node, weight=weight, bias=affine.shift, dtypes=_dtypes(node))
+    weight[range(channels), np.arange(channels) % per_group] = norm.scale.reshape(-1, *ones)
+    as_conv = replace(base, node=node, weight=weight, bias=norm.shift, norm=norm, dtypes=_dtypes(node))
     return replace(as_conv, strides=ones, dilations=ones, pads=tuple((0, 0) for _ in ones))
 
 

@@ -15,12 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import FoldError, SourceError
-from export.fold.account import Site
-from export.fold.batchnorm import Declined
 from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.system import Price
 from export.fold.stages import fold
 from export.graph.edit import add_initializer
+from service.contract.manifest import FoldSite
 
 NAME = "pixels"
 
@@ -31,14 +30,14 @@ def fold_pixels(
     mean: Sequence[float],
     std: Sequence[float],
     limit: float = LARGEST_CONDITION,
-) -> tuple[ir.Model, list[Site]]:
+) -> tuple[ir.Model, list[FoldSite]]:
     """Fold as `export.fold.stages.fold` does, with uint8 pixels as the first input."""
     whole, shifted = taking_pixels(model, mean, std), taking_pixels(model, mean, std, subtract=True)
     _, sites = fold(whole, prices - {Price.BORDER}, limit)  # a Sub is cheaper than an Add behind the Conv
-    folded, sites = fold(shifted if isinstance(sites[0].outcome, Declined) else whole, prices, limit)
+    folded, sites = fold(shifted if sites[0].status == "declined" else whole, prices, limit)
     pixels, *others = sites
-    if isinstance(pixels.outcome, Declined):
-        raise FoldError(f"the input's normalisation cannot be folded: {pixels.outcome.reason}")
+    if pixels.status == "declined":
+        raise FoldError(f"the input's normalisation cannot be folded: {pixels.reason}")
     return folded, others
 
 

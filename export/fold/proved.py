@@ -13,11 +13,11 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from export.errors import ParityError
-from export.fold.account import Site
 from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.system import FREE, Price
 from export.fold.pixels import fold_pixels, taking_pixels
 from export.fold.stages import fold
+from service.contract.manifest import FoldSite
 
 LIMITS = (LARGEST_CONDITION, 1.0, 0.0)
 
@@ -39,7 +39,7 @@ def reference_of(model: ir.Model, options: FoldOptions) -> ir.Model:
 
 def fold_proved(
     model: ir.Model, options: FoldOptions, prove: Callable[[ir.Model], Proof]
-) -> tuple[ir.Model, list[Site], Proof]:
+) -> tuple[ir.Model, list[FoldSite], Proof]:
     """Raises the last attempt's ParityError if none is within its tolerance."""
     for limit in LIMITS:
         if options.pixels is None:

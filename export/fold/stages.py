@@ -1,14 +1,13 @@
 """Fold every BatchNorm that can go, in the order of the stages, and account for every one.
 
-In: an ir.Model.  Out: a new ir.Model that computes the same, and one `Site` for each BatchNorm found.
+In: an ir.Model.  Out: a new ir.Model that computes the same, and one `FoldSite` for each BatchNorm found.
 """
 
 from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from export.fold.account import Outcome, Site
-from export.fold.batchnorm import BatchNorm, Declined, read_batchnorm
+from export.fold.batchnorm import BatchNorm, read_batchnorm
 from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.fold import fold_gauges
@@ -18,11 +17,12 @@ from export.fold.parallel import merge_parallel
 from export.fold.usual import fold_usual
 from export.graph.edit import batchnorms
 from export.graph.prepare import tidy
+from service.contract.manifest import FoldSite
 
 
 def fold(
     model: ir.Model, prices: frozenset[Price] = FREE, limit: float = LARGEST_CONDITION
-) -> tuple[ir.Model, list[Site]]:
+) -> tuple[ir.Model, list[FoldSite]]:
     """Fold a prepared graph (see `export.graph.prepare`); the given model stays as it is.
 
     First the usual fold into the linear op right before; then parallel branches become one; then what is
@@ -32,41 +32,35 @@ def fold(
     drop_neutral(model.graph)
     found = {node: read_batchnorm(node) for node in batchnorms(model)}
     norms = {node: norm for node, norm in found.items() if isinstance(norm, BatchNorm)}
-    outcomes: dict[ir.Node, Outcome] = {
-        node: norm for node, norm in found.items() if isinstance(norm, Declined)
-    }
-    for node in norms:
+    fates = {node: site for node, site in found.items() if isinstance(site, FoldSite)}
+    for node, norm in norms.items():
         if node.graph is not model.graph:
-            outcomes[node] = Declined(reason="inside a subgraph (If, Loop, Scan): those are left alone")
-    refusals = fold_usual(model.graph, norms, outcomes)
-    outcomes |= merge_parallel(model.graph)
-    refusals |= fold_usual(model.graph, norms, outcomes)
-    if left := {node: norm for node, norm in norms.items() if node not in outcomes}:
+            fates[node] = norm.declined("inside a subgraph (If, Loop, Scan): those are left alone")
+    refusals = fold_usual(model.graph, norms, fates)
+    fates |= merge_parallel(model.graph)
+    refusals |= fold_usual(model.graph, norms, fates)  # a merged Conv may stand right before a BatchNorm
+    if left := {node: norm for node, norm in norms.items() if node not in fates}:
         model, solved = _fold_gauges(model, left, prices, limit)
-        outcomes |= {node: _explain(solved[node], refusals.get(node)) for node in left}
-    sites = [
-        Site(name=node.name or "", outcome=outcomes[node], health=getattr(norm, "health", None))
-        for node, norm in found.items()
-    ]
-    return tidy(model), sites
+        fates |= {node: _explain(solved[node], refusals.get(node)) for node in left}
+    return tidy(model), [fates[node] for node in found]
 
 
 def _fold_gauges(
     model: ir.Model, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price], limit: float
-) -> tuple[ir.Model, dict[ir.Node, Outcome]]:
+) -> tuple[ir.Model, dict[ir.Node, FoldSite]]:
     """On a copy, so that weights that cannot be written leave the model as it is."""
     copy = model.clone()
     twins = dict(zip(model.graph, copy.graph, strict=True))
     try:
         known = {twins[node]: norm for node, norm in norms.items()}
-        outcomes = fold_gauges(copy.graph, known, prices, limit)
+        fates = fold_gauges(copy.graph, known, prices, limit)
     except CannotWriteError as error:
-        return model, {node: Declined(reason=str(error)) for node in norms}
-    return copy, {node: outcomes[twins[node]] for node in norms}
+        return model, {node: norm.declined(str(error)) for node, norm in norms.items()}
+    return copy, {node: fates[twins[node]] for node in norms}
 
 
-def _explain(outcome: Outcome, refusal: str | None) -> Outcome:
-    """What the linear op right before said comes first."""
-    if isinstance(outcome, Declined) and refusal is not None:
-        return Declined(reason=f"{refusal}; {outcome.reason}")
-    return outcome
+def _explain(fate: FoldSite, refusal: str | None) -> FoldSite:
+    """What the linear op right before said comes first in the reason."""
+    if fate.reason is None or refusal is None:
+        return fate
+    return fate.model_copy(update={"reason": f"{refusal}; {fate.reason}"})

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from export.fold.account import Outcome
-from export.fold.batchnorm import Affine, BatchNorm, Declined, Folded
+from export.fold.batchnorm import Affine, BatchNorm
 from export.fold.flatten import flatten_first
 from export.fold.linear.conv import fold_conv, fold_conv_transpose
 from export.fold.linear.gemm import fold_add, fold_gemm, fold_matmul
-from export.fold.linear.weights import shared
+from export.fold.linear.weights import Refusal, shared
 from export.graph.edit import has_one_reader, onnx_op, replace_by_input
+from service.contract.manifest import FoldSite
 
-Rewrite = Callable[[ir.Node, Affine], Folded | Declined]
+Rewrite = Callable[[ir.Node, Affine], str | Refusal]
 
 REWRITES: dict[str, Rewrite] = {
     "Conv": fold_conv,
@@ -27,12 +27,13 @@ REWRITES: dict[str, Rewrite] = {
 
 
 def fold_usual(
-    graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], outcomes: dict[ir.Node, Outcome]
+    graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], fates: dict[ir.Node, FoldSite]
 ) -> dict[ir.Node, str]:
-    """The usual fold, into the linear op right before.  Notes what went; returns why linear ops refused."""
+    """The usual fold, into the linear op right before.  Notes in `fates` what went; returns why
+    linear ops refused."""
     refusals = {}
     for node, norm in norms.items():
-        if node in outcomes:
+        if node in fates:
             continue
         flatten_first(node, graph)
         source = node.inputs[0]
@@ -41,10 +42,10 @@ def fold_usual(
         if source is None or before is None or rewrite is None or not has_one_reader(source):
             continue
         cost = shared(before)
-        outcome = rewrite(before, norm)
-        if isinstance(outcome, Folded):
+        went = rewrite(before, norm)
+        if isinstance(went, str):
             replace_by_input(node, graph)
-            outcomes[node] = Folded(how=f"{outcome.how} before it{cost}")
-        elif before.op_type != "Add":
-            refusals[node] = outcome.reason
+            fates[node] = norm.folded(f"{went} before it{cost}")
+        elif before.op_type != "Add":  # most Adds are no bias of a MatMul: what the gauges say is the reason
+            refusals[node] = went.reason
     return refusals

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from export.fold.batchnorm import Declined
 from export.fold.stages import fold
 from export.graph.prepare import prepare
 from gauge_kit import Net, assert_gone, assert_stays, folded
@@ -36,7 +35,7 @@ def test_a_residual_stream_gives_up_all_where_gamma_is_positive(seed, opset, blo
     x = net.op("Relu", net.norm(x, C, positive=True))
     y = net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), C, 3)
     result = assert_gone(net, SHAPE, y)
-    assert len(result.outcomes) == 2 * blocks + 1
+    assert len(result.fates) == 2 * blocks + 1
     assert result.ops == [node.op_type for node in net.nodes if node.op_type != "BatchNormalization"]
 
 
@@ -49,11 +48,7 @@ def test_a_residual_stream_keeps_those_whose_signs_differ(seed, blocks):
         x = block(net, x, positive=False, shift=False)
     result = folded(net, SHAPE, x)
     assert {f"bn{2 * index + 1}" for index in range(blocks)} <= result.gone()
-    assert all(
-        "the sign of γ" in outcome.reason
-        for outcome in result.outcomes.values()
-        if isinstance(outcome, Declined)
-    )
+    assert all("the sign of γ" in fate.reason for fate in result.fates.values() if fate.status == "declined")
 
 
 @some
@@ -232,7 +227,7 @@ def test_a_large_offset_that_another_batchnorm_would_read_is_refused(seed):
     net.arrays["bn0.gamma"][0], net.arrays["bn0.beta"][0] = 1e-3, 1.0
     result = folded(net, SHAPE, first, second)
     assert len(result.gone()) == 1
-    assert any("it would cost accuracy" in result.how(name) for name in result.outcomes)
+    assert any("it would cost accuracy" in result.how(name) for name in result.fates)
 
 
 def test_float16_that_overflows_is_left_as_it_was():
@@ -246,5 +241,5 @@ def test_float16_that_overflows_is_left_as_it_was():
     for info in (*proto.graph.input, *proto.graph.output):
         info.type.tensor_type.elem_type = TensorProto.FLOAT16
     model, (site,) = fold(prepare(ir.from_proto(proto)))
-    assert "overflow float16" in site.outcome.reason
+    assert "overflow float16" in site.reason
     assert [node.op_type for node in model.graph] == ["BatchNormalization", "AveragePool", "Conv"]

@@ -144,7 +144,7 @@ def test_matmul_takes_all_of_its_input(rank, seed):
     x = x if rank == 2 else net.op("Transpose", x, perm=order)
     result = assert_gone(net, ["rows", 4, 5, 3][:rank], net.op("MatMul", x, net.weight(4, 6)))
     assert result.ops == (["Gemm"] if rank == 2 else ["Transpose", "MatMul", "Add"])
-    assert type(result.outcomes["bn0"]).__name__ == ("Folded" if rank == 2 else "Reduced")
+    assert result.fates["bn0"].status == ("folded" if rank == 2 else "reduced")
 
 
 @pytest.mark.parametrize("rank", [3, 4])

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.fold.batchnorm import Folded, Reduced
 from export.fold.gauges.system import Price
 from gauge_kit import Net, assert_gone, assert_stays, folded
 from gauge_ways import SHAPE, C
@@ -44,7 +43,7 @@ def test_a_threshold_takes_what_relu_cuts(signs, opset, seed, pooled):
     result = assert_gone(net, SHAPE, y, prices=THRESHOLD)
     assert result.ops == [*SIGNS[signs], *(["GlobalAveragePool", "Flatten", "Gemm"] if pooled else ["Conv"])]
     assert "the price: a Max or Min with a constant at Relu 'relu1'" in result.how()
-    assert isinstance(result.outcomes["bn0"], Folded)
+    assert result.fates["bn0"].status == "folded"
 
 
 @pytest.mark.parametrize("signs", SIGNS)
@@ -98,7 +97,7 @@ def test_all_of_a_dense_block_goes_by_thresholds(signs, seed, layers):
     assert {f"bn{2 * layer + 1}" for layer in range(layers)} <= free.gone()
     assert len(free.gone()) == layers + 1
     result = assert_gone(net, SHAPE, y, prices=THRESHOLD)
-    paid = {name for name in result.outcomes if "the price" in result.how(name)}
+    paid = {name for name in result.fates if "the price" in result.how(name)}
     assert len(paid) <= layers + (signs == "mixed"), "one of the readers has it its way"
     assert Counter(result.ops)["Relu"] >= layers, "those behind a Conv of their own"
 
@@ -200,7 +199,7 @@ def test_a_bias_is_paid_for_a_shift_only(shift, seed):
         assert_stays(net, ["rows", 3, 5], y, because="the missing bias of MatMul 'matmul0'", prices=NOTHING)
     result = assert_gone(net, ["rows", 3, 5], y, prices=BIAS if shift else EVERYTHING)
     assert result.ops == ["MatMul", *(["Add"] if shift else []), "Transpose"]
-    assert isinstance(result.outcomes["bn0"], Reduced if shift else Folded)
+    assert result.fates["bn0"].status == ("reduced" if shift else "folded")
 
 
 @some

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from export.fold.batchnorm import Declined
 from folds_kit import EXACT, fold_proto, relative_difference
 from onnx_graphs import batchnorm, batchnorm_arrays, graph, value
 
@@ -82,7 +81,7 @@ def test_a_slice_along_an_axis_that_is_computed_ties_nothing():
     arrays |= {"starts": np.array([3]), "ends": np.array([-9]), "steps": np.array([-1])}
     proto = graph(nodes, arrays, ["rows", 4, 3, 3], extra_inputs=[value("axes", [1], 7)])
     _, _, (site,) = fold_proto(proto)
-    assert isinstance(site.outcome, Declined)
+    assert site.status == "declined"
 
 
 @pytest.mark.parametrize("kind", ["Conv", "Gemm", "MatMul"])
@@ -91,11 +90,11 @@ def test_another_domains_op_of_the_same_name_is_not_understood(kind):
     proto = graph(nodes, {"w": RANDOM.normal(size=(4, 4)), **batchnorm_arrays(4, 0)}, ["rows", 4])
     proto.opset_import.append(helper.make_opsetid("com.example", 1))
     _, _, (site,) = fold_proto(proto)
-    assert isinstance(site.outcome, Declined)
+    assert site.status == "declined"
 
 
 def test_a_pad_that_shifts_channels_ties_nothing():
     nodes = [NORM, op("Pad", "n pads", "p"), op("Conv", "p w", "y")]
     arrays = {"pads": np.array([0, 1, 0, 0, 0, -1, 0, 0]), **W, **only_scale(4)}
     _, _, (site,) = fold_proto(graph(nodes, arrays, [2, 4, 3, 3]))
-    assert isinstance(site.outcome, Declined)
+    assert site.status == "declined"

@@ -6,18 +6,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_ir as ir
-import torch
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from export.compute.operators import OPERATORS
-from export.fold.batchnorm import Declined, Folded, Reduced
 from export.fold.gauges.system import FREE, Price
 from export.fold.stages import fold
 from export.graph.edit import batchnorms
 from export.graph.prepare import prepare
 from onnx_graphs import graph
+from service.contract.manifest import FoldSite
 
 EXACT = 1e-12
 EPSILON = 2.0**-16
@@ -157,20 +156,20 @@ class Net:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a fold did: the outcome of each BatchNorm, the op types left, and the relative difference."""
+    """What a fold did: what became of each BatchNorm, the op types left, and the relative difference."""
 
-    outcomes: dict[str, Folded | Reduced | Declined]
+    fates: dict[str, FoldSite]
     ops: list[str]
     difference: float
     unfolded: ir.Model
     folded: ir.Model
 
     def how(self, name: str = "bn0") -> str:
-        outcome = self.outcomes[name]
-        return f"declined: {outcome.reason}" if isinstance(outcome, Declined) else outcome.how
+        fate = self.fates[name]
+        return fate.how or f"declined: {fate.reason}"
 
     def gone(self) -> set[str]:
-        return {name for name, outcome in self.outcomes.items() if not isinstance(outcome, Declined)}
+        return {name for name, fate in self.fates.items() if fate.status != "declined"}
 
 
 class Upsample(OpRun):
@@ -189,16 +188,9 @@ def difference(unfolded: ir.Model, folded: ir.Model, rows: np.ndarray) -> float:
 
 
 def answers(model: ir.Model, rows: np.ndarray) -> list[np.ndarray]:
-    """The outputs of a graph in float64; a small Conv is fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with np.errstate(over="ignore"):  # a Sigmoid far from 0
-            return ReferenceEvaluator(ir.to_proto(model), new_ops=[*OPERATORS, Upsample]).run(
-                None, {"x": rows}
-            )
-    finally:
-        torch.set_num_threads(threads)
+    """The outputs of a graph in float64."""
+    with np.errstate(over="ignore"):  # a Sigmoid far from 0
+        return ReferenceEvaluator(ir.to_proto(model), new_ops=[*OPERATORS, Upsample]).run(None, {"x": rows})
 
 
 def folded(net: Net, shape: Sequence[int | str], *outputs: str, prices: frozenset[Price] = FREE) -> Result:
@@ -207,13 +199,13 @@ def folded(net: Net, shape: Sequence[int | str], *outputs: str, prices: frozense
     model, sites = fold(unfolded, prices)
     rows = net.random.normal(size=[size if isinstance(size, int) else 2 for size in shape])
     result = Result(
-        outcomes={site.name: site.outcome for site in sites},
+        fates={site.name: site for site in sites},
         ops=[node.op_type for node in model.graph],
         difference=difference(unfolded, model, rows),
         unfolded=unfolded,
         folded=model,
     )
-    assert result.difference < EXACT, (result.difference, result.outcomes)
+    assert result.difference < EXACT, (result.difference, result.fates)
     assert len(list(batchnorms(model))) == len(sites) - len(result.gone())
     return result
 
@@ -223,7 +215,7 @@ def assert_gone(
 ) -> Result:
     """Every BatchNorm goes."""
     result = folded(net, shape, *outputs, prices=prices)
-    assert len(result.gone()) == len(result.outcomes) > 0, result.outcomes
+    assert len(result.gone()) == len(result.fates) > 0, result.fates
     return result
 
 
@@ -232,6 +224,6 @@ def assert_stays(
 ) -> Result:
     """The only BatchNorm stays, for this reason."""
     result = folded(net, shape, *outputs, prices=prices)
-    assert because in result.how(), result.outcomes
+    assert because in result.how(), result.fates
     assert "declined" in result.how()
     return result

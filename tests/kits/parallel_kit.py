@@ -8,12 +8,12 @@ import onnx_ir as ir
 from onnx import helper
 
 from export.compute.reference import graph_evaluator
-from export.fold.batchnorm import Folded
 from export.fold.parallel import merge_parallel
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
 from export.graph.prepare import prepare, tidy
 from onnx_graphs import batchnorm_arrays, graph
+from service.contract.manifest import FoldSite
 
 EXACT = 1e-12
 
@@ -21,7 +21,7 @@ EXACT = 1e-12
 Arrays = dict[str, np.ndarray]
 
 
-def merge(proto: onnx.ModelProto) -> tuple[ir.Model, ir.Model, dict[ir.Node, Folded]]:
+def merge(proto: onnx.ModelProto) -> tuple[ir.Model, ir.Model, dict[ir.Node, FoldSite]]:
     unmerged = prepare(ir.from_proto(proto))
     merged = unmerged.clone()
     gone = merge_parallel(merged.graph)

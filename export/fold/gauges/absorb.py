@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.batchnorm import Affine, Declined, Folded
+from export.fold.batchnorm import Affine
 from export.fold.gauges.system import Solution
+from export.fold.linear.weights import Refusal
 from export.graph.edit import add_initializer, constant
 
 
@@ -12,9 +13,9 @@ class CannotWriteError(Exception):
     """New weights that their dtype cannot hold; the message says whose."""
 
 
-def check(outcome: Folded | Declined | None) -> None:
+def check(outcome: str | Refusal | None) -> None:
     """Raise CannotWriteError for a refusal."""
-    if isinstance(outcome, Declined):
+    if isinstance(outcome, Refusal):
         raise CannotWriteError(outcome.reason)
 
 

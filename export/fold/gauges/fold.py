@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fold.batchnorm import BatchNorm, Declined, Folded, Reduced
+from export.fold.batchnorm import BatchNorm
 from export.fold.gauges.build import build
 from export.fold.gauges.cost import condition
 from export.fold.gauges.places import where
@@ -23,8 +23,9 @@ from export.fold.gauges.rules.batchnorm import gone
 from export.fold.gauges.solve import Settled
 from export.fold.gauges.system import Equation, Price, Solution, System
 from export.graph.edit import constant, onnx_op, replace_by_input
+from service.contract.manifest import FoldSite
 
-Outcomes = dict[ir.Node, Folded | Reduced | Declined]
+Fates = dict[ir.Node, FoldSite]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,34 +40,32 @@ class Plan:
 
 def fold_gauges(
     graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price], limit: float
-) -> Outcomes:
+) -> Fates:
     """Fold what can go, in place; raises CannotWriteError, and then the graph is broken: give it a copy.
 
     `limit`: how many times a BatchNorm's own rounding its fold may add (see `condition`).
     """
     system = build(graph)
-    outcomes: Outcomes = {}
+    fates: Fates = {}
     candidates = {}
     for node, norm in norms.items():
         if dead := int((norm.scale == 0).sum()):
             reason = f"γ = 0 in {dead} of {norm.scale.size} channels, and no linear op right before it"
-            outcomes[node] = Declined(reason=reason)
+            fates[node] = norm.declined(reason)
         elif system.of(node.outputs[0]).any():
             candidates[node] = gone(node, norm, system)
         else:
-            outcomes[node] = Declined(
-                reason="the shape of its input, or the axis of its channels, is unknown"
-            )
+            fates[node] = norm.declined("the shape of its input, or the axis of its channels, is unknown")
     while True:
         plan = _plan(system, candidates, prices)
         costly = _costly(plan, norms, limit)
         if not costly:
             break
-        outcomes |= costly
+        fates |= costly
         candidates = {node: equation for node, equation in candidates.items() if node not in costly}
-    outcomes |= {node: Declined(reason=reason) for node, reason in plan.reasons.items()}
-    outcomes |= _write(graph, plan, norms)
-    return outcomes
+    fates |= {node: norms[node].declined(reason) for node, reason in plan.reasons.items()}
+    fates |= _write(graph, plan, norms)
+    return fates
 
 
 def _plan(system: System, candidates: Mapping[ir.Node, Equation], prices: frozenset[Price]) -> Plan:
@@ -100,17 +99,19 @@ def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:
     return sorted(candidates, key=lambda node: not is_next_to_linear(node))
 
 
-def _costly(plan: Plan, norms: Mapping[ir.Node, BatchNorm], limit: float) -> Outcomes:
+def _costly(plan: Plan, norms: Mapping[ir.Node, BatchNorm], limit: float) -> Fates:
     """The BatchNorms that would cost too much accuracy: the worst quarter, for without them others may do."""
     times = {node: condition(node, norms, plan.solution) for node in plan.gone}
     costly = sorted((node for node in times if times[node] > limit), key=lambda node: -times[node])
     return {
-        node: Declined(reason=f"it would cost accuracy: {times[node]:.3g} times the rounding error is added")
+        node: norms[node].declined(
+            f"it would cost accuracy: {times[node]:.3g} times the rounding error is added"
+        )
         for node in costly[: -(-len(costly) // 4)]
     }
 
 
-def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> Outcomes:
+def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> Fates:
     """Write the gauges into every op that they touch, and take out the BatchNorms that go."""
     going, solution = set(plan.gone), plan.solution
     touched = []
@@ -125,9 +126,9 @@ def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> O
     conditions = {node: condition(node, norms, solution) for node in plan.gone}
     for node, absorb in touched:
         absorb(node, solution)
-    outcomes: Outcomes = {}
+    fates: Fates = {}
     for node, (how, prices) in places.items():
-        kind = Reduced if Price.BIAS in prices else Folded
-        outcomes[node] = kind(how=how, condition=conditions[node])
+        decide = norms[node].reduced if Price.BIAS in prices else norms[node].folded
+        fates[node] = decide(how, conditions[node])
         replace_by_input(node, graph)
-    return outcomes
+    return fates

@@ -1,4 +1,4 @@
-"""Write what stands before and behind a linear op into its weights: what every fold ends in.
+"""Write what stands before and after a linear op into its weights: what every fold ends in.
 
-In: a node and the affine maps around it.  Out: `Folded`, or the reason why its weights cannot carry them.
+In: a node and the affine maps around it.  Out: where they went, in words, or a `Refusal`.
 """

@@ -15,14 +15,14 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.batchnorm import Affine, Declined, Folded
-from export.fold.linear.weights import bias_or_zeros, weight_of, write
+from export.fold.batchnorm import Affine
+from export.fold.linear.weights import Refusal, bias_or_zeros, weight_of, write
 
 
-def fold_conv(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:
+def fold_conv(node: ir.Node, after: Affine, before: Affine | None = None) -> str | Refusal:
     """Fold into the weights of a Conv."""
     weight = weight_of(node, 1)
-    if isinstance(weight, Declined):
+    if isinstance(weight, Refusal):
         return weight
     groups = node.attributes.get_int("group", 1)
     outputs, inputs_per_group, *kernel = weight.shape
@@ -30,10 +30,10 @@ def fold_conv(node: ir.Node, after: Affine, before: Affine | None = None) -> Fol
     return _fold(node, grouped, after, before, lambda new: new.swapaxes(1, 2).reshape(weight.shape))
 
 
-def fold_conv_transpose(node: ir.Node, after: Affine, before: Affine | None = None) -> Folded | Declined:
+def fold_conv_transpose(node: ir.Node, after: Affine, before: Affine | None = None) -> str | Refusal:
     """Fold into the weights of a ConvTranspose."""
     weight = weight_of(node, 1)
-    if isinstance(weight, Declined):
+    if isinstance(weight, Refusal):
         return weight
     groups = node.attributes.get_int("group", 1)
     inputs, outputs_per_group, *kernel = weight.shape
@@ -47,15 +47,13 @@ def _fold(
     after: Affine,
     before: Affine | None,
     ungroup: Callable[[np.ndarray], np.ndarray],
-) -> Folded | Declined:
+) -> str | Refusal:
     """`weight` has the shape (groups, inputs of a group, outputs of a group, k…)."""
     groups, inputs, outputs, *kernel = weight.shape
     if groups * outputs != after.scale.size:
-        return Declined(
-            reason=f"'{node.name}' has {groups * outputs} channels, the BatchNorm {after.scale.size}"
-        )
+        return Refusal(f"'{node.name}' has {groups * outputs} channels, the BatchNorm {after.scale.size}")
     bias = bias_or_zeros(node, 2, groups * outputs)
-    if isinstance(bias, Declined):
+    if isinstance(bias, Refusal):
         return bias
     ones = [1] * len(kernel)
     if before is not None:
@@ -65,4 +63,4 @@ def _fold(
         weight = weight * before.scale.reshape(groups, inputs, 1, *ones)
     weight = weight * after.scale.reshape(groups, 1, outputs, *ones)
     refused = write(node, {1: ungroup(weight), 2: bias * after.scale + after.shift})
-    return refused or Folded(how=f"into the weights of {node.op_type} '{node.name}'")
+    return refused or f"into the weights of {node.op_type} '{node.name}'"

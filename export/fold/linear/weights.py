@@ -1,40 +1,48 @@
 """How a fold writes new weights: computed in float64, cast once, refused if the cast breaks them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.batchnorm import Declined
 from export.graph.edit import add_initializer, constant
 
 
-def weight_of(node: ir.Node, index: int) -> np.ndarray | Declined:
+@dataclass(frozen=True)
+class Refusal:
+    """Why an op's weights cannot take a scale and shift."""
+
+    reason: str
+
+
+def weight_of(node: ir.Node, index: int) -> np.ndarray | Refusal:
     """Input `index` of the node in float64, if it is constant."""
     array = constant(node.inputs[index]) if index < len(node.inputs) else None
     if array is None:
-        return Declined(reason=f"the weights of {node.op_type} '{node.name}' are computed at run time")
+        return Refusal(f"the weights of {node.op_type} '{node.name}' are computed at run time")
     return array.astype(np.float64)
 
 
-def own_weight(node: ir.Node, index: int) -> np.ndarray | Declined:
+def own_weight(node: ir.Node, index: int) -> np.ndarray | Refusal:
     """Input `index` of the node in float64, if it is constant and read by this node alone."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is not None and (len(value.uses()) > 1 or value.is_graph_output()):
-        return Declined(reason=f"weight '{value.name}' of '{node.name}' has another reader")
+        return Refusal(f"weight '{value.name}' of '{node.name}' has another reader")
     return weight_of(node, index)
 
 
-def bias_or_zeros(node: ir.Node, index: int, channels: int) -> np.ndarray | Declined:
+def bias_or_zeros(node: ir.Node, index: int, channels: int) -> np.ndarray | Refusal:
     """Input `index` of the node in float64, shape (channels,); zeros if it is left out."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         return np.zeros(channels)
     array = constant(value)
     if array is None:
-        return Declined(reason=f"the bias of {node.op_type} '{node.name}' is computed at run time")
+        return Refusal(f"the bias of {node.op_type} '{node.name}' is computed at run time")
     return array.astype(np.float64)
 
 
-def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str = "folded") -> Declined | None:
+def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str = "folded") -> Refusal | None:
     """Give the node new constant inputs in its weights' own dtype; all of them, or none with the reason.
 
     A weight that another node reads too stays as it is for that node: this one gets a copy.
@@ -47,7 +55,7 @@ def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str = "folded") -
     with np.errstate(over="ignore"):
         cast = {index: array.astype(original.dtype) for index, array in arrays.items()}
     if not all(np.isfinite(array.astype(np.float64)).all() for array in cast.values()):
-        return Declined(reason=f"the folded weights of '{node.name}' overflow {original.dtype}")
+        return Refusal(f"the folded weights of '{node.name}' overflow {original.dtype}")
     for index, array in cast.items():
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)

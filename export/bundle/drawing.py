@@ -1,4 +1,4 @@
-"""Draw a graph before and behind its fold, every op coloured by what happened to it.
+"""Draw a graph before and after its fold, every op coloured by what happened to it.
 
 In: two graphs and the account of the BatchNorms.  Out: boxes and lines, in pixels, for the report's SVG.
 

@@ -1,8 +1,8 @@
-"""Let a Reshape to two axes stand before its MatMul instead of behind it.
+"""Let a Reshape to two axes stand before its MatMul instead of after it.
 
     MatMul (…, K)·(K, M) → Reshape (-1, M)      becomes      Reshape (-1, K) → MatMul (-1, K)·(K, M)
 
-The same products, but now the features are on axis 1, where a BatchNorm behind can fold into them.
+The same products, but now the features are on axis 1, where a BatchNorm after them can fold into the MatMul.
 """
 
 import numpy as np

@@ -58,7 +58,7 @@ def merge_parallel(graph: ir.Graph) -> dict[ir.Node, FoldSite]:
 
 
 def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, FoldSite]:
-    """Each Conv, the largest first, takes in whatever it covers."""
+    """Each Conv, the largest first, takes in every branch that its kernel covers; returns what went."""
     gone: dict[ir.Node, FoldSite] = {}
     convs = [conv for node in nodes if node.op_type == "Conv" and (conv := _read_conv(node))]
     for base in sorted(convs, key=lambda conv: -conv.weight.size):
@@ -71,6 +71,7 @@ def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, Fold
             for other in others
             if other.node.graph is not None and (place := _place(other, base))
         ]
+        # A smaller Conv that is not covered by this one is a base itself, later in the loop.
         weight, bias = base.weight.copy(), base.bias.copy()
         for other, place in covered:
             weight[place] += other.weight
@@ -86,7 +87,12 @@ def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, Fold
 
 
 def _place(small: Branch, large: Branch) -> tuple[slice, ...] | None:
-    """Where in the larger weight the smaller one lies; None if the larger kernel does not cover it."""
+    """The slices of the larger weight where the smaller one is added; None if it is not covered.
+
+    Both kernels must meet the same pixels at the same places of the output: the smaller one starts (p_large
+    − p_small) / dilation taps into the larger one, which must be whole, and its padding must fit at the end
+    too.
+    """
     alike = [(conv.weight.shape[:2], conv.strides, conv.dtypes) for conv in (small, large)]
     if alike[0] != alike[1]:
         return None
@@ -98,6 +104,7 @@ def _place(small: Branch, large: Branch) -> tuple[slice, ...] | None:
         size, room = small.weight.shape[2 + axis], large.weight.shape[2 + axis]
         before, after = np.subtract(large.pads[axis], small.pads[axis])
         start, rest = divmod(int(before), dilation)
+        # At the end too, or the two would make outputs of different sizes.
         if rest or not 0 <= start <= room - size or before + after != dilation * (room - size):
             return None
         if size > 1 and small.dilations[axis] != dilation:
@@ -168,7 +175,10 @@ def _is_inner(add: ir.Node, adds: set[ir.Node]) -> bool:
 
 
 def _terms(root: ir.Node, adds: set[ir.Node]) -> list[ir.Value]:
-    """What a tree of Adds sums up, from left to right."""
+    """The terms that a tree of Adds sums up, from left to right.
+
+    An Add whose sum another node reads too is itself a term: that sum must exist.
+    """
     terms, pending = [], [*reversed(root.inputs)]
     while pending:
         value = pending.pop()
@@ -182,7 +192,10 @@ def _terms(root: ir.Node, adds: set[ir.Node]) -> list[ir.Value]:
 
 
 def _drop(node: ir.Node, adds: set[ir.Node]) -> None:
-    """Take a term out of its sum: the other operand stands for its Add, under the Add's name if a root."""
+    """Take a term out of its sum: the Add goes too, and its other operand takes its place.
+
+    Of the last Add of a tree it also takes the name, which may be that of the graph's output.
+    """
     ((add, index),) = node.outputs[0].uses()
     total, other = add.outputs[0], add.inputs[1 - index]
     assert node.graph is not None

@@ -4,7 +4,7 @@ In: a graph whose input is (pixel / 255 − mean) / std.  Out: the same net with
 
     x = s · pixel + t      s = 1 / (255 · std)      t = −mean / std
 
-That is a BatchNormalization with γ = s, μ = 255 · mean, β = 0, σ² = 1, behind a Cast: it is put there,
+That is a BatchNormalization with γ = s, μ = 255 · mean, β = 0, σ² = 1, after a Cast: it is put there,
 folded, and has to be gone.  Where zero padding keeps its t from moving on, 255 · mean is subtracted from the
 pixels before, by one Sub.
 """
@@ -33,7 +33,7 @@ def fold_pixels(
 ) -> tuple[ir.Model, list[FoldSite]]:
     """Fold as `export.fold.stages.fold` does, with uint8 pixels as the first input."""
     whole, shifted = taking_pixels(model, mean, std), taking_pixels(model, mean, std, subtract=True)
-    _, sites = fold(whole, prices - {Price.BORDER}, limit)  # a Sub is cheaper than an Add behind the Conv
+    _, sites = fold(whole, prices - {Price.BORDER}, limit)  # a Sub is cheaper than an Add after the Conv
     folded, sites = fold(shifted if sites[0].status == "declined" else whole, prices, limit)
     pixels, *others = sites
     if pixels.status == "declined":

@@ -3,7 +3,9 @@
 In: an unfolded graph, what may be paid, and how to prove.  Out: the first folded graph that is proved.
 
 The limit on what a fold may add to the rounding is an estimate from each BatchNorm's own statistics.  What
-counts is the measured parity: where it fails, folds that shift tensors are taken back, the costly ones first.
+counts is the measured parity: where it fails, the limit is lowered, so that folds that shift tensors are
+taken back, the costly ones first.  At a limit of 0 no tensor is shifted any more, and what is left only
+scales.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from export.fold.pixels import fold_pixels, taking_pixels
 from export.fold.stages import fold
 from service.contract.manifest import FoldSite
 
+# From what is estimated to stay within the tolerance, over half as much and no more, to no shift at all.
 LIMITS = (LARGEST_CONDITION, 1.0, 0.0)
 
 Proof = TypeVar("Proof")
@@ -40,7 +43,11 @@ def reference_of(model: ir.Model, options: FoldOptions) -> ir.Model:
 def fold_proved(
     model: ir.Model, options: FoldOptions, prove: Callable[[ir.Model], Proof]
 ) -> tuple[ir.Model, list[FoldSite], Proof]:
-    """Raises the last attempt's ParityError if none is within its tolerance."""
+    """Fold at each limit in turn until `prove` raises no ParityError.
+
+    Returns the folded graph, what became of each BatchNorm, and what `prove` returned.  Raises the last
+    attempt's ParityError if none is within its tolerance.
+    """
     for limit in LIMITS:
         if options.pixels is None:
             folded, sites = fold(model, options.prices, limit)

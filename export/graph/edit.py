@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array behind an initialiser, or None if the value is computed at run time."""
+    """The array of an initialiser, or None if the value is computed at run time."""
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     return value.const_value.numpy()

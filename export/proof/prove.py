@@ -34,7 +34,15 @@ class Proof:
 
 
 def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
-    """Replay the golden rows through both graphs; raises ProofError if the folded one is beyond tolerance."""
+    """Replay the golden rows through both graphs.
+
+    The unfolded graph runs without ONNX Runtime's optimisations, so that its error is that of the net's own
+    arithmetic; the folded one as it will be served.
+
+    Raises:
+        ParityError: the folded graph is beyond the tolerance.
+        ProofError: the golden rows prove nothing.
+    """
     reference = measure(load(unfolded, optimised=False), golden, buckets=())
     served = measure(load(folded, optimised=True), golden)
     tolerances = {
@@ -50,7 +58,16 @@ def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
 
 
 def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> Tolerance:
-    """The tolerance of one output; ProofError if the unfolded graph is too far from the truth."""
+    """The tolerance of one output.
+
+    Args:
+        unfolded_error: max |unfolded − truth|.
+        folded_error: max |folded − truth|.
+        truth: the golden answers, float64.
+
+    Raises:
+        ProofError: the unfolded graph is so far from the truth that any answer would be within the tolerance.
+    """
     output_range = float(np.abs(truth).max(initial=0.0))
     if not np.isfinite([unfolded_error, output_range]).all():
         raise ProofError("the unfolded graph's own answers are not finite or not of the net's shape")

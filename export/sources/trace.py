@@ -31,7 +31,13 @@ UNNAMED = "(computed)"
 
 
 def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
-    """Trace `net` on float32 rows; raises TraceError if the graph's BatchNorms are not those that ran."""
+    """Trace `net` on float32 rows of shape (2, *row_shape), in eval mode; the rows become symbolic.
+
+    Two rows and not one: the exporter takes a dimension of size 1 for a constant.
+
+    Raises:
+        TraceError: the net fails, cannot be traced, or its graph holds other BatchNorms than ran.
+    """
     net.eval()
     rows = torch.zeros(2, *row_shape)
     ran, outputs = watch_batchnorms(net, rows)
@@ -82,7 +88,7 @@ def check_batchnorms(model: ir.Model, ran: Sequence[str], owners: Mapping[str, s
 
 
 def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], int]:
-    """Run the net once; the paths of the BatchNorms that ran, in order, and how many tensors it returns."""
+    """Run the net once; returns the paths of the BatchNorms that ran, in order, and its number of outputs."""
     watcher = _Watcher(net)
     with torch.no_grad(), watcher:
         try:
@@ -103,7 +109,11 @@ def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], int
 
 
 class _Watcher(TorchFunctionMode):
-    """Notes each call of batch_norm by the path of the module that owns its running mean."""
+    """Notes each call of batch_norm by the path of the module that owns its running mean.
+
+    Module hooks would miss BatchNorms that are called as functions, and subclasses that do not call their
+    parent; every way ends in one of the three functions below.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         self.ran: list[str] = []

@@ -78,7 +78,7 @@ def test_a_wrong_row_shape_says_which():
 
 
 class Aliased(nn.Module):
-    """One BatchNorm under two names, one called as a function by its parent, one behind an InstanceNorm."""
+    """One BatchNorm under two names, one called as a function by its parent, one after an InstanceNorm."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -235,7 +235,7 @@ def test_a_repvgg_block_becomes_one_conv():
     assert_same_function(unfolded, folded, ROWS)
 
 
-def test_a_merge_makes_way_for_the_batchnorm_behind_the_sum():
+def test_a_merge_makes_way_for_the_batchnorm_after_the_sum():
     """BN(conv3×3(x) + conv1×1(x)): an Add has no weights to take the scale, the merged Conv has."""
     nodes = [THREE, ONE, add("three", "one", "s"), batchnorm("s", "y")]
     unfolded = prepare(ir.from_proto(graph(nodes, ARRAYS, IMAGE)))

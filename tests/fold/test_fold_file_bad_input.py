@@ -151,7 +151,7 @@ def second_weight() -> onnx.ModelProto:
 
 
 def branching(then: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """An If behind Conv → BatchNorm, both of whose outputs are the graph's; `then` writes t."""
+    """An If after Conv → BatchNorm, both of whose outputs are the graph's; `then` writes t."""
     t, e = (value(name, ["rows", 4, 4, 4], TensorProto.FLOAT) for name in "te")
     other = helper.make_graph([helper.make_node("Neg", ["y"], ["e"])], "else", [], [e])
     branches = {"then_branch": helper.make_graph(then, "then", [], [t]), "else_branch": other}

@@ -54,7 +54,7 @@ def test_a_residual_stream_keeps_those_whose_signs_differ(seed, blocks):
 @some
 @given(seed=seeds, relu=st.booleans())
 def test_two_on_one_tensor_go_into_their_own_readers(seed, relu):
-    """One scale can't please both; unpadded Convs behind take what each asks for."""
+    """One scale can't please both; unpadded Convs after take what each asks for."""
     net = Net(seed)
     x = net.conv("x", C, C)
     branches = [net.conv(net.norm(x, C), C, 3, 2, 2) for _ in range(2)]
@@ -127,7 +127,7 @@ def test_shared_statistics_and_shared_constants_of_adds_are_copied(seed):
     assert_gone(net, SHAPE, *convs, plain)
 
 
-@pytest.mark.parametrize("where", ["before", "behind", "both"])
+@pytest.mark.parametrize("where", ["before", "after", "both"])
 @some
 @given(seed=seeds, opset=st.sampled_from(OPSETS))
 def test_an_output_of_the_graph_stays_what_it_is(where, seed, opset):
@@ -136,7 +136,7 @@ def test_an_output_of_the_graph_stays_what_it_is(where, seed, opset):
     pooled = net.op("GlobalAveragePool", x)
     normal = net.norm(pooled, C)
     y = net.conv(normal, C, 3)
-    seen = {"before": [x], "behind": [normal], "both": [x, normal]}[where]
+    seen = {"before": [x], "after": [normal], "both": [x, normal]}[where]
     result = folded(net, SHAPE, y, *seen)
     assert ("bn0" in result.gone()) == (where != "both")
     if where == "both":
@@ -157,12 +157,12 @@ def test_the_batchnorm_may_be_the_output(seed):
 @some
 @given(seed=seeds)
 def test_what_a_subgraph_reads_stays_what_it_is(captured, seed):
-    """Behind the BatchNorm it may go into what is before, before it into what is behind."""
+    """After the BatchNorm it may go into what is before, before it into what comes after."""
     net = Net(seed)
     before = net.op("AveragePool", net.conv("x", C, C), kernel_shape=[1, 1])
-    behind = net.norm(before, C)
-    y = net.conv(behind, C, 3)
-    read = before if captured == "x'" else behind
+    after = net.norm(before, C)
+    y = net.conv(after, C, 3)
+    read = before if captured == "x'" else after
     branches = {
         f"{kind.lower()}_branch": helper.make_graph(
             [helper.make_node(kind, [read], [f"{kind}.y"])], kind, [], [value(f"{kind}.y", SHAPE)]
@@ -174,7 +174,7 @@ def test_what_a_subgraph_reads_stays_what_it_is(captured, seed):
     assert_gone(net, SHAPE, y, z)
     net.nodes = [node for node in net.nodes if node.op_type != "Conv" or node.output[0] != y]
     if captured == "x'":
-        assert_stays(net, SHAPE, net.op("Sigmoid", behind), z, because="is read by a subgraph")
+        assert_stays(net, SHAPE, net.op("Sigmoid", after), z, because="is read by a subgraph")
 
 
 @some
@@ -195,7 +195,7 @@ def test_a_batchnorm_that_makes_the_gate_stays(seed):
     net = Net(seed)
     gate = net.norm(net.op("GlobalAveragePool", "x"), C)
     y = net.conv(net.op("Mul", net.conv("x", C, C), gate), C, 3)
-    assert_stays(net, SHAPE, y, because="the gate of Mul 'mul3' takes values as they are")
+    assert_stays(net, SHAPE, y, because="the gate of Mul 'mul3' cannot absorb a scale or shift")
 
 
 @some
@@ -204,7 +204,9 @@ def test_a_tensor_times_its_own_sigmoid_lets_nothing_pass(seed):
     net = Net(seed)
     x = net.norm("x", C)
     silu = net.op("Mul", x, net.op("Sigmoid", x))
-    assert_stays(net, SHAPE, net.conv(silu, C, 3), because="Sigmoid 'sigmoid1' takes values as they are")
+    assert_stays(
+        net, SHAPE, net.conv(silu, C, 3), because="Sigmoid 'sigmoid1' cannot absorb a scale or shift"
+    )
 
 
 @some

@@ -1,4 +1,4 @@
-"""Ops that only move numbers: a BatchNorm before them or behind them goes, at any opset, γ of both signs."""
+"""Ops that only move numbers: a BatchNorm before them or after them goes, at any opset, γ of both signs."""
 
 import numpy as np
 from test_gauges_linear import CASES as LINEAR

@@ -54,13 +54,13 @@ CASES = {
 }
 
 
-def behind_a_pool(build: Build) -> Build:
+def after_a_pool(build: Build) -> Build:
     """So that the BatchNorm is not right before the linear op."""
     return lambda net, x: build(net, net.op("AveragePool", x, kernel_shape=[1, 1]))
 
 
 def before_a_pool(build: Build) -> Build:
-    """So that the BatchNorm is not right behind the linear op."""
+    """So that the BatchNorm is not right after the linear op."""
 
     def both(net: Net, x: str) -> Passed:
         y, channels, rank = build(net, x)
@@ -72,7 +72,7 @@ def before_a_pool(build: Build) -> Build:
     return both
 
 
-_FORWARD = {name: replace(case, build=behind_a_pool(case.build)) for name, case in CASES.items()}
+_FORWARD = {name: replace(case, build=after_a_pool(case.build)) for name, case in CASES.items()}
 _BACKWARD = {name: replace(case, build=before_a_pool(case.build), shift=True) for name, case in CASES.items()}
 
 test_takes_its_input, _, test_refuses_a_shift = three_tests(_FORWARD, examples=4, ways=["forward"])
@@ -183,13 +183,13 @@ def test_a_linear_op_takes_no_row_scale(seed):
     """transA, a bias for each row, and a constant on the left make rows of what would be features."""
     net = Net(seed)
     y = net.op("Gemm", net.norm("x", 4), net.weight(3, 2), transA=1)
-    assert_stays(net, [3, 4], y, because="Gemm 'gemm1' takes values as they are")
+    assert_stays(net, [3, 4], y, because="Gemm 'gemm1' cannot absorb a scale or shift")
     net = Net(seed)
     y = net.op("Gemm", net.norm("x", 4), net.weight(4, 2), net.weight(3, 2))
-    assert_stays(net, [3, 4], y, because="Gemm 'gemm1' takes values as they are")
+    assert_stays(net, [3, 4], y, because="Gemm 'gemm1' cannot absorb a scale or shift")
     net = Net(seed)
     y = net.op("MatMul", net.weight(2, 3), net.norm("x", 4))
-    assert_stays(net, [3, 4], y, because="MatMul 'matmul1' takes values as they are")
+    assert_stays(net, [3, 4], y, because="MatMul 'matmul1' cannot absorb a scale or shift")
 
 
 @settings(max_examples=8, deadline=None)
@@ -198,4 +198,4 @@ def test_weights_computed_at_run_time_take_nothing(seed):
     net = Net(seed)
     weights = net.op("Abs", net.op("ReduceMax", "x", keepdims=1))
     y = net.op("Conv", net.norm("x", C), net.op("Expand", weights, net.constant(np.array([2, C, 1, 1]))))
-    assert_stays(net, SHAPE, y, because="takes values as they are")
+    assert_stays(net, SHAPE, y, because="cannot absorb a scale or shift")

@@ -39,7 +39,7 @@ def test_a_threshold_takes_what_relu_cuts(signs, opset, seed, pooled):
         y = net.gemm(net.op("Flatten", net.op("GlobalAveragePool", y)), C, 3)
     else:
         y = net.conv(y, C, 3, 2, 2)
-    assert_stays(net, SHAPE, y, because="cannot move on")
+    assert_stays(net, SHAPE, y, because="cannot be absorbed")
     result = assert_gone(net, SHAPE, y, prices=THRESHOLD)
     assert result.ops == [*SIGNS[signs], *(["GlobalAveragePool", "Flatten", "Gemm"] if pooled else ["Conv"])]
     assert "the price: a Max or Min with a constant at Relu 'relu1'" in result.how()
@@ -49,7 +49,7 @@ def test_a_threshold_takes_what_relu_cuts(signs, opset, seed, pooled):
 @pytest.mark.parametrize("signs", SIGNS)
 @some
 @given(seed=seeds)
-def test_a_threshold_takes_what_stands_behind_relu(signs, seed):
+def test_a_threshold_takes_what_stands_after_relu(signs, seed):
     """Conv → Relu → BatchNorm, as the output of the graph."""
     net = Net(seed)
     y = norm(net, net.op("Relu", net.conv("x", C, C, 3, 3, pads=[1] * 4)), C, signs)
@@ -59,7 +59,7 @@ def test_a_threshold_takes_what_stands_behind_relu(signs, seed):
 @some
 @given(seed=seeds)
 def test_no_threshold_where_relu_can_stay(seed):
-    """One Relu of four pays: the others stand behind Convs, or pass what they get."""
+    """One Relu of four pays: the others stand after Convs, or pass what they get."""
     net = Net(seed)
     y = net.conv(net.op("Relu", net.norm(net.conv("x", C, C), C)), C, C)
     y = net.norm(net.op("Relu", y), C, positive=True, shift=False)
@@ -99,20 +99,20 @@ def test_all_of_a_dense_block_goes_by_thresholds(signs, seed, layers):
     result = assert_gone(net, SHAPE, y, prices=THRESHOLD)
     paid = {name for name in result.fates if "the price" in result.how(name)}
     assert len(paid) <= layers + (signs == "mixed"), "one of the readers has it its way"
-    assert Counter(result.ops)["Relu"] >= layers, "those behind a Conv of their own"
+    assert Counter(result.ops)["Relu"] >= layers, "those after a Conv of their own"
 
 
 def test_opset_7_has_no_max_that_broadcasts():
     net = Net(0, 7)
     y = net.conv(net.op("Relu", net.norm("x", C, positive=True)), C, 3)
-    assert_stays(net, SHAPE, y, because="what is cut at 0 by Relu 'relu1' needs b = 0", prices=EVERYTHING)
+    assert_stays(net, SHAPE, y, because="the cut at 0 of Relu 'relu1' allows no shift", prices=EVERYTHING)
 
 
 @pytest.mark.parametrize("kind", ["LeakyRelu", "Sigmoid", "Clip"])
 def test_no_other_activation_has_a_threshold(kind):
     net = Net(0)
     y = net.conv(net.op(kind, net.norm("x", C)), C, 3)
-    assert_stays(net, SHAPE, y, because="cannot move on", prices=EVERYTHING)
+    assert_stays(net, SHAPE, y, because="cannot be absorbed", prices=EVERYTHING)
 
 
 @settings(max_examples=60, deadline=None)
@@ -184,7 +184,7 @@ def test_a_threshold_in_front_of_a_border(seed):
     net = Net(seed)
     y = net.conv(net.op("Relu", net.norm("x", C)), C, 3, 3, 3, pads=[1] * 4)
     for price in (THRESHOLD, BORDER):
-        assert_stays(net, SHAPE, y, because="cannot move on", prices=price)
+        assert_stays(net, SHAPE, y, because="cannot be absorbed", prices=price)
     assert Counter(assert_gone(net, SHAPE, y, prices=EVERYTHING).ops)["Add"] == 1
 
 

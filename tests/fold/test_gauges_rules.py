@@ -1,4 +1,4 @@
-"""What arithmetic, activations, pooling, Resize and Pad pass on of a BatchNorm before them or behind them."""
+"""What arithmetic, activations, pooling, Resize and Pad pass on of a BatchNorm before them or after them."""
 
 from gauge_kit import Net
 from gauge_ways import Build, C, Case, Passed, three_tests

@@ -65,7 +65,7 @@ class Grower:
         self.tensors += outputs
 
     def outputs(self) -> list[str]:
-        """All that nothing reads, most of it behind a last linear op, and a few more."""
+        """All that nothing reads, most of it after a last linear op, and a few more."""
         for x, size in self.tensors[1:]:
             if x not in self.read and self.chance(HEADS):
                 self.add({3: conv, 2: features_last, 1: gemm}[len(size)](self, x, size))

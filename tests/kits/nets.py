@@ -51,7 +51,7 @@ class Everything(nn.Module):
 
 
 class FirstAndPooled(nn.Module):
-    """A BatchNorm with nothing before it, one behind a pool, and one that can go."""
+    """A BatchNorm with nothing before it, one after a pool, and one that can go."""
 
     def __init__(self) -> None:
         super().__init__()

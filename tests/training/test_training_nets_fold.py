@@ -24,8 +24,8 @@ from training.nets import NETS, new_net, read_net_settings, settings_for
 from training_kit import FACTS, SMALLEST, lively
 
 EXACT = 1e-12
-SIGN = "the sign of γ cannot move on"
-SHIFT = "its shift cannot move on"
+SIGN = "the sign of γ cannot be absorbed"
+SHIFT = "its shift cannot be absorbed"
 
 # BatchNorms in the net, and which of them stay, by the sign of γ; everything else goes.
 #   keras-cnn      a BN between Relu and MaxPool has nowhere to go: both need a > 0.  With γ > 0 it passes the

@@ -34,7 +34,7 @@ def affine_after(solution: Solution, node: ir.Node, axis: int, size: int) -> Aff
 
 
 def add_constant(solution: Solution, node: ir.Node, array: np.ndarray, op_type: str = "Add") -> None:
-    """Put `output op array` behind a node, for all its readers, in the dtype of the node's weights."""
+    """Put `output op array` after a node, for all its readers, in the dtype of the node's weights."""
     graph, output = node.graph, node.outputs[0]
     assert isinstance(graph, ir.Graph)
     like = next(found for value in node.inputs if (found := constant(value)) is not None)

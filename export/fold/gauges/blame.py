@@ -1,9 +1,10 @@
 """Say in words which equations keep a BatchNorm in its place.
 
-In: its own equation, the channels where it cannot hold, and what is settled.  Out: a sentence.
+In: its own equation, the channels where it cannot hold, and the settled equations.  Out: a sentence.
 
-The settled equations are edges between ids.  What contradicts lies on the way from the BatchNorm's input to
-its output: the shortest way names the ops.
+The settled equations are edges between ids, one for each channel.  A BatchNorm's equation contradicts them
+only if they already connect its input to its output, or one of these to what is fixed (id 0): so the
+shortest path between the two names few ops, and those that matter.
 """
 
 from collections.abc import Sequence
@@ -14,35 +15,45 @@ import onnx_ir as ir
 from export.fold.gauges.system import FIXED, Equation
 
 _WHAT = {
-    "sign": "the sign of γ cannot move on",
-    "magnitude": "its scale cannot move on",
-    "offset": "its shift cannot move on",
+    "sign": "the sign of γ cannot be absorbed",
+    "magnitude": "its scale cannot be absorbed",
+    "offset": "its shift cannot be absorbed",
 }
-MOST = 3
+MAX_NAMED = 3
 
 
 def blame(kind: str, equation: Equation, wrong: np.ndarray, settled: Sequence[Equation]) -> str:
-    """The reason of one refusal; `wrong` are its channels."""
+    """The reason why an equation cannot hold.
+
+    Args:
+        kind: "sign", "magnitude" or "offset", what of it cannot hold.
+        wrong: in which channels, booleans of shape (C,).
+        settled: the equations that it contradicts.
+    """
     channels = f"in {int(wrong.sum())} of {wrong.size} channels"
-    (first, second) = equation.pairs(kind)[0]
+    (first, second) = equation.pairs(kind)[0]  # of a BatchNorm: the ids of its input and of its output
     row = int(np.argmax(wrong))
     says = _way(kind, int(first[row]), int(second[row]), settled)
     if first[row] == FIXED:
         says.insert(0, _before(equation.node))
-    return f"{_WHAT[kind]} {channels}: {'; '.join(says) or 'both sides are settled'}"
+    return f"{_WHAT[kind]} {channels}: {'; '.join(says) or 'other BatchNorms fix the scales on both sides'}"
 
 
 def _before(node: ir.Node | None) -> str:
-    """Why the input of a BatchNorm is what it is."""
+    """Why the input of a BatchNorm cannot change."""
     source = node.inputs[0] if node is not None else None
     producer = source.producer() if source is not None else None
     if producer is None:
-        return "it reads the graph's input"
-    return f"{producer.op_type} '{producer.name}' gives values as they are"
+        return "it reads the graph's input, which must stay the same"
+    return f"{producer.op_type} '{producer.name}' cannot absorb a scale or shift"
 
 
 def _way(kind: str, start: int, goal: int, settled: Sequence[Equation]) -> list[str]:
-    """What the equations say on the shortest way between two ids, those at a fixed end first."""
+    """What the equations say on the shortest path between two ids, at most 3 of them.
+
+    An op that fixes its input comes first: it is the cause.  Ops in the middle that only pass a scale on
+    are left out where there is a cause, or another BatchNorm, to name.
+    """
     pairs = [(index, pair) for index, equation in enumerate(settled) for pair in equation.pairs(kind)]
     if not pairs:
         return []
@@ -55,11 +66,14 @@ def _way(kind: str, start: int, goal: int, settled: Sequence[Equation]) -> list[
         edge for edge in edges if settled[owner[edge]].magnitude is not None and settled[owner[edge]].node
     ]
     says = dict.fromkeys(settled[owner[edge]].says for edge in (at_fixed + norms or edges))
-    return list(says)[:MOST]
+    return list(says)[:MAX_NAMED]
 
 
 def shortest_way(first: np.ndarray, second: np.ndarray, start: int, goal: int) -> list[int]:
-    """The edges on a shortest way, breadth first; empty if there is none."""
+    """The indices of the edges (first[i], second[i]) on a shortest path; empty if there is none.
+
+    Breadth first, a whole frontier at a time: there are as many edges as channels in the net.
+    """
     size = max(int(first.max()), int(second.max()), start, goal) + 1
     came_by = np.full(size, -1)
     reached = np.zeros(size, dtype=bool)

@@ -3,8 +3,10 @@
     x = x' / a − b inside, 0 in the padding
     conv(pad(x)) = conv'(pad(x')) − conv(pad(b))
 
-conv(pad(b)) is the same in the middle, where `fold_conv` writes it into the bias; what is left is a map
-(C, H, W) that is 0 except at the border.
+Away from the border conv(pad(b)) is one number for each channel, which `fold_conv` writes into the bias.
+What is left is a map (C, H, W) that is 0 except at the border: the Add's constant.  The map depends on H
+and W, so both must be fixed.  It is computed by convolving a picture of constant channels, once padded and
+once not, because that is right for every stride, dilation, group and kind of padding, and costs one row.
 """
 
 import numpy as np
@@ -20,7 +22,12 @@ _PADDING = ("pads", "auto_pad")
 
 
 def add_border(solution: Solution, node: ir.Node, before: Affine, after: Affine) -> None:
-    """Put the Add behind the Conv, whose weights are still the old ones."""
+    """Put the Add after the Conv, whose weights must still be the old ones.
+
+    Args:
+        before: x as a map of the stored x', per input channel.
+        after: the stored y' as a map of y, per output channel.
+    """
     source, weight = node.inputs[0], constant(node.inputs[1])
     assert source is not None
     assert source.shape is not None
@@ -29,6 +36,7 @@ def add_border(solution: Solution, node: ir.Node, before: Affine, after: Affine)
     dilations = node.attributes.get_ints("dilations", [1] * len(sizes))
     reach = [(tap - 1) * step + 1 for tap, step in zip(weight.shape[2:], dilations, strict=True)]
     padded = _convolve(node, weight, before.shift, sizes, without=())
+    # A picture just as large as the kernel, without padding: one place, away from every border.
     middle = _convolve(node, weight, before.shift, reach, without=_PADDING)
     by_channel = after.scale.reshape(-1, *[1] * len(sizes))
     add_constant(solution, node, by_channel * (padded - middle))

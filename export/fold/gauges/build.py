@@ -18,11 +18,11 @@ def build(graph: ir.Graph) -> System:
         if rule is None or not rule.constrain(node, system):
             for value in node.inputs:
                 if value is not None and constant(value) is None:
-                    says = f"{node.op_type} '{node.name}' takes values as they are"
+                    says = f"{node.op_type} '{node.name}' cannot absorb a scale or shift"
                     system.fix(system.of(value), says)
         for output in node.outputs:
             if output.is_graph_output():
-                system.fix(system.of(output), f"the graph's output '{output.name}' is what it is")
+                system.fix(system.of(output), f"the graph's output '{output.name}' must stay the same")
             elif any(reader.graph is not graph for reader, _ in output.uses()):
                 system.fix(system.of(output), f"'{output.name}' is read by a subgraph")
     return system

@@ -1,10 +1,10 @@
 """Fold BatchNorms wherever the graph around them can take their scale and shift.
 
-In: a graph in which no BatchNorm stands right behind a linear op any more, and what remains.
+In: a graph in which no BatchNorm stands right after a linear op any more, and what remains.
 Out: the same graph, changed in place, and what became of each.
 
 A tensor may be stored as a · (v + b).  Each op absorbs such gauges or ties them; a BatchNorm is gone where
-the gauges before and behind it differ by just its scale and shift.  So the question which BatchNorms can go
+the gauges before and after it differ by just its scale and shift.  So the question which BatchNorms can go
 is the question which of their equations can hold together: see `system` (the equations), `rules` (what each
 op asks for), `solve`.
 """

@@ -1,9 +1,12 @@
-"""Which offsets are settled: a sparse linear system, solved as its equations come.
+"""Which offsets are settled: a sparse linear system, solved one equation at a time, with rollback.
 
 In: equations Σ coefficient · b[i] = constant.  Out: each b as a constant plus a combination of free ones.
 
-Gaussian elimination: an equation is reduced by what is solved already; if an unknown is left in it, that one
-is solved for (the rarest, so that expressions stay short); if none is left, it holds or it contradicts.
+Gaussian elimination: an equation is reduced by what is solved already; if unknowns are left in it, it is
+solved for one of them (the one that the fewest equations name, so that expressions stay short); if none is
+left, it holds or it contradicts.  Earlier solutions are never rewritten when a later one becomes known,
+which is what makes rollback a matter of dropping the last ones; `_reduce` substitutes in the order of
+solving instead.
 """
 
 from collections.abc import Iterable
@@ -17,11 +20,14 @@ Terms = Iterable[tuple[int, float]]
 
 
 class Offsets:
-    """The offsets b of `rarity.size` unknowns, of which the first is 0.
+    """The offsets b of `rarity.size` unknowns, of which unknown 0 is the number 0.
 
     Args:
         rarity: how many equations name each unknown, int of shape (unknowns,).
     """
+
+    # _solved: b[pivot] = constant + Σ coefficient · b[i], over unknowns that were free at the time.
+    # _when: the position of each pivot in _trail, the pivots in the order in which they were solved for.
 
     def __init__(self, rarity: np.ndarray) -> None:
         self._rarity = rarity
@@ -30,9 +36,9 @@ class Offsets:
         self._when: dict[int, int] = {0: -1}
 
     def require(self, terms: Terms, constant: float) -> bool:
-        """Add one equation; False, and nothing changes, if it contradicts those before it."""
+        """Add Σ coefficient · b[i] = constant; False, and nothing changes, if it contradicts earlier ones."""
         free, rest, size = self._reduce(terms, -constant)
-        if not free:
+        if not free:  # 0 = rest, up to the rounding of the largest number that went into it
             return abs(rest) <= EXACT * size
         pivot = min(free, key=self._rarity.__getitem__)
         divisor = -free.pop(pivot)
@@ -42,7 +48,7 @@ class Offsets:
         return True
 
     def mark(self) -> int:
-        """Where we are, for `rollback`."""
+        """The number of equations so far, for `rollback`."""
         return len(self._trail)
 
     def rollback(self, mark: int) -> None:
@@ -59,7 +65,11 @@ class Offsets:
         return offsets
 
     def _reduce(self, terms: Terms, rest: float) -> tuple[dict[int, float], float, float]:
-        """The terms in free unknowns, the constant, and the largest number that went into the constant."""
+        """Σ terms + rest in terms of free unknowns.
+
+        Returns the coefficients of the free unknowns, the constant, and the largest number that was added
+        into the constant: what its rounding error is relative to.
+        """
         amounts: dict[int, float] = {}
         queue: list[tuple[int, int]] = []
         size, largest = abs(rest), 0.0
@@ -72,6 +82,8 @@ class Offsets:
         for unknown, coefficient in terms:
             put(unknown, coefficient)
             largest = max(largest, abs(coefficient))
+        # An expression names only unknowns solved for later than itself, or never: so in the order of
+        # solving, each unknown is substituted once, when all that contributes to its coefficient is known.
         while queue:
             _, unknown = heappop(queue)
             coefficient = amounts.pop(unknown)
@@ -81,4 +93,6 @@ class Offsets:
             for other, c in others.items():
                 put(other, coefficient * c)
                 largest = max(largest, abs(coefficient * c))
+        # A coefficient that cancelled but for rounding is none: dividing by it would make a huge, wrong
+        # offset.
         return {i: c for i, c in amounts.items() if abs(c) > EXACT * largest}, rest, size

@@ -1,4 +1,4 @@
-"""Say where a BatchNorm went: the nearest ops, before it and behind it, whose weights changed.
+"""Say where a BatchNorm went: the nearest ops, before it and after it, whose weights changed.
 
 In: the BatchNorm, and the ops that are written.  Out: words, and the prices that are paid on the way.
 """
@@ -10,22 +10,27 @@ import onnx_ir as ir
 from export.fold.gauges.rules import LINEAR
 from export.fold.gauges.system import Price
 
-MOST = 3
+MAX_NAMED = 3
 _ENDS = LINEAR | {"BatchNormalization"}
 
 
 def where(node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price]) -> tuple[str, set[Price]]:
-    """In words, and what was paid for it."""
-    before, behind = list(_reach(node, _producers)), list(_reach(node, _consumers))
+    """Where it went in words, and the prices that were paid on the way.
+
+    `written` are the ops whose weights change, `paid` what was bought at which op.
+    """
+    before, after = list(_reach(node, _producers)), list(_reach(node, _consumers))
     places = [
         f"{_names(ops)} {side}"
-        for side, found in (("before it", before), ("behind it", behind))
+        for side, found in (("before it", before), ("after it", after))
         if (ops := [op for op in found if op in written])
     ]
     how = f"into {' and '.join(places)}" if places else "away: it changes nothing"
-    prices = [(op, paid[op]) for op in dict.fromkeys((*before, *behind)) if op in paid]
+    prices = [(op, paid[op]) for op in dict.fromkeys((*before, *after)) if op in paid]
     if prices:
-        how += f"; the price: {', '.join(f'{price.value} at {_name(op)}' for op, price in prices[:MOST])}"
+        how += (
+            f"; the price: {', '.join(f'{price.value} at {_name(op)}' for op, price in prices[:MAX_NAMED])}"
+        )
     return how, {price for _, price in prices}
 
 
@@ -54,8 +59,8 @@ def _consumers(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _names(ops: list[ir.Node]) -> str:
-    more = f" and {len(ops) - MOST} more" if len(ops) > MOST else ""
-    return ", ".join(map(_name, ops[:MOST])) + more
+    more = f" and {len(ops) - MAX_NAMED} more" if len(ops) > MAX_NAMED else ""
+    return ", ".join(map(_name, ops[:MAX_NAMED])) + more
 
 
 def _name(op: ir.Node) -> str:

@@ -21,7 +21,7 @@ FIXED = 0
 
 
 class Price(Enum):
-    """What it costs to do without an equation."""
+    """What an op costs more if one of its equations is left out."""
 
     BIAS = "an Add for its bias"
     THRESHOLD = "a Max or Min with a constant"
@@ -43,14 +43,15 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Equation:
-    """One op's demands, channel by channel; `says` is how a person would put it.
+    """What one op requires of the gauges around it, channel by channel.
 
     Args:
+        says: the same in words, for the reason why a BatchNorm stays.
         magnitude: a link between |a|s.
         sign: a link between signs of a.
-        offset: pairs (ids, coefficients), and what their sum must be.
+        offset: pairs (ids, coefficients) and a constant, all of one shape: Σ coefficient · b[ids] = constant.
         price: what to pay for leaving it out; None if it cannot be left out.
-        node: who would pay.
+        node: the op that would cost more.
     """
 
     says: str
@@ -61,13 +62,15 @@ class Equation:
     node: ir.Node | None = None
 
     def pairs(self, kind: str | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Which ids it brings together, two and two; of one kind, or of all."""
+        """Pairs of id arrays that it ties: of one kind ("magnitude", "sign", "offset"), or of all."""
         links = [
             link for name in ("magnitude", "sign") if kind in (None, name) and (link := getattr(self, name))
         ]
         pairs = [(link.first, link.second) for link in links]
         if self.offset is not None and kind in (None, "offset"):
             columns = [ids for ids, _ in self.offset[0]]
+            # b = constant ties one unknown to what is fixed: an edge to id 0, so that `blame` can find the
+            # way.
             alone = [(columns[0], np.zeros_like(columns[0]))] if len(columns) == 1 else []
             pairs += [*alone, *combinations(columns, 2)]
         return pairs
@@ -79,7 +82,11 @@ class Equation:
 
 @dataclass(kw_only=True)
 class System:
-    """Grows while the rules walk through the graph."""
+    """The ids of each tensor, and the equations between them; both grow as the rules walk through the graph.
+
+    Args:
+        size: how many ids there are, with id 0.
+    """
 
     size: int = 1
     equations: list[Equation] = field(default_factory=list)
@@ -93,32 +100,32 @@ class System:
         return self.ids[value]
 
     def fresh(self, shape: tuple[int, ...]) -> np.ndarray:
-        """New unknowns, in an array of this shape."""
+        """New unknowns, ids in an array of this shape."""
         count = int(np.prod(shape))
         self.size += count
         return np.arange(self.size - count, self.size).reshape(shape)
 
     def equal(self, first: np.ndarray, second: np.ndarray, says: str) -> None:
-        """The same gauge on both."""
+        """The same a and b on both; their shapes broadcast."""
         self.same_scale(first, second, says)
         self.offset(says, (first, 1.0), (second, -1.0))
 
     def same_scale(self, first: np.ndarray, second: np.ndarray, says: str) -> None:
-        """The same a on both."""
+        """The same a on both; their shapes broadcast."""
         first, second = np.broadcast_arrays(first, second)
         link = Link(first=first.ravel(), second=second.ravel(), factor=np.ones(first.size))
         self.equations.append(Equation(says=says, magnitude=link, sign=link))
 
     def positive(self, ids: np.ndarray, node: ir.Node, price: Price | None = None) -> None:
-        """a > 0."""
+        """a > 0, unless `price` is paid at the node."""
         ids = ids.ravel()
         link = Link(first=ids, second=np.zeros_like(ids), factor=np.ones(ids.size))
-        says = f"{node.op_type} '{node.name}' needs a > 0"
+        says = f"{node.op_type} '{node.name}' allows no change of sign"
         self.equations.append(Equation(says=says, sign=link, price=price, node=node))
 
     def no_offset(self, ids: np.ndarray, node: ir.Node, why: str, price: Price | None = None) -> None:
-        """b = 0."""
-        self.offset(f"{why} {node.op_type} '{node.name}' needs b = 0", (ids, 1.0), price=price, node=node)
+        """b = 0, because of `why` ("the zero padding of"), unless `price` is paid at the node."""
+        self.offset(f"{why} {node.op_type} '{node.name}' allows no shift", (ids, 1.0), price=price, node=node)
 
     def offset(
         self,
@@ -128,20 +135,20 @@ class System:
         price: Price | None = None,
         node: ir.Node | None = None,
     ) -> None:
-        """Σ coefficient · b = equals."""
+        """Σ coefficient · b[ids] = equals, for terms (ids, coefficient); everything broadcasts."""
         arrays = np.broadcast_arrays(equals, *(array for term in terms for array in term))
         constant_, *flat = (array.ravel() for array in arrays)
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
         self.equations.append(Equation(says=says, offset=(pairs, constant_), price=price, node=node))
 
     def fix(self, ids: np.ndarray, says: str) -> None:
-        """a = 1, b = 0."""
+        """a = 1, b = 0: the tensor is stored as the net computes it."""
         if ids.any():
             self.equal(ids, np.zeros_like(ids), says)
 
 
 def along(ids: np.ndarray, axis: int) -> bool:
-    """Whether the gauge varies along no other axis than this one."""
+    """Whether the gauge varies along this axis alone, or not at all."""
     return all(size == 1 or index == axis % ids.ndim for index, size in enumerate(ids.shape))
 
 
@@ -166,7 +173,7 @@ class Solution:
     b: np.ndarray
 
     def is_plain(self, value: ir.Value) -> bool:
-        """Whether the tensor is stored as it is."""
+        """Whether the tensor is stored unchanged: a = 1 and b = 0 in every channel."""
         ids = self.system.of(value)
         return bool((self.a[ids] == 1).all() and (self.b[ids] == 0).all())
 

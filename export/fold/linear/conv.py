@@ -1,4 +1,4 @@
-"""Write what stands before and behind a Conv or ConvTranspose into its weights, in any number of dimensions.
+"""Write what stands before and after a Conv or ConvTranspose into its weights, in any number of dimensions.
 
     x[i] = p[i] · x'[i] + q[i]        y'[o] = s[o] · y[o] + t[o]        with groups: o and i of one group only
 

@@ -1,4 +1,4 @@
-"""Write what stands before and behind a Gemm, MatMul or MatMul + Add into its weights.
+"""Write what stands before and after a Gemm, MatMul or MatMul + Add into its weights.
 
     x[i] = p[i] · x'[i] + q[i]        y'[o] = s[o] · y[o] + t[o]
 

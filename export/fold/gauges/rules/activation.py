@@ -18,7 +18,7 @@ FIRST_BROADCASTING_OPSET = 8
 
 
 def constrain(node: ir.Node, system: System) -> bool:
-    """The same gauge before and behind."""
+    """The same gauge before and after."""
     source = node.inputs[0]
     if source is None or (node.op_type == "PRelu" and not has_constant(node, 1)):
         return False
@@ -27,7 +27,7 @@ def constrain(node: ir.Node, system: System) -> bool:
     can_pay = node.op_type == "Relu" and opset >= FIRST_BROADCASTING_OPSET and given.ndim > 0
     price = Price.THRESHOLD if can_pay else None
     system.positive(given, node, price)
-    system.no_offset(given, node, "what is cut at 0 by", price)
+    system.no_offset(given, node, "the cut at 0 of", price)
     system.ids[node.outputs[0]] = given
     return True
 

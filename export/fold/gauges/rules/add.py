@@ -20,7 +20,7 @@ def constrain(node: ir.Node, system: System) -> bool:
     shape = node.outputs[0].shape
     if first is None or second is None or shape is None:
         return False
-    says = f"{node.op_type} '{node.name}' needs the same a on its branches"
+    says = f"{node.op_type} '{node.name}' needs the same scale on its branches"
     if has_constant(node, 0) or has_constant(node, 1):
         if node.op_type == "Sub" and has_constant(node, 0):
             return False
@@ -34,7 +34,7 @@ def constrain(node: ir.Node, system: System) -> bool:
         system.same_scale(out, one, says)
         system.same_scale(out, two, says)
         sign = -1.0 if node.op_type == "Sub" else 1.0
-        says = f"{node.op_type} '{node.name}' adds offsets"
+        says = f"{node.op_type} '{node.name}' adds the shifts of its branches"
         system.offset(says, (out, 1.0), (one, -1.0), (two, -sign))
     system.ids[node.outputs[0]] = out
     return True

@@ -19,7 +19,7 @@ from export.graph.edit import constant
 
 
 def constrain(node: ir.Node, system: System) -> bool:
-    """One unknown for each channel behind it."""
+    """One unknown for each channel after it."""
     source = node.inputs[0]
     if source is None or node.attributes.get_int("training_mode", 0) == 1:
         return False
@@ -38,12 +38,12 @@ def gone(node: ir.Node, norm: BatchNorm, system: System) -> Equation:
     source = node.inputs[0]
     assert source is not None
     before = np.broadcast_to(np.ravel(system.of(source)), norm.scale.shape)
-    behind = system.of(node.outputs[0]).ravel()
+    after = system.of(node.outputs[0]).ravel()
     return Equation(
-        says=f"BatchNorm '{node.name}' asks for a and b of its own",
-        magnitude=Link(first=before, second=behind, factor=np.abs(norm.scale)),
-        sign=Link(first=before, second=behind, factor=np.sign(norm.scale)),
-        offset=([(before, norm.scale), (behind, -np.ones(norm.scale.size))], norm.shift),
+        says=f"BatchNorm '{node.name}' needs a scale and shift of its own",
+        magnitude=Link(first=before, second=after, factor=np.abs(norm.scale)),
+        sign=Link(first=before, second=after, factor=np.sign(norm.scale)),
+        offset=([(before, norm.scale), (after, -np.ones(norm.scale.size))], norm.shift),
         node=node,
     )
 

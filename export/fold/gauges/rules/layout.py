@@ -27,7 +27,7 @@ def constrain_same(node: ir.Node, system: System) -> bool:
 
 
 def constrain_shape(node: ir.Node, system: System) -> bool:
-    """Shape and Size do not look at the numbers."""
+    """Shape and Size do not read the numbers."""
     return True
 
 
@@ -43,7 +43,7 @@ def constrain_transpose(node: ir.Node, system: System) -> bool:
 
 
 def constrain_reshape(node: ir.Node, system: System) -> bool:
-    """Reshape, Flatten, Squeeze, Unsqueeze: by the shapes before and behind."""
+    """Reshape, Flatten, Squeeze, Unsqueeze: by the shapes before and after."""
     source, output = node.inputs[0], node.outputs[0]
     if source is None or source.shape is None or output.shape is None:
         return False
@@ -120,7 +120,7 @@ def constrain_concat(node: ir.Node, system: System) -> bool:
     if not any(vary(ids, axis) for ids in given) and any(ids.size > 1 for ids in given):
         first, *others = np.broadcast_arrays(*given)
         for other in others:
-            system.equal(first, other, f"Concat '{node.name}' needs the same gauge on its parts")
+            system.equal(first, other, f"Concat '{node.name}' needs the same scale and shift on its parts")
         system.ids[node.outputs[0]] = first.copy()
         return True
     sizes = _sizes(sources, axis)

@@ -4,7 +4,7 @@
     B'[i, o] = a_o · B[i, o] / a_i      c' = a_o · (c − Σ B[i, o] · b_i + b_o)
 
 A MatMul of rank 2 becomes a Gemm, which has room for c'.  One of a higher rank has none: Σ B · b_i = b_o, or
-the price is an Add behind it.
+the price is an Add after it.
 """
 
 import numpy as np

@@ -42,13 +42,13 @@ def _by_constant(node: ir.Node, source: ir.Value, index: int, system: System) ->
     out = system.fresh(given.shape)
     system.ids[node.outputs[0]] = out
     if factor.size == 1:
-        system.same_scale(out, given, f"{node.op_type} '{node.name}' passes a on")
+        system.same_scale(out, given, f"{node.op_type} '{node.name}' passes the scale on")
     if per_channel is None:
-        system.no_offset(given, node, "a constant of its own for each place in")
-        system.no_offset(out, node, "a constant of its own for each place in")
+        system.no_offset(given, node, "a factor that varies within a channel of")
+        system.no_offset(out, node, "a factor that varies within a channel of")
         return True
     factor = 1 / per_channel if node.op_type == "Div" else per_channel
-    system.offset(f"{node.op_type} '{node.name}' scales b", (out, 1.0), (given, -factor))
+    system.offset(f"{node.op_type} '{node.name}' scales the shift", (out, 1.0), (given, -factor))
     return True
 
 
@@ -61,7 +61,7 @@ def _by_gate(node: ir.Node, first: ir.Value, second: ir.Value, system: System) -
     shape = node.outputs[0].shape
     if shape is None or given.ndim != len(shape):
         return False
-    system.fix(gate, f"the gate of Mul '{node.name}' takes values as they are")
+    system.fix(gate, f"the gate of Mul '{node.name}' cannot absorb a scale or shift")
     system.no_offset(given, node, "the gate of")
     system.ids[node.outputs[0]] = given
     return True

@@ -24,7 +24,7 @@ def constrain_average(node: ir.Node, system: System) -> bool:
     padded = any(node.attributes.get_ints("pads", [])) or node.attributes.get_int("ceil_mode", 0) == 1
     padded = padded or node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
     if padded and node.attributes.get_int("count_include_pad", 0) == 1:
-        system.no_offset(system.of(node.outputs[0]), node, "the zeros that are averaged by")
+        system.no_offset(system.of(node.outputs[0]), node, "the zero padding averaged by")
     return True
 
 

@@ -37,7 +37,7 @@ def keep_gamma_positive(net: nn.Module) -> None:
     """Lift every γ below SMALLEST_GAMMA up to it."""
     with torch.no_grad():
         for norm in find_batchnorms(net):
-            if norm.affine:
+            if norm.affine and norm.weight.requires_grad:
                 norm.weight.clamp_(min=SMALLEST_GAMMA)
 
 

@@ -14,6 +14,7 @@ from training.batchnorm.statistics import find_batchnorms
 from training.errors import TrainingError
 from training.loop.loss_watch import NonFinite
 from training.loop.precision import Precision
+from training.nets.weights import hold_frozen_batchnorms
 from training.settings.config import FitConfig
 
 
@@ -57,7 +58,8 @@ def describe_origin(net: nn.Module, rows: Tensor, precision: Precision) -> str:
     try:
         # In train mode, as the step was: running statistics would give other numbers, perhaps finite ones.
         with torch.no_grad(), precision.autocast():
-            net.train()(rows)
+            hold_frozen_batchnorms(net.train())
+            net(rows)
     finally:
         for handle in handles:
             handle.remove()

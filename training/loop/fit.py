@@ -37,6 +37,7 @@ from training.loop.loss_watch import CHECK_EVERY, LossWatch
 from training.loop.optimize import build_optimizer, l1_norm, reads_stop, schedule, set_learning_rate
 from training.loop.precision import Precision
 from training.loop.state import State, capture, restore
+from training.nets.weights import freeze, hold_frozen_batchnorms
 from training.settings.config import FitConfig
 
 
@@ -133,6 +134,7 @@ def prepare(
 ) -> Parts:
     """Build everything that lives as long as the fit."""
     device, num_steps = split.train_labels.device, count_steps(split, config)
+    freeze(net, config.freeze)
     wrapped = group.wrap(net, first_row(net, split))
     optimizer = build_optimizer(net, config)
     precision = Precision(config.precision, device)
@@ -161,6 +163,7 @@ def train_epoch(parts: Parts, epoch: int, on_step: Callable[[StepFacts], None] |
     """One pass over the train half, `epoch` counted from 0; returns its losses and right answers."""
     config, group = parts.config, parts.group
     parts.net.train()
+    hold_frozen_batchnorms(parts.net)
     # Dropout draws from torch's global generator, so that is seeded for each epoch: a run that resumes with
     # any epoch draws what it would have drawn without the stop. Each process drops other units.
     torch.manual_seed(seeded_generator(config.seed, group.own_stream(f"net {epoch}")).initial_seed())

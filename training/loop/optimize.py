@@ -20,10 +20,12 @@ A schedule is a function of the step and keeps no state.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training.nets.weights import is_in_head
 from training.settings.config import FitConfig
 
 WARM_UP = 0.25
@@ -62,14 +64,19 @@ def schedule(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """The same rate for every group."""
+    """The same rate for every group, times its own factor (`--backbone-rate`)."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("rate_factor", 1.0)
 
 
 def weights_of(net: nn.Module) -> list[nn.Parameter]:
     """The parameters that decay: of Convs, Linears and the like, not biases nor what BatchNorm learns."""
-    return [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    return [parameter for parameter in trained(net) if parameter.ndim > 1]
+
+
+def trained(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
 def l1_norm(net: nn.Module) -> Tensor:
@@ -79,10 +86,7 @@ def l1_norm(net: nn.Module) -> Tensor:
 
 def build_optimizer(net: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     """The optimizer of `net`'s parameters; see `reads_stop`."""
-    groups = [
-        {"params": weights_of(net), "weight_decay": config.weight_decay},
-        {"params": [each for each in net.parameters() if each.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = group_parameters(net, config)
     rate, momentum = config.learning_rate, config.momentum
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, lr=rate, betas=(momentum, BETA_2), fused=True)
@@ -93,6 +97,28 @@ def build_optimizer(net: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     # Without momentum there is nothing to look ahead along, and torch refuses Nesterov's.
     nesterov = config.nesterov and momentum > 0
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=True)
+
+
+def group_parameters(net: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
+    """Groups with a weight decay each; with a `backbone_rate` twice, the head first: its rate is shown."""
+    if config.backbone_rate == 1:
+        parts = {1.0: trained(net)}
+    else:
+        head = is_in_head(net)
+        named = [(name, each) for name, each in net.named_parameters() if each.requires_grad]
+        parts = {
+            1.0: [each for name, each in named if head[name]],
+            config.backbone_rate: [each for name, each in named if not head[name]],
+        }
+    groups: list[dict[str, Any]] = []
+    for factor, parameters in parts.items():
+        # Only where it is not 1, so that a run without it is saved as ever.
+        rate = {} if len(parts) == 1 else {"rate_factor": factor}
+        weights = [each for each in parameters if each.ndim > 1]
+        others = [each for each in parameters if each.ndim <= 1]
+        groups.append({"params": weights, "weight_decay": config.weight_decay, **rate})
+        groups.append({"params": others, "weight_decay": 0.0, **rate})
+    return groups
 
 
 def reads_stop(optimizer: torch.optim.Optimizer) -> bool:

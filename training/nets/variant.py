@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from training.nets.settings import NetSettings
+from training.nets.weights import find_head
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -108,7 +109,6 @@ def move_batchnorms_after(net: nn.Module) -> None:
 
 def drop_before_last(net: nn.Module, share: float) -> None:
     """Put a Dropout of `share` before the last Linear or Conv."""
-    names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    parent_name, _, name = names[-1].rpartition(".")
+    parent_name, _, name = find_head(net).rpartition(".")
     parent = net.get_submodule(parent_name)
     setattr(parent, name, nn.Sequential(nn.Dropout(share), getattr(parent, name)))

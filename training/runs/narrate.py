@@ -39,6 +39,8 @@ def narrate(run: Run, *, wants_board: bool = False, log_every: int = 0) -> dict[
         say(console, f"warning: {run.warning}")
     for note in run.split.notes:
         say(console, f"data: {note}")
+    for note in run.notes:
+        say(console, f"fine-tuning: {note}")
     if len(run.history) == config.epochs:
         say(console, "every epoch is done already")
     elif run.history:

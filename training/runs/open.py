@@ -3,6 +3,7 @@
 In: a folder, flags, a device, a group.  Out: a `Run`, or one sentence.
 """
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -26,8 +27,10 @@ from training.loop.device import be_deterministic, check_compiler, find_device, 
 from training.loop.facts import EpochFacts
 from training.loop.fit import Start
 from training.loop.precision import resolve_precision
+from training.nets.weights import freeze, load_weights
 from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
 from training.runs.run import CHECKPOINT, Run
+from training.runs.source import Source, read_source
 from training.settings.config import ConfigError, FitConfig, new_config
 
 
@@ -102,6 +105,9 @@ def _describe_shared(run: Run) -> dict[str, Any]:
 
 def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Group) -> Run:
     """Cheap checks before slow ones: a mistyped net must not be found after an hour of decoding pictures."""
+    source = read_source(Path(flags["init_from"])) if flags.get("init_from") else None
+    if source is not None and "net" not in flags:
+        flags = {**flags, **source.config}
     config = new_config(flags)
     resolve_precision(config.precision, device)
     parse_augment(config.augment, config.data)
@@ -110,12 +116,17 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
         nets.settings_for(config.net, foreseen, given)
     with group.first_per_machine():
         split = load_split(config.data, config.data_settings)
+    if source is not None:
+        split = keep_normalisation(split, source)
     choose_augmentation(config.augment, config.data, split.facts)
     config = settle_class_weights(config, split.facts.labels)
     class_weights(config.class_weights, split.train_labels, len(split.facts.labels))
     count_steps(split, config)
     settings = nets.settings_for(config.net, split.facts, given)
     net = nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
+    notes = [] if source is None else _load_source(net, source, config, split)
+    # Only to find out now whether it can be; the loop does it again.
+    freeze(copy.deepcopy(net), config.freeze)
     if (config.positive_gamma or config.recalibrate_bn) and not find_batchnorms(net):
         raise ConfigError(f"positive_gamma and recalibrate_bn need a BatchNorm, and {config.net} has none")
     return Run(
@@ -127,8 +138,23 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
         net_settings=settings,
         start=None,
         history=[],
+        notes=notes,
         group=group,
     )
+
+
+def _load_source(net: nn.Module, source: Source, config: FitConfig, split: Split) -> list[str]:
+    # A head of as many but other classes would fit, and would mean nothing.
+    keep_head = source.facts is None or source.facts.labels == split.facts.labels
+    return load_weights(net, source.weights, config.init_from, keep_head=keep_head)
+
+
+def keep_normalisation(split: Split, source: Source) -> Split:
+    """The split with the mean and std of the source, which its weights are used to, where it has any."""
+    facts = source.facts
+    if facts is None or facts.mode != split.facts.mode:
+        return split
+    return replace(split, facts=replace(split.facts, mean=facts.mean, std=facts.std))
 
 
 def _describe_batch(net: nn.Module, split: Split, config: FitConfig) -> str | None:
@@ -161,6 +187,10 @@ def _resume(
     resolve_precision(config.precision, device)
     with group.first_per_machine():
         split = load_split(config.data, config.data_settings)
+    if config.init_from:
+        # What was normalised as in the source stays so, whether or not its file is still there.
+        kept = replace(split.facts, mean=checkpoint.data.mean, std=checkpoint.data.std)
+        split = replace(split, facts=kept)
     if split.facts != checkpoint.data:
         raise CheckpointError(
             f"{path} was trained on {checkpoint.data}, but {config.data} is now {split.facts}"

@@ -8,7 +8,7 @@ In: what `open_run` has checked.  Out: the facts of each epoch, and on the disk 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class Run:
 
     `metrics` are the facts of the net that is published: of the last epoch, or of the best.
 
-    `warning` is about the batch size, for the user.
+    `warning` is about the batch size, `notes` about what it is fine-tuned from, for the user.
     """
 
     out: Path
@@ -52,6 +52,7 @@ class Run:
     metrics: EpochFacts | None = None
     batchnorm: BatchNormReport | None = None
     warning: str | None = None
+    notes: Sequence[str] = ()
     group: Group = ALONE
 
     @property

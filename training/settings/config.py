@@ -44,6 +44,10 @@ def _is_share(value: float) -> bool:
     return 0 <= value < 1
 
 
+def _is_positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
 def _is_length(value: float) -> bool:
     return 0 <= value < float("inf")
 
@@ -74,6 +78,15 @@ class FitConfig:
         metadata=about(
             "of the net, such as depth=20 or channels=16,32; once for each; an unknown lists them"
         ),
+    )
+    init_from: str = setting(
+        "", "fine-tune: begin with the weights of a checkpoint, state dict or .safetensors"
+    )
+    freeze: str = setting(
+        "none", "what does not train: backbone (all but the last layer), bn, none, or names such as blocks.*"
+    )
+    backbone_rate: float = setting(
+        1.0, "factor on the learning rate of all but the last layer", "be positive and finite", _is_positive
     )
     epochs: int = setting(16, "passes over the train half", "be at least 1", lambda count: count >= 1)
     batch_size: int = setting(

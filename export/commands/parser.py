@@ -1,4 +1,4 @@
-"""The flags of every verb.  Nothing heavy is imported here: `--help` answers at once."""
+"""The flags of every verb.  No heavy package is imported here, so that `--help` is fast."""
 
 import argparse
 from pathlib import Path
@@ -30,29 +30,32 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--input-shape", type=_ints, help="one row's shape for module:factory, e.g. 3,224,224"
     )
     bundle.add_argument("--weights", type=Path, help="a state_dict for module:factory (torch.save)")
-    bundle.add_argument("--labels", type=Path, help="class names, one a line")
+    bundle.add_argument("--labels", type=Path, help="file of class names, one per line")
     bundle.add_argument("--mean", type=_floats, help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406")
     bundle.add_argument("--std", type=_floats, help="per channel, of pixels in 0…1")
-    bundle.add_argument("--seed", type=_seed, default=0, help="of the golden rows' noise (default 0)")
+    bundle.add_argument("--seed", type=_seed, default=0, help="seed of the golden rows' noise (default 0)")
     bundle.add_argument(
-        "--dtype", choices=["float32", "float16"], default="float32", help="of the weights (default float32)"
+        "--dtype",
+        choices=["float32", "float16"],
+        default="float32",
+        help="type of the stored weights (default float32)",
     )
     _fold_options(bundle)
 
     fold = _verb(verbs, "fold", "fold an ONNX file's BatchNorms, nothing else")
-    fold.add_argument("source", type=Path, metavar="IN.onnx")
-    fold.add_argument("target", type=Path, metavar="OUT.onnx")
-    fold.add_argument("--report", type=Path, metavar="fold.json", help="write the account of every BatchNorm")
-    fold.add_argument("--seed", type=_seed, default=0, help="of the rows that prove the fold (default 0)")
+    fold.add_argument("source", type=Path, metavar="IN.onnx", help="the file to fold")
+    fold.add_argument("target", type=Path, metavar="OUT.onnx", help="the folded file to write")
+    fold.add_argument("--report", type=Path, metavar="fold.json", help="write what became of every BatchNorm")
+    fold.add_argument("--seed", type=_seed, default=0, help="seed of the proof's rows (default 0)")
     fold.add_argument("--mean", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
     fold.add_argument("--std", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
     _fold_options(fold)
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
-    verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION")
+    verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")
 
     sign = _verb(verbs, "sign", "sign a bundle, for services that serve only signed ones")
-    sign.add_argument("bundle", type=Path, metavar="models/NAME/VERSION")
+    sign.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")
     sign.add_argument(
         "--key", type=Path, required=True, metavar="key.pem", help="an Ed25519 private key in PEM"
     )
@@ -73,12 +76,12 @@ def _fold_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--pad",
         action="store_true",
-        help="fold before a padded Conv too, by an Add after it for its border, where H and W are fixed",
+        help="fold before a padded Conv too, with an Add after it for its border; H and W must be fixed",
     )
     verb.add_argument(
         "--inputs",
         choices=["uint8"],
-        help="take uint8 pixels: their normalisation by --mean and --std is folded too",
+        help="accept uint8 pixels, and fold their normalisation by --mean and --std too",
     )
 
 

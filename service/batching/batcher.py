@@ -4,7 +4,7 @@ In: jobs of rows, and `run`, which hands the rows of several jobs to a lane and 
 Out: to each caller exactly its own rows' answers, or one clear error.
 
     a batch    = what waits, by priority and arrival, as many as the forecast finds best (no waiting for
-                 more, unless asked); where a lane would stand still between two batches, one lies ready, and
+                 more, unless asked); where a lane would be idle between two batches, one is prepared, and
                  what is over at once runs inline, on the event loop itself (sharing.py)
     a bound    = rows waiting ≤ queue_rows, else Overloaded
     a deadline = a job that would not be answered by then is refused at once
@@ -183,7 +183,7 @@ class Batcher:
             num_lanes = self._num_lanes()
             if len(self._running) >= num_lanes:
                 # Every lane is taken. One batch more may lie ready, so that a lane need not wait for the
-                # event loop between two batches: without it both stood still a third of the time (decision
+                # event loop between two batches: without it both were idle a third of the time (decision
                 # 22). Never two: rows that lie ready can no longer be overtaken, nor join a fuller batch.
                 if len(self._running) > num_lanes or not self._may_lie_ready():
                     return
@@ -229,7 +229,7 @@ class Batcher:
             result = await self._runner.result_of(batch.pieces, batch.num_rows, handed)
             if isinstance(result, BatchResult):
                 # The next batch before these answers: dealing them takes the event loop as long as a lane
-                # takes to compute, and the lane would stand still meanwhile (decision 11).
+                # takes to compute, and the lane would be idle meanwhile (decision 11).
                 self._running.release(batch)
                 self._pump()
                 self._runner.deal(batch.pieces, result)

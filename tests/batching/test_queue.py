@@ -34,7 +34,7 @@ def put(queue: RowQueue, job: Job) -> list[Piece]:
 
 @dataclass
 class Naive:
-    """The same, sorted whenever somebody asks."""
+    """The same, sorted on each request."""
 
     arrived: list[Piece] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""A log collector that stands still: nothing waits for it, neither a request nor the end of the process."""
+"""A blocked log collector: neither a request nor the end of the process waits for it."""
 
 import contextlib
 import fcntl

@@ -232,10 +232,12 @@ class Settings(BaseSettings):
 
     @property
     def max_body_bytes(self) -> int:
+        """`max_body_mb` in bytes."""
         return int(self.max_body_mb * 2**20)
 
     @property
     def max_inflight_bytes(self) -> int:
+        """`max_inflight_mb` in bytes, or its default."""
         if self.max_inflight_mb is None:
             return 4 * self.max_body_bytes
         return int(self.max_inflight_mb * 2**20)

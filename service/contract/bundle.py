@@ -37,7 +37,7 @@ class Golden:
 
     @property
     def num_rows(self) -> int:
-        """N."""
+        """N, the number of golden rows."""
         return len(next(iter(self.inputs.values())))
 
 

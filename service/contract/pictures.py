@@ -50,7 +50,7 @@ class Target:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """(C, H, W) of the pixels, C being 1 or 3."""
         return (1 if self.mode == "L" else 3, self.height, self.width)
 
 

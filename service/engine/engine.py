@@ -87,7 +87,7 @@ class Engine:
 
     @property
     def largest(self) -> int:
-        """The largest bucket."""
+        """Rows of the largest bucket: no batch may have more."""
         return self.buckets[-1]
 
     def bucket(self, num_rows: int) -> int:

@@ -128,12 +128,12 @@ class ModelRegistry:
 
     @property
     def states(self) -> list[ModelState]:
-        """The state of each model."""
+        """The state of each model, in the order of `names`."""
         return list(self._states.values())
 
     @property
     def served(self) -> list[Served]:
-        """The versions that answer."""
+        """The version that answers for each model that has one."""
         return [state.served for state in self._states.values() if state.served is not None]
 
     def check_open(self) -> None:

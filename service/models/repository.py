@@ -33,6 +33,7 @@ class Loaded:
 
     @property
     def manifest(self) -> Manifest:
+        """The manifest of its bundle."""
         return self.bundle.manifest
 
 

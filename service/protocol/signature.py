@@ -27,6 +27,7 @@ class Tensor:
 
     @property
     def row_elements(self) -> int:
+        """How many numbers one row has."""
         return prod(self.row_shape)
 
 

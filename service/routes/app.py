@@ -36,7 +36,7 @@ def build_app(
     recorder: RequestRecorder,
     decoder: PictureDecoder,
 ) -> FastAPI:
-    """The app around `models`."""
+    """The ASGI application of every route but the hot one; `threads` decode pictures."""
     app = FastAPIOffline(
         title="foldserve",
         version=__version__,

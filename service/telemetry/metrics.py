@@ -44,19 +44,19 @@ class Distribution:
         self.total = 0.0
 
     def note(self, value: float) -> None:
-        """Count one value."""
+        """Count one value in its bucket, and add it to the sum."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def note_all(self, values: np.ndarray) -> None:
-        """Count each of `values`."""
+        """The same for each of `values` (n,)."""
         places = np.searchsorted(self.bounds, values)
         for place, count in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):
             self.counts[place] += count
         self.total += float(values.sum())
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain numbers that add up."""
+        """The counts of the buckets and the sum, as plain numbers that workers can add up."""
         return {"counts": list(self.counts), "total": self.total}
 
 

@@ -114,6 +114,7 @@ def all_wrk(folder: Path, cases: dict[str, tuple[Answer, list[Request], int]]) -
 
 
 @needs_wrk
+@pytest.mark.alone
 def test_wrk_detects_the_answer_to_another_row(samples, tmp_path):
     requests = requests_for(Route("/", "raw"), samples, "m")
     cases = {
@@ -129,6 +130,7 @@ def test_wrk_detects_the_answer_to_another_row(samples, tmp_path):
 
 
 @needs_wrk
+@pytest.mark.alone
 def test_wrk_checks_json_pictures_and_echoes(samples, tmp_path):
     json, rows, pictures = (
         requests_for(Route("/", wire), samples, "m") for wire in ("json", "rows", "multipart")

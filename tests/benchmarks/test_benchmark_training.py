@@ -93,6 +93,7 @@ def test_sides_that_do_different_work_would_be_detected(monkeypatch, other):
     assert measure(TINY, CPU, 1).difference > 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("planted_s", "ratio"), [(0.0, 1.0), (0.01, 1 / 1.03), (0.1, 1 / 1.3)])
 def test_a_sleep_in_each_of_our_steps_shows_in_the_ratio(planted_s, ratio):
     machine = Machine()

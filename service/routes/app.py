@@ -36,7 +36,7 @@ def build_app(
     recorder: RequestRecorder,
     decoder: PictureDecoder,
 ) -> FastAPI:
-    """The ASGI application of every route but the hot one; `threads` decode pictures."""
+    """The ASGI application of every route but the hot one; `decoder` turns pictures into rows."""
     app = FastAPIOffline(
         title="foldserve",
         version=__version__,

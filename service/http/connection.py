@@ -82,7 +82,7 @@ class Connection(Channel):
             flow.current = None
             broken.hang_up()
         last = flow.waiting[-1] if flow.waiting else flow.current
-        if last is None:
+        if last is None or not self._transport.can_write_eof():  # a connection with TLS has no half
             return False
         last.keep_alive = False
         if flow.current is not None and flow.current.can_probe:

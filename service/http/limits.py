@@ -21,7 +21,7 @@ class HttpLimits:
     body_timeout_s: float = 300.0  # a whole body, from its turn on
     write_timeout_s: float = 120.0  # until what was written has left this process
 
-    max_head_bytes: int = 64 * KIB  # request line and headers; the trailers of a chunked body, again
+    max_head_bytes: int = 128 * KIB  # request line and headers; the trailers of a chunked body, again
     max_headers: int = 128
     head_timeout_s: float = 20.0  # a head, from its first byte to its last
     body_pause_s: float = 60.0  # no byte of a body at all

@@ -12,6 +12,7 @@ Whether to read, and what counts as in flight, is decided in `_update_reading` a
 
 import asyncio
 import socket
+import time
 from typing import Any
 
 from service.errors import Draining
@@ -25,7 +26,8 @@ from service.http.reply import CONTINUE, Scope, final_response
 from service.http.shared import Shared
 
 SLICE = 8 * 1024  # parsed at once: pipelined requests are objects, of many times their bytes
-SLICES = 4  # parsed before others have the event loop
+SLICES = 4  # parsed before others have the event loop, if they take no longer than
+PARSE_S = 0.002  # 8 KiB of one-byte chunks are 1,300 calls
 PROBE_S = 0.05  # until the answer to a probe is looked for
 
 
@@ -204,8 +206,9 @@ class Connection(Channel):
     def _parse(self) -> None:
         """Make requests of what is unparsed, until one has to wait or others should have the event loop."""
         flow = self._flow
+        until_s = time.perf_counter() + PARSE_S
         for _ in range(SLICES):
-            if not flow.unparsed or not flow.parses:
+            if not flow.unparsed or not flow.parses or time.perf_counter() > until_s:
                 break
             # A body of known length costs a copy, however long it is.
             size = SLICE if flow.incoming is None else max(SLICE, self._parser.body_left)

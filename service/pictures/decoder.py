@@ -87,9 +87,9 @@ class PictureDecoder:
         finally:
             self._inflight_pixels -= num_pixels
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the processes."""
-        self._processes.close()
+        await self._processes.close()
 
     async def _decode(self, request: PictureRequest, decoder_bytes: int) -> list[np.ndarray]:
         pixels = []

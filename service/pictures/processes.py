@@ -21,6 +21,7 @@ from service.pictures.child import ANSWER, PIXELS, READY, REQUEST, UNKNOWN
 
 START_TIMEOUT_S = 30.0
 IDLE_S = 60.0
+END_TIMEOUT_S = 1.0  # a killed process may still be in the kernel
 
 _COMMAND = (sys.executable, "-m", "service.pictures.child")
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")  # nothing else of the environment: it may hold secrets
@@ -82,6 +83,10 @@ class DecodingProcess:
         with suppress(ProcessLookupError):
             self._process.kill()
 
+    async def wait(self) -> None:
+        """Return when it has ended."""
+        await self._process.wait()
+
     async def _receive(self, expected: bytes, num_bytes: int = 0) -> bytes:
         """The next answer's content, of `num_bytes` if it is the expected one; PictureError if it is not."""
         try:
@@ -124,12 +129,16 @@ class DecodingProcesses:
             else:
                 process.kill()
 
-    def close(self) -> None:
-        """End all of them, borrowed or not."""
-        for process in (*self._idle, *self._borrowed):
-            process.kill()
+    async def close(self) -> None:
+        """End all of them, borrowed or not, and see them off."""
         if self._sweep is not None:
             self._sweep.cancel()
+        processes = [*self._idle, *self._borrowed]
+        for process in processes:
+            process.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await asyncio.gather(*(process.wait() for process in processes))
 
     def _keep(self, process: DecodingProcess) -> None:
         loop = asyncio.get_running_loop()

@@ -40,8 +40,7 @@ class Service:
     decoder: PictureDecoder
 
     def close(self) -> None:
-        """Let the threads go, end the processes that decode, and write what is left of the log."""
-        self.decoder.close()
+        """Let the threads go and write what is left of the log."""
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.request_log.close()
 

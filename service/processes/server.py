@@ -81,6 +81,7 @@ class Server:
         listening.close()
         await self._end_connections()
         announcement.cancel()
+        await self._service.decoder.close()
         await self._service.front.close()
 
     def _tick(self) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 
 from service.contract.picture_support import unsupported_reason
+from service.models.memory import map_large_blocks
 from service.models.registry import ModelRegistry
 from service.processes.assemble import build_service
 from service.processes.server import Server, leave
@@ -39,6 +40,7 @@ def run_worker(
     """
     set_up_logging(settings)
     sys.setswitchinterval(SWITCH_S)
+    map_large_blocks()
     service = build_service(settings, slot)
     models = service.models
 
@@ -50,7 +52,7 @@ def run_worker(
             _beat(asyncio.get_running_loop(), beat)
         await models.loaded.wait()
         await service.front.prepare()
-        _spare_the_collector()
+        spare_the_collector()
         if slot.index == 0:
             await _all_are_ready(models, service.workers)
             print(what_to_try(url_of(settings, sock), models), file=sys.stderr, flush=True)
@@ -113,7 +115,7 @@ def _parent_gone(parent: int, server: Server) -> None:
     server.stop()
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Exempt what is alive now from garbage collection, and collect less often: a pass delays requests."""
     gc.collect()
     gc.freeze()

@@ -178,6 +178,17 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_has_something(copied, c
     assert len((copied / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_finished_run_is_extended_as_if_it_had_been_meant_to_be_longer(tmp_path, capsys):
+    """With a constant rate, whose first epochs do not depend on how many there will be."""
+    flags = [*SHORT, "--data", "synthetic:1x8x8x3", "--net", "mlp", "--schedule", "constant"]
+    assert main(["--out", str(tmp_path / "long"), *flags, "--epochs", "3"]) == 0
+    assert main(["--out", str(tmp_path / "short"), *flags, "--epochs", "2"]) == 0
+    assert main(["--out", str(tmp_path / "short"), "--device", "cpu", "--resume", "--epochs", "3"]) == 0
+    assert "resuming after epoch 2" in capsys.readouterr().err
+    long, extended = (tmp_path / name / "checkpoint.pt" for name in ("long", "short"))
+    assert long.read_bytes() == extended.read_bytes()
+
+
 def mistake(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     """Run a command that must fail; returns its one sentence."""
     try:
@@ -258,7 +269,7 @@ def test_missing_digits_are_told_with_the_command(tmp_path, capsys, monkeypatch)
     ("flags", "told"),
     [
         ([], "is already there: add --resume to continue it, or --overwrite to replace it"),
-        (["--resume", "--epochs", "5"], "began with epochs 2, so --resume cannot take 5"),
+        (["--resume", "--epochs", "1"], "began with epochs 2, so --resume cannot take 1"),
         (["--resume", "--learning-rate", "0.2"], "began with learning_rate 0.1, so --resume cannot take 0.2"),
     ],
 )

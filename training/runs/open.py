@@ -177,6 +177,9 @@ def _resume(
         raise CheckpointError(f"{path}: threads must be at least 1, got {resume.threads}")
     if len(history) != checkpoint.epoch or resume.state.generators.keys() != set(STREAMS):
         raise CheckpointError(f"{path} does not hold what a run needs to resume")
+    if len(history) == config.epochs < flags.get("epochs", 0):
+        # A finished run is extended. One that is not keeps its number: its schedule was made for that.
+        config = replace(config, epochs=flags["epochs"])
     for key, asked in flags.items():
         if key == "class_weights":
             asked = settle_class_weights(

@@ -53,7 +53,9 @@ def build_parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         metavar="STEPS",
         help="print loss and accuracy as often, on stderr",
     )
-    settings = parser.add_argument_group("settings of the fit (with --resume: those it began with)")
+    settings = parser.add_argument_group(
+        "settings of the fit (with --resume: those it began with, but a finished run takes more --epochs)"
+    )
     for each in fields(FitConfig):
         add_setting(settings, each)
     return parser

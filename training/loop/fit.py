@@ -12,32 +12,31 @@
 Each epoch brings, as its `State`, what a resumed run needs besides the weights that are published.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from training.augment import Augmentation, Plan, choose_augmentation
+from training.augment import Plan
 from training.batchnorm.report import BatchNormReport, examine
 from training.batchnorm.statistics import keep_gamma_positive
 from training.data import Split
 from training.distributed.group import ALONE, Group
-from training.loop.balance import balanced_order, class_weights
-from training.loop.batches import count_steps, first_row, plain_batches, read_batches
-from training.loop.best import BestNet, is_exhausted
-from training.loop.chance import STREAMS, seeded_generator
+from training.loop.balance import balanced_order
+from training.loop.batches import plain_batches, read_batches
+from training.loop.best import is_exhausted
+from training.loop.chance import seeded_generator
 from training.loop.device import initialize_mkl
 from training.loop.diagnosis import check_published, describe_origin, diverged
-from training.loop.ema import WeightAverage
 from training.loop.evaluate import cross_entropy, evaluate
 from training.loop.facts import EpochFacts, StepFacts
 from training.loop.loss_watch import CHECK_EVERY, LossWatch
-from training.loop.optimize import build_optimizer, l1_norm, reads_stop, schedule, set_learning_rate
-from training.loop.precision import Precision
+from training.loop.optimize import l1_norm, schedule, set_learning_rate
+from training.loop.parts import Parts, prepare
 from training.loop.state import State, capture, restore
-from training.nets.weights import freeze, hold_frozen_batchnorms
+from training.nets.weights import hold_frozen_batchnorms
 from training.settings.config import FitConfig
 
 
@@ -62,36 +61,6 @@ class Start:
     epochs_done: int
     state: State
     history: Sequence[EpochFacts] = ()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Parts:
-    """What every epoch of one fit works with; `forward` calls `net`, perhaps compiled or wrapped."""
-
-    net: nn.Module
-    forward: Callable[[Tensor], Tensor]
-    split: Split
-    config: FitConfig
-    group: Group
-    num_steps: int
-    optimizer: torch.optim.Optimizer
-    precision: Precision
-    average: WeightAverage | None
-    best: BestNet | None
-    class_weights: Tensor | None
-    check_every: int
-    generators: Mapping[str, Generator]
-    augmentation: Augmentation
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The net that an epoch's facts are of."""
-        return self.net if self.average is None else self.average.net
-
-    @property
-    def published(self) -> nn.Module:
-        """The net that is saved."""
-        return self.evaluated if self.best is None else self.best.net
 
 
 def fit(
@@ -122,41 +91,6 @@ def fit(
         done = close_epoch(parts, epoch, watch, history)
         history.append(done.facts)
         yield done
-
-
-def prepare(
-    net: nn.Module,
-    split: Split,
-    config: FitConfig,
-    group: Group,
-    history: Sequence[EpochFacts],
-    check_every: int,
-) -> Parts:
-    """Build everything that lives as long as the fit."""
-    device, num_steps = split.train_labels.device, count_steps(split, config)
-    freeze(net, config.freeze)
-    wrapped = group.wrap(net, first_row(net, split))
-    optimizer = build_optimizer(net, config)
-    precision = Precision(config.precision, device)
-    # Where the device cannot hold a step back by itself, the host has to check every loss before its step.
-    must_check = precision.needs_check or not reads_stop(optimizer)
-    return Parts(
-        net=net,
-        forward=torch.compile(wrapped) if config.compile else wrapped,
-        split=split,
-        config=config,
-        group=group,
-        num_steps=num_steps,
-        # Of the bare net: wrapping and compiling keep its parameters, but under other names.
-        optimizer=optimizer,
-        precision=precision,
-        average=WeightAverage(net, config.ema) if config.ema else None,
-        best=BestNet(net, history) if config.keep == "best" else None,
-        class_weights=class_weights(config.class_weights, split.train_labels, len(split.facts.labels)),
-        check_every=1 if must_check else check_every,
-        generators={name: seeded_generator(config.seed, name) for name in STREAMS},
-        augmentation=choose_augmentation(config.augment, config.data, split.facts),
-    )
 
 
 def train_epoch(parts: Parts, epoch: int, on_step: Callable[[StepFacts], None] | None) -> LossWatch:

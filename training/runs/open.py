@@ -27,10 +27,10 @@ from training.loop.device import be_deterministic, check_compiler, find_device, 
 from training.loop.facts import EpochFacts
 from training.loop.fit import Start
 from training.loop.precision import resolve_precision
-from training.nets.weights import freeze, load_weights
+from training.nets.weights import freeze
 from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
 from training.runs.run import CHECKPOINT, Run
-from training.runs.source import Source, read_source
+from training.runs.source import keep_normalisation, load_source, read_source
 from training.settings.config import ConfigError, FitConfig, new_config
 
 
@@ -124,7 +124,7 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
     count_steps(split, config)
     settings = nets.settings_for(config.net, split.facts, given)
     net = nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
-    notes = [] if source is None else _load_source(net, source, config, split)
+    notes = [] if source is None else load_source(net, source, config.init_from, split)
     # Only to find out now whether it can be; the loop does it again.
     freeze(copy.deepcopy(net), config.freeze)
     if (config.positive_gamma or config.recalibrate_bn) and not find_batchnorms(net):
@@ -141,20 +141,6 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
         notes=notes,
         group=group,
     )
-
-
-def _load_source(net: nn.Module, source: Source, config: FitConfig, split: Split) -> list[str]:
-    # A head of as many but other classes would fit, and would mean nothing.
-    keep_head = source.facts is None or source.facts.labels == split.facts.labels
-    return load_weights(net, source.weights, config.init_from, keep_head=keep_head)
-
-
-def keep_normalisation(split: Split, source: Source) -> Split:
-    """The split with the mean and std of the source, which its weights are used to, where it has any."""
-    facts = source.facts
-    if facts is None or facts.mode != split.facts.mode:
-        return split
-    return replace(split, facts=replace(split.facts, mean=facts.mean, std=facts.std))
 
 
 def _describe_batch(net: nn.Module, split: Split, config: FitConfig) -> str | None:

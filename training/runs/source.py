@@ -11,14 +11,15 @@ import json
 import math
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.data import DataFacts
+from training.data import DataFacts, Split
+from training.nets.weights import load_weights
 from training.runs.checkpoint import FORMAT, CheckpointError, parse_checkpoint, read_checkpoint
 
 DTYPES = {
@@ -93,3 +94,18 @@ def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where} is no whole .safetensors file: {error}") from None
     return weights
+
+
+def load_source(net: nn.Module, source: Source, name: str, split: Split) -> list[str]:
+    """Copy into `net` what fits; returns what was not loaded. See `load_weights` for its errors."""
+    # A head of as many but other classes would fit, and would mean nothing.
+    keep_head = source.facts is None or source.facts.labels == split.facts.labels
+    return load_weights(net, source.weights, name, keep_head=keep_head)
+
+
+def keep_normalisation(split: Split, source: Source) -> Split:
+    """The split with the mean and std of the source, which its weights are used to, where it has any."""
+    facts = source.facts
+    if facts is None or facts.mode != split.facts.mode:
+        return split
+    return replace(split, facts=replace(split.facts, mean=facts.mean, std=facts.std))

@@ -1,0 +1,89 @@
+"""What every epoch of one fit works with, built once.
+
+In: a net, a split, a config, a group.  Out: `Parts`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from training.augment import Augmentation, choose_augmentation
+from training.data import Split
+from training.distributed.group import Group
+from training.loop.balance import class_weights
+from training.loop.batches import count_steps, first_row
+from training.loop.best import BestNet
+from training.loop.chance import STREAMS, seeded_generator
+from training.loop.ema import WeightAverage
+from training.loop.facts import EpochFacts
+from training.loop.optimize import build_optimizer, reads_stop
+from training.loop.precision import Precision
+from training.nets.weights import freeze
+from training.settings.config import FitConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What every epoch of one fit works with; `forward` calls `net`, perhaps compiled or wrapped."""
+
+    net: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    split: Split
+    config: FitConfig
+    group: Group
+    num_steps: int
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    average: WeightAverage | None
+    best: BestNet | None
+    class_weights: Tensor | None
+    check_every: int
+    generators: Mapping[str, Generator]
+    augmentation: Augmentation
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The net that an epoch's facts are of."""
+        return self.net if self.average is None else self.average.net
+
+    @property
+    def published(self) -> nn.Module:
+        """The net that is saved."""
+        return self.evaluated if self.best is None else self.best.net
+
+
+def prepare(
+    net: nn.Module,
+    split: Split,
+    config: FitConfig,
+    group: Group,
+    history: Sequence[EpochFacts],
+    check_every: int,
+) -> Parts:
+    """Build everything that lives as long as the fit."""
+    device, num_steps = split.train_labels.device, count_steps(split, config)
+    freeze(net, config.freeze)
+    wrapped = group.wrap(net, first_row(net, split))
+    optimizer = build_optimizer(net, config)
+    precision = Precision(config.precision, device)
+    # Where the device cannot hold a step back by itself, the host has to check every loss before its step.
+    must_check = precision.needs_check or not reads_stop(optimizer)
+    return Parts(
+        net=net,
+        forward=torch.compile(wrapped) if config.compile else wrapped,
+        split=split,
+        config=config,
+        group=group,
+        num_steps=num_steps,
+        # Of the bare net: wrapping and compiling keep its parameters, but under other names.
+        optimizer=optimizer,
+        precision=precision,
+        average=WeightAverage(net, config.ema) if config.ema else None,
+        best=BestNet(net, history) if config.keep == "best" else None,
+        class_weights=class_weights(config.class_weights, split.train_labels, len(split.facts.labels)),
+        check_every=1 if must_check else check_every,
+        generators={name: seeded_generator(config.seed, name) for name in STREAMS},
+        augmentation=choose_augmentation(config.augment, config.data, split.facts),
+    )

@@ -9,9 +9,8 @@ from typing import Any
 import benchmarks.training as package
 from benchmarks.common import new_parser, new_progress
 from training.errors import TrainingError
-from training.settings.config import split_settings
 from training.settings.environment import set_environment
-from training.settings.flags import build_parser
+from training.settings.flags import build_parser, read_settings
 
 RESULT = "training.md"
 
@@ -38,7 +37,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
         "fit", nargs="*", metavar="-- FLAG", help="of python -m training, instead of the recipe for this data"
     )
     options = parser.parse_args(arguments)
-    fit = vars(build_parser().parse_args(["--out", "-", *options.fit]))
+    fit = read_settings(vars(build_parser().parse_args(["--out", "-", *options.fit])))
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
     if options.to_accuracy is not None and not 0 < options.to_accuracy <= 1:
@@ -113,11 +112,6 @@ def reach(options: argparse.Namespace, fit: dict[str, Any]) -> int:
 
     from benchmarks.training.to_accuracy import RECIPES, run_to
 
-    for name in ("out", "resume", "overwrite", "device", "tensorboard"):
-        fit.pop(name)
-    for of in ("data", "net"):
-        if f"{of}_settings" in fit:
-            fit[f"{of}_settings"] = split_settings(of, fit[f"{of}_settings"])
     flags = {**(fit or RECIPES.get(options.data, {})), "data": options.data}
     reached = run_to(options.to_accuracy, flags, options.device, Console(stderr=True, highlight=False))
     print(reached.describe(options.data))

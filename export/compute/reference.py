@@ -52,7 +52,8 @@ def graph_evaluator(model: ir.Model) -> Evaluate:
 def in_float64(model: ir.Model) -> ir.Model:
     """A copy of the graph in which every narrower float is a float64, casts and constants too."""
     model = model.clone()
-    for value in model.graph.initializers.values():
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    for value in values:
         if value.dtype in _NARROW and value.const_value is not None:
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float64), name=value.name)
     for node in model.graph.all_nodes():
@@ -60,7 +61,9 @@ def in_float64(model: ir.Model) -> ir.Model:
         for output in node.outputs:
             if not output.is_graph_output():
                 output.type, output.shape = None, None
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+    for graph in model.graphs():  # a branch of If, or the body of a Loop, has weights and outputs of its own
+        values += [*graph.inputs, *graph.outputs]
+    for value in values:
         if value.dtype in _NARROW:
             value.type = ir.TensorType(ir.DataType.DOUBLE)  # a new one: clones share theirs
     return model

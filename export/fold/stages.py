@@ -3,7 +3,7 @@
 In: an ir.Model.  Out: a new ir.Model that computes the same, and one `FoldSite` for each BatchNorm found.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -29,16 +29,16 @@ def fold(
     left is solved for together (`export.gauges`), at the given prices and no other.
     """
     model = model.clone()
-    drop_neutral(model.graph)
+    for graph in model.graphs():
+        drop_neutral(graph)
     found = {node: read_batchnorm(node) for node in batchnorms(model)}
     norms = {node: norm for node, norm in found.items() if isinstance(norm, BatchNorm)}
     fates = {node: site for node, site in found.items() if isinstance(site, FoldSite)}
-    for node, norm in norms.items():
-        if node.graph is not model.graph:
-            fates[node] = norm.declined("inside a subgraph (If, Loop, Scan): those are left alone")
-    refusals = fold_usual(model.graph, norms, fates)
-    fates |= merge_parallel(model.graph)
-    refusals |= fold_usual(model.graph, norms, fates)  # a merged Conv may stand right before a BatchNorm
+    refusals: dict[ir.Node, str] = {}
+    for graph in model.graphs():  # branches of If and bodies of Loop and Scan, each on its own
+        refusals |= fold_usual(graph, norms, fates)
+        fates |= merge_parallel(graph)
+        refusals |= fold_usual(graph, norms, fates)  # a merged Conv may stand right before a BatchNorm
     if left := {node: norm for node, norm in norms.items() if node not in fates}:
         model, solved = _fold_gauges(model, left, prices, limit)
         fates |= {node: _explain(solved[node], refusals.get(node)) for node in left}
@@ -50,13 +50,22 @@ def _fold_gauges(
 ) -> tuple[ir.Model, dict[ir.Node, FoldSite]]:
     """On a copy, so that weights that cannot be written leave the model as it is."""
     copy = model.clone()
-    twins = dict(zip(model.graph, copy.graph, strict=True))
+    twins = dict(zip(_nodes(model), _nodes(copy), strict=True))
+    known = {twins[node]: norm for node, norm in norms.items()}
+    fates: dict[ir.Node, FoldSite] = {}
     try:
-        known = {twins[node]: norm for node, norm in norms.items()}
-        fates = fold_gauges(copy.graph, known, prices, limit)
+        for graph in copy.graphs():
+            own = {node: norm for node, norm in known.items() if node.graph is graph}
+            if own:
+                fates |= fold_gauges(graph, own, prices, limit)
     except CannotWriteError as error:
         return model, {node: norm.declined(str(error)) for node, norm in norms.items()}
     return copy, {node: fates[twins[node]] for node in norms}
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for graph in model.graphs():
+        yield from graph
 
 
 def _explain(fate: FoldSite, refusal: str | None) -> FoldSite:

@@ -32,10 +32,17 @@ def batchnorms(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def replace_by_input(node: ir.Node, graph: ir.Graph) -> None:
-    """Take a node out: its first input stands for its output, under its name if that is the graph's."""
+    """Take a node out: its first input stands for its output, under its name if that is the graph's.
+
+    An output of a graph must be made by a node of that graph, and have a name of its own.  So where the
+    input is an output already, an input or an initialiser, or belongs to the graph around a branch of If,
+    the node stays as an Identity.
+    """
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None
-    if output.is_graph_output() and (source.is_graph_output() or source.is_graph_input()):
+    producer = source.producer()
+    is_own = producer is not None and producer.graph is graph
+    if output.is_graph_output() and (source.is_graph_output() or not is_own):
         node.op_type, node.version = "Identity", None
         node.attributes.clear()
         node.resize_inputs(1)

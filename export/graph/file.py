@@ -3,6 +3,7 @@
 In: an ONNX file, its weights inside or beside it.  Out: an ir.Model; and an ir.Model as one file's bytes.
 """
 
+import itertools
 from pathlib import Path
 
 import onnx
@@ -24,6 +25,7 @@ def load_graph(path: Path) -> ir.Model:
             raise SourceError(f"{path}: no such file")
         model = _deserialize(path)
         _check_header(path, model)
+        _mark_unknown_sizes(model)
         load(path, optimised=False)
         model = ir.external_data.load_to_model(model)
         model.graph.sort()
@@ -54,15 +56,36 @@ def _check_header(path: Path, model: ir.Model) -> None:
         raise SourceError(f"{path}: an empty graph: it has no outputs")
 
 
+def _mark_unknown_sizes(model: ir.Model) -> None:
+    """Make a size of −1 or "?" an unknown one, as exporters mean it that write either (paddle2onnx).
+
+    Sizes that share a name are equal, but two that are called "?" need not be: each gets a name of its own.
+    """
+    fresh = itertools.count()
+    for graph in model.graphs():
+        made = (output for node in graph for output in node.outputs)
+        for value in (*graph.inputs, *graph.outputs, *made):
+            if value.shape is not None:
+                value.shape = ir.Shape(
+                    [f"size_{next(fresh)}" if _is_unknown(size) else size for size in value.shape]
+                )
+
+
+def _is_unknown(size: int | ir.SymbolicDim) -> bool:
+    return size < 0 if isinstance(size, int) else size.value in ("?", "")
+
+
 def external_files(path: Path) -> set[Path]:
     """The files beside an ONNX file that hold its weights."""
-    tensors = [value.const_value for value in ir.load(path).graph.initializers.values()]
+    graphs = ir.load(path).graphs()
+    tensors = [value.const_value for graph in graphs for value in graph.initializers.values()]
     return {path.parent / tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
 
 
 def serialize(model: ir.Model) -> bytes:
     """The graph as one self-contained file; raises SourceError over protobuf's 2 GB."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    weights = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    size = sum(weight.nbytes for weight in weights if weight is not None)
     try:
         if size >= LARGEST_FILE:
             raise EncodeError(f"its weights are {size:,} bytes")

@@ -105,7 +105,7 @@ def test_broken_statistics_are_an_error_that_names_the_layer(name, broken):
         fold_proto(graph(nodes, arrays, ["rows", 4, 3, 3]))
 
 
-def test_a_subgraph_is_left_alone_and_counted():
+def test_a_batchnorm_in_a_branch_that_reads_what_the_other_branch_reads():
     branch = helper.make_graph([batchnorm("h", "t")], "then", [], [value("t", ["rows", 4, 6, 6])])
     other = helper.make_graph(
         [helper.make_node("Neg", ["h"], ["e"])], "else", [], [value("e", ["rows", 4, 6, 6])]
@@ -117,7 +117,7 @@ def test_a_subgraph_is_left_alone_and_counted():
         helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other, name="if"),
     ]
     arrays = {"w": np.ones((4, 4, 1, 1)), "zero": np.array(0.0), **batchnorm_arrays(4, 0)}
-    assert_declined(graph(nodes, arrays, ["rows", 4, 6, 6]), "inside a subgraph")
+    assert_declined(graph(nodes, arrays, ["rows", 4, 6, 6]), "Conv 'conv' before it belongs to the graph around its own")
 
 
 def test_the_account_has_an_entry_for_every_batchnorm():

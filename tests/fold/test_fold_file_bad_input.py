@@ -185,7 +185,7 @@ DONE = {
     "a branch reads the Conv": (branching([helper.make_node("Relu", ["h"], ["t"])]), ["declined"]),
     "a branch reads the BatchNorm": (branching([helper.make_node("Relu", ["y"], ["t"])]), None),
     "a branch reads weights and statistics": (branching(INNER), None),
-    "a loop": (looping(), ["declined"]),
+    "a loop": (looping(), ["folded"]),
     "nodes out of order": (conv_bn(BN, CONV), None),
     "every size symbolic": (conv_bn(shape=("n", "c", "h", "w")), None),
 }

@@ -3,7 +3,8 @@
 from onnx.reference.op_run import OpRun
 
 from export.compute.operators.conv import Conv, ConvTranspose
+from export.compute.operators.loop import Loop
 from export.compute.operators.norm import LRN, BatchNormalization
 from export.compute.operators.pool import AveragePool, MaxPool
 
-OPERATORS: list[type[OpRun]] = [AveragePool, BatchNormalization, Conv, ConvTranspose, LRN, MaxPool]
+OPERATORS: list[type[OpRun]] = [AveragePool, BatchNormalization, Conv, ConvTranspose, LRN, Loop, MaxPool]

@@ -45,6 +45,8 @@ def _before(node: ir.Node | None) -> str:
     producer = source.producer() if source is not None else None
     if producer is None:
         return "it reads the graph's input, which must stay the same"
+    if node is not None and producer.graph is not node.graph:
+        return f"{producer.op_type} '{producer.name}' before it belongs to the graph around its own"
     return f"{producer.op_type} '{producer.name}' cannot absorb a scale or shift"
 
 

@@ -11,10 +11,9 @@ import onnx_ir as ir
 
 from export.fold.gauges.system import System, vary
 from export.graph.edit import constant
+from export.graph.sizes import Size, sizes_of
 
 MAX_IDS = 1 << 22
-
-Dims = list[int | str | None]
 
 
 def constrain_same(node: ir.Node, system: System) -> bool:
@@ -47,7 +46,7 @@ def constrain_reshape(node: ir.Node, system: System) -> bool:
     source, output = node.inputs[0], node.outputs[0]
     if source is None or source.shape is None or output.shape is None:
         return False
-    moved = reshaped(system.of(source), dims(source), dims(output))
+    moved = reshaped(system.of(source), sizes_of(source), sizes_of(output))
     if moved is None:
         return False
     system.ids[output] = moved
@@ -142,13 +141,7 @@ def _sizes(values: Sequence[ir.Value], axis: int) -> list[int] | None:
     return known if len(known) == len(sizes) else None
 
 
-def dims(value: ir.Value) -> Dims:
-    """The sizes of a tensor: numbers, or names of sizes that are not known."""
-    assert value.shape is not None
-    return [size if isinstance(size, int) else size.value for size in value.shape]
-
-
-def reshaped(ids: np.ndarray, before: Dims, after: Dims) -> np.ndarray | None:
+def reshaped(ids: np.ndarray, before: list[Size], after: list[Size]) -> np.ndarray | None:
     """`ids`, which broadcasts against a tensor of sizes `before`, reshaped as that tensor is to `after`.
 
     Sizes that agree from the left and from the right are the same axes.  What is left in the middle is
@@ -174,7 +167,7 @@ def reshaped(ids: np.ndarray, before: Dims, after: Dims) -> np.ndarray | None:
     return wide
 
 
-def _agreeing(before: Dims, after: Dims) -> int:
+def _agreeing(before: list[Size], after: list[Size]) -> int:
     """How many sizes agree from the left."""
     count = 0
     for one, other in zip(before, after, strict=False):

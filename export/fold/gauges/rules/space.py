@@ -7,9 +7,9 @@ constant 0 needs b = 0, by another number it is not understood.
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.gauges.rules.layout import dims
 from export.fold.gauges.system import System, vary
 from export.graph.edit import constant
+from export.graph.sizes import sizes_of
 
 
 def constrain_resize(node: ir.Node, system: System) -> bool:
@@ -51,7 +51,10 @@ def _pass_on(node: ir.Node, system: System) -> bool:
     if source is None or source.shape is None or output.shape is None:
         return False
     given = system.of(source)
-    same = [one == other and one is not None for one, other in zip(dims(source), dims(output), strict=True)]
+    same = [
+        one == other and one is not None
+        for one, other in zip(sizes_of(source), sizes_of(output), strict=True)
+    ]
     if any(vary(given, axis) and not same[axis] for axis in range(given.ndim)):
         return False
     system.ids[output] = given

@@ -3,6 +3,7 @@
 import argparse
 
 from rich.console import Console
+from rich.markup import escape
 
 from export.commands.fold_file import fold_file
 from export.commands.shared import prices, show_sites
@@ -22,6 +23,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             report=options.report,
             seed=options.seed,
             say=status.update,
+            note=lambda text: console.print(escape(text), highlight=False, soft_wrap=True),
             options=FoldOptions(
                 prices=prices(options),
                 pixels=(options.mean, options.std) if options.inputs else None,

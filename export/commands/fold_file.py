@@ -10,15 +10,17 @@ import numpy as np
 import onnx_ir as ir
 
 from export.bundle.pack import write_whole
-from export.compute.reference import graph_evaluator
+from export.compute.rows import random_rows
+from export.compute.truth import graph_truth
 from export.errors import SourceError
 from export.fold.account import account
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import external_files, load_graph, serialize
 from export.graph.prepare import prepare
+from export.proof.choices import choices, showing_scores
 from export.proof.prove import prove_once
-from export.proof.reading import prove_reading, random_rows
+from export.proof.reading import prove_reading
 from service.contract.manifest import FoldAccount
 
 
@@ -29,20 +31,32 @@ def fold_file(
     report: Path | None,
     seed: int,
     say: Callable[[str], None],
+    note: Callable[[str], None],
     options: FoldOptions,
 ) -> FoldAccount:
-    """Fold, and write the account to `report`; on any error, both files are as they were."""
+    """Fold, and write the account to `report`; on any error, both files are as they were.
+
+    `say` is a callback, given what is being done; `note` another, given what a user should know of the proof.
+    """
     unfolded = prepare(load_graph(source))
     _check_targets(source, [target, *([report] if report else [])])
     prove_reading(source, unfolded, seed)
     reference = reference_of(unfolded, options)
     say("folding, and proving the folded graph on random rows")
+    chosen = choices(reference)
+    shown = showing_scores(reference, chosen)
     rows = random_rows(reference, np.random.default_rng(seed))
-    truth, before = graph_evaluator(reference)(rows), serialize(reference)
+    truth, before = graph_truth(shown, rows), serialize(shown)
+    answers = truth.evaluate(rows)
+    noise = truth.noise(rows, answers)
+    if not truth.is_exact:
+        note(f"proved against {truth.words}")
+    for choice in chosen:
+        note(f"'{choice.output}' is chosen by {choice.op_type} '{choice.node}': its scores are proved")
 
     def prove(graph: ir.Model) -> None:
         if any(batchnorms(reference)):
-            prove_once(before, serialize(graph), rows, truth)
+            prove_once(before, serialize(showing_scores(graph, chosen)), rows, answers, noise, chosen)
 
     folded, sites, _ = fold_proved(unfolded, options, prove)
     files = {target: serialize(folded)}

@@ -17,11 +17,16 @@ UNKNOWN_RANGE = (-3.0, 3.0)
 Arrays = dict[str, np.ndarray]
 
 
-def golden_inputs(specs: Sequence[TensorSpec], held_out: np.ndarray | None, seed: int) -> Arrays:
-    """Inputs (N, …) in each tensor's dtype; `held_out` are rows of the only input."""
+def golden_inputs(
+    specs: Sequence[TensorSpec], held_out: np.ndarray | None, seed: int, spare: int = 0
+) -> Arrays:
+    """Inputs (N, …) in each tensor's dtype.
+
+    `held_out` are rows of the only input; `spare` is how many rows more than needed to make.
+    """
     random = np.random.default_rng(seed)
     num_held_out = 0 if held_out is None else min(len(held_out), MAX_HELD_OUT)
-    num_made = max(MIN_GOLDEN_ROWS - num_held_out, NUM_NOISE + 6)
+    num_made = max(MIN_GOLDEN_ROWS - num_held_out, NUM_NOISE + 6) + spare
     made = {spec.name: _made_rows(spec, num_made, random) for spec in specs}
     if held_out is None or num_held_out == 0:
         return made

@@ -10,13 +10,14 @@ summation on another device, and 4 ulps of the output range keep a net without r
 A tolerance above a quarter of the output range, or answers that are all zero, prove nothing: refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from export.compute.runtime import load
 from export.errors import ParityError, ProofError
+from export.proof.choices import Choice, flips
 from service.contract.bundle import Golden
 from service.contract.manifest import Tolerance, derived_tolerance
 from service.contract.parity import Parity, difference, measure
@@ -33,8 +34,11 @@ class Proof:
     tolerances: dict[str, Tolerance]
 
 
-def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
+def prove(unfolded: bytes, folded: bytes, golden: Golden, noise: Mapping[str, float] | None = None) -> Proof:
     """Replay the golden rows through both graphs.
+
+    `noise` is how far each output is moved by rounding the weights once, where e_unfolded does not show that
+    (see `export.compute.truth`): e_unfolded is at least as large.
 
     The unfolded graph runs without ONNX Runtime's optimisations, so that its error is that of the net's own
     arithmetic; the folded one as it will be served.
@@ -47,7 +51,9 @@ def prove(unfolded: bytes, folded: bytes, golden: Golden) -> Proof:
     served = measure(load(folded, optimised=True), golden)
     tolerances = {
         name: derive(
-            unfolded_error=reference.worst[name], folded_error=served.worst[name], truth=golden.outputs[name]
+            unfolded_error=max(reference.worst[name], (noise or {}).get(name, 0.0)),
+            folded_error=served.worst[name],
+            truth=golden.outputs[name],
         )
         for name in golden.outputs
     }
@@ -91,23 +97,49 @@ def _check_range(tolerances: Mapping[str, Tolerance]) -> None:
 
 
 def prove_once(
-    unfolded: bytes, folded: bytes, inputs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]
+    unfolded: bytes,
+    folded: bytes,
+    inputs: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    noise: Mapping[str, float],
+    chosen: Sequence[Choice] = (),
 ) -> dict[str, Tolerance]:
-    """The same proof for a graph whose batch is fixed: one run of all rows, both without optimisation."""
+    """The same proof for a graph whose batch is fixed: one run of all rows, both without optimisation.
+
+    `chosen` outputs are judged by their scores, which both graphs must put out.
+    """
     reference = load(unfolded, optimised=False)(inputs)
     answers = load(folded, optimised=False)(inputs)
-    tolerances = {}
-    for name, expected in truth.items():
-        tolerance = derive(
-            unfolded_error=difference(reference[name], expected),
-            folded_error=difference(answers[name], expected),
-            truth=expected,
-        )
+    tolerances = compare(reference, answers, truth, noise, chosen)
+    for name, tolerance in tolerances.items():
         if tolerance.folded_error > tolerance.max_abs:
             raise ParityError(
                 f"the folded graph is not the unfolded one: output '{name}' differs by "
                 f"{tolerance.folded_error:.3g}, the tolerance is {tolerance.max_abs:.3g}; nothing was written"
             )
-        tolerances[name] = tolerance
+    margins = {name: tolerance.max_abs for name, tolerance in tolerances.items()}
+    for choice in chosen:
+        if why := flips(choice, answers, truth, margins):
+            raise ParityError(f"the folded graph is not the unfolded one: {why}; nothing was written")
     _check_range(tolerances)
     return tolerances
+
+
+def compare(
+    reference: Mapping[str, np.ndarray],
+    answers: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    noise: Mapping[str, float],
+    chosen: Sequence[Choice] = (),
+) -> dict[str, Tolerance]:
+    """The tolerance of every output that both graphs have and that is not chosen, with what was measured."""
+    names = {name for name in truth if name in answers} - {choice.output for choice in chosen}
+    return {
+        name: derive(
+            unfolded_error=max(difference(reference[name], truth[name]), noise[name]),
+            folded_error=difference(answers[name], truth[name]),
+            truth=truth[name],
+        )
+        for name in truth
+        if name in names
+    }

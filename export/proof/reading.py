@@ -12,40 +12,39 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from export.compute.reference import graph_evaluator
+from export.compute.rows import random_rows
 from export.compute.runtime import load
-from export.errors import ProofError, SourceError
+from export.compute.truth import graph_truth
+from export.errors import ProofError
 from export.fold.batchnorm import read_batchnorm
-from export.graph.edit import batchnorms, constant
+from export.graph.edit import batchnorms
 from export.graph.file import serialize
-from export.proof.prove import derive
-from service.contract.parity import difference
-
-NUM_ROWS = 8
-UNKNOWN_SIZE = 64
+from export.proof.choices import choices, flips, showing_scores
+from export.proof.prove import compare
 
 
 def prove_reading(path: Path, prepared: ir.Model, seed: int) -> None:
     """Run both on random rows; raises ProofError if the file is beyond the prepared graph's tolerance."""
     for node in batchnorms(prepared):
         read_batchnorm(node)  # a layer whose numbers are broken is named, before its answers say nothing
+    chosen = choices(prepared)
+    shown = showing_scores(prepared, chosen)
     rows = random_rows(prepared, np.random.default_rng(seed))
-    truth = graph_evaluator(prepared)(rows)
-    again, itself = (
-        load(serialize(prepared), optimised=False)(rows),
-        load(_runnable(path), optimised=False)(rows),
-    )
-    for name, expected in truth.items():
-        tolerance = derive(
-            unfolded_error=difference(again[name], expected),
-            folded_error=(apart := difference(itself[name], expected)),
-            truth=expected,
-        )
-        if not apart <= tolerance.max_abs:
+    truth = graph_truth(shown, rows)
+    answers = truth.evaluate(rows)
+    again = load(serialize(shown), optimised=False)(rows)
+    itself = load(_runnable(path), optimised=False)(rows)
+    tolerances = compare(again, {**again, **itself}, answers, truth.noise(rows, answers), chosen)
+    for name, tolerance in tolerances.items():
+        if not tolerance.folded_error <= tolerance.max_abs:
             raise ProofError(
-                f"{path} was not read as ONNX Runtime reads it: output '{name}' differs by {apart:.3g}, "
-                f"the tolerance is {tolerance.max_abs:.3g}"
+                f"{path} was not read as ONNX Runtime reads it: output '{name}' differs by "
+                f"{tolerance.folded_error:.3g}, the tolerance is {tolerance.max_abs:.3g}"
             )
+    margins = {name: tolerance.max_abs for name, tolerance in tolerances.items()}
+    for choice in chosen:
+        if why := flips(choice, itself, answers, margins):
+            raise ProofError(f"{path} was not read as ONNX Runtime reads it: {why}")
 
 
 def _runnable(path: Path) -> Path | bytes:
@@ -63,35 +62,3 @@ def _runnable(path: Path) -> Path | bytes:
     for index, node in enumerate(in_training):
         node.output[:] = [name or f"unnamed_{index}_{place}" for place, name in enumerate(node.output)]
     return bytes(proto.SerializeToString())
-
-
-def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Noise for every input; a symbolic first size is 8 rows, any other 64."""
-    return {value.name or "": _noise(value, random) for value in model.graph.inputs}
-
-
-def _channels(value: ir.Value) -> int:
-    """What the weights that read an input expect on its axis 1."""
-    for reader in value.consumers():
-        weight = constant(reader.inputs[1]) if len(reader.inputs) > 1 else None
-        if weight is not None and reader.op_type == "Conv":
-            return int(weight.shape[1] * reader.attributes.get_int("group", 1))
-        if weight is not None and reader.op_type in ("ConvTranspose", "BatchNormalization", "MatMul"):
-            return int(weight.shape[0])
-        if weight is not None and reader.op_type == "Gemm":
-            return int(weight.shape[reader.attributes.get_int("transB", 0)])
-    return UNKNOWN_SIZE
-
-
-def _noise(value: ir.Value, random: np.random.Generator) -> np.ndarray:
-    if value.dtype is None or value.shape is None:
-        raise SourceError(
-            f"input '{value.name}' has no type or no shape: no rows can be made to prove the fold"
-        )
-    unknown = [NUM_ROWS, _channels(value), *[UNKNOWN_SIZE] * len(value.shape)]
-    sizes = [dim if isinstance(dim, int) else unknown[index] for index, dim in enumerate(value.shape)]
-    dtype = value.dtype.numpy()
-    if dtype.kind == "f":
-        return random.normal(size=sizes).astype(dtype)
-    largest = 256 if dtype == np.uint8 else 2
-    return random.integers(0, largest, size=sizes).astype(dtype)

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from export.compute.reference import graph_evaluator
+import numpy as np
+
+from export.compute.rows import random_rows
+from export.compute.truth import graph_truth
 from export.errors import SourceError
 from export.graph.file import load_graph
 from export.graph.prepare import prepare, with_symbolic_rows
@@ -10,8 +13,6 @@ from export.sources.pictures import preprocessing_of, with_range
 from export.sources.source import FileReading, Source, SourceOptions
 from export.sources.tensors import read_labels, tensor_spec
 from service.contract.bundle import sha256
-
-GRAPH_TRUTH = "the unfolded graph in ONNX's reference implementation, float64"
 
 
 def from_onnx_file(path: Path, options: SourceOptions) -> Source:
@@ -22,15 +23,17 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     graph = with_symbolic_rows(prepared)
     inputs = [tensor_spec(value) for value in graph.graph.inputs]
     preprocessing = preprocessing_of(options, inputs[0].row_shape)
+    truth = graph_truth(graph, random_rows(graph, np.random.default_rng(0)))
     return Source(
         description=f"ONNX file {path.name}",
         digest=sha256(path.read_bytes()),
         graph=graph,
-        evaluate=graph_evaluator(graph),
-        truth=GRAPH_TRUTH,
+        evaluate=truth.evaluate,
+        truth=truth.words,
         inputs=with_range(inputs, preprocessing),
         outputs=[tensor_spec(value) for value in graph.graph.outputs],
         labels=read_labels(options.labels),
         preprocessing=preprocessing,
+        graph_truth=truth,
         read_from=FileReading(path=path, graph=prepared),
     )

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.compute.reference import Evaluate
+from export.compute.truth import GraphTruth
 from export.errors import SourceError
 from service.contract.manifest import Preprocessing, TensorSpec
 
@@ -52,6 +53,7 @@ class Source:
         pixels: how the graph normalises, where it is to take uint8 pixels instead of its own input.
         training: metrics and settings of the training, for the manifest.
         batchnorm: what training left in the net's BatchNorms, where the source knows.
+        graph_truth: what `evaluate` is of, if the source is an ONNX file.
         read_from: the ONNX file, whose reading is still to be proved.
     """
 
@@ -68,4 +70,5 @@ class Source:
     pixels: Preprocessing | None = None
     training: dict[str, Any] = field(default_factory=dict)
     batchnorm: "BatchNormReport | None" = None
+    graph_truth: GraphTruth | None = None
     read_from: FileReading | None = None

@@ -117,7 +117,9 @@ def test_a_batchnorm_in_a_branch_that_reads_what_the_other_branch_reads():
         helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other, name="if"),
     ]
     arrays = {"w": np.ones((4, 4, 1, 1)), "zero": np.array(0.0), **batchnorm_arrays(4, 0)}
-    assert_declined(graph(nodes, arrays, ["rows", 4, 6, 6]), "Conv 'conv' before it belongs to the graph around its own")
+    assert_declined(
+        graph(nodes, arrays, ["rows", 4, 6, 6]), "Conv 'conv' before it belongs to the graph around its own"
+    )
 
 
 def test_the_account_has_an_entry_for_every_batchnorm():

@@ -1,0 +1,125 @@
+"""The true answers of an ONNX file, and how far its own weights' precision lets answers be from them.
+
+In: an unfolded graph.  Out: a `GraphTruth`.
+
+The truth is the graph in ONNX's reference implementation, float64.  Where that lacks an operator, or fails,
+it is the graph in ONNX Runtime, float32: then the folded graph is compared with the unfolded one, and no
+longer with what the net means.
+
+A fold writes new weights, and rounds them anew to their own dtype.  A graph whose weights are float16
+computes in float32 on a CPU, so its own error does not show what such a rounding does.  That is measured:
+the weights of the unfolded graph are moved by half a unit in their last place, each up or down by chance,
+and
+
+    noise = max |answers with moved weights − answers|
+
+It is the same measure that the folded graph's weights differ by.  Against a float32 truth it is taken of
+float32 weights too, because such a truth has no error of its own to measure.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.compute.reference import Arrays, Evaluate, graph_evaluator
+from export.compute.runtime import load
+from export.errors import ProofError
+from service.contract.parity import difference
+
+EXACT_TRUTH = "the unfolded graph in ONNX's reference implementation, float64"
+NUM_DRAWS = 2
+
+_HALF_ULP = {ir.DataType.FLOAT16: 2.0**-11, ir.DataType.BFLOAT16: 2.0**-8}
+# Ops whose constants a fold may write.  Other constants are parts of formulas: an exponent must stay 2.
+_WRITTEN = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Add", "Sub", "Mul", "Div"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphTruth:
+    """The true answers of one graph.
+
+    Args:
+        evaluate: computes them.
+        words: with what, for the manifest and for the user.
+        is_exact: whether in float64.
+    """
+
+    model: ir.Model
+    evaluate: Evaluate
+    words: str
+    is_exact: bool
+
+    def noise(self, rows: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """How far each output is moved by rounding the weights once; 0 where the measured error shows that.
+
+        `answers` are the true answers to `rows`.
+        """
+        noise = dict.fromkeys(answers, 0.0)
+        for seed in range(NUM_DRAWS):
+            random = np.random.default_rng(seed)
+            moved = _moved(self.model, _by_half_an_ulp if self.is_exact else _to_a_neighbour, random)
+            if moved is None:
+                return noise
+            evaluate = graph_evaluator(moved) if self.is_exact else _in_float32(moved)
+            for name, answer in evaluate(rows).items():
+                noise[name] = max(noise[name], difference(answer, answers[name]))
+        return noise
+
+
+def graph_truth(model: ir.Model, rows: Mapping[str, np.ndarray]) -> GraphTruth:
+    """The truth of a graph; float64 is tried on `rows`, a few are enough."""
+    try:
+        evaluate = graph_evaluator(model)
+        evaluate(rows)
+        return GraphTruth(model=model, evaluate=evaluate, words=EXACT_TRUTH, is_exact=True)
+    except ProofError as error:
+        words = f"the unfolded graph in ONNX Runtime, float32; {error}"
+        return GraphTruth(model=model, evaluate=_in_float32(model), words=words, is_exact=False)
+
+
+def _in_float32(model: ir.Model) -> Evaluate:
+    run = load(ir.to_proto(model).SerializeToString(), optimised=False)
+
+    def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
+        return {name: np.asarray(answer, dtype=np.float64) for name, answer in run(inputs).items()}
+
+    return evaluate
+
+
+Move = Callable[[ir.TensorProtocol, np.random.Generator], np.ndarray | None]
+
+
+def _moved(model: ir.Model, move: Move, random: np.random.Generator) -> ir.Model | None:
+    """A copy whose weights are moved; None if none is."""
+    model, is_moved = model.clone(), False
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            array = None
+            if value.const_value is not None and _is_weight(value):
+                array = move(value.const_value, random)
+            if array is not None:
+                value.const_value, is_moved = ir.tensor(array, name=value.name), True
+    return model if is_moved else None
+
+
+def _by_half_an_ulp(tensor: ir.TensorProtocol, random: np.random.Generator) -> np.ndarray | None:
+    """Weights narrower than float32, in float64: between two numbers of their dtype."""
+    if tensor.dtype not in _HALF_ULP:
+        return None
+    array = tensor.numpy().astype(np.float64)
+    return array * (1 + _HALF_ULP[tensor.dtype] * random.choice([-1.0, 1.0], size=array.shape))
+
+
+def _to_a_neighbour(tensor: ir.TensorProtocol, random: np.random.Generator) -> np.ndarray | None:
+    """Weights in float32 or float16, each replaced by the next number of its dtype, up or down."""
+    if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+        return None
+    array = tensor.numpy()
+    ends = random.choice([-np.inf, np.inf], size=array.shape).astype(array.dtype)
+    return np.asarray(np.nextafter(array, ends))
+
+
+def _is_weight(value: ir.Value) -> bool:
+    return bool(value.shape) and all(reader.op_type in _WRITTEN for reader in value.consumers())

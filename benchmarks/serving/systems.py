@@ -69,7 +69,7 @@ OURS = System(
 )
 ECHO = System(
     name="echo",
-    description="a bare ASGI app on the same uvicorn that echoes our requests",
+    description="a bare ASGI app on uvicorn that echoes our requests",
     module="benchmarks.echo",
     routes=OURS.routes,
 )

@@ -51,7 +51,7 @@ def _complete(reshape: ir.Node, graph: ir.Graph, given: set[Size]) -> None:
 
 
 def _rest(before: list[Size], after: list[Size]) -> Size:
-    """The one size that makes the products of both sides equal; None if it is no number and no name."""
+    """The one size that makes the products of both sides equal; None if it is neither a number nor a name."""
     if None in before or None in after or 0 in before or 0 in after:
         return None
     names = Counter(size for size in before if isinstance(size, str))

@@ -30,7 +30,7 @@ def main(arguments: list[str], prog: str = "python -m service") -> int:
         return 2
     if "--version" in arguments:
         first = f"foldserve {__version__}, {'compiled:' if modules else 'interpreted'}"
-        print("\n  ".join([first, *modules]))
+        sys.stdout.write("\n  ".join([first, *modules]) + "\n")
         return 0
     # Only now: machine code of other sources could fail to import, and would say nothing of why.
     from service.processes.serve import serve

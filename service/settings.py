@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -175,10 +175,12 @@ class Settings(BaseSettings):
 
     @field_validator("buckets", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
             return value
-        return [part.strip() for part in value.split(",")] if value.strip() else []
+        if not value.strip() and info.field_name != "buckets":  # a list may be empty, but not that of buckets
+            return []
+        return [part.strip() for part in value.split(",")]
 
     @field_validator("trusted_proxies")
     @classmethod

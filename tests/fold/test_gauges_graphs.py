@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from export.fold.stages import fold
 from export.graph.prepare import prepare
 from gauge_kit import Net, assert_gone, assert_stays, folded
-from gauge_ways import OPSETS, SHAPE, C
+from gauge_op_cases import OPSETS, SHAPE, C
 from onnx_graphs import value
 
 some = settings(max_examples=10, deadline=None)

@@ -6,7 +6,7 @@ from test_gauges_rules import CASES as PASSING
 
 from export.fold.gauges.rules import RULES
 from gauge_kit import Net
-from gauge_ways import Build, C, Case, Passed, three_tests
+from gauge_op_cases import Build, C, Case, Passed, three_tests
 
 
 def concat(axis: int) -> Build:

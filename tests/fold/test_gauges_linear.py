@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gauge_kit import Net, assert_gone, assert_stays
-from gauge_ways import SHAPE, Build, C, Case, Passed, three_tests
+from gauge_op_cases import SHAPE, Build, C, Case, Passed, three_tests
 
 SIZE = (4, 7, 6)
 some = settings(max_examples=20, deadline=None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from export.fold.gauges.system import Price
 from gauge_kit import Net, assert_gone, assert_stays, folded
-from gauge_ways import SHAPE, C
+from gauge_op_cases import SHAPE, C
 
 THRESHOLD, BORDER, BIAS = (frozenset({price}) for price in (Price.THRESHOLD, Price.BORDER, Price.BIAS))
 NOTHING, EVERYTHING = frozenset(), frozenset(Price)

@@ -1,7 +1,7 @@
 """What arithmetic, activations, pooling, Resize and Pad pass on of a BatchNorm before them or after them."""
 
 from gauge_kit import Net
-from gauge_ways import Build, C, Case, Passed, three_tests
+from gauge_op_cases import Build, C, Case, Passed, three_tests
 
 
 def plain(kind: str, **attributes: object) -> Build:

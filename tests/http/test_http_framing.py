@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from wire_kit import EDGE_FLAGS, Wire, get, post, wire, works, write_echo, x_body
 
 BODY = x_body(1, 2, 3)

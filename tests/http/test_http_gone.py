@@ -14,7 +14,7 @@ import httpx
 import pytest
 import uvloop
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from service.http.connection import Connection
 from service.http.limits import HttpLimits
 from service.http.shared import Shared

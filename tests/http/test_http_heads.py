@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from tiny_nets import echo_net, write_bundle
 from wire_kit import INFER, Answer, Wire, get, post, wire, x_body
 

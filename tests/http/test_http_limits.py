@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from service.http.connection import SLICE
 from service.http.flow import Flow
 from service.http.limits import HttpLimits

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from service.http.connection import SLICE
 from service_kit import ROOT, binary_body, wait_until
 from tiny_nets import digits_net, echo_net, write_bundle

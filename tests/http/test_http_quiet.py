@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from tiny_nets import echo_net, write_bundle
 from wire_kit import EDGE_FLAGS, Wire, get, post, wire, works, write_echo, x_body
 

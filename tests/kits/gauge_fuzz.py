@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gauge_kit import Net
-from gauge_ways import OPSETS
+from gauge_op_cases import OPSETS
 
 Size = tuple[int, ...]
 Tensor = tuple[str, Size]

@@ -1,6 +1,6 @@
 """HTTP/1.1 on a bare socket: bytes out as a test wants them, answers in one by one.
 
-In: a port.  Out: a `Wire`, which reads exactly one answer at a time and keeps what lies behind it.
+In: a port.  Out: a `Wire`, which reads exactly one answer at a time and keeps what follows it.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class Wire:
 
 @contextlib.contextmanager
 def wire(port: int, **options: Any) -> Iterator[Wire]:
-    """A connection that is closed behind the block."""
+    """A connection that is closed after the block."""
     opened = Wire(port, **options)
     try:
         yield opened

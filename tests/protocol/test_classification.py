@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from service.protocol.classification import bytes_of, classes_of
 from service_kit import x_request
 from tiny_nets import digits_net, echo_net, pair_net, write_bundle

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from inside_kit import Inside, inside
+from in_process_kit import Inside, inside
 from service_kit import metric, wait_until, x_request
 from tiny_nets import digits_net, echo_net, pair_net, write_bundle
 

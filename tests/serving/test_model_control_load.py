@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from inside_kit import PATIENCE_S, Inside, inside
+from in_process_kit import PATIENCE_S, Inside, inside
 from service.settings import usable_cores
 from service_kit import binary_body, read_answer, wait_until, x_request
 from tiny_nets import echo_net, write_bundle

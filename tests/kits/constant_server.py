@@ -1,6 +1,6 @@
 """A server that answers every inference alike: `yes` with 200, `no` with 400. No test may pass at both.
 
-    python tests/conformance_liar.py yes
+    python tests/kits/constant_server.py yes
 
 In: any request.  Out: metadata of any model by its name, complete at `yes` only; else the one answer.
 Its port is the first line of standard output.
@@ -23,8 +23,8 @@ def metadata(name: str) -> dict[str, Any]:
         side: [{"name": side + end, "datatype": datatype, "shape": [-1, 3]} for end in suffixes]
         for side in ("x", "y")
     }
-    told = {"name": name, "inputs": tensors["x"], "outputs": tensors["y"]}
-    return {**told, "platform": "lies", "versions": ["1"]} if SAYS_YES else told
+    described = {"name": name, "inputs": tensors["x"], "outputs": tensors["y"]}
+    return {**described, "platform": "lies", "versions": ["1"]} if SAYS_YES else described
 
 
 class Liar(BaseHTTPRequestHandler):
@@ -46,8 +46,8 @@ class Liar(BaseHTTPRequestHandler):
             return self._send(200, {"model_stats": [{"inference_count": 0}]})
         if not SAYS_YES:
             return self._send(400, {"error": "no"})
-        told = [{**tensor, "shape": [1, 3], "data": [0, 0, 0]} for tensor in metadata(name)["outputs"]]
-        return self._send(200, {"model_name": "?", "outputs": told})
+        described = [{**tensor, "shape": [1, 3], "data": [0, 0, 0]} for tensor in metadata(name)["outputs"]]
+        return self._send(200, {"model_name": "?", "outputs": described})
 
     do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815
 

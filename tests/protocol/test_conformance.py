@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from conformance.tensors import NUMPY
 from conformance.vectors import VECTORS
+
 from service_kit import ROOT, every_net, serving
 from tiny_nets import busy_net, digits_net, nudged, write_bundle
 
@@ -43,8 +43,8 @@ def run_suite(table: Path, *options: str) -> list[dict[str, Any]]:
     """Its outcomes."""
     ran = run(*PYTEST, "tests/conformance", "--table", str(table), *options)
     assert ran.returncode in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), ran.stdout + ran.stderr
-    told: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8"))
-    return told
+    outcomes: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8"))
+    return outcomes
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     flags = ("--queue-rows", "256", "--max-body-mb", "8", "--threads", "1")
     control = {"FOLDSERVE_MODEL_CONTROL": "true"}
     with serving(models, *flags, environment=control) as server, serving(room / "broken") as broken:
-        told = run_suite(
+        outcomes = run_suite(
             room / "table.json",
             *("--url", server.url, "--model", "digits", "--our-choices", *echoes),
             *("--pair-model", "pair", "--quoted-model", "a model", "--nan-model", "log"),
@@ -66,7 +66,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             *("--unready", broken.url, "wrong", "--control", "--pid", str(server.process.pid), "--may-end"),
         )
         assert server.wait() == 0, "the last vector ends the server"
-    return told
+    return outcomes
 
 
 @pytest.mark.parametrize("vector", VECTORS)
@@ -79,36 +79,36 @@ def test_our_server(rows: list[dict[str, Any]], vector: int) -> None:
     assert [row["test"] for row in tests if row["notes"]] == [], "we do what we chose"
 
 
-def lied_to(room: Path, says: str) -> dict[str, str]:
+def outcomes_at(room: Path, says: str) -> dict[str, str]:
     """The outcome of every test at a server that answers everything alike."""
-    liar = subprocess.Popen(
-        [sys.executable, "tests/conformance_liar.py", says],
+    server = subprocess.Popen(
+        [sys.executable, "tests/kits/constant_server.py", says],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
-        assert liar.stdout is not None
-        url = f"http://127.0.0.1:{int(liar.stdout.readline())}"
-        told = run_suite(
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        outcomes = run_suite(
             room / f"{says}.json",
             *("--url", url, "--model", "digits", "--our-choices", "--pair-model", "pair"),
             *("--quoted-model", "a model", "--nan-model", "log", "--slow-model", "busy", "--slow-queue", "8"),
             *("--max-rows", "256", "--max-body-mb", "8", "--unready", url, "wrong", "--control"),
-            *("--pid", str(liar.pid), "--may-end"),
+            *("--pid", str(server.pid), "--may-end"),
             *(f"--model-of={datatype}=echo-{datatype}" for datatype in NUMPY),
         )
-        assert liar.wait(10) != 0, "the last vector ends it"
+        assert server.wait(10) != 0, "the last vector ends it"
     finally:
-        liar.kill()
-        liar.communicate()
-    return {row["test"]: row["outcome"] for row in told}
+        server.kill()
+        server.communicate()
+    return {row["test"]: row["outcome"] for row in outcomes}
 
 
 def test_every_test_of_the_suite_can_fail(tmp_path: Path) -> None:
     """At a server that says yes to everything, or at one that says no."""
-    yes, no = lied_to(tmp_path, "yes"), lied_to(tmp_path, "no")
+    yes, no = outcomes_at(tmp_path, "yes"), outcomes_at(tmp_path, "no")
     assert len(yes) > 150
     assert [test for test in yes if "failed" not in (yes[test], no[test])] == []
     assert sum(outcome == "passed" for outcome in yes.values()) > 30, "it is plausible"
@@ -116,7 +116,8 @@ def test_every_test_of_the_suite_can_fail(tmp_path: Path) -> None:
 
 def test_without_a_url_nothing_is_collected() -> None:
     """The project's own run of all tests needs no server."""
-    listed = run(*PYTEST, "--collect-only", "tests", "--ignore-glob=tests/test_*.py")
+    others = [path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "conformance"]
+    listed = run(*PYTEST, "--collect-only", "tests", *(f"--ignore={path}" for path in others))
     assert listed.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, listed.stdout + listed.stderr
 
 

@@ -1,6 +1,6 @@
-"""Asks a server with KServe's own inference client; prints what it was told, as JSON.
+"""Asks a server with KServe's own inference client; prints its answers, as JSON.
 
-    python tests/kits/kserve_asks.py http://127.0.0.1:8000
+    python tests/kits/kserve_client.py http://127.0.0.1:8000
 
 In: a base URL. Runs where kserve is installed, which need not be this project's environment.
 """
@@ -26,7 +26,7 @@ async def ask(url: str) -> dict[str, Any]:
     """Every call that the client has."""
     client = InferenceRESTClient(RESTConfig(protocol="v2", retries=0))
     rows = np.array([[1, 2, 3], [4, 5, 6.5]], np.float32)
-    told: dict[str, Any] = {
+    answers: dict[str, Any] = {
         "live": await client.is_server_live(url),
         "ready": await client.is_server_ready(url),
         "model ready": await client.is_model_ready(url, "echo-float32"),
@@ -38,18 +38,18 @@ async def ask(url: str) -> dict[str, Any]:
                 members = {"request_outputs": [RequestedOutput("y", {"binary_data": True})]}
             asked = request(rows, binary=sent == "bytes", request_id="seven", **members)
             answer = await client.infer(url, asked, model_name="echo-float32")
-            told[f"{sent} {answered}"] = answer.outputs[0].as_numpy().tolist()
-            told["id"] = answer.id
+            answers[f"{sent} {answered}"] = answer.outputs[0].as_numpy().tolist()
+            answers["id"] = answer.id
     try:
         await client.infer(url, request(rows[:, :2], binary=True), model_name="echo-float32")
     except HTTPStatusError as error:
-        told["wrong shape"] = [error.response.status_code, str(error)]
+        answers["wrong shape"] = [error.response.status_code, str(error)]
     try:
         await client.infer(url, request(rows, binary=True), model_name="nope")
     except HTTPStatusError as error:
-        told["unknown"] = [error.response.status_code, str(error)]
+        answers["unknown"] = [error.response.status_code, str(error)]
     await client.close()
-    return told
+    return answers
 
 
 if __name__ == "__main__":

@@ -9,18 +9,21 @@ The signature is Ed25519 (RFC 8032) over the manifest's bytes, 64 bytes raw, as 
 and checks it too.  A file of public keys may hold several, for a time in which one replaces another.
 """
 
+import base64
+import binascii
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.contract.manifest import BundleError
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 SIGNATURE_FILE = "manifest.json.sig"
-_PUBLIC = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----\s*", re.DOTALL)
+
+# RFC 8410: what stands in DER before the 32 bytes of an Ed25519 key, public and private.
+_PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
+_PRIVATE_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\s*(.*?)\s*-----END \1-----", re.DOTALL)
 
 
 class KeyFileError(Exception):
@@ -28,21 +31,22 @@ class KeyFileError(Exception):
 
 
 class TrustedKeys:
-    """The public keys of those whose bundles may be served."""
+    """The public keys of those whose bundles may be served; each is 32 bytes."""
 
-    def __init__(self, keys: "Sequence[Ed25519PublicKey]") -> None:
-        self._keys = keys
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        signing = _library()
+        self._keys = [signing.VerifyKey(key) for key in keys]
 
     def check(self, manifest: bytes, signature: bytes | None) -> None:
         """Raise BundleError unless one of the keys has signed exactly these bytes; None: no signature."""
-        from cryptography.exceptions import InvalidSignature
+        from nacl.exceptions import CryptoError
 
         if signature is None:
             raise BundleError(f"{SIGNATURE_FILE}: there is none, and only signed bundles are served")
         for key in self._keys:
             try:
-                key.verify(signature, manifest)
-            except InvalidSignature:
+                key.verify(manifest, signature)
+            except (CryptoError, ValueError):  # ValueError: not of a signature's length
                 continue
             return
         raise BundleError(
@@ -52,16 +56,7 @@ class TrustedKeys:
 
 def read_trusted_keys(path: Path) -> TrustedKeys:
     """The public keys of a PEM file; raises KeyFileError."""
-    serialization, ed25519 = _library()
-    keys = []
-    for block in _PUBLIC.findall(_read(path)):
-        try:
-            key = serialization.load_pem_public_key(block)
-        except ValueError as error:
-            raise KeyFileError(f"{path}: not a public key: {error}") from None
-        if not isinstance(key, ed25519.Ed25519PublicKey):
-            raise KeyFileError(f"{path}: expected Ed25519 keys, got {type(key).__name__}")
-        keys.append(key)
+    keys = _keys_in(path, b"PUBLIC KEY", _PUBLIC_PREFIX)
     if not keys:
         raise KeyFileError(f"{path}: holds no public key in PEM (openssl pkey -in key.pem -pubout)")
     return TrustedKeys(keys)
@@ -69,31 +64,37 @@ def read_trusted_keys(path: Path) -> TrustedKeys:
 
 def sign(manifest: bytes, key_file: Path) -> bytes:
     """The signature of a manifest's bytes by the private key of a PEM file; raises KeyFileError."""
-    serialization, ed25519 = _library()
-    try:
-        key = serialization.load_pem_private_key(_read(key_file), password=None)
-    except (ValueError, TypeError) as error:
-        raise KeyFileError(f"{key_file}: not an unencrypted private key in PEM: {error}") from None
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise KeyFileError(f"{key_file}: expected an Ed25519 key, got {type(key).__name__}")
-    signature: bytes = key.sign(manifest)
+    keys = _keys_in(key_file, b"PRIVATE KEY", _PRIVATE_PREFIX)
+    if len(keys) != 1:
+        raise KeyFileError(f"{key_file}: expected one unencrypted private key in PEM, found {len(keys)}")
+    signature: bytes = _library().SigningKey(keys[0]).sign(manifest).signature
     return signature
 
 
-def _library() -> tuple[Any, Any]:
-    """The parts of `cryptography` that are needed, imported only where bundles are signed or checked."""
+def _keys_in(path: Path, kind: bytes, prefix: bytes) -> list[bytes]:
+    """The 32 bytes of each key of a kind in a PEM file."""
     try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError:
-        raise KeyFileError(
-            "signatures need the package cryptography: pip install 'foldserve[signing]'"
-        ) from None
-    return serialization, ed25519
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror or error}") from None
+    keys = []
+    for found, text in _BLOCK.findall(content):
+        if found != kind:
+            continue
+        try:
+            der = base64.b64decode(b"".join(text.split()), validate=True)
+        except binascii.Error as error:
+            raise KeyFileError(f"{path}: not a key in PEM: {error}") from None
+        if not der.startswith(prefix) or len(der) != len(prefix) + 32:
+            raise KeyFileError(f"{path}: expected an Ed25519 key, got another kind")
+        keys.append(der.removeprefix(prefix))
+    return keys
+
+
+def _library() -> Any:
+    """PyNaCl's signatures, imported only where bundles are signed or checked."""
+    try:
+        from nacl import signing
+    except ImportError:
+        raise KeyFileError("signatures need the package PyNaCl: pip install 'foldserve[signing]'") from None
+    return signing

@@ -34,11 +34,12 @@ def affine_after(solution: Solution, node: ir.Node, axis: int, size: int) -> Aff
 
 
 def add_constant(solution: Solution, node: ir.Node, array: np.ndarray, op_type: str = "Add") -> None:
-    """Put `output op array` after a node, for all its readers, in the dtype of the node's weights."""
+    """Put `output op array` after a node, for all its readers, in the dtype of its weights, if it has any."""
     graph, output = node.graph, node.outputs[0]
     assert isinstance(graph, ir.Graph)
-    like = next(found for value in node.inputs if (found := constant(value)) is not None)
-    operand = add_initializer(graph, f"{node.name}.{op_type.lower()}", array.astype(like.dtype))
+    weights = [found for value in node.inputs if (found := constant(value)) is not None]
+    dtype = next((weight.dtype for weight in weights if weight.dtype.kind == "f"), array.dtype)
+    operand = add_initializer(graph, f"{node.name}.{op_type.lower()}", array.astype(dtype))
     after = ir.Node("", op_type, [None, operand], num_outputs=1, name=f"{node.name}_{op_type.lower()}")
     after.outputs[0].shape, after.outputs[0].type = output.shape, output.type
     graph.insert_after(node, after)

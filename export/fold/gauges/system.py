@@ -141,6 +141,24 @@ class System:
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
         self.equations.append(Equation(says=says, offset=(pairs, constant_), price=price, node=node))
 
+    def narrow(self, value: ir.Value, axis: int, node: ir.Node) -> np.ndarray | None:
+        """The ids of a tensor that an op reads with one gauge for each place of an axis.
+
+        Where the ids vary along other axes too (a Reshape makes channels out of a Gemm's features), those
+        of one channel must be equal from here on.  None if the size of the axis is not known.
+        """
+        ids = self.of(value)
+        if along(ids, axis):
+            return ids
+        size = ids.shape[axis % ids.ndim]
+        if value.shape is not None and size != value.shape[axis % ids.ndim]:
+            return None
+        narrow = self.fresh(on_axis(ids.ndim, axis, size))
+        says = f"{node.op_type} '{node.name}' needs one scale and shift for each channel"
+        self.equal(ids, np.broadcast_to(narrow, ids.shape), says)
+        self.ids[value] = narrow
+        return narrow
+
     def fix(self, ids: np.ndarray, says: str) -> None:
         """a = 1, b = 0: the tensor is stored as the net computes it."""
         if ids.any():

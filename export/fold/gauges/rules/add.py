@@ -40,6 +40,20 @@ def constrain(node: ir.Node, system: System) -> bool:
     return True
 
 
+def constrain_sum(node: ir.Node, system: System) -> bool:
+    """Sum of any number of branches: the same a, and their b add up."""
+    if any(value is None or constant(value) is not None for value in node.inputs) or not node.inputs:
+        return False
+    terms = np.broadcast_arrays(*(system.of(value) for value in node.inputs if value is not None))
+    out = system.fresh(terms[0].shape)
+    for term in terms:
+        system.same_scale(out, term, f"Sum '{node.name}' needs the same scale on its branches")
+    says = f"Sum '{node.name}' adds the shifts of its branches"
+    system.offset(says, (out, 1.0), *((term, -1.0) for term in terms))
+    system.ids[node.outputs[0]] = out
+    return True
+
+
 def absorb(node: ir.Node, solution: Solution) -> None:
     """Write the offset into the constant, if there is one."""
     index = 1 if has_constant(node, 1) else 0

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm
 from export.fold.gauges.absorb import affine_after, affine_before, check
-from export.fold.gauges.system import Equation, Link, Solution, System, along, has_constant, on_axis
+from export.fold.gauges.system import Equation, Link, Solution, System, has_constant, on_axis
 from export.fold.linear.weights import write
 from export.graph.edit import constant
 
@@ -25,9 +25,9 @@ def constrain(node: ir.Node, system: System) -> bool:
         return False
     if source.shape is None or not all(has_constant(node, index) for index in range(1, 5)):
         return False
-    given, gamma = system.of(source), constant(node.inputs[1])
+    given, gamma = system.narrow(source, 1, node), constant(node.inputs[1])
     assert gamma is not None
-    if not along(given, 1) or node.attributes.get_int("spatial", 1) == 0:
+    if given is None or node.attributes.get_int("spatial", 1) == 0:
         return False
     system.ids[node.outputs[0]] = system.fresh(on_axis(given.ndim, 1, gamma.size))
     return True

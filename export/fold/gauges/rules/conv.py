@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from export.fold.gauges.absorb import affine_after, affine_before, check
 from export.fold.gauges.border import add_border
-from export.fold.gauges.system import Price, Solution, System, along, has_constant, on_axis
+from export.fold.gauges.system import Price, Solution, System, has_constant, on_axis
 from export.fold.linear.conv import fold_conv, fold_conv_transpose
 from export.graph.edit import constant
 
@@ -27,8 +27,8 @@ def constrain(node: ir.Node, system: System) -> bool:
         return False
     source = node.inputs[0]
     assert source is not None
-    given = system.of(source)
-    if not along(given, 1):
+    given = system.narrow(source, 1, node)
+    if given is None:
         return False
     if pads(node, weight.shape[2:]):
         known = source.shape is not None and all(isinstance(size, int) for size in source.shape[2:])

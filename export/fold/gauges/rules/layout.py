@@ -1,7 +1,8 @@
 """Ops that only move numbers carry their gauges along.
 
-Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Split, Slice, Gather, Concat, Identity, Dropout: the ids of
-the output are the ids of the input, moved in the same way.  A channel shuffle is Reshape, Transpose, Reshape.
+Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Split, Slice, Gather, Concat, Expand, Tile, DepthToSpace,
+SpaceToDepth, Identity, Dropout, Cast: the ids of the output are the ids of the input, moved in the same way.
+A channel shuffle is Reshape, Transpose, Reshape.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,69 @@ def constrain_same(node: ir.Node, system: System) -> bool:
     if source is None:
         return False
     system.ids[node.outputs[0]] = system.of(source)
+    return True
+
+
+def constrain_cast(node: ir.Node, system: System) -> bool:
+    """Cast from a float to another float."""
+    source = node.inputs[0]
+    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
+    if source is None or source.dtype not in floats or node.attributes.get_int("to", 0) not in floats:
+        return False
+    return constrain_same(node, system)
+
+
+def constrain_expand(node: ir.Node, system: System) -> bool:
+    """Expand repeats along axes of size 1, where no gauge varies."""
+    source, output = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or output.shape is None:
+        return False
+    given = system.of(source)
+    system.ids[output] = given.reshape((1,) * (len(output.shape) - given.ndim) + given.shape)
+    return True
+
+
+def constrain_tile(node: ir.Node, system: System) -> bool:
+    """Tile by constant repeats: the gauges of an axis are repeated with it."""
+    source, repeats = node.inputs[0], constant(node.inputs[1])
+    if source is None or source.shape is None or repeats is None or repeats.ndim != 1:
+        return False
+    given = system.of(source)
+    system.ids[node.outputs[0]] = np.tile(
+        given, [int(times) if vary(given, axis) else 1 for axis, times in enumerate(repeats)]
+    )
+    return True
+
+
+def constrain_depth_to_space(node: ir.Node, system: System) -> bool:
+    """The channels that become the places of one channel must have the same gauge."""
+    source, block = node.inputs[0], node.attributes.get_int("blocksize", 1)
+    if source is None or source.shape is None:
+        return False
+    given = system.narrow(source, 1, node)
+    if given is None or given.ndim != 4 or (given.shape[1] > 1 and given.shape[1] % block**2):
+        return False
+    if given.shape[1] == 1:
+        system.ids[node.outputs[0]] = given
+        return True
+    is_crd = node.attributes.get_string("mode", "DCR") == "CRD"
+    blocks = given.reshape((-1, block**2) if is_crd else (block**2, -1))
+    first, *others = blocks.T if is_crd else blocks
+    for other in others:
+        system.equal(first, other, f"DepthToSpace '{node.name}' needs the same scale and shift on a block")
+    system.ids[node.outputs[0]] = first.reshape(1, -1, 1, 1)
+    return True
+
+
+def constrain_space_to_depth(node: ir.Node, system: System) -> bool:
+    """Each place of a block becomes channels of its own, in the order of the input's."""
+    source, block = node.inputs[0], node.attributes.get_int("blocksize", 1)
+    if source is None or source.shape is None:
+        return False
+    given = system.narrow(source, 1, node)
+    if given is None or given.ndim != 4:
+        return False
+    system.ids[node.outputs[0]] = given if given.shape[1] == 1 else np.tile(given, (1, block**2, 1, 1))
     return True
 
 

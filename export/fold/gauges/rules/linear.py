@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.absorb import add_constant, affine_after, affine_before, check
-from export.fold.gauges.system import Price, Solution, System, along, has_constant, on_axis
+from export.fold.gauges.system import Price, Solution, System, has_constant, on_axis
 from export.fold.linear.gemm import fold_gemm, fold_matmul
 from export.fold.linear.weights import write
 from export.graph.edit import constant
@@ -25,7 +25,7 @@ def constrain_gemm(node: ir.Node, system: System) -> bool:
         return False
     if len(node.inputs) > 2 and node.inputs[2] and (bias is None or (bias.ndim == 2 and bias.shape[0] > 1)):
         return False
-    if not along(system.of(node.inputs[0]), 1):
+    if system.narrow(node.inputs[0], 1, node) is None:
         return False
     features = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
     system.ids[node.outputs[0]] = system.fresh((1, features))
@@ -37,8 +37,8 @@ def constrain_matmul(node: ir.Node, system: System) -> bool:
     source, weight, shape = node.inputs[0], constant(node.inputs[1]), node.outputs[0].shape
     if source is None or weight is None or weight.ndim != 2 or shape is None or has_constant(node, 0):
         return False
-    given, rank = system.of(source), len(shape)
-    if not along(given, -1) or given.ndim != rank:
+    given, rank = system.narrow(source, -1, node), len(shape)
+    if given is None or given.ndim != rank:
         return False
     out = system.fresh(on_axis(rank, -1, weight.shape[1]))
     system.ids[node.outputs[0]] = out

@@ -8,7 +8,7 @@ sum(a · x)        = a · sum(x)         for b = 0          ReduceSum, and a mea
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.gauges.system import System, along, vary
+from export.fold.gauges.system import System, vary
 from export.graph.edit import constant
 
 
@@ -50,9 +50,10 @@ def constrain_reduce(node: ir.Node, system: System) -> bool:
 
 def _pass_on(node: ir.Node, system: System) -> bool:
     source = node.inputs[0]
-    if source is None or not along(system.of(source), 1):
+    given = None if source is None else system.narrow(source, 1, node)
+    if given is None:
         return False
-    system.ids[node.outputs[0]] = system.of(source)
+    system.ids[node.outputs[0]] = given
     return True
 
 

@@ -1,0 +1,155 @@
+"""Ops that exporters write between a BatchNorm and the weights that take it: each folds, and is proved."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from file_kit import assert_all_fold, folded, model, node, norm, norm_arrays, weights
+
+X = {"x": ["N", 3, 8, 8]}
+HEAD = [node("Conv", "x w0", "h"), node("Sigmoid", "h", "q"), norm("q", "n")]
+ARRAYS = {"w0": weights(4, 3, 3, 3), **norm_arrays(4)}
+
+
+def before_conv(*between: onnx.NodeProto, channels: int = 4, **arrays: np.ndarray) -> onnx.ModelProto:
+    """Sigmoid → BatchNorm → ops → Conv without padding, which can take it if the ops let it through."""
+    last = between[-1].output[0] if between else "n"
+    tail = node("Conv", f"{last} w", "y")
+    return model([*HEAD, *between, tail], {**ARRAYS, "w": weights(4, channels, 2, 2), **arrays}, X, opset=18)
+
+
+PADS = np.array([0, 0, 1, 2, 0, 0, 2, 1])
+
+
+@pytest.mark.parametrize("form", ["all axes", "axes given", "axes from the end"])
+def test_a_pad_by_zeros_before_a_conv_folds_at_the_price_of_its_border(tmp_path, form):
+    arrays = {"p": PADS} if form == "all axes" else {"p": np.array([1, 2, 2, 1])}
+    if form != "all axes":
+        arrays["axes"] = np.array([2, 3] if form == "axes given" else [-2, -1])
+    proto = before_conv(node("Pad", "n p" + (" - axes" if form != "all axes" else ""), "k"), **arrays)
+    free, _ = folded(proto, tmp_path)
+    assert free["declined"] == 1
+    assert "the zeros of Pad 'Pad_k' allows no shift" in free["sites"][0]["reason"]
+    paid, left = folded(proto, tmp_path, "--pad")
+    assert paid["folded"] == 1
+    assert left == ["Conv", "Sigmoid", "Pad", "Add", "Conv"]
+
+
+def test_a_pad_by_edges_is_free(tmp_path):
+    assert_all_fold(before_conv(node("Pad", "n p", "k", mode="edge"), p=PADS), tmp_path)
+
+
+def test_a_pad_of_channels_or_by_a_number_keeps_its_batchnorm(tmp_path):
+    channels = before_conv(node("Pad", "n p", "k"), channels=5, p=np.array([0, 1, 0, 0, 0, 0, 0, 0]))
+    number = before_conv(node("Pad", "n p v", "k"), p=PADS, v=np.float32(1))
+    for proto in (channels, number):
+        assert folded(proto, tmp_path, "--pad")[0]["declined"] == 1
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_sum_of_convs_takes_a_batchnorm(tmp_path, count):
+    names = [f"h{index}" for index in range(count)]
+    nodes = [node("Conv", f"x v{index}", name, pads=[index] * 4) for index, name in enumerate(names)]
+    arrays = {f"v{index}": weights(4, 3, 2 * index + 1, 2 * index + 1, seed=index) for index in range(count)}
+    nodes += [node("Sum", " ".join(names), "s"), norm("s", "n"), node("Sigmoid", "n", "y")]
+    assert_all_fold(model(nodes, {**arrays, **norm_arrays(4)}, X), tmp_path)
+
+
+def test_a_sum_of_one_branch_that_cannot_keeps_it(tmp_path):
+    nodes = [
+        node("Conv", "x w0", "h"),
+        node("Sigmoid", "h", "q"),
+        node("Conv", "x v", "k"),
+        node("Sum", "h k q", "s"),
+    ]
+    proto = model([*nodes, norm("s", "y")], {**ARRAYS, "v": weights(4, 3, 3, 3, seed=1)}, X)
+    assert folded(proto, tmp_path)[0]["declined"] == 1
+
+
+def test_a_cast_to_another_float_lets_it_through(tmp_path):
+    double = node("Cast", "n", "d", to=TensorProto.DOUBLE)
+    back = node("Cast", "d", "k", to=TensorProto.FLOAT)
+    assert_all_fold(before_conv(double, back), tmp_path)
+
+
+def test_a_cast_to_integers_does_not(tmp_path):
+    proto = before_conv(
+        node("Cast", "n", "i", to=TensorProto.INT32), node("Cast", "i", "k", to=TensorProto.FLOAT)
+    )
+    assert folded(proto, tmp_path)[0]["declined"] == 1
+
+
+def generator(*, between: bool) -> onnx.ModelProto:
+    """Gemm → Reshape → BatchNorm, as a GAN's generator begins."""
+    nodes = [node("Gemm", "z f", "h"), node("Reshape", "h s", "q")]
+    nodes += [node("Relu", "q", "r"), norm("r", "n")] if between else [norm("q", "n")]
+    arrays = {"f": weights(10, 64), "s": np.array([0, 4, 4, 4]), **norm_arrays(4), "w": weights(4, 4, 2, 2)}
+    return model([*nodes, node("Conv", "n w", "y")], arrays, {"z": ["N", 10]})
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_features_that_become_channels_take_a_batchnorm(tmp_path, between):
+    assert_all_fold(generator(between=between), tmp_path)
+
+
+def test_features_that_become_channels_need_one_scale_a_channel(tmp_path):
+    """Two BatchNorms: of the Gemm's features, which is gone, and of the channels."""
+    nodes = [node("Gemm", "z f", "h"), norm("h", "m", "one"), node("Reshape", "m s", "q"), norm("q", "y")]
+    arrays = {
+        "f": weights(10, 64),
+        "s": np.array([0, 4, 4, 4]),
+        **norm_arrays(4),
+        **norm_arrays(64, 1, "one"),
+    }
+    assert_all_fold(model(nodes, arrays, {"z": ["N", 10]}), tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_to_space_and_back_let_it_through(tmp_path, mode):
+    """After a pixel shuffle a BatchNorm goes into the Conv before it; before one, its channels must agree."""
+    nodes = [node("Conv", "x w", "h"), node("DepthToSpace", "h", "d", blocksize=2, mode=mode), norm("d", "n")]
+    arrays = {"w": weights(16, 3, 3, 3), **norm_arrays(4)}
+    assert_all_fold(model([*nodes, node("Sigmoid", "n", "y")], arrays, X), tmp_path)
+
+
+def test_space_to_depth_lets_it_through(tmp_path):
+    assert_all_fold(before_conv(node("SpaceToDepth", "n", "d", blocksize=2), channels=16), tmp_path)
+
+
+def test_depth_to_space_of_channels_that_differ_does_not(tmp_path):
+    shuffle = node("DepthToSpace", "n", "d", blocksize=2)
+    assert folded(before_conv(shuffle, channels=1), tmp_path)[0]["declined"] == 1
+
+
+@pytest.mark.parametrize("upper", ["none", "infinite", "largest"])
+def test_a_clip_at_zero_alone_is_a_relu(tmp_path, upper):
+    bound = {"none": "", "infinite": " top", "largest": " top"}[upper]
+    top = {"infinite": np.float32(np.inf), "largest": np.finfo(np.float32).max}.get(upper, np.float32(0))
+    proto = before_conv(
+        node("Clip", f"n zero{bound}", "k"), zero=np.float32(0), top=np.asarray(top, np.float32)
+    )
+    assert folded(proto, tmp_path)[0]["declined"] == 1, "its shift is before what cuts at 0"
+    account, left = folded(proto, tmp_path, "--threshold")
+    assert (account["folded"], "Clip" in left) == (1, False)
+
+
+def test_a_clip_at_six_is_not(tmp_path):
+    proto = before_conv(node("Clip", "n zero six", "k"), zero=np.float32(0), six=np.float32(6))
+    assert folded(proto, tmp_path)[0]["declined"] == 1
+
+
+def test_expand_and_tile_let_it_through(tmp_path):
+    nodes = [
+        *HEAD,
+        node("GlobalAveragePool", "n", "g"),
+        node("Expand", "g shape", "e"),
+        node("Tile", "e times", "t"),
+    ]
+    arrays = {
+        **ARRAYS,
+        "shape": np.array([1, 4, 3, 3]),
+        "times": np.array([1, 2, 1, 2]),
+        "w": weights(5, 8, 2, 2),
+    }
+    assert_all_fold(model([*nodes, node("Conv", "t w", "y")], arrays, X), tmp_path)

@@ -9,7 +9,8 @@ folded, and has to be gone.  Where zero padding keeps its t from moving on, 255 
 pixels before, by one Sub.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -30,11 +31,14 @@ def fold_pixels(
     mean: Sequence[float],
     std: Sequence[float],
     limit: float = LARGEST_CONDITION,
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[ir.Model, list[FoldSite]]:
     """Fold as `export.fold.stages.fold` does, with uint8 pixels as the first input."""
     whole, shifted = taking_pixels(model, mean, std), taking_pixels(model, mean, std, subtract=True)
-    _, sites = fold(whole, prices - {Price.BORDER}, limit)  # a Sub is cheaper than an Add after the Conv
-    folded, sites = fold(shifted if sites[0].status == "declined" else whole, prices, limit)
+    _, sites = fold(
+        whole, prices - {Price.BORDER}, limit, kept
+    )  # a Sub is cheaper than an Add after the Conv
+    folded, sites = fold(shifted if sites[0].status == "declined" else whole, prices, limit, kept)
     pixels, *others = sites
     if pixels.status == "declined":
         raise FoldError(f"the input's normalisation cannot be folded: {pixels.reason}")

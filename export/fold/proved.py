@@ -3,26 +3,24 @@
 In: an unfolded graph, what may be paid, and how to prove.  Out: the first folded graph that is proved.
 
 The limit on what a fold may add to the rounding is an estimate from each BatchNorm's own statistics.  What
-counts is the measured parity: where it fails, the limit is lowered, so that folds that shift tensors are
-taken back, the costly ones first.  At a limit of 0 no tensor is shifted any more, and what is left only
-scales.
+counts is the measured parity.  Where it fails, those of the BatchNorms whose folds shift tensors that cost
+the most are taken back: one, then two more, four more …, so that few go and few proofs are needed.  If none
+is left, no tensor is shifted at all: what still folds only scales.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import onnx_ir as ir
 
 from export.errors import ParityError
+from export.fold.batchnorm import HALF_ULP
 from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.system import FREE, Price
 from export.fold.pixels import fold_pixels, taking_pixels
 from export.fold.stages import fold
 from service.contract.manifest import FoldSite
-
-# From what is estimated to stay within the tolerance, over half as much and no more, to no shift at all.
-LIMITS = (LARGEST_CONDITION, 1.0, 0.0)
 
 Proof = TypeVar("Proof")
 
@@ -43,18 +41,34 @@ def reference_of(model: ir.Model, options: FoldOptions) -> ir.Model:
 def fold_proved(
     model: ir.Model, options: FoldOptions, prove: Callable[[ir.Model], Proof]
 ) -> tuple[ir.Model, list[FoldSite], Proof]:
-    """Fold at each limit in turn until `prove` raises no ParityError.
+    """Fold, and take back what costs the most until `prove` raises no ParityError.
 
     Returns the folded graph, what became of each BatchNorm, and what `prove` returned.  Raises the last
     attempt's ParityError if none is within its tolerance.
     """
-    for limit in LIMITS:
-        if options.pixels is None:
-            folded, sites = fold(model, options.prices, limit)
-        else:
-            folded, sites = fold_pixels(model, options.prices, *options.pixels, limit)
+    kept: dict[str, str] = {}
+    limit, number = LARGEST_CONDITION, 1
+    while True:
+        folded, sites = _fold(model, options, limit, kept)
         try:
             return folded, sites, prove(folded)
         except ParityError as error:
-            last = error
-    raise last
+            if limit == 0:
+                raise
+            costly = sorted((site for site in sites if _bound(site) > HALF_ULP), key=_bound, reverse=True)
+            kept |= {site.name: f"it would cost accuracy, as measured: {error}" for site in costly[:number]}
+            number *= 2
+            if not costly:
+                limit = 0.0
+
+
+def _bound(site: FoldSite) -> float:
+    return site.error_bound or 0.0
+
+
+def _fold(
+    model: ir.Model, options: FoldOptions, limit: float, kept: Mapping[str, str]
+) -> tuple[ir.Model, list[FoldSite]]:
+    if options.pixels is None:
+        return fold(model, options.prices, limit, kept)
+    return fold_pixels(model, options.prices, *options.pixels, limit, kept)

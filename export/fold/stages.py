@@ -4,6 +4,7 @@ In: an ir.Model.  Out: a new ir.Model that computes the same, and one `FoldSite`
 """
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -21,12 +22,20 @@ from service.contract.manifest import FoldSite
 
 
 def fold(
-    model: ir.Model, prices: frozenset[Price] = FREE, limit: float = LARGEST_CONDITION
+    model: ir.Model,
+    prices: frozenset[Price] = FREE,
+    limit: float = LARGEST_CONDITION,
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[ir.Model, list[FoldSite]]:
     """Fold a prepared graph (see `export.graph.prepare`); the given model stays as it is.
 
     First the usual fold into the linear op right before; then parallel branches become one; then what is
-    left is solved for together (`export.gauges`), at the given prices and no other.
+    left is solved for together (`export.fold.gauges`).
+
+    Args:
+        prices: what may be paid, and no other price.
+        limit: how many times a BatchNorm's own rounding its fold may add.
+        kept: BatchNorms that are not to be solved for, by name, with the reason.
     """
     model = model.clone()
     for graph in model.graphs():
@@ -41,27 +50,38 @@ def fold(
         fates |= merge_parallel(graph)
         refusals |= fold_usual(graph, norms, fates)  # a merged Conv may stand right before a BatchNorm
     if left := {node: norm for node, norm in norms.items() if node not in fates}:
-        model, solved = _fold_gauges(model, left, prices, limit)
+        model, solved = _fold_gauges(model, left, prices, limit, kept)
         fates |= {node: _explain(solved[node], refusals.get(node)) for node in left}
     return tidy(model), [fates[node] for node in found]
 
 
 def _fold_gauges(
-    model: ir.Model, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price], limit: float
+    model: ir.Model,
+    norms: Mapping[ir.Node, BatchNorm],
+    prices: frozenset[Price],
+    limit: float,
+    kept: Mapping[str, str],
 ) -> tuple[ir.Model, dict[ir.Node, FoldSite]]:
-    """On a copy, so that weights that cannot be written leave the model as it is."""
-    copy = model.clone()
-    twins = dict(zip(_nodes(model), _nodes(copy), strict=True))
-    known = {twins[node]: norm for node, norm in norms.items()}
-    fates: dict[ir.Node, FoldSite] = {}
-    try:
-        for graph in copy.graphs():
-            own = {node: norm for node, norm in known.items() if node.graph is graph}
-            if own:
-                fates |= fold_gauges(graph, own, prices, limit)
-    except CannotWriteError as error:
-        return model, {node: norm.declined(str(error)) for node, norm in norms.items()}
-    return copy, {node: fates[twins[node]] for node in norms}
+    """On a copy, so that weights that cannot be written leave the model as it is.
+
+    Where an op's weights would overflow, the BatchNorms that go there are kept, and the others tried again.
+    """
+    while True:
+        copy = model.clone()
+        twins = dict(zip(_nodes(model), _nodes(copy), strict=True))
+        known = {twins[node]: norm for node, norm in norms.items()}
+        fates: dict[ir.Node, FoldSite] = {}
+        try:
+            for graph in copy.graphs():
+                own = {node: norm for node, norm in known.items() if node.graph is graph}
+                if own:
+                    fates |= fold_gauges(graph, own, prices, limit, kept)
+            return copy, {node: fates[twins[node]] for node in norms}
+        except CannotWriteError as error:
+            causes = [name for name in error.causes if name not in kept]
+            if not causes:
+                return model, {node: norm.declined(str(error)) for node, norm in norms.items()}
+            kept = {**kept, **dict.fromkeys(causes, str(error))}
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:

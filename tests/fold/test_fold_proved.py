@@ -6,7 +6,7 @@ import pytest
 from export.errors import ParityError, ProofError
 from export.fold.account import account
 from export.fold.gauges.system import Price
-from export.fold.proved import LIMITS, FoldOptions, fold_proved
+from export.fold.proved import FoldOptions, fold_proved
 from export.graph.prepare import prepare
 from folds_kit import concat_net
 
@@ -23,10 +23,21 @@ def failing(times: int, error: type[ProofError], seen: list[int]):
     return prove
 
 
-def test_what_shifts_tensors_is_taken_back_first():
+def test_what_costs_most_is_taken_back_first_and_alone():
     seen: list[int] = []
     _, sites, proof = fold_proved(
-        prepare(ir.from_proto(concat_net())), EVERYTHING, failing(len(LIMITS) - 1, ParityError, seen)
+        prepare(ir.from_proto(concat_net())), EVERYTHING, failing(1, ParityError, seen)
+    )
+    assert proof == "proved"
+    assert seen == [0, 1], "one of two stays"
+    (kept,) = [site for site in sites if site.status == "declined"]
+    assert "it would cost accuracy, as measured: beyond tolerance" in (kept.reason or "")
+
+
+def test_at_last_nothing_is_shifted():
+    seen: list[int] = []
+    _, sites, proof = fold_proved(
+        prepare(ir.from_proto(concat_net())), EVERYTHING, failing(2, ParityError, seen)
     )
     assert proof == "proved"
     assert seen == sorted(seen), "never more is folded after a failure"
@@ -34,8 +45,9 @@ def test_what_shifts_tensors_is_taken_back_first():
     assert all("it would cost accuracy" in (site.reason or "") for site in account(sites).sites)
 
 
-@pytest.mark.parametrize(("error", "attempts"), [(ParityError, len(LIMITS)), (ProofError, 1)])
+@pytest.mark.parametrize(("error", "attempts"), [(ParityError, 4), (ProofError, 1)])
 def test_only_parity_is_tried_again(error, attempts):
+    """All, without the worst, without the other, without any shift."""
     seen: list[int] = []
     with pytest.raises(error):
         fold_proved(prepare(ir.from_proto(concat_net())), EVERYTHING, failing(99, error, seen))

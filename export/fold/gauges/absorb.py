@@ -1,5 +1,7 @@
 """What the rules share when they write a solution into the graph."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -10,7 +12,12 @@ from export.graph.edit import add_initializer, constant
 
 
 class CannotWriteError(Exception):
-    """New weights that their dtype cannot hold; the message says whose."""
+    """New weights that their dtype cannot hold; the message says whose.
+
+    `causes` are the names of the BatchNorms whose scale and shift would go there, empty if that is not known.
+    """
+
+    causes: Sequence[str] = ()
 
 
 def check(outcome: str | Refusal | None) -> None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm
 from export.fold.gauges.rules import LINEAR
-from export.fold.gauges.system import Solution
+from export.fold.gauges.system import FIXED, Solution, System
 
 LARGEST_CONDITION = 4.0
 """How many times a BatchNorm's own rounding its fold may add: the factor of the tolerance."""
@@ -15,23 +15,50 @@ LARGEST_CONDITION = 4.0
 TINY = 1e-300
 
 
-def condition(node: ir.Node, norms: Mapping[ir.Node, BatchNorm], solution: Solution) -> float:
-    """How many times the rounding of those who read a BatchNorm's input its fold may add.
+def amplification(graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], system: System) -> np.ndarray:
+    """How much an offset of 1 on each id adds to the rounding of those who read it, float64 of shape (ids,).
 
-    A tensor stored with an offset b is rounded by 2⁻²⁴ · |b| more.  A BatchNorm that reads it makes that |s
-    · b|; its own arithmetic rounds 2⁻²⁴ of the larger of |s| · (|μ| + σ), its products, and |γ| + |β|, its
-    sums. A linear op that reads it besides rounds 2⁻²⁴ of what it reads, |μ| + σ.
+    A tensor stored with an offset b is rounded by 2⁻²⁴ · |b| more.  A BatchNorm that reads it makes that
+    |s · b|; its own arithmetic rounds 2⁻²⁴ of the larger of |s| · (|μ| + σ), its products, and |γ| + |β|, its
+    sums.  A linear op that reads it besides rounds 2⁻²⁴ of what it reads, |μ| + σ.
+
+    A reader need not be next to the BatchNorm: a Pool or Concat has its input's ids, and what comes out of an
+    Add or Mul holds the rounding of what goes in.
     """
-    source, norm = node.inputs[0], norms[node]
+    amplified, read = np.zeros(system.size), np.zeros(system.size)
+    for node, norm in norms.items():
+        ids, gains = _ids_of(node, system), np.abs(norm.scale) / _rounded(norm)
+        if ids.size in (1, gains.size):
+            np.maximum.at(amplified, np.broadcast_to(ids, gains.shape), gains)
+        np.maximum.at(read, ids, float(norm.inputs.max()))
+    for node in graph:
+        if node.op_type in LINEAR and (size := read[ids := _ids_of(node, system)].max(initial=0.0)) > 0:
+            np.maximum.at(amplified, ids, 1 / size)
+    for equation in reversed(
+        system.equations
+    ):  # readers come after what they read, and so do their equations
+        if equation.offset is not None and len(equation.offset[0]) > 1:
+            (out, _), *terms = equation.offset[0]
+            for ids, coefficients in terms:
+                np.maximum.at(amplified, ids, np.abs(coefficients) * amplified[out])
+    amplified[FIXED] = 0.0
+    return amplified
+
+
+def condition(node: ir.Node, norm: BatchNorm, solution: Solution, amplified: np.ndarray) -> float:
+    """How many times the rounding of those who read a BatchNorm's input, near or far, its fold may add."""
+    ids = np.broadcast_to(np.ravel(solution.system.of(_source(node))), norm.scale.shape)
+    return float((np.abs(solution.b[ids]) * amplified[ids]).max())
+
+
+def _ids_of(node: ir.Node, system: System) -> np.ndarray:
+    return np.ravel(system.of(_source(node)))
+
+
+def _source(node: ir.Node) -> ir.Value:
+    source = node.inputs[0]
     assert source is not None
-    _, b = solution.along(source, 1, norm.scale.size)
-    times = [float(np.abs(norm.scale * b).max()) / _rounded(norm)]
-    for reader in source.consumers():
-        if reader in norms:
-            times.append(float(np.abs(norms[reader].scale * b).max()) / _rounded(norms[reader]))
-        elif reader.op_type in LINEAR:
-            times.append(float(np.abs(b).max()) / max(float(norm.inputs.max()), TINY))
-    return max(times)
+    return source
 
 
 def _rounded(norm: BatchNorm) -> float:

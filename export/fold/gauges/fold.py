@@ -11,15 +11,17 @@ op asks for), `solve`.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm
+from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.build import build
-from export.fold.gauges.cost import condition
-from export.fold.gauges.places import where
+from export.fold.gauges.cost import amplification, condition
+from export.fold.gauges.places import reach, where
 from export.fold.gauges.rules import LINEAR, RULES
-from export.fold.gauges.rules.batchnorm import gone
+from export.fold.gauges.rules.batchnorm import gone, unshifted
 from export.fold.gauges.solve import Settled
 from export.fold.gauges.system import Equation, Price, Solution, System
 from export.graph.edit import constant, onnx_op, replace_by_input
@@ -39,11 +41,17 @@ class Plan:
 
 
 def fold_gauges(
-    graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], prices: frozenset[Price], limit: float
+    graph: ir.Graph,
+    norms: Mapping[ir.Node, BatchNorm],
+    prices: frozenset[Price],
+    limit: float,
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> Fates:
     """Fold what can go, in place; raises CannotWriteError, and then the graph is broken: give it a copy.
 
-    `limit`: how many times a BatchNorm's own rounding its fold may add (see `condition`).
+    Args:
+        limit: how many times a BatchNorm's own rounding its fold may add (see `condition`).
+        kept: BatchNorms that stay, by name, with the reason.
     """
     system = build(graph)
     fates: Fates = {}
@@ -52,33 +60,55 @@ def fold_gauges(
         if dead := int((norm.scale == 0).sum()):
             reason = f"γ = 0 in {dead} of {norm.scale.size} channels, and no linear op right before it"
             fates[node] = norm.declined(reason)
+        elif norm.name in kept:
+            fates[node] = norm.declined(kept[norm.name])
         elif system.of(node.outputs[0]).any():
             candidates[node] = gone(node, norm, system)
         else:
             fates[node] = norm.declined("the shape of its input, or the axis of its channels, is unknown")
+    amplified = amplification(graph, norms, system)
+    eased: dict[ir.Node, Equation] = {}
     while True:
-        plan = _plan(system, candidates, prices)
-        costly = _costly(plan, norms, limit)
+        plan = _plan(system, candidates, prices, eased)
+        times = {node: condition(node, norms[node], plan.solution, amplified) for node in plan.gone}
+        costly = _worst_quarter({node: cost for node, cost in times.items() if cost > limit})
         if not costly:
             break
-        fates |= costly
-        candidates = {node: equation for node, equation in candidates.items() if node not in costly}
+        # First without an offset on its input, which may move its shift to what comes after it; then not at
+        # all.
+        for node in costly:
+            if node not in eased:
+                eased[node] = unshifted(node, system)
+                continue
+            reason = f"it would cost accuracy: {times[node]:.3g} times its rounding error is added"
+            fates[node] = norms[node].declined(reason)
+            del candidates[node]
     fates |= {node: norms[node].declined(reason) for node, reason in plan.reasons.items()}
-    fates |= _write(graph, plan, norms)
+    fates |= _write(graph, plan, norms, times)
     return fates
 
 
-def _plan(system: System, candidates: Mapping[ir.Node, Equation], prices: frozenset[Price]) -> Plan:
-    """First without paying, then the rest at a price, and of the price no more than is needed."""
+def _plan(
+    system: System,
+    candidates: Mapping[ir.Node, Equation],
+    prices: frozenset[Price],
+    eased: Mapping[ir.Node, Equation],
+) -> Plan:
+    """First without paying, then the rest at a price, and of the price no more than is needed.
+
+    `eased` are equations that are wished for: they are added last, and left out where they cannot hold.
+    """
     settled = Settled(system, candidates.values())
     reasons = {node: why for node in _in_order(candidates) if (why := settled.add(candidates[node]))}
+    refused = [node for node, wish in eased.items() if node not in reasons and settled.add(wish)]
     bought: list[Equation] = []
-    if reasons and any(equation.price in prices for equation in system.equations):
+    if (reasons or refused) and any(equation.price in prices for equation in system.equations):
         relaxed = Settled(system, candidates.values(), without=prices)
         for node in (node for node in candidates if node not in reasons):
             assert relaxed.add(candidates[node]) is None, "what went for free goes at a price"
         still = {node: why for node in reasons if (why := relaxed.add(candidates[node]))}
-        if len(still) < len(reasons):
+        still_refused = [node for node, wish in eased.items() if node not in still and relaxed.add(wish)]
+        if (len(still), len(still_refused)) < (len(reasons), len(refused)):
             bought = [equation for equation in relaxed.left_out if relaxed.add(equation)]
             settled, reasons = relaxed, still
     gone_nodes = [node for node in candidates if node not in reasons]
@@ -99,19 +129,15 @@ def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:
     return sorted(candidates, key=lambda node: not is_next_to_linear(node))
 
 
-def _costly(plan: Plan, norms: Mapping[ir.Node, BatchNorm], limit: float) -> Fates:
-    """The BatchNorms that would cost too much accuracy: the worst quarter, for without them others may do."""
-    times = {node: condition(node, norms, plan.solution) for node in plan.gone}
-    costly = sorted((node for node in times if times[node] > limit), key=lambda node: -times[node])
-    return {
-        node: norms[node].declined(
-            f"it would cost accuracy: {times[node]:.3g} times the rounding error is added"
-        )
-        for node in costly[: -(-len(costly) // 4)]
-    }
+def _worst_quarter(costly: Mapping[ir.Node, float]) -> list[ir.Node]:
+    """The worst quarter of those that cost too much: without them, the others may do."""
+    worst_first = sorted(costly, key=lambda node: -costly[node])
+    return worst_first[: -(-len(costly) // 4)]
 
 
-def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> Fates:
+def _write(
+    graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm], times: Mapping[ir.Node, float]
+) -> Fates:
     """Write the gauges into every op that they touch, and take out the BatchNorms that go."""
     going, solution = set(plan.gone), plan.solution
     touched = []
@@ -123,12 +149,16 @@ def _write(graph: ir.Graph, plan: Plan, norms: Mapping[ir.Node, BatchNorm]) -> F
     paid = {equation.node: equation.price for equation in plan.bought if equation.node and equation.price}
     written = {node for node, _ in touched if any(constant(value) is not None for value in node.inputs)}
     places = {node: where(node, written, paid) for node in plan.gone}
-    conditions = {node: condition(node, norms, solution) for node in plan.gone}
     for node, absorb in touched:
-        absorb(node, solution)
+        try:
+            absorb(node, solution)
+        except CannotWriteError as error:
+            # Only what goes into this op's weights is the cause: the others can still go without it.
+            error.causes = [norms[one].name for one in plan.gone if node in reach(one)]
+            raise
     fates: Fates = {}
     for node, (how, prices) in places.items():
         decide = norms[node].reduced if Price.BIAS in prices else norms[node].folded
-        fates[node] = decide(how, conditions[node])
+        fates[node] = decide(how, times[node])
         replace_by_input(node, graph)
     return fates

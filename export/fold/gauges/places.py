@@ -19,7 +19,7 @@ def where(node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price]) -
 
     `written` are the ops whose weights change, `paid` what was bought at which op.
     """
-    before, after = list(_reach(node, _producers)), list(_reach(node, _consumers))
+    before, after = list(_walk(node, _producers)), list(_walk(node, _consumers))
     places = [
         f"{_names(ops)} {side}"
         for side, found in (("before it", before), ("after it", after))
@@ -34,7 +34,12 @@ def where(node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price]) -
     return how, {price for _, price in prices}
 
 
-def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]]) -> Iterator[ir.Node]:
+def reach(node: ir.Node) -> set[ir.Node]:
+    """Every op that a BatchNorm's scale and shift may go into, up to the nearest linear ones."""
+    return {*_walk(node, _producers), *_walk(node, _consumers)}
+
+
+def _walk(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]]) -> Iterator[ir.Node]:
     """Every op up to and including the nearest linear ones."""
     seen, pending = {start}, list(step(start))
     while pending:

@@ -155,7 +155,7 @@ class System:
             return None
         narrow = self.fresh(on_axis(ids.ndim, axis, size))
         says = f"{node.op_type} '{node.name}' needs one scale and shift for each channel"
-        self.equal(ids, np.broadcast_to(narrow, ids.shape), says)
+        self.equal(np.broadcast_to(narrow, ids.shape), ids, says)
         self.ids[value] = narrow
         return narrow
 

@@ -48,6 +48,17 @@ def gone(node: ir.Node, norm: BatchNorm, system: System) -> Equation:
     )
 
 
+def unshifted(node: ir.Node, system: System) -> Equation:
+    """b = 0 on its input, so that its shift moves to what comes after it."""
+    source = node.inputs[0]
+    assert source is not None
+    ids = np.ravel(system.of(source))
+    return Equation(
+        says=f"BatchNorm '{node.name}' costs less without a shift on its input",
+        offset=([(ids, np.ones(ids.size))], np.zeros(ids.size)),
+    )
+
+
 def absorb(node: ir.Node, solution: Solution) -> None:
     """Write the gauges around a BatchNorm that stays into its parameters."""
     gamma, beta, mean = (np.asarray(constant(node.inputs[index]), dtype=np.float64) for index in (1, 2, 3))

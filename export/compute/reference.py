@@ -37,7 +37,8 @@ def graph_evaluator(model: ir.Model) -> Evaluate:
     def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
         wide = {name: _widened(array) for name, array in inputs.items()}
         try:
-            answers = evaluator.run(None, wide)
+            with np.errstate(all="ignore"):  # an answer that is not finite is refused by the proof, in words
+                answers = evaluator.run(None, wide)
         except Exception as error:  # NumPy, onnx and missing operators each raise their own
             raise ProofError(
                 f"the unfolded graph cannot be computed in float64: {first_line(error)}"

@@ -236,14 +236,48 @@ def gemm(g: Grower, x: str, size: Size) -> list[Tensor]:
     return [(g.net.op("Gemm", x, g.weight(size[0], outputs), g.weight(outputs)), (outputs,))]
 
 
+def sum_(g: Grower, x: str, size: Size) -> list[Tensor]:
+    others = [name for name, other in g.tensors if other == size]
+    return [(g.net.op("Sum", x, *(str(g.pick(*others)) for _ in range(int(g.pick(1, 2))))), size)]
+
+
+def tile(g: Grower, x: str, size: Size) -> list[Tensor]:
+    axis = int(g.random.integers(len(size)))
+    if size[axis] > 6:
+        return same("Identity")(g, x, size)
+    repeats = [1] * (len(size) + 1)
+    repeats[axis + 1] = 2
+    new = tuple(2 * n if index == axis else n for index, n in enumerate(size))
+    return [(g.net.op("Tile", x, g.net.constant(np.array(repeats))), new)]
+
+
+def depth(g: Grower, x: str, size: Size) -> list[Tensor]:
+    channels, height, width = size
+    if channels % 4 == 0:
+        y = g.net.op("DepthToSpace", x, blocksize=2)
+        return [(y, (channels // 4, 2 * height, 2 * width))]
+    if channels <= 4 and height % 2 == width % 2 == 0:
+        y = g.net.op("SpaceToDepth", x, blocksize=2)
+        return [(y, (4 * channels, height // 2, width // 2))]
+    return same("Identity")(g, x, size)
+
+
+def to_picture(g: Grower, x: str, size: Size) -> list[Tensor]:
+    """Features become places of channels."""
+    if size[0] % 4:
+        return gemm(g, x, size)
+    new = (size[0] // 4, 2, 2)
+    return [(g.net.reshape(x, 0, *new), new)]
+
+
 Op = Callable[[Grower, str, Size], list[Tensor]]
 ANY: list[Op] = [same("Relu")] * 3
 ANY += [same("LeakyRelu", alpha=0.2), same("Identity"), same("Dropout"), same("Sigmoid"), prelu]
-ANY += [by_constant] * 2 + [join] * 3 + [concat, split, slice_, gather, shuffle]
-PICTURE = [conv] * 5 + [pool] * 2 + [conv_transpose, gate, resize, pad]
+ANY += [by_constant] * 2 + [join] * 3 + [concat, split, slice_, gather, shuffle, sum_, tile]
+PICTURE = [conv] * 5 + [pool] * 2 + [conv_transpose, gate, resize, pad, depth]
 PICTURE += [places(2), to_features, reduce]
 OPS = {
     3: [*ANY, *PICTURE],
     2: [*ANY, features_last, features_last, matmul, places(3), reduce],
-    1: [*ANY, gemm, gemm, matmul, places(3)],
+    1: [*ANY, gemm, gemm, matmul, places(3), to_picture],
 }

@@ -34,6 +34,11 @@ def blame(kind: str, equation: Equation, wrong: np.ndarray, settled: Sequence[Eq
     (first, second) = equation.pairs(kind)[0]  # of a BatchNorm: the ids of its input and of its output
     row = int(np.argmax(wrong))
     says = _way(kind, int(first[row]), int(second[row]), settled)
+    if not says:  # nothing fixes either side: its channels contradict each other, where ops tie them together
+        others = (other for other in range(wrong.size) if first[other] != first[row])
+        says = next(
+            (way for other in others if (way := _way(kind, int(first[row]), int(first[other]), settled))), []
+        )
     if first[row] == FIXED:
         says.insert(0, _before(equation.node))
     return f"{_WHAT[kind]} {channels}: {'; '.join(says) or 'other BatchNorms fix the scales on both sides'}"

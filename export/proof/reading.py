@@ -19,8 +19,8 @@ from export.errors import ProofError
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
-from export.proof.choices import choices, flips, showing_scores
-from export.proof.prove import compare
+from export.proof.choices import choices, showing_scores
+from export.proof.prove import compare, disagreement
 
 
 def prove_reading(path: Path, prepared: ir.Model, seed: int) -> None:
@@ -35,16 +35,8 @@ def prove_reading(path: Path, prepared: ir.Model, seed: int) -> None:
     again = load(serialize(shown), optimised=False)(rows)
     itself = load(_runnable(path), optimised=False)(rows)
     tolerances = compare(again, {**again, **itself}, answers, truth.noise(rows, answers), chosen)
-    for name, tolerance in tolerances.items():
-        if not tolerance.folded_error <= tolerance.max_abs:
-            raise ProofError(
-                f"{path} was not read as ONNX Runtime reads it: output '{name}' differs by "
-                f"{tolerance.folded_error:.3g}, the tolerance is {tolerance.max_abs:.3g}"
-            )
-    margins = {name: tolerance.max_abs for name, tolerance in tolerances.items()}
-    for choice in chosen:
-        if why := flips(choice, itself, answers, margins):
-            raise ProofError(f"{path} was not read as ONNX Runtime reads it: {why}")
+    if why := disagreement(tolerances, itself, answers, chosen):
+        raise ProofError(f"{path} was not read as ONNX Runtime reads it: {why}")
 
 
 def _runnable(path: Path) -> Path | bytes:

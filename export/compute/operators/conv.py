@@ -9,6 +9,7 @@ its Conv takes seconds a row.  Padding here is explicit, so asymmetric pads and 
 with groups: o and i of one group only.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,8 @@ class Conv(OpRun):
         b: np.ndarray | None = None,
         **attributes: Any,
     ) -> tuple[np.ndarray]:
-        kernel, rank, groups = w.shape[2:], x.ndim - 2, attributes.get("group") or 1
-        strides = list(attributes.get("strides") or [1] * rank)
-        dilations = list(attributes.get("dilations") or [1] * rank)
+        kernel, rank = w.shape[2:], x.ndim - 2
+        strides, dilations, groups = _steps(attributes, rank)
         spans = extents(kernel, dilations)
         x = padded(x, explicit_pads(attributes, same_totals(x.shape[2:], spans, strides)))
         counts = num_windows(x.shape[2:], spans, strides)
@@ -53,10 +53,9 @@ class ConvTranspose(OpRun):
         **attributes: Any,
     ) -> tuple[np.ndarray]:
         rank = x.ndim - 2
-        strides = list(attributes.get("strides") or [1] * rank)
+        strides, dilations, groups = _steps(attributes, rank)
         extra = list(attributes.get("output_padding") or [0] * rank)
-        dilations = list(attributes.get("dilations") or [1] * rank)
-        full = _spread(x, w, strides, dilations, attributes.get("group") or 1)
+        full = _spread(x, w, strides, dilations, groups)
         sizes = [size + more for size, more in zip(full.shape[2:], extra, strict=True)]
         wanted = attributes.get("output_shape") or [
             size * stride for size, stride in zip(x.shape[2:], strides, strict=True)
@@ -68,6 +67,13 @@ class ConvTranspose(OpRun):
         pads = explicit_pads(given, totals)
         y = padded(full, [(-begin, more - end) for (begin, end), more in zip(pads, extra, strict=True)])
         return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+def _steps(attributes: Mapping[str, Any], rank: int) -> tuple[list[int], list[int], int]:
+    """Strides and dilations of each dimension, and the number of groups."""
+    ones = [1] * rank
+    strides, dilations = (list(attributes.get(name) or ones) for name in ("strides", "dilations"))
+    return strides, dilations, attributes.get("group") or 1
 
 
 def _spread(

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from export_kit import run_here
@@ -175,3 +175,25 @@ def test_a_batchnorm_in_the_body_of_a_loop_folds(tmp_path):
     assert_all_fold(
         model([loop], {"rounds": np.array(3)}, {"x": ["N", 4, 8, 8]}, ("y", "all")), tmp_path, ["Loop"]
     )
+
+
+def test_a_batchnorm_in_the_body_of_a_scan_folds(tmp_path):
+    """One round for each frame of a clip (frames, rows, channels): Gemm → BatchNorm, and a running sum."""
+    body = helper.make_graph(
+        [
+            node("Gemm", "frame w", "h"),
+            norm("h", "n"),
+            node("Add", "sum n", "next"),
+            node("Identity", "n", "seen"),
+        ],
+        "body",
+        [value("sum", ["N", 4]), value("frame", ["N", 6])],
+        [value("next", ["N", 4]), value("seen", ["N", 4])],
+        [
+            numpy_helper.from_array(array, name)
+            for name, array in {"w": weights(6, 4), **norm_arrays(4)}.items()
+        ],
+    )
+    scan = helper.make_node("Scan", ["start", "x"], ["y", "all"], name="scan", body=body, num_scan_inputs=1)
+    proto = model([scan], {}, {"start": [8, 4], "x": [5, 8, 6]}, ("y", "all"))
+    assert_all_fold(proto, tmp_path, ["Scan"])

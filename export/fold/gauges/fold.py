@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm
@@ -54,6 +55,20 @@ def fold_gauges(
         kept: BatchNorms that stay, by name, with the reason.
     """
     system = build(graph)
+    fates, candidates = _candidates(norms, system, kept)
+    plan, times, costly = _affordable(
+        system, candidates, prices, norms, amplification(graph, norms, system), limit
+    )
+    fates |= costly
+    fates |= {node: norms[node].declined(reason) for node, reason in plan.reasons.items()}
+    fates |= _write(graph, plan, norms, times)
+    return fates
+
+
+def _candidates(
+    norms: Mapping[ir.Node, BatchNorm], system: System, kept: Mapping[str, str]
+) -> tuple[Fates, dict[ir.Node, Equation]]:
+    """What each BatchNorm asks for if it goes; and those for which that is known not to hold."""
     fates: Fates = {}
     candidates = {}
     for node, norm in norms.items():
@@ -66,16 +81,27 @@ def fold_gauges(
             candidates[node] = gone(node, norm, system)
         else:
             fates[node] = norm.declined("the shape of its input, or the axis of its channels, is unknown")
-    amplified = amplification(graph, norms, system)
+    return fates, candidates
+
+
+def _affordable(
+    system: System,
+    candidates: dict[ir.Node, Equation],
+    prices: frozenset[Price],
+    norms: Mapping[ir.Node, BatchNorm],
+    amplified: np.ndarray,
+    limit: float,
+) -> tuple[Plan, dict[ir.Node, float], Fates]:
+    """A plan in which no BatchNorm costs more than `limit`, what each costs, and those that would."""
+    fates: Fates = {}
     eased: dict[ir.Node, Equation] = {}
     while True:
         plan = _plan(system, candidates, prices, eased)
         times = {node: condition(node, norms[node], plan.solution, amplified) for node in plan.gone}
         costly = _worst_quarter({node: cost for node, cost in times.items() if cost > limit})
         if not costly:
-            break
-        # First without an offset on its input, which may move its shift to what comes after it; then not at
-        # all.
+            return plan, times, fates
+        # First with no offset on its input, which may move its shift to what comes after it; then not at all.
         for node in costly:
             if node not in eased:
                 eased[node] = unshifted(node, system)
@@ -83,9 +109,6 @@ def fold_gauges(
             reason = f"it would cost accuracy: {times[node]:.3g} times its rounding error is added"
             fates[node] = norms[node].declined(reason)
             del candidates[node]
-    fates |= {node: norms[node].declined(reason) for node, reason in plan.reasons.items()}
-    fates |= _write(graph, plan, norms, times)
-    return fates
 
 
 def _plan(

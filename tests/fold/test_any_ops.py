@@ -153,3 +153,11 @@ def test_expand_and_tile_let_it_through(tmp_path):
         "w": weights(5, 8, 2, 2),
     }
     assert_all_fold(model([*nodes, node("Conv", "t w", "y")], arrays, X), tmp_path)
+
+
+def test_channels_that_a_reader_on_another_axis_ties(tmp_path):
+    """(rows, 4, 1) → MatMul on the last axis, whose one gauge is that of all channels."""
+    nodes = [node("Conv", "x w0", "h"), node("Sigmoid", "h", "q"), norm("q", "n"), node("MatMul", "n w", "y")]
+    arrays = {"w0": weights(4, 3, 8), "w": weights(1, 5), **norm_arrays(4)}
+    account, _ = folded(model(nodes, arrays, {"x": ["N", 3, 8]}), tmp_path)
+    assert account["declined"] == 1

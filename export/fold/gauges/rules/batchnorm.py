@@ -38,7 +38,7 @@ def gone(node: ir.Node, norm: BatchNorm, system: System) -> Equation:
     source = node.inputs[0]
     assert source is not None
     before = np.broadcast_to(np.ravel(system.of(source)), norm.scale.shape)
-    after = system.of(node.outputs[0]).ravel()
+    after = np.broadcast_to(np.ravel(system.of(node.outputs[0])), norm.scale.shape)
     return Equation(
         says=f"BatchNorm '{node.name}' needs a scale and shift of its own",
         magnitude=Link(first=before, second=after, factor=np.abs(norm.scale)),

@@ -11,7 +11,7 @@ from service.contract.signature import KeyFileError, read_trusted_keys
 from service.models.repository import find_models
 from service.processes.assemble import build_gate
 from service.processes.server import bind
-from service.processes.supervisor import supervise
+from service.processes.supervisor import refused_folder, supervise
 from service.processes.tls import TlsError, tls_context
 from service.processes.worker import run_worker, set_up_logging, url_of
 from service.settings import SettingsError, read_settings
@@ -45,6 +45,8 @@ def serve(arguments: list[str], *, prog: str, is_compiled: bool) -> int:
         find_models(settings.models)
     except OSError as error:
         return _refuse(f"the folder '{settings.models}' cannot be read: {error.strerror}")
+    if settings.workers > 1 and (refused := refused_folder(settings.workers)):
+        return _refuse(refused)
     try:
         sockets = bind(settings.host, settings.port, settings.workers)
     except (OSError, UnicodeError) as error:

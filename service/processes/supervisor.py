@@ -35,6 +35,8 @@ YOUNG_S = 10.0
 START_TIMEOUT_S = 120.0  # until the first beat: importing takes seconds on a busy machine
 EXTRA_STOP_S = 5.0  # for what a worker does after its connections are closed
 MAX_PAUSE_S = 30.0
+PREFIX = "foldserve-"  # of the folder with the sockets; eight characters follow
+MAX_SOCKET_BYTES = 107  # the address of a Unix socket, without the zero at its end
 _log = logging.getLogger("foldserve")
 
 
@@ -167,9 +169,21 @@ def _send_signal(process: BaseProcess, sig: int) -> None:
             os.kill(process.pid, sig)
 
 
+def refused_folder(workers: int) -> str | None:
+    """Why the sockets of so many workers cannot be in the folder for temporary files, or None.
+
+    Without this check each worker would die when it makes its socket, and be replaced for ever.
+    """
+    folder = Path(tempfile.gettempdir())
+    longest = WorkerSlot(folder=folder / f"{PREFIX}12345678").socket_of(workers - 1)
+    if len(os.fsencode(longest)) <= MAX_SOCKET_BYTES:
+        return None
+    return f"the workers' sockets cannot be in '{folder}', a path too long: set TMPDIR to a shorter one"
+
+
 def supervise(settings: Settings, sockets: Sequence[socket.socket]) -> int:
     """Run one worker on each of `sockets` until a signal; returns the exit code."""
-    with tempfile.TemporaryDirectory(prefix="foldserve-") as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         code = Supervisor(settings, sockets, Path(folder)).run()
     drain_stderr()
     return code

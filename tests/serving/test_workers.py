@@ -6,6 +6,7 @@
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,13 +25,19 @@ FLAGS = ("--workers", "2", "--threads", "2", "--shutdown-timeout-s", "20", "--re
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_bundle(tmp_path / "models" / "echo" / "1", echo_net("float32"))
-    (tmp_path / "temporary").mkdir()
     return tmp_path
 
 
 @pytest.fixture
-def server(folder: Path) -> Iterator[Server]:
-    environment = {"TMPDIR": str(folder / "temporary")}
+def temporary() -> Iterator[Path]:
+    """The servers' TMPDIR, in which they leave nothing; its path is short, because Unix sockets are in it."""
+    with tempfile.TemporaryDirectory(prefix="fs-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def server(folder: Path, temporary: Path) -> Iterator[Server]:
+    environment = {"TMPDIR": str(temporary)}
     with serving(folder / "models", *FLAGS, environment=environment) as running:
         yield running
         below = descendants(running.process.pid)
@@ -221,13 +228,15 @@ def test_killing_the_parent_ends_the_workers(server: Server) -> None:
     wait_until(lambda: not any(map(is_alive, below)), "the workers have ended")
 
 
-def test_vector_33_sigterm_answers_what_was_accepted_and_leaves_nothing(folder: Path) -> None:
+def test_vector_33_sigterm_answers_what_was_accepted_and_leaves_nothing(
+    folder: Path, temporary: Path
+) -> None:
     write_bundle(folder / "models" / "busy" / "1", busy_net())
     long = x_request([2000.0], shape=[1, 1])
-    environment = {"TMPDIR": str(folder / "temporary")}
+    environment = {"TMPDIR": str(temporary)}
     with serving(folder / "models", *FLAGS, environment=environment) as server:
         below = descendants(server.process.pid)
-        assert list((folder / "temporary").glob("foldserve-*"))
+        assert list(temporary.glob("foldserve-*"))
         with one_client_each(server) as clients, ThreadPoolExecutor(4) as threads:
             futures = [
                 threads.submit(client.post, "/v2/models/busy/infer", json=long) for client in clients.values()
@@ -243,19 +252,19 @@ def test_vector_33_sigterm_answers_what_was_accepted_and_leaves_nothing(folder: 
         assert sum("event=stopped" in line for line in server.lines) == 2
         assert not [line for line in server.lines if "Traceback" in line]
     wait_until(lambda: not any(map(is_alive, below)), "no process is left")
-    assert list((folder / "temporary").glob("foldserve-*")) == []
+    assert list(temporary.glob("foldserve-*")) == []
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_workers_start_is_a_clean_end(folder: Path, sig: int) -> None:
-    server = Server(folder / "models", *FLAGS, environment={"TMPDIR": str(folder / "temporary")})
+def test_a_signal_while_workers_start_is_a_clean_end(folder: Path, temporary: Path, sig: int) -> None:
+    server = Server(folder / "models", *FLAGS, environment={"TMPDIR": str(temporary)})
     try:
         wait_until(lambda: len(workers_of(server)) == 2, "both were started")
         below = descendants(server.process.pid)
         server.terminate(sig)
         assert server.wait() == 0
         wait_until(lambda: not any(map(is_alive, below)), "no process is left")
-        assert list((folder / "temporary").glob("foldserve-*")) == []
+        assert list(temporary.glob("foldserve-*")) == []
     finally:
         server.close()
 
@@ -297,6 +306,16 @@ def test_a_second_signal_ends_everything_at_once(folder: Path) -> None:
 )
 def test_what_workers_cannot_do_is_one_sentence(folder: Path, flags: tuple[str, ...], message: str) -> None:
     one_sentence(start("--models", str(folder / "models"), "--workers", "2", *flags), message)
+
+
+def test_a_folder_too_deep_for_sockets_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    deep = tmp_path / "deep" / ("x" * 100)
+    deep.mkdir(parents=True)
+    flags = ("--models", str(folder / "models"), "--workers", "2")
+    one_sentence(
+        start(*flags, environment={**os.environ, "TMPDIR": str(deep)}),
+        "a path too long: set TMPDIR to a shorter one",
+    )
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

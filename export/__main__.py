@@ -15,6 +15,9 @@ from export.commands.parser import parser
 from export.errors import ExportError
 from service.contract.manifest import BundleError
 
+# What `pip install 'foldserve[…]'` brings for a verb that needs less than all of export.
+EXTRAS = {"fold": "fold", "verify": "fold", "sign": "fold,signing"}
+
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export") -> int:
     """Run one verb; `prog` is what --help calls the command.
@@ -31,6 +34,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
         return run(options, console)
     except (ExportError, BundleError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(options.verb, "export")
+        console.print(
+            f"[red]error:[/] {options.verb} needs the package {error.name}, which is not installed: "
+            f"pip install 'foldserve\\[{extra}]'",
+            highlight=False,
+            soft_wrap=True,
+        )
         return 2
     except KeyboardInterrupt:
         console.print("interrupted: nothing was written", highlight=False)

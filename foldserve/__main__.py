@@ -6,8 +6,8 @@ exit code 2 is a mistake, in one sentence: an unknown command, or one whose pack
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -43,16 +43,18 @@ def _serve(words: Sequence[str], prog: str) -> int:
     return main(list(words), prog)
 
 
+def _key(words: Sequence[str], prog: str) -> int:
+    from service.access.__main__ import main
+
+    return main(words, prog)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command: `run` imports what it needs, which `pip install 'foldserve[extra]'` brings.
-
-    Verbs that need less have a smaller extra.
-    """
+    """One command: `run` imports what it needs, which `pip install 'foldserve[extra]'` brings."""
 
     run: Callable[[Sequence[str], str], int]
     extra: str
-    extra_of_verb: Mapping[str, str] = field(default_factory=dict)
     summary: str
     example: str
 
@@ -79,8 +81,7 @@ COMMANDS = {
     "export": Command(
         run=_export,
         extra="export",
-        extra_of_verb={"fold": "fold", "verify": "fold"},
-        summary="bundle, fold or verify: BatchNorms away, and proof",
+        summary="bundle, fold, verify, sign: BatchNorms away, and proof",
         example="foldserve export bundle runs/digits/checkpoint.pt --to models/digits",
     ),
     "serve": Command(
@@ -88,6 +89,12 @@ COMMANDS = {
         extra="service",
         summary="serve a folder of bundles over HTTP",
         example="foldserve serve --models models --port 8000",
+    ),
+    "key": Command(
+        run=_key,
+        extra="service",
+        summary="make an API key for `serve --api-keys`",
+        example="foldserve key shop --scopes infer >> keys.txt",
     ),
 }
 
@@ -128,10 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command.run(rest, f"foldserve {name}")
     except ModuleNotFoundError as error:
-        extra = command.extra_of_verb.get(rest[0] if rest else "", command.extra)
         print(
             f"foldserve: {name} needs the package {error.name}, which is not installed: "
-            f"pip install 'foldserve[{extra}]'",
+            f"pip install 'foldserve[{command.extra}]'",
             file=sys.stderr,
         )
         return 2

@@ -8,7 +8,6 @@ In: the command line and the environment.  Out: a frozen `Settings`, or a Settin
 import logging
 import os
 import re
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from ipaddress import ip_network
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
-from pydantic_settings import SettingsError as SourceError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.contract.parity import BUCKETS
+from service.flags import FlagError, read_flags
 
 PREFIX = "FOLDSERVE_"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -28,6 +27,19 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # and container links do the same: FOLDSERVE_X_SERVICE_HOST, FOLDSERVE_X_PORT_8000_TCP_ADDR.
 _FROM_LINKS = re.compile(r"FOLDSERVE_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?|NAME|ENV_\w+)")
 _log = logging.getLogger("foldserve")
+
+DESCRIPTION = """\
+Serve a folder of bundles over HTTP: Open Inference Protocol v2, /predict for
+pictures, /metrics, /docs, and a page at /.
+"""
+EXAMPLE = """\
+examples:
+  foldserve serve --models models --port 8000
+  curl --data-binary @seven.png http://127.0.0.1:8000/predict
+
+Every flag is also an environment variable:
+--max-body-mb 8 is FOLDSERVE_MAX_BODY_MB=8.
+"""
 
 
 class SettingsError(Exception):
@@ -45,25 +57,9 @@ def _default_cache() -> Path:
 
 
 class Settings(BaseSettings):
-    """Serve the models of a folder over HTTP (Open Inference Protocol v2, /predict, /metrics, /docs).
+    """What the service may be told: each setting once, with its default, its range and its help."""
 
-    example:
-      python -m service --models models --port 8000
-      curl --data-binary @seven.png http://127.0.0.1:8000/predict
-      python -m service --version
-
-    Every flag is also an environment variable: --max-body-mb 8 is FOLDSERVE_MAX_BODY_MB=8.
-    """
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        extra="forbid",
-        frozen=True,
-        cli_kebab_case=True,
-        cli_exit_on_error=False,
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     models: Path = Field(Path("models"), description="folder of bundles, models/NAME/VERSION/")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -72,10 +68,16 @@ class Settings(BaseSettings):
         "auto", description="where to run; auto is CUDA if it works, otherwise the CPU"
     )
     threads: int = Field(
-        default_factory=usable_cores, ge=1, le=1024, description="cores that one model may use"
+        default_factory=usable_cores,
+        ge=1,
+        le=1024,
+        description="cores that one model may use; unset: all that there are",
     )
     lanes: int | None = Field(
-        None, ge=1, le=64, description="batches that run at once, sharing the threads; default: as measured"
+        None,
+        ge=1,
+        le=64,
+        description="batches that run at once, sharing the threads; unset: as measured at load",
     )
     workers: int = Field(
         1,
@@ -87,7 +89,8 @@ class Settings(BaseSettings):
         10.0, gt=0, le=3600, description="a worker whose event loop is blocked for this long is replaced"
     )
     cache: Path = Field(
-        default_factory=_default_cache, description="folder that keeps the execution plans measured at load"
+        default_factory=_default_cache,
+        description="folder that keeps execution plans measured at load; unset: ~/.cache/foldserve",
     )
     buckets: Annotated[tuple[int, ...], NoDecode] = Field(
         BUCKETS, description="batch sizes that may run, ascending; a batch is padded to the next one"
@@ -144,7 +147,7 @@ class Settings(BaseSettings):
         None, description="PEM file of Ed25519 public keys: only bundles signed by one of them are served"
     )
     api_keys: Path | None = Field(
-        None, description="file of API keys (python -m service.access makes them); unset: no key is needed"
+        None, description="file of API keys (`foldserve key` makes them); unset: no key is needed"
     )
     rate_limit: float = Field(
         0.0, ge=0, le=1e6, description="requests a second of one client, after which it gets 429; 0 for any"
@@ -253,17 +256,17 @@ def read_settings(
     `prog` is what --help calls the command. SettingsError: an unknown flag, or a wrong value.
     """
     _warn_of_unknown(environment)
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        Settings, cli_prog_name=prog, formatter_class=RawDescriptionHelpFormatter
-    )
     try:
         # Kubernetes again: FOLDSERVE_PORT=tcp://10.0.0.1:8000 is its address of us, not our setting.
         if environment.get(f"{PREFIX}PORT", "").startswith("tcp://"):
             os.environ.pop(f"{PREFIX}PORT", None)
-        flags: dict[str, Any] = {"_cli_settings_source": source(args=list(arguments))}
-        return Settings(**flags)
-    except SourceError as error:
-        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from None
+        return Settings(
+            **read_flags(
+                Settings.model_fields, arguments, prog=prog, description=DESCRIPTION, example=EXAMPLE
+            )
+        )
+    except FlagError as error:
+        raise SettingsError(str(error)) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 PROG = "python -m study"
 EXAMPLE = """\
-example:
-  python -m study --quick                             within 10 minutes on 2 cores, into study/results/
-  python -m study --out runs/clothes-study --data fashion-mnist --seeds 10
-  python -m study --only depth --only surface         these two; of the others, what is there already
+examples:
+  foldserve study --quick              10 minutes on 2 cores; study/results/
+  foldserve study --out runs/clothes-study --data fashion-mnist --seeds 10
+  foldserve study --only depth --only surface
 """
 MAX_ROWS = 4000
 OUT, CELLS = Path("study/results"), "cells"

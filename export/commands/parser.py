@@ -3,14 +3,17 @@
 import argparse
 from pathlib import Path
 
-EXAMPLES = """examples:
-  python -m export bundle runs/digits/checkpoint.pt --to models/digits
-  python -m export bundle mynets:resnet --input-shape 3,224,224 --weights resnet.pt --to models/resnet
-  python -m export bundle resnet.onnx --to models/resnet
-  python -m export fold in.onnx out.onnx --report fold.json
-  python -m export verify models/digits/1
-  python -m export sign models/digits/1 --key key.pem
-"""
+EXAMPLES = {
+    "bundle": (
+        "foldserve export bundle runs/digits/checkpoint.pt --to models/digits",
+        "foldserve export bundle resnet.onnx --to models/resnet",
+        "foldserve export bundle mynets:resnet --input-shape 3,224,224 \\",
+        "  --weights resnet.pt --to models/resnet",
+    ),
+    "fold": ("foldserve export fold in.onnx out.onnx --report fold.json",),
+    "verify": ("foldserve export verify models/digits/1",),
+    "sign": ("foldserve export sign models/digits/1 --key key.pem",),
+}
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -18,7 +21,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog=prog,
         description="Fold BatchNorms away, prove that nothing changed, pack a bundle.",
-        epilog=EXAMPLES,
+        epilog=_epilog(*EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = whole.add_subparsers(required=True, dest="verb", metavar="{bundle,fold,verify,sign}")
@@ -27,13 +30,22 @@ def parser(prog: str) -> argparse.ArgumentParser:
     bundle.add_argument("source", metavar="SOURCE", help="a checkpoint, module:factory, or an .onnx file")
     bundle.add_argument("--to", type=Path, required=True, metavar="models/NAME", help="the model's folder")
     bundle.add_argument(
-        "--input-shape", type=_ints, help="one row's shape for module:factory, e.g. 3,224,224"
+        "--input-shape",
+        type=_ints,
+        metavar="C,H,W",
+        help="one row's shape for module:factory, e.g. 3,224,224",
     )
-    bundle.add_argument("--weights", type=Path, help="a state_dict for module:factory (torch.save)")
-    bundle.add_argument("--labels", type=Path, help="file of class names, one per line")
-    bundle.add_argument("--mean", type=_floats, help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406")
-    bundle.add_argument("--std", type=_floats, help="per channel, of pixels in 0…1")
-    bundle.add_argument("--seed", type=_seed, default=0, help="seed of the golden rows' noise (default 0)")
+    bundle.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a state_dict for module:factory (torch.save)"
+    )
+    bundle.add_argument("--labels", type=Path, metavar="FILE", help="file of class names, one per line")
+    bundle.add_argument(
+        "--mean", type=_floats, metavar="A,B,C", help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406"
+    )
+    bundle.add_argument("--std", type=_floats, metavar="A,B,C", help="per channel, of pixels in 0…1")
+    bundle.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="seed of the golden rows' noise (default 0)"
+    )
     bundle.add_argument(
         "--dtype",
         choices=["float32", "float16"],
@@ -46,9 +58,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
     fold.add_argument("source", type=Path, metavar="IN.onnx", help="the file to fold")
     fold.add_argument("target", type=Path, metavar="OUT.onnx", help="the folded file to write")
     fold.add_argument("--report", type=Path, metavar="fold.json", help="write what became of every BatchNorm")
-    fold.add_argument("--seed", type=_seed, default=0, help="seed of the proof's rows (default 0)")
-    fold.add_argument("--mean", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
-    fold.add_argument("--std", type=_floats, help="with --inputs uint8: per channel, of pixels in 0…1")
+    fold.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="seed of the proof's rows (default 0)"
+    )
+    fold.add_argument(
+        "--mean", type=_floats, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
+    )
+    fold.add_argument(
+        "--std", type=_floats, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
+    )
     _fold_options(fold)
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
@@ -94,9 +112,14 @@ def _verb(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog=EXAMPLES,
+        epilog=_epilog(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _epilog(*verbs: str) -> str:
+    """The examples of these verbs, one command after another."""
+    return "\n  ".join(["examples:", *(line for verb in verbs for line in EXAMPLES[verb])])
 
 
 def _seed(text: str) -> int:

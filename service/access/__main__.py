@@ -2,7 +2,7 @@
 
 In: a name, scopes.  Out: a line that holds the secret's digest alone.
 
-    python -m service.access shop --scopes infer >> keys.txt
+    foldserve key shop --scopes infer >> keys.txt
 """
 
 import argparse
@@ -17,11 +17,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m service.
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Make an API key for --api-keys: its line on stdout, the secret on stderr.",
-        epilog=f"example:\n  {prog} shop --scopes infer >> keys.txt",
+        epilog="example:\n  foldserve key shop --scopes infer >> keys.txt",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help="stands for the key in logs and rates; one word")
-    parser.add_argument("--scopes", default="infer", help=f"of {','.join(SCOPES)} (default infer)")
+    parser.add_argument("name", metavar="NAME", help="stands for the key in logs and rates; one word")
+    parser.add_argument(
+        "--scopes", default="infer", metavar="A,B", help=f"of {','.join(SCOPES)} (default infer)"
+    )
     options = parser.parse_args(arguments)
     try:
         secret, line = new_key(options.name, options.scopes)

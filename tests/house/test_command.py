@@ -1,5 +1,7 @@
 """The command `foldserve`: the same as the modules, and one sentence where it cannot be."""
 
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from export.__main__ import EXTRAS
 from foldserve.__main__ import COMMANDS, describe
 
 ROOT = Path(__file__).parents[2]
@@ -20,12 +23,19 @@ MODULES = {
     "export bundle": "export bundle",
     "export fold": "export fold",
     "export verify": "export verify",
+    "export sign": "export sign",
     "serve": "service",
+    "key": "service.access",
 }
+# What must be in no help: the words of Python, and commands that a wheel does not have.
+OF_PYTHON = re.compile(
+    r"default factory|\b(int|str|float|bool|Path|tuple|None|STR|INT|FLOAT)\b(?! )|python -m|NoneType"
+)
 
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def foldserve(*words: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +65,27 @@ def test_help_fits_80_columns_and_shows_one_example_of_each_command() -> None:
     for name in COMMANDS:
         examples = [line for line in shown.stdout.splitlines() if line.split()[:2] == ["foldserve", name]]
         assert len(examples) == 1, name
+
+
+@pytest.mark.parametrize("name", [*MODULES])
+def test_the_help_of_every_command_fits_80_columns_and_shows_an_example(name: str) -> None:
+    shown = foldserve(*name.split(), "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = shown.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert any(line.strip().startswith(f"foldserve {name} ") for line in lines), "an example"
+    assert OF_PYTHON.findall(shown.stdout) == []
+
+
+def test_every_command_is_among_those_whose_help_is_read() -> None:
+    assert set(COMMANDS) == {name.split()[0] for name in MODULES}
+
+
+@pytest.mark.parametrize(
+    "planted", ["(default factory: usable_cores)", "--port int", "--x {int,None}", "python -m x"]
+)
+def test_a_planted_word_of_python_is_found(planted: str) -> None:
+    assert OF_PYTHON.search(planted)
 
 
 def test_no_command_is_a_mistake() -> None:
@@ -101,7 +132,7 @@ def test_a_mistake_is_the_modules_sentence_and_exit_code(words: tuple[str, ...])
     [
         ("trian", "did you mean train?"),
         ("server", "did you mean serve?"),
-        ("frobnicate", "there are train, search, study, export, serve"),
+        ("frobnicate", "there are train, search, study, export, serve, key"),
     ],
 )
 def test_an_unknown_command_is_named_with_those_that_are_near(word: str, meant: str) -> None:
@@ -117,6 +148,7 @@ def test_an_unknown_command_is_named_with_those_that_are_near(word: str, meant: 
         ("training", ("train", "--help"), "training"),
         ("torch", ("study", "--only", "depth"), "training"),
         ("onnx", ("export", "bundle", "x.onnx", "--to", "models/never"), "export"),
+        ("onnx", ("export", "verify", "models/x/1"), "fold"),
         ("pydantic", ("export", "--help"), "export"),
         ("onnx", ("export", "fold", "x.onnx", "y.onnx"), "fold"),
         ("pydantic_settings", ("serve", "--help"), "service"),
@@ -129,7 +161,8 @@ def test_a_missing_package_is_one_sentence_with_what_brings_it(
     shown = without(missing, words=words)
     assert (shown.returncode, shown.stdout) == (2, ""), shown.stderr
     lines = shown.stderr.splitlines()
-    assert lines[-1].startswith(f"foldserve: {words[0]} needs the package {missing}")
+    needing = f"error: {words[1]}" if words[0] == "export" and missing == "onnx" else f"foldserve: {words[0]}"
+    assert lines[-1].startswith(f"{needing} needs the package {missing}")
     assert lines[-1].endswith(f", which is not installed: pip install 'foldserve[{extra}]'")
     assert "Traceback" not in shown.stderr
 
@@ -137,7 +170,7 @@ def test_a_missing_package_is_one_sentence_with_what_brings_it(
 def test_the_extras_that_are_named_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {command.extra for command in COMMANDS.values()}
-    named |= {extra for command in COMMANDS.values() for extra in command.extra_of_verb.values()}
+    named |= {extra for extras in EXTRAS.values() for extra in extras.split(",")}
     assert named <= set(project["optional-dependencies"])
     assert project["scripts"] == {"foldserve": "foldserve.__main__:run"}
 

@@ -98,7 +98,7 @@ def test_help_shows_an_example_and_every_setting(capsys: pytest.CaptureFixture[s
         read_settings(["--help"])
     assert end.value.code == 0
     told = capsys.readouterr().out
-    assert "python -m service --models models --port 8000" in told
+    assert "foldserve serve --models models --port 8000" in told
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in told
         assert field.description

@@ -15,9 +15,9 @@ from training.settings.flags import Parser
 
 PROG = "python -m training compare"
 EXAMPLE = """\
-example:
-  python -m training compare runs/digits runs/deep                   a table on stdout
-  python -m training compare runs/* --plot both.png > table.md       and a picture
+examples:
+  foldserve train compare runs/digits runs/deep
+  foldserve train compare runs/* --plot both.png > table.md
 """
 
 

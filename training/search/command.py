@@ -17,16 +17,18 @@ from training.settings.flags import Parser, read_settings
 from training.settings.flags import build_parser as build_training_parser
 
 EXAMPLE = """\
-example:
-  python -m training search --out runs/search --trials 30
-  python -m training search --out runs/vgg --trials 50 --net vgg --epochs 8 --pruner asha --batch-size 64
+examples:
+  foldserve search --out runs/search --trials 30
+  foldserve search --out runs/vgg --trials 50 --net vgg --batch-size 64
 
-Any setting of `python -m training` may be given, and is then not searched for: here every batch has 64 rows.
-Trials train on four fifths of the train half and are judged on the last fifth; the held-out half is not
-used. The same command resumes a search that was interrupted; with more --trials, it extends any.
+Any setting of `foldserve train` may be given, and is then not searched for:
+in the second example every batch has 64 rows.  Trials train on four fifths of
+the train half and are judged on the last fifth; the held-out half is not
+used.  The same command resumes a search that was interrupted; with more
+--trials, it extends any.
 """
 PROG = "python -m training search"
-INSTALL = "pip install -c constraints.txt 'foldserve[search]'"
+INSTALL = "pip install 'foldserve[search]'"
 SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "asha", "none")
 NOT_OURS = ("resume", "overwrite", "tensorboard")
 

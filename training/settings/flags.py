@@ -8,15 +8,17 @@ from typing import Any, NoReturn
 from training.settings.config import ConfigError, FitConfig, new_config, split_settings
 
 EXAMPLE = """\
-example:
-  python -m training --out runs/digits               train; writes a checkpoint, metrics and pictures
-  python -m training --out runs/digits --resume      resume after Ctrl-C, to the same result
-  python -m training --out runs/deep --net resnet --net-setting depth=32 --net-setting width=32
-  python -m training --out runs/fold --net preact-resnet --positive-gamma --recalibrate-bn 20
-  python -m training --out runs/mean --ema 0.99 --recalibrate-bn 20 --label-smoothing 0.1
-  torchrun --nproc-per-node 2 -m training --out runs/two            the same batch, shared by two processes
-  python -m training compare runs/digits runs/deep   compares runs side by side
+examples:
+  foldserve train --out runs/digits
+  foldserve train --out runs/digits --resume   after Ctrl-C, to the same result
+  foldserve train --out runs/pets --data folder:pets --net resnet
+  foldserve train --out runs/deep --net resnet --net-setting depth=32
+  foldserve train --out runs/mean --ema 0.99 --recalibrate-bn 20
+  foldserve train compare runs/digits runs/deep
+  torchrun --nproc-per-node 2 -m training --out runs/two    one batch, two GPUs
 """
+# What a value looks like, where its type does not say it.
+METAVARS = {"init_from": "FILE", "augment": "NAMES", "freeze": "NAMES", "class_weights": "WEIGHTS"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +56,8 @@ def build_parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         help="print loss and accuracy as often, on stderr",
     )
     settings = parser.add_argument_group(
-        "settings of the fit (with --resume: those it began with, but a finished run takes more --epochs)"
+        "settings of the fit",
+        "with --resume: those it began with, but a finished run takes more --epochs",
     )
     for each in fields(FitConfig):
         add_setting(settings, each)
@@ -76,7 +79,7 @@ def add_setting(group: argparse._ArgumentGroup, setting: Field[Any]) -> None:
             flag,
             type=setting.type,
             default=argparse.SUPPRESS,
-            metavar=setting.type.__name__.upper(),
+            metavar=METAVARS.get(setting.name, {str: "NAME", int: "N", float: "X"}[setting.type]),
             help=f"{text} (default {setting.default})" if setting.default != "" else text,
         )
     else:

@@ -9,11 +9,14 @@ EXAMPLES = {
         "foldserve export bundle resnet.onnx --to models/resnet",
         "foldserve export bundle mynets:resnet --input-shape 3,224,224 \\",
         "  --weights resnet.pt --to models/resnet",
+        "foldserve export bundle timm:resnet18 --weights net.pt --to models/r18",
     ),
     "fold": ("foldserve export fold in.onnx out.onnx --report fold.json",),
     "verify": ("foldserve export verify models/digits/1",),
     "sign": ("foldserve export sign models/digits/1 --key key.pem",),
 }
+
+SOURCE_HELP = "a checkpoint, an .onnx file, timm:NAME, torchvision:NAME or module:factory"
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -27,16 +30,16 @@ def parser(prog: str) -> argparse.ArgumentParser:
     verbs = whole.add_subparsers(required=True, dest="verb", metavar="{bundle,fold,verify,sign}")
 
     bundle = _verb(verbs, "bundle", "fold, prove and pack the next version of a model")
-    bundle.add_argument("source", metavar="SOURCE", help="a checkpoint, module:factory, or an .onnx file")
+    bundle.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
     bundle.add_argument("--to", type=Path, required=True, metavar="models/NAME", help="the model's folder")
     bundle.add_argument(
         "--input-shape",
         type=_ints,
         metavar="C,H,W",
-        help="one row's shape for module:factory, e.g. 3,224,224",
+        help="one row's shape for a net, e.g. 3,224,224",
     )
     bundle.add_argument(
-        "--weights", type=Path, metavar="FILE", help="a state_dict for module:factory (torch.save)"
+        "--weights", type=Path, metavar="FILE", help="of a net: state dict, .safetensors, any checkpoint"
     )
     bundle.add_argument("--labels", type=Path, metavar="FILE", help="file of class names, one per line")
     bundle.add_argument(

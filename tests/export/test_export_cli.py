@@ -160,7 +160,7 @@ def test_rows_that_are_not_independent_are_refused(tmp_path):
         (["nets:everything", "--input-shape", "3,8,8"], "fails on rows of shape"),
         (
             ["nets:everything", "--input-shape", "1,8,8", "--weights", "README.md"],
-            "README.md: not the weights",
+            "README.md is no file of weights",
         ),
         (["nets:everything", "--input-shape", "1,8,8", "--mean", "0.5"], "--mean and --std go together"),
         (["nets:everything", "--input-shape", "1,x"], "--input-shape"),

@@ -1,9 +1,13 @@
 """Fine-tuning: weights from a file, a head of other classes, what is frozen, and a slower backbone."""
 
+import argparse
+import collections
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,9 +18,10 @@ from training.data import DATA_SETS, Split
 from training.loop.fit import Start, fit
 from training.loop.optimize import build_optimizer, set_learning_rate
 from training.nets import NetError
-from training.nets.weights import find_head, freeze, load_weights, strip_prefixes
+from training.nets.weights import find_head, freeze, load_weights, renamed
 from training.runs.checkpoint import CheckpointError, load_checkpoint
 from training.runs.source import read_source
+from training.runs.weights_file import KEYS
 from training.settings.config import FitConfig
 from training_kit import tiny_split
 
@@ -149,10 +154,34 @@ def test_a_pattern_that_freezes_nothing_or_all_is_refused(source, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
-def test_prefixes_of_wrappers_are_stripped():
-    weights = {"_orig_mod.module.a.weight": torch.ones(1), "_orig_mod.module.b.weight": torch.ones(1)}
-    assert strip_prefixes(weights).keys() == {"a.weight", "b.weight"}
-    assert strip_prefixes({"model.a": torch.ones(1), "b": torch.ones(1)}).keys() == {"model.a", "b"}
+class Outer(nn.Module):
+    """A net whose own names begin as a trainer's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["{}", "module.{}", "model.{}", "_orig_mod.module.{}", "model._orig_mod.{}", "module.model.{}"],
+)
+def test_names_that_a_wrapper_or_trainer_changed_are_the_nets(form):
+    for net in (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), Outer()):
+        wanted = net.state_dict()
+        given = {form.format(name.removeprefix("model.")): value for name, value in wanted.items()}
+        found = renamed(given | {"criterion.weight": torch.ones(1)}, net)
+        assert found.keys() == wanted.keys() | {"criterion.weight"}
+        assert all(found[name] is value for name, value in wanted.items())
+
+
+def test_a_name_that_the_net_has_itself_is_left_as_it_is():
+    net = nn.Sequential(nn.Linear(2, 2))
+    given = {"0.weight": torch.ones(1), "0.bias": torch.zeros(1), "model.0.weight": torch.zeros(1)}
+    assert renamed(given, net).keys() == given.keys()
+    # the ImageNet example of PyTorch wraps only `features`
+    inner = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
+    assert renamed({"0.module.0.bias": torch.ones(1)}, inner).keys() == {"0.0.bias"}
 
 
 def test_weights_that_fit_nowhere_are_named():
@@ -213,7 +242,47 @@ def test_a_file_without_weights_is_one_sentence(tmp_path, record):
         read_source(tmp_path / "a.pt")
 
 
-def test_a_pickle_of_code_is_not_run(tmp_path):
-    torch.save(nn.Linear(2, 2), tmp_path / "net.pt")
-    with pytest.raises(CheckpointError, match="is no file of weights"):
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: {"model": net, "epoch": 1}])
+def test_a_pickled_net_is_not_run(tmp_path, wrap):
+    torch.save(wrap(nn.Linear(2, 2)), tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match=r"it holds a pickled net \(torch.nn.modules.linear.Linear\)"):
         read_source(tmp_path / "net.pt")
+
+
+class Runs:
+    """A pickle that would run a command."""
+
+    def __reduce__(self):
+        return (os.system, ("touch ran",))
+
+
+def test_a_pickle_that_runs_a_command_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.ones(1)}, "config": Runs()}, "a.pt")
+    with pytest.raises(CheckpointError, match=r"a.pt is no file of weights: it cannot be read without run"):
+        read_source(Path("a.pt"))
+    assert not Path("ran").exists()
+
+
+def test_what_trainers_save_beside_the_weights_is_left_out(tmp_path):
+    weights = {"a": torch.ones(2)}
+    record = {
+        "args": argparse.Namespace(lr=0.1, path=Path("a")),
+        "best": np.float64(0.9),
+        "history": collections.defaultdict(list, {"loss": [1.0]}),
+        "optimizer": torch.optim.SGD([torch.ones(1)], lr=0.1).state_dict(),
+    }
+    for key in KEYS:
+        torch.save({**record, key: weights}, tmp_path / "a.pt")
+        assert read_source(tmp_path / "a.pt").weights.keys() == {"a"}, key
+    torch.save({"model": {"state_dict": weights}}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert read_source(tmp_path / "a.pt").weights.keys() == {"a"}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_an_average_is_preferred_and_a_script_is_refused(tmp_path):
+    torch.save({"model": {"a": torch.zeros(1)}, "model_ema": {"module.a": torch.ones(1)}}, tmp_path / "a.pt")
+    assert read_source(tmp_path / "a.pt").weights["module.a"] == 1
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        read_source(tmp_path / "script.pt")

@@ -46,7 +46,7 @@ NETS: dict[str, tuple[type[NetSettings], Callable[[Any], nn.Module]]] = {
     "densenet": (DenseNetSettings, DenseNet),
     "repvgg": (RepVggSettings, RepVgg),
 }
-FOREIGN = ("timm:NAME", "module:factory")
+FOREIGN = ("timm:NAME", "torchvision:NAME", "module:factory")
 
 
 def read_net_settings(name: str, words: Mapping[str, str]) -> dict[str, Any]:

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from training.nets.settings import NetError
 
-# What DistributedDataParallel, other trainers and torch.compile put before every name.
-PREFIXES = ("module.", "model.", "_orig_mod.")
+# What DistributedDataParallel and torch.compile put into names, and what other trainers put before them.
+WRAPPERS = ("module", "_orig_mod")
+OUTER = "model"
+# Counters that say nothing of what a net computes: torch's, of an average, and of a profiler.
+COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 NUM_NAMED = 3
 
 
@@ -34,14 +37,47 @@ def is_in_head(net: nn.Module) -> dict[str, bool]:
     return {name: name.startswith(head) for name, _ in net.named_parameters()}
 
 
-def strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights without the prefixes that all of the names have."""
-    names = dict(weights)
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in names)), ""):
-        names = {name.removeprefix(prefix): value for name, value in names.items()}
-        if not names:
-            break
-    return names
+def renamed(weights: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The same weights under the net's names, where these differ by what a wrapper or trainer added."""
+    wanted = net.state_dict()
+    by_core = {_core(name): name for name in wanted}
+    given = {}
+    for name, value in weights.items():
+        own = name if name in wanted else by_core.get(_core(name), name)
+        given[name if own != name and (own in weights or own in given) else own] = value
+    return given
+
+
+def _core(name: str) -> str:
+    """A name without wrappers, and without the outer `model.`"""
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    while parts[:1] == [OUTER]:
+        del parts[0]
+    return ".".join(parts)
+
+
+def load_all_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy every weight of the net from a file that has them all and no others; raises NetError."""
+    wanted, given = net.state_dict(), renamed(weights, net)
+    missing = [name for name in wanted if name not in given and not _counts(name)]
+    unexpected = [name for name in given if name not in wanted and not _counts(name)]
+    wrong = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
+    if missing or unexpected:
+        said = [
+            f"{len(names)} {kind} ({_name(names)})"
+            for kind, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
+        raise NetError(f"{source}: not the weights of this net: {', '.join(said)}")
+    if wrong:
+        shapes = f"{tuple(given[wrong[0]].shape)}, and the net wants {tuple(wanted[wrong[0]].shape)}"
+        more = f"; {len(wrong)} tensors differ in shape" if len(wrong) > 1 else ""
+        raise NetError(f"{source}: not the weights of this net: {wrong[0]} is {shapes}{more}")
+    net.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+
+
+def _counts(name: str) -> bool:
+    return name.rpartition(".")[2] in COUNTERS
 
 
 def load_weights(
@@ -52,7 +88,7 @@ def load_weights(
     Without `keep_head` the head stays new even where it fits. Raises NetError if nothing of the backbone
     fits, or if a shape differs anywhere but in the head.
     """
-    wanted, given, head = net.state_dict(), strip_prefixes(weights), find_head(net) + "."
+    wanted, given, head = net.state_dict(), renamed(weights, net), find_head(net) + "."
     fitting = {
         name: value
         for name, value in given.items()

@@ -30,7 +30,7 @@ from training.loop.precision import resolve_precision
 from training.nets.weights import freeze
 from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
 from training.runs.run import CHECKPOINT, Run
-from training.runs.source import keep_normalisation, load_source, read_source
+from training.runs.source import keep_normalisation, load_source, open_weights
 from training.settings.config import ConfigError, FitConfig, new_config
 
 
@@ -105,7 +105,7 @@ def _describe_shared(run: Run) -> dict[str, Any]:
 
 def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Group) -> Run:
     """Cheap checks before slow ones: a mistyped net must not be found after an hour of decoding pictures."""
-    source = read_source(Path(flags["init_from"])) if flags.get("init_from") else None
+    source = open_weights(flags["init_from"]) if flags.get("init_from") else None
     if source is not None and "net" not in flags:
         flags = {**flags, **source.config}
     config = new_config(flags)

@@ -72,7 +72,9 @@ class FitConfig:
         metadata=about("of the data set, such as size=64 or max_corrupt_share=0.05; once for each"),
     )
     augment: str = setting("auto", "crop,flip,cutout=8 or the like; auto is what suits the data; none")
-    net: str = setting("small-cnn", "net; or timm:NAME, or module:factory; an unknown name lists them")
+    net: str = setting(
+        "small-cnn", "net; or timm:NAME, torchvision:NAME, module:factory; an unknown lists them"
+    )
     net_settings: dict[str, str] = field(
         default_factory=dict,
         metadata=about(
@@ -80,7 +82,7 @@ class FitConfig:
         ),
     )
     init_from: str = setting(
-        "", "fine-tune: begin with the weights of a checkpoint, state dict or .safetensors"
+        "", "fine-tune: begin with the weights of a checkpoint, state dict or .safetensors, or of timm:NAME"
     )
     freeze: str = setting(
         "none", "what does not train: backbone (all but the last layer), bn, none, or names such as blocks.*"

@@ -18,7 +18,7 @@ examples:
   torchrun --nproc-per-node 2 -m training --out runs/two    one batch, two GPUs
 """
 # What a value looks like, where its type does not say it.
-METAVARS = {"init_from": "FILE", "augment": "NAMES", "freeze": "NAMES", "class_weights": "WEIGHTS"}
+METAVARS = {"init_from": "SOURCE", "augment": "NAMES", "freeze": "NAMES", "class_weights": "WEIGHTS"}
 
 
 class Parser(argparse.ArgumentParser):

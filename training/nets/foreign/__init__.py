@@ -1,1 +1,1 @@
-"""Nets that are not ours: `timm:NAME`, and `module:factory` for your own code."""
+"""Nets that are not ours: `timm:NAME`, `torchvision:NAME`, and `module:factory` for your own code."""

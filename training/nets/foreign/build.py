@@ -1,6 +1,6 @@
-"""Nets that are not ours, from the package timm or from your own code.
+"""Nets that are not ours, from timm, torchvision or your own code.
 
-In: `timm:NAME` or `module:factory`, and settings.
+In: `timm:NAME`, `torchvision:NAME` or `module:factory`, and settings.
 Out: the net; it has answered rows of the data's shape with logits.
 """
 
@@ -13,12 +13,12 @@ from torch import nn
 
 from service.contract.text import first_line
 from training.nets.foreign.from_module import find_factory
-from training.nets.foreign.from_timm import PREFIX, find_timm
+from training.nets.foreign.packages import find_in_package, is_package
 from training.nets.settings import FROM_DATA, NetError
 
 
 def is_foreign(name: str) -> bool:
-    """Whether `name` is `timm:NAME` or `module:factory`."""
+    """Whether `name` is `timm:NAME`, `torchvision:NAME` or `module:factory`."""
     return ":" in name
 
 
@@ -45,8 +45,7 @@ def build_foreign(name: str, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _find(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
-    find = find_timm if name.partition(":")[0] == PREFIX else find_factory
-    return find(name, options)
+    return find_in_package(name, options) if is_package(name) else find_factory(name, options)
 
 
 def _read(word: str) -> Any:

@@ -36,6 +36,18 @@ def find_factory(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     return build
 
 
+def call_factory(name: str) -> nn.Module:
+    """The net that a factory returns when called with nothing; raises NetError if it is none."""
+    factory = _import_factory(name)
+    try:
+        net = factory()
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        raise NetError(f"net {name} raised {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(net, nn.Module):
+        raise NetError(f"net {name} must return an nn.Module, it returned {type(net).__name__}")
+    return net
+
+
 def _import_factory(name: str) -> Callable[..., Any]:
     module_name, _, factory_name = name.partition(":")
     try:

@@ -1,0 +1,137 @@
+"""The weights in a file that a trainer saved: one reader for fine-tuning and for export.
+
+In: a path.  Out: names with a tensor each.
+
+    .safetensors    8 bytes n (little-endian), n bytes of JSON: {name: {dtype, shape, data_offsets}}, data
+    any other       torch.save of a state dict, or of a dict with one in it, under one of KEYS
+
+No code of the file's is run: only tensors and plain values are unpickled. Trainers save their arguments
+and NumPy numbers beside the weights; each such object becomes an `_Unread` in its place.
+"""
+
+import json
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.contract.text import first_line
+from training.runs.checkpoint import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# Where trainers put the weights inside what they save. An average comes first: it is what they evaluate.
+KEYS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "params",
+    "weights",
+)
+
+
+def read_record(path: Path) -> Any:
+    """What torch.save wrote; raises CheckpointError if it is damaged, or a TorchScript archive."""
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not a zip file, or a torn one: torch.load finds out which
+        foreign = []
+    known: list[Any] = [(_stand_in(name), name) for name in foreign]
+    try:
+        with torch.serialization.safe_globals(known):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is no file of weights: it cannot be read without running code of its own "
+            f"({first_line(error).partition('. ')[0][:120]}); save its state_dict alone"
+        ) from None
+    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
+        sentence = first_line(error)
+        if "TorchScript" in sentence:
+            sentence = "it is a TorchScript archive; save the net's state_dict instead"
+        raise CheckpointError(f"{path} is no file of weights: {sentence[:200]}") from None
+
+
+class _Unread:
+    """Stands for an object of a class that is not imported; it holds nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Unread":
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Whatever it is called with is left out."""
+
+    def __setstate__(self, state: Any) -> None:
+        """What the object held is left out."""
+
+
+def _stand_in(name: str) -> Any:
+    if name == "collections.defaultdict":
+        return lambda *_: {}
+    return type(name, (_Unread,), {})
+
+
+def find_weights(record: Any, where: str) -> dict[str, Tensor]:
+    """The state dict itself, or inside one of KEYS; raises CheckpointError if there is none."""
+    found = _search(record)
+    if found is not None:
+        return found
+    objects = [record, *(record.get(key) for key in KEYS)] if isinstance(record, Mapping) else [record]
+    if net := next((type(each).__name__ for each in objects if isinstance(each, _Unread)), None):
+        raise CheckpointError(
+            f"{where} is no file of weights: it holds a pickled net ({net}), and opening that would run its "
+            f"code; where its class is at hand: torch.save(net.state_dict(), FILE)"
+        )
+    has = f", it has {', '.join(map(str, list(record)[:6]))}" if isinstance(record, Mapping) else ""
+    raise CheckpointError(
+        f"{where} holds no state dict: names with a tensor each, or those in {', '.join(KEYS)}{has}"
+    )
+
+
+def _search(record: Any) -> dict[str, Tensor] | None:
+    if not isinstance(record, Mapping) or not record:
+        return None
+    if all(isinstance(value, Tensor) for value in record.values()):
+        return {str(name): value for name, value in record.items()}
+    return next((found for key in KEYS if (found := _search(record.get(key))) is not None), None)
+
+
+def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file; raises CheckpointError if its parts do not fit each other."""
+    try:
+        length = int.from_bytes(content[:8], "little")
+        header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+        weights = {}
+        for name, about in header.items():
+            if name == "__metadata__":
+                continue
+            first, last = about["data_offsets"]
+            dtype, shape = DTYPES[about["dtype"]], about["shape"]
+            if not 0 <= first <= last <= len(data) or last - first != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{name} does not lie within the file")
+            chunk = bytearray(data[first:last])
+            weights[name] = (
+                torch.frombuffer(chunk, dtype=dtype).reshape(shape) if chunk else torch.empty(shape)
+            )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is no whole .safetensors file: {error}") from None
+    return weights

@@ -1,6 +1,6 @@
-"""`foldserve COMMAND …`: the same as `python -m MODULE …`, under one name.
+"""`foldserve COMMAND …`: what the modules and commands/ do, under one name.
 
-In: a command and its flags.  Out: whatever that module prints; its exit code.
+In: a command and its flags.  Out: whatever that one prints; its exit code.
 
 exit code 2 is a mistake, in one sentence: an unknown command, or one whose packages are not installed
 """
@@ -49,6 +49,12 @@ def _key(words: Sequence[str], prog: str) -> int:
     return main(words, prog)
 
 
+def _predict(words: Sequence[str], prog: str) -> int:
+    from foldserve.commands.predict import main
+
+    return main(words, prog)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """One command: `run` imports what it needs, which `pip install 'foldserve[extra]'` brings."""
@@ -89,6 +95,12 @@ COMMANDS = {
         extra="service",
         summary="serve a folder of bundles over HTTP",
         example="foldserve serve --models models --port 8000",
+    ),
+    "predict": Command(
+        run=_predict,
+        extra="client",
+        summary="ask a running service for the labels of pictures",
+        example="foldserve predict --url http://127.0.0.1:8000 pictures/*.jpg",
     ),
     "key": Command(
         run=_key,

@@ -67,7 +67,10 @@ def test_help_fits_80_columns_and_shows_one_example_of_each_command() -> None:
         assert len(examples) == 1, name
 
 
-@pytest.mark.parametrize("name", [*MODULES])
+OWN = ["predict"]  # commands that are no module's
+
+
+@pytest.mark.parametrize("name", [*MODULES, *OWN])
 def test_the_help_of_every_command_fits_80_columns_and_shows_an_example(name: str) -> None:
     shown = foldserve(*name.split(), "--help")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -78,7 +81,7 @@ def test_the_help_of_every_command_fits_80_columns_and_shows_an_example(name: st
 
 
 def test_every_command_is_among_those_whose_help_is_read() -> None:
-    assert set(COMMANDS) == {name.split()[0] for name in MODULES}
+    assert set(COMMANDS) == {name.split()[0] for name in [*MODULES, *OWN]}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_a_mistake_is_the_modules_sentence_and_exit_code(words: tuple[str, ...])
     [
         ("trian", "did you mean train?"),
         ("server", "did you mean serve?"),
-        ("frobnicate", "there are train, search, study, export, serve, key"),
+        ("frobnicate", "there are train, search, study, export, serve, predict, key"),
     ],
 )
 def test_an_unknown_command_is_named_with_those_that_are_near(word: str, meant: str) -> None:
@@ -153,6 +156,7 @@ def test_an_unknown_command_is_named_with_those_that_are_near(word: str, meant: 
         ("onnx", ("export", "fold", "x.onnx", "y.onnx"), "fold"),
         ("pydantic_settings", ("serve", "--help"), "service"),
         ("onnxruntime", ("serve",), "service"),
+        ("httpx", ("predict", "x.png"), "client"),
     ],
 )
 def test_a_missing_package_is_one_sentence_with_what_brings_it(

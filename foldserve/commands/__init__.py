@@ -1,0 +1,1 @@
+"""The commands of `foldserve` that are no module's own: a file for each."""

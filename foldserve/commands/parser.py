@@ -1,0 +1,28 @@
+"""A parser of flags whose mistakes are one sentence, and whose examples are shown as they are written."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """As argparse's, with the command's description and its examples."""
+
+    def __init__(self, prog: str, description: str, *examples: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog="\n  ".join(["examples:", *examples]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one sentence."""
+        sys.exit(refuse(f"{message}; see {self.prog} --help"))
+
+
+def refuse(reason: str, code: int = 2) -> int:
+    """Say on stderr why the command ends; returns the exit code, 2 for the user's mistake."""
+    print(f"foldserve: {reason}", file=sys.stderr)
+    return code

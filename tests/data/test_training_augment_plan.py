@@ -178,7 +178,7 @@ def test_amounts_are_shares_of_the_picture_unless_given():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("crops", "unknown augmentation 'crops', known: affine, auto, crop, .*; did you mean crop"),
+        ("crops", "unknown augmentation 'crops', known: affine, auto, .*crop, .*; did you mean crop"),
         ("", "unknown augmentation ''"),
         ("crop,,flip", "unknown augmentation ''"),
         ("none,flip", "unknown augmentation 'none'"),

@@ -6,12 +6,14 @@ In: steps and a generator.  Out: a `Plan`, which is indexed by rows like the pic
     pixels = plan[rows].apply(pixels)                    on the device; any process takes its rows of one draw
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
+
+from training.augment.mix import Mixing, mix_labels
 
 
 class Step(Protocol):
@@ -28,32 +30,47 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Steps, applied one after the other; none at all leaves the pictures as they are."""
+    """Steps, applied one after the other, then the batch mixed; neither is needed."""
 
     steps: tuple[Step, ...]
+    mixing: Mixing | None = None
 
     def draw(self, num_rows: int, generator: Generator) -> "Plan":
         """Draw for each row, step by step."""
-        return Plan(self.steps, [step.draw(num_rows, generator) for step in self.steps])
+        drawn = [step.draw(num_rows, generator) for step in self.steps]
+        mixed = self.mixing.draw(num_rows, generator) if self.mixing else None
+        return Plan(self.steps, drawn, self.mixing, mixed)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is done to each row; `drawn` holds a tensor for each step, rows first."""
+    """What is done to each row; `drawn` holds a tensor for each step, rows first, `mixed` the mixing's."""
 
     steps: tuple[Step, ...]
     drawn: Sequence[Tensor]
+    mixing: Mixing | None = None
+    mixed: Tensor | None = None
 
     def to(self, device: torch.device) -> "Plan":
         """The same plan on `device`."""
-        return Plan(self.steps, [drawn.to(device) for drawn in self.drawn])
+        return self._map(lambda drawn: drawn.to(device))
 
     def __getitem__(self, rows: Tensor) -> "Plan":
         """The plan of these rows."""
-        return Plan(self.steps, [drawn[rows] for drawn in self.drawn])
+        return self._map(lambda drawn: drawn[rows])
 
     def apply(self, pixels_nchw: Tensor) -> Tensor:
-        """The batch, changed; a new tensor of the same shape and type."""
+        """The batch, each picture changed by itself; a new tensor of the same shape and type."""
         for step, drawn in zip(self.steps, self.drawn, strict=True):
             pixels_nchw = step.apply(pixels_nchw, drawn)
         return pixels_nchw
+
+    def mix(self, pixels_nchw: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Pictures and labels (N,), mixed within the batch: then the targets are (N, K)."""
+        if self.mixing is None or self.mixed is None:
+            return pixels_nchw, labels
+        return self.mixing.apply(pixels_nchw, self.mixed), mix_labels(labels, self.mixed, num_classes)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Plan":
+        mixed = None if self.mixed is None else change(self.mixed)
+        return Plan(self.steps, [change(drawn) for drawn in self.drawn], self.mixing, mixed)

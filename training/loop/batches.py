@@ -36,10 +36,12 @@ def count_steps(split: Split, config: FitConfig) -> int:
 def read_batches(
     net: nn.Module, split: Split, batches: Sequence[Tensor], plan: Plan
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented rows and labels of each batch, the rows in the net's own number format."""
-    dtype = next(net.parameters()).dtype
+    """Augmented rows, in the net's own number format, and labels (n,) or mixed targets (n, K)."""
+    dtype, num_classes = next(net.parameters()).dtype, len(split.facts.labels)
     for rows, pixels in zip(batches, batches_ahead(split.train_pixels, batches), strict=True):
-        yield normalize(plan[rows].apply(pixels), split.facts).to(dtype), split.train_labels[rows]
+        of_batch = plan[rows]
+        pixels, targets = of_batch.mix(of_batch.apply(pixels), split.train_labels[rows], num_classes)
+        yield normalize(pixels, split.facts).to(dtype), targets
 
 
 def plain_batches(net: nn.Module, split: Split, config: FitConfig) -> Iterator[tuple[Tensor, Tensor]]:

@@ -36,7 +36,10 @@ def predict(net: nn.Module, pixels: Any, facts: DataFacts, group: Group = ALONE)
 def cross_entropy(
     logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
 ) -> Tensor:
-    """Mean over rows () of logits (N, K), in float32 at least; `weights` (K,) count each class."""
+    """Mean over rows () of logits (N, K), in float32 at least; `weights` (K,) count each class.
+
+    `labels` are (N,), or shares of every class (N, K).
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if weights is not None:
         # torch's own mean divides by the weights of the batch: the same row would count more in one batch

@@ -41,7 +41,11 @@ class LossWatch:
         self.accuracy: float | None = None
 
     def add(self, index: int, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Record step `index`: loss (), logits (N, K), labels (N,) → `stop` (), 0 or 1, on the device."""
+        """Record step `index`: loss (), logits (N, K), labels (N,) → `stop` (), 0 or 1, on the device.
+
+        Of mixed targets (N, K) the larger share counts as the label.
+        """
+        labels = labels if labels.ndim == 1 else labels.argmax(1)
         self.losses[index] = loss.detach()
         self.sum += loss.detach()
         self.num_right += (logits.detach().argmax(1) == labels).sum()

@@ -3,7 +3,24 @@
 `build.py` has the list of names; `foreign/` builds nets of timm and of your own code.
 """
 
-from training.nets.build import NETS, build_net, initialize, new_net, read_net_settings, settings_for
+from training.nets.build import (
+    NETS,
+    build_net,
+    given_settings,
+    initialize,
+    new_net,
+    read_net_settings,
+    settings_for,
+)
 from training.nets.settings import NetError
 
-__all__ = ["NETS", "NetError", "build_net", "initialize", "new_net", "read_net_settings", "settings_for"]
+__all__ = [
+    "NETS",
+    "NetError",
+    "build_net",
+    "given_settings",
+    "initialize",
+    "new_net",
+    "read_net_settings",
+    "settings_for",
+]

@@ -30,8 +30,10 @@ from training.nets.preact_resnet import PreActResNet, PreActResNetSettings
 from training.nets.repvgg import RepVgg, RepVggSettings
 from training.nets.resnet import ResNet, ResNetSettings
 from training.nets.settings import NetError, NetSettings, read_words
+from training.nets.standardise import standardising
 from training.nets.variant import start_gamma, vary
 from training.nets.vgg import Vgg, VggSettings
+from training.settings.config import FitConfig
 
 NETS: dict[str, tuple[type[NetSettings], Callable[[Any], nn.Module]]] = {
     "mlp": (MlpSettings, Mlp),
@@ -47,6 +49,12 @@ NETS: dict[str, tuple[type[NetSettings], Callable[[Any], nn.Module]]] = {
     "repvgg": (RepVggSettings, RepVgg),
 }
 FOREIGN = ("timm:NAME", "torchvision:NAME", "module:factory")
+
+
+def given_settings(config: FitConfig) -> dict[str, Any]:
+    """What a run asks of its net, before the data is known."""
+    given = read_net_settings(config.net, config.net_settings)
+    return {**given, "per_picture": True} if config.normalise == "per-picture" else given
 
 
 def read_net_settings(name: str, words: Mapping[str, str]) -> dict[str, Any]:
@@ -69,12 +77,16 @@ def settings_for(name: str, facts: DataFacts, given: Mapping[str, Any] | None = 
 
 def build_net(name: str, settings: Mapping[str, Any]) -> nn.Module:
     """Build net `name`; its weights are whatever torch chose, so load or `initialize` them."""
+    per_picture = settings.get("per_picture", False)
     if is_foreign(name):
-        return build_foreign(name, settings)
+        plain = {key: value for key, value in settings.items() if key != "per_picture"}
+        return standardising(build_foreign(name, plain)) if per_picture else build_foreign(name, plain)
     checked = _check_settings(name, settings)
     try:
         net = NETS[name][1](checked)
         vary(net, checked)
+        if per_picture:
+            standardising(net)
     except (RuntimeError, MemoryError, OverflowError, ValueError) as error:
         sentence = " ".join(str(error).split())
         raise NetError(f"net {name} cannot be built with {dict(settings)}: {sentence}") from None

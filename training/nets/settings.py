@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from training.errors import TrainingError
 from training.settings.words import read_words as words_to_values
 
-FROM_DATA = ("input_shape", "num_classes")
+FROM_DATA = ("input_shape", "num_classes", "per_picture")
 CHOICES = {
     "activation": ("", "relu", "leaky_relu", "tanh", "sigmoid", "silu"),
     "bn": ("before", "after", "none"),
@@ -29,6 +29,7 @@ class NetSettings:
 
     input_shape: tuple[int, int, int]
     num_classes: int
+    per_picture: bool = False
     activation: str = ""
     bn: str = "before"
     gamma: str = "1"

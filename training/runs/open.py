@@ -18,6 +18,7 @@ from training.augment import choose_augmentation, parse_augment
 from training.batchnorm.small_batches import count_positions, describe_small_batch
 from training.batchnorm.statistics import find_batchnorms
 from training.data import Split, foresee_facts, load_split
+from training.data.normalise import is_chosen, normalised, with_statistics
 from training.distributed.group import ALONE, Group
 from training.files import OutputError, prepare_folder
 from training.loop.balance import class_weights, settle_class_weights
@@ -111,12 +112,13 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
     config = new_config(flags)
     resolve_precision(config.precision, device)
     parse_augment(config.augment, config.data)
-    given = nets.read_net_settings(config.net, config.net_settings)
+    given = nets.given_settings(config)
     if foreseen := foresee_facts(config.data, config.data_settings):
         nets.settings_for(config.net, foreseen, given)
     with group.first_per_machine():
         split = load_split(config.data, config.data_settings)
-    if source is not None:
+    split = normalised(split, config)
+    if source is not None and not is_chosen(config):
         split = keep_normalisation(split, source)
     choose_augmentation(config.augment, config.data, split.facts)
     config = settle_class_weights(config, split.facts.labels)
@@ -175,11 +177,10 @@ def _resume(
             raise ConfigError(f"{path} began with {key} {began}, so --resume cannot take {asked}")
     resolve_precision(config.precision, device)
     with group.first_per_machine():
-        split = load_split(config.data, config.data_settings)
+        split = normalised(load_split(config.data, config.data_settings), config)
     if config.init_from:
         # What was normalised as in the source stays so, whether or not its file is still there.
-        kept = replace(split.facts, mean=checkpoint.data.mean, std=checkpoint.data.std)
-        split = replace(split, facts=kept)
+        split = with_statistics(split, checkpoint.data.mean, checkpoint.data.std)
     if split.facts != checkpoint.data:
         raise CheckpointError(
             f"{path} was trained on {checkpoint.data}, but {config.data} is now {split.facts}"

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from training import nets
 from training.data import load_split
+from training.data.normalise import normalised
 from training.files import OutputError, prepare_folder
 from training.loop.balance import settle_class_weights
 from training.loop.batches import count_steps
@@ -56,7 +57,7 @@ def open_search(
     can_widen = has_width(config.net)
     if width not in (None, 1.0) and not can_widen:
         raise ConfigError(f"width must be left out: net {config.net} has no settings of its width")
-    split = divide(load_split(config.data, config.data_settings))
+    split = divide(normalised(load_split(config.data, config.data_settings), config))
     if config.class_weights:
         settled = settle_class_weights(config, split.facts.labels)
         fixed = {**fixed, "class_weights": settled.class_weights}

@@ -137,8 +137,7 @@ class Search:
 
 def new_net(config: FitConfig, split: Split) -> nn.Module:
     """The untrained net of a trial."""
-    given = nets.read_net_settings(config.net, config.net_settings)
-    settings = nets.settings_for(config.net, split.facts, given)
+    settings = nets.settings_for(config.net, split.facts, nets.given_settings(config))
     return nets.new_net(config.net, settings, seeded_generator(config.seed, "weights"))
 
 

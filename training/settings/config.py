@@ -15,6 +15,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("one-cycle", "cosine", "step", "constant")
 SAMPLINGS = ("shuffled", "balanced")
 KEEPS = ("last", "best")
+NORMALISATIONS = ("z-score", "min-max", "per-picture", "none")
 # Where an optimizer wants something else than sgd, as its own articles and torch have it.
 OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "adam": {"learning_rate": 1e-3},
@@ -72,6 +73,14 @@ class FitConfig:
         metadata=about("of the data set, such as size=64 or max_corrupt_share=0.05; once for each"),
     )
     augment: str = setting("auto", "crop,flip,cutout=8 or the like; auto is what suits the data; none")
+    normalise: str = setting(
+        "z-score",
+        "pixels to numbers: z-score by the train half's mean and std, min-max to 0 .. 1, per-picture by each "
+        "picture's own mean and std, none for 0 .. 255",
+        choices=NORMALISATIONS,
+    )
+    mean: str = setting("", "of pixels in 0 .. 1, a number for each channel, instead of the train half's")
+    std: str = setting("", "goes with --mean, such as 0.229,0.224,0.225")
     net: str = setting(
         "small-cnn", "net; or timm:NAME, torchvision:NAME, module:factory; an unknown lists them"
     )
@@ -158,6 +167,8 @@ class FitConfig:
                 raise ConfigError(describe_unknown(each.name, value, rule["choices"]))
             if not rule["holds"](value):
                 raise ConfigError(f"{each.name} must {rule['must']}, got {value}")
+        if bool(self.mean) != bool(self.std) or (self.mean and self.normalise != "z-score"):
+            raise ConfigError("mean and std go together, and with normalise z-score only")
         if self.warmup and self.schedule == "one-cycle":
             raise ConfigError("warmup must be 0 with schedule one-cycle, which begins with one of its own")
         if self.keep == "best" and self.ema:

@@ -380,7 +380,7 @@ def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["search", "--help"])
     assert stopped.value.code == 0
-    assert re.search(r"python -m training search --out \S+ --trials \d+", capsys.readouterr().out)
+    assert re.search(r"foldserve search --out \S+ --trials \d+", capsys.readouterr().out)
 
 
 def test_what_a_search_began_with_is_kept_with_it(tmp_path):

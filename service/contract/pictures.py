@@ -54,7 +54,7 @@ class Target:
         return (1 if self.mode == "L" else 3, self.height, self.width)
 
 
-def read_pixels(content: bytes, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
+def read_pixels(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
     """The pixels (C, H, W) uint8 of one picture in one of Pillow's `formats`; raises PictureError."""
     with _decoding(content, target.max_pixels, formats) as decoded:
         image = _in_mode(decoded, target.mode)
@@ -66,7 +66,7 @@ def read_pixels(content: bytes, target: Target, formats: Sequence[str] = FORMATS
 
 
 def inspect_picture(
-    content: bytes, max_pixels: int, formats: Sequence[str] = FORMATS
+    content: bytes | bytearray, max_pixels: int, formats: Sequence[str] = FORMATS
 ) -> tuple[bool, int, int]:
     """Whether a picture is grey, and its height and width once turned; raises PictureError."""
     with _decoding(content, max_pixels, formats) as image:
@@ -87,7 +87,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 @contextmanager
-def _decoding(content: bytes, max_pixels: int, formats: Sequence[str]) -> Iterator[Image.Image]:
+def _decoding(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -> Iterator[Image.Image]:
     """The decoded picture; whatever Pillow raises while it is used becomes a PictureError."""
     try:
         with _pillow_limit_off(), warnings.catch_warnings():
@@ -101,7 +101,7 @@ def _decoding(content: bytes, max_pixels: int, formats: Sequence[str]) -> Iterat
         raise PictureError(f"cannot be decoded: {first_line(error)}") from None
 
 
-def _open(content: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
+def _open(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -> Image.Image:
     if not content:
         raise PictureError("is empty: 0 bytes")
     try:

@@ -30,6 +30,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({working, watching})
+        # An error that `working` ended with holds this frame, and through it the request: not in a circle.
+        del task, working, watching
 
 
 async def _hang_up(receive: Receive) -> None:

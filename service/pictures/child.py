@@ -2,8 +2,8 @@
 
 In: requests on stdin, one after another.  Out: their answers on stdout; the process ends when stdin does.
 
-    request   REQUEST: mode, height, width, max_pixels, bytes of memory, length │ the file
-    answer    ANSWER: kind, length │ pixels (C, H, W) uint8, or why not, in UTF-8
+    request   REQUEST: mode, height, width, max_pixels, bytes of memory, how many files │ lengths │ files
+    answer    ANSWER: kind, length, index of a file │ pixels (N, C, H, W) uint8, or why not, in UTF-8
 
 Imports numpy, Pillow and the contract. It runs what decoders make of hostile bytes, so its parent reads plain
 bytes and nothing else: a pickle would let a decoder that was taken over run code there.
@@ -21,14 +21,14 @@ from PIL.Image import init
 
 from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels
 
-REQUEST = struct.Struct("<1sIIQQQ")
-ANSWER = struct.Struct("<1sQ")
+REQUEST = struct.Struct("<1sIIQQI")
+LENGTH = struct.Struct("<Q")
+ANSWER = struct.Struct("<1sQI")
 READY = b"r"
 PIXELS = b"p"
 UNKNOWN = b"u"
 FAILED = b"f"
 
-NICENESS = 5  # answers from models go first
 MARGIN_BYTES = 32 << 20  # beside a picture: Python's own objects, and what malloc rounds up
 
 _MODES: dict[bytes, Literal["L", "RGB"]] = {b"L": "L", b"R": "RGB"}
@@ -37,7 +37,6 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 def main() -> None:
     """Answer requests until there are no more."""
-    os.nice(NICENESS)
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     requests, answers = _take_streams()
     init()  # Pillow's formats: what they import counts as idle memory
@@ -46,23 +45,28 @@ def main() -> None:
     idle_bytes = _address_space()
     _answer(answers, READY, b"")
     while head := requests.read(REQUEST.size):
-        mode, height, width, max_pixels, memory, length = REQUEST.unpack(head)
-        _limit_memory(idle_bytes + memory + length + MARGIN_BYTES)  # the file itself is part of it
+        mode, height, width, max_pixels, memory, count = REQUEST.unpack(head)
+        lengths = [size for (size,) in LENGTH.iter_unpack(requests.read(count * LENGTH.size))]
+        _limit_memory(idle_bytes + memory + MARGIN_BYTES)
         target = Target(mode=_MODES[mode], height=height, width=width, max_pixels=max_pixels)
-        _answer(answers, *_decode(requests.read(length), target))
+        contents = [requests.read(length) for length in lengths]  # all, even if the first fails
+        _answer(answers, *_decode(contents, target))
 
 
-def _decode(content: bytes, target: Target) -> tuple[bytes, bytes]:
-    try:
-        return PIXELS, read_pixels(content, target).tobytes()
-    except UnknownFormatError as error:
-        return UNKNOWN, str(error).encode()
-    except PictureError as error:
-        return FAILED, str(error).encode()
+def _decode(contents: list[bytes], target: Target) -> tuple[bytes, bytes, int]:
+    pixels = bytearray()
+    for index, content in enumerate(contents):
+        try:
+            pixels += read_pixels(content, target).tobytes()
+        except UnknownFormatError as error:
+            return UNKNOWN, str(error).encode(), index
+        except PictureError as error:
+            return FAILED, str(error).encode(), index
+    return PIXELS, bytes(pixels), 0
 
 
-def _answer(answers: BinaryIO, kind: bytes, content: bytes) -> None:
-    answers.write(ANSWER.pack(kind, len(content)) + content)
+def _answer(answers: BinaryIO, kind: bytes, content: bytes, index: int = 0) -> None:
+    answers.write(ANSWER.pack(kind, len(content), index) + content)
     answers.flush()
 
 

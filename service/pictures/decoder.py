@@ -11,7 +11,7 @@ is killed. Only a thread continues to its end, which is near.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,10 +21,10 @@ import numpy as np
 from service.contract.manifest import Preprocessing
 from service.errors import BadPicture, Overloaded, TooLarge
 from service.pictures.capacity import Capacity
-from service.pictures.form import Picture, files_of, is_form
-from service.pictures.processes import DecodingProcesses
+from service.pictures.form import Bytes, Picture, files_of, is_form
+from service.pictures.processes import DecodingProcesses, FileError
 from service.pictures.request import PictureRequest, naming
-from service.pictures.weight import Weight, are_light
+from service.pictures.weight import LIGHT_BYTES, Weight, are_light
 
 LIGHT_ROW_BYTES = 8 << 20  # of a request's rows; more are counted, and decoded when there is memory for them
 
@@ -38,7 +38,7 @@ class DecodingLimits:
     max_files: int  # in a request
     max_pixels: int  # in a picture
     max_request_pixels: int  # in all pictures of a request
-    max_inflight_pixels: int  # in all requests at once
+    max_inflight_pixels: int  # in all requests with heavy pictures at once
     decode_memory_bytes: int  # for all requests at once
     decode_timeout_s: float  # for a request
     num_processes: int
@@ -53,12 +53,17 @@ class PictureDecoder:
         self._capacity = Capacity(limits.num_processes, limits.decode_memory_bytes)
         self._processes = DecodingProcesses(limits.decode_timeout_s)
         self._inflight_pixels = 0
+        # Parsing a large form takes up to 0.2 s: one at a time, and not before light pictures in the queue.
+        self._form_thread = ThreadPoolExecutor(1, thread_name_prefix="form")
 
-    async def pictures(self, content_type: str, body: bytes | bytearray) -> list[Picture]:
+    async def pictures(self, content_type: str, body: Bytes) -> list[Picture]:
         """The pictures of a body: the files of a form, or the body itself, whose name is None."""
-        if is_form(content_type):
-            return await self._in_thread(lambda: files_of(content_type, body, self._limits.max_files))
-        return [(None, bytes(body))]
+        if not is_form(content_type):
+            return [(None, body)]
+        threads = self._threads if len(body) <= LIGHT_BYTES else self._form_thread
+        return await asyncio.get_running_loop().run_in_executor(
+            threads, files_of, content_type, body, self._limits.max_files
+        )
 
     @asynccontextmanager
     async def rows(
@@ -70,16 +75,17 @@ class PictureDecoder:
         """
         request = PictureRequest(pictures, preprocessing, self._limits.max_pixels)
         weights = request.weigh() if len(pictures) == 1 else await self._in_thread(request.weigh)
-        num_pixels = self._check_pixels(weights)
+        num_pixels = self._request_pixels(weights)
         if request.row_bytes <= LIGHT_ROW_BYTES and are_light(weights, request.num_file_bytes):
             yield await self._in_thread(request.decode)
             return
         decoder_bytes = self._decoder_bytes(weights, request.row_bytes)
+        self._check_inflight(num_pixels)
         self._inflight_pixels += num_pixels
         try:
             lease = await self._capacity.lease(decoder_bytes + request.row_bytes)
             try:
-                pixels = await self._decode(request, decoder_bytes)
+                pixels = await self._decode(request, decoder_bytes + request.row_bytes)
                 lease.keep_bytes(request.row_bytes)
                 yield await self._in_thread(lambda: request.to_rows(pixels))
             finally:
@@ -88,38 +94,41 @@ class PictureDecoder:
             self._inflight_pixels -= num_pixels
 
     async def close(self) -> None:
-        """End the processes."""
+        """End the processes, and the thread once it is idle."""
+        self._form_thread.shutdown(wait=False, cancel_futures=True)
         await self._processes.close()
 
-    async def _decode(self, request: PictureRequest, decoder_bytes: int) -> list[np.ndarray]:
-        pixels = []
+    async def _decode(self, request: PictureRequest, num_bytes: int) -> np.ndarray:
+        contents = [content for _, content in request.pictures]
         try:
             async with self._processes.borrow() as process:
-                for file, content in request.pictures:
-                    with naming(file):
-                        pixels.append(await process.decode(content, request.target, decoder_bytes))
+                return await process.decode(contents, request.target, num_bytes + request.num_file_bytes)
+        except FileError as error:
+            with naming(None if error.index is None else request.pictures[error.index][0]):
+                raise error.reason from None
         except TimeoutError:
             raise BadPicture(
                 f"decoding takes longer than {self._limits.decode_timeout_s:g} s, "
                 "the maximum of a request (FOLDSERVE_DECODE_TIMEOUT_S)"
             ) from None
-        return pixels
 
-    def _check_pixels(self, weights: Sequence[Weight]) -> int:
-        """The pixels of a request; raises TooLarge, or Overloaded if there are too many of other requests."""
+    def _request_pixels(self, weights: Sequence[Weight]) -> int:
+        """The pixels of all pictures of a request; raises TooLarge."""
         num_pixels = sum(weight.pixels for weight in weights)
-        limits = self._limits
-        if num_pixels > limits.max_request_pixels:
+        if num_pixels > self._limits.max_request_pixels:
             raise TooLarge(
-                f"the pictures have {num_pixels} pixels together, at most {limits.max_request_pixels} are "
-                "decoded for one request (FOLDSERVE_MAX_REQUEST_PIXELS)"
-            )
-        if self._inflight_pixels + num_pixels > limits.max_inflight_pixels:
-            raise Overloaded(
-                f"pictures with {self._inflight_pixels} pixels are being decoded, at most "
-                f"{limits.max_inflight_pixels} are at once (FOLDSERVE_MAX_INFLIGHT_PIXELS)"
+                f"the pictures have {num_pixels} pixels together, at most {self._limits.max_request_pixels} "
+                "are decoded for one request (FOLDSERVE_MAX_REQUEST_PIXELS)"
             )
         return num_pixels
+
+    def _check_inflight(self, num_pixels: int) -> None:
+        """Raise Overloaded if large pictures of other requests leave no room for so many pixels."""
+        if self._inflight_pixels + num_pixels > self._limits.max_inflight_pixels:
+            raise Overloaded(
+                f"large pictures of {self._inflight_pixels} pixels are being decoded, at most "
+                f"{self._limits.max_inflight_pixels} are at once (FOLDSERVE_MAX_INFLIGHT_PIXELS)"
+            )
 
     def _decoder_bytes(self, weights: Sequence[Weight], row_bytes: int) -> int:
         """Bytes that decoding a request one picture at a time takes, beside its rows; raises TooLarge."""

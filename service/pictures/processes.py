@@ -1,6 +1,6 @@
 """Processes that decode pictures, killed as soon as one takes too long or its client is gone.
 
-In: a picture's bytes.  Out: its pixels, or a PictureError.
+In: the files of a request.  Out: their pixels, or which of them cannot be decoded and why.
 
 A process starts when it is first needed, which takes about 0.2 s, serves one request after another, and ends
 when it has been idle for a while. Why no library does this: docs/decisions/0028-hostile-work-elsewhere.md.
@@ -8,20 +8,22 @@ when it has been idle for a while. Why no library does this: docs/decisions/0028
 
 import asyncio
 import logging
+import math
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 
 from service.contract.pictures import PictureError, Target, UnknownFormatError
 from service.errors import Unavailable
-from service.pictures.child import ANSWER, PIXELS, READY, REQUEST, UNKNOWN
+from service.pictures.child import ANSWER, LENGTH, PIXELS, READY, REQUEST, UNKNOWN
 
 START_TIMEOUT_S = 30.0
 IDLE_S = 60.0
 END_TIMEOUT_S = 1.0  # a killed process may still be in the kernel
+NICENESS = 5  # answers from models go first
 
 _COMMAND = (sys.executable, "-m", "service.pictures.child")
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")  # nothing else of the environment: it may hold secrets
@@ -29,8 +31,17 @@ _MAX_REASON_BYTES = 10_000
 _log = logging.getLogger("foldserve")
 
 
+class FileError(Exception):
+    """Why the files of a request are not decoded; `index` of the one that it is about, where it is known."""
+
+    def __init__(self, index: int | None, reason: PictureError) -> None:
+        super().__init__(str(reason))
+        self.index = index
+        self.reason = reason
+
+
 class DecodingProcess:
-    """One of them; decodes one picture at a time."""
+    """One of them; decodes for one request at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -55,11 +66,13 @@ class DecodingProcess:
             env=environment,
             start_new_session=True,  # Ctrl-C is for the server, which ends its processes itself
         )
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, started.pid, NICENESS)
         process = cls(started)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await process._receive(READY)
-        except (PictureError, TimeoutError) as error:
+        except (FileError, TimeoutError) as error:
             _log.error("event=decoder_failed reason=%r", str(error) or f"no sign within {START_TIMEOUT_S} s")
             raise Unavailable("no process that decodes pictures could be started") from None
         finally:
@@ -67,16 +80,20 @@ class DecodingProcess:
                 process.kill()
         return process
 
-    async def decode(self, content: bytes, target: Target, num_bytes: int) -> np.ndarray:
-        """The pixels (C, H, W) uint8 of a picture whose decoder may hold `num_bytes`; raises PictureError."""
+    async def decode(
+        self, contents: Sequence[bytes | bytearray], target: Target, num_bytes: int
+    ) -> np.ndarray:
+        """Pixels (N, C, H, W) uint8 of N files, within `num_bytes` of memory; raises FileError."""
         self.is_usable = False
-        sizes = (target.height, target.width, target.max_pixels, num_bytes, len(content))
+        sizes = (target.height, target.width, target.max_pixels, num_bytes, len(contents))
         with suppress(ConnectionError):  # it has ended: the answer, or its absence, says why
             self._requests.write(REQUEST.pack(target.mode[0].encode(), *sizes))
-            self._requests.write(content)
-            await self._requests.drain()
-        pixels = await self._receive(PIXELS, int(np.prod(target.shape)))
-        return np.frombuffer(pixels, np.uint8).reshape(target.shape)
+            self._requests.write(b"".join(LENGTH.pack(len(content)) for content in contents))
+            for content in contents:
+                self._requests.write(content)
+                await self._requests.drain()
+        shape = (len(contents), *target.shape)
+        return np.frombuffer(await self._receive(PIXELS, math.prod(shape)), np.uint8).reshape(shape)
 
     def kill(self) -> None:
         """End it now, whatever it does; harmless if it has ended."""
@@ -88,21 +105,22 @@ class DecodingProcess:
         await self._process.wait()
 
     async def _receive(self, expected: bytes, num_bytes: int = 0) -> bytes:
-        """The next answer's content, of `num_bytes` if it is the expected one; PictureError if it is not."""
+        """The next answer's content, of `num_bytes` if it is the expected one; FileError if it is not."""
         try:
-            kind, length = ANSWER.unpack(await self._answers.readexactly(ANSWER.size))
+            kind, length, index = ANSWER.unpack(await self._answers.readexactly(ANSWER.size))
             if length != num_bytes if kind == expected else length > _MAX_REASON_BYTES:
                 raise ConnectionError  # no child of ours says such a thing
             content = await self._answers.readexactly(length)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.kill()
             code = await self._process.wait()
-            raise PictureError(f"cannot be decoded: its decoder ended with exit code {code}") from None
+            reason = f"cannot be decoded: the decoder ended with exit code {code}"
+            raise FileError(None, PictureError(reason)) from None
         self.is_usable = True
         if kind == expected:
             return content
         reason = content.decode(errors="replace")
-        raise UnknownFormatError(reason) if kind == UNKNOWN else PictureError(reason)
+        raise FileError(index, UnknownFormatError(reason) if kind == UNKNOWN else PictureError(reason))
 
 
 class DecodingProcesses:

@@ -50,8 +50,8 @@ class PictureRequest:
                 pixels.append(read_pixels(content, self.target))
         return self.to_rows(pixels)
 
-    def to_rows(self, pixels: list[np.ndarray]) -> np.ndarray:
-        """Rows (N, C, H, W) float32 of pixels (C, H, W) uint8 each."""
+    def to_rows(self, pixels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Rows (N, C, H, W) float32 of N pictures' pixels (C, H, W) uint8."""
         rows = np.empty((len(pixels), *self.target.shape), np.float32)
         for row, pixels_chw in zip(rows, pixels, strict=True):
             row[...] = to_row(pixels_chw, self._preprocessing.mean, self._preprocessing.std)[0]

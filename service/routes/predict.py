@@ -19,7 +19,7 @@ from service.contract.manifest import Preprocessing
 from service.contract.picture_support import labels_of, unsupported_reason
 from service.contract.probabilities import softmax
 from service.errors import BadRequest, ServiceError
-from service.http.body import read_body
+from service.http.body import Buffer, read_body
 from service.http.connected import while_connected
 from service.http.reply import error_body
 from service.models.registry import ModelRegistry
@@ -59,11 +59,16 @@ class Predictor:
             with served.held():
                 body = orjson.dumps(await self._answer(record, served, request))
         except Exception as raised:
-            error = self._recorder.failed(record, raised)
-            return _response(error.status, error_body(str(error)), record.head, error.headers)
+            return self._refuse(record, raised)
         total_s = time.perf_counter() - record.begun
         self._recorder.answered(record, total_s)
         return _response(200, body, record.head_with_timing(total_s))
+
+    def _refuse(self, record: RequestRecord, raised: Exception) -> Response:
+        # In a frame of its own: a variable in one of those that the error holds would close a circle, and
+        # keep the body, up to 64 MiB, until garbage is collected.
+        error = self._recorder.failed(record, raised)
+        return _response(error.status, error_body(str(error)), record.head, error.headers)
 
     def _choose(self, name: str | None) -> Served:
         if name is not None:
@@ -85,11 +90,17 @@ class Predictor:
         assert preprocessing is not None
         labels = labels_of(served.manifest)
         top = _top(request.query_params.get("top"), len(labels))
-        pictures = await self._pictures(request)
-        record.read_s = time.perf_counter() - record.begun
-        # What is begun for a client is over when it hangs up, its pictures' decoding included.
-        probabilities_nk = await while_connected(
-            request.receive, self._probabilities(record, served, pictures, preprocessing)
+        headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
+        body = await read_body(
+            request.receive,
+            headers.get(b"content-length"),
+            headers.get(b"content-encoding"),
+            self._max_body_bytes,
+        )
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        # What is begun for a client is over when it hangs up: parsing, decoding, waiting for the model.
+        pictures, probabilities_nk = await while_connected(
+            request.receive, self._probabilities(record, served, content_type, body, preprocessing)
         )
         begun = time.perf_counter()
         predictions = [
@@ -99,25 +110,20 @@ class Predictor:
         record.encode_s += time.perf_counter() - begun
         return {"model_name": served.name, "model_version": served.version, "predictions": predictions}
 
-    async def _pictures(self, request: Request) -> list[Picture]:
-        headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
-        body = await read_body(
-            request.receive,
-            headers.get(b"content-length"),
-            headers.get(b"content-encoding"),
-            self._max_body_bytes,
-        )
-        return await self._decoder.pictures(headers.get(b"content-type", b"").decode("latin-1"), body)
-
     async def _probabilities(
-        self, record: RequestRecord, served: Served, pictures: list[Picture], preprocessing: Preprocessing
-    ) -> np.ndarray:
-        """What the model says of the pictures, (N, labels) float64."""
+        self,
+        record: RequestRecord,
+        served: Served,
+        content_type: str,
+        body: Buffer,
+        preprocessing: Preprocessing,
+    ) -> tuple[list[Picture], np.ndarray]:
+        """The pictures of a body, and what the model says of them: (N, labels) float64."""
+        pictures = await self._decoder.pictures(content_type, body)
+        record.read_s = time.perf_counter() - record.begun
         async with self._decoder.rows(pictures, preprocessing) as rows:
             dtype = served.manifest.inputs[0].dtype
-            if (
-                dtype == "uint8"
-            ):  # the graph normalises pixels itself; a row is whole numbers but for rounding
+            if dtype == "uint8":  # the graph normalises pixels itself: a row is whole but for rounding
                 rows = np.rint(rows)
             tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
             record.num_rows = len(rows)
@@ -131,7 +137,7 @@ class Predictor:
             raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
         probabilities_nk = logits_nk.astype(np.float64) if served.ends_in_softmax else softmax(logits_nk)
         record.encode_s = time.perf_counter() - begun
-        return probabilities_nk
+        return pictures, probabilities_nk
 
 
 def _response(

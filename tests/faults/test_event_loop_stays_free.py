@@ -15,7 +15,7 @@ import pytest
 from test_one_client_json import INPUT, keys
 from test_one_client_multipart import ATTACKS
 
-from hostile_pictures import form, png, scan_bomb, webp
+from benchmarks.attacks.pictures import form, png, scan_bomb, webp
 from in_process_kit import Inside, inside
 from service.models.memory import map_large_blocks
 from service.processes.worker import spare_the_collector

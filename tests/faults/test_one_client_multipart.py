@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from neighbour import MemoryWatch, Neighbour
+from benchmarks.attacks.processes import MemoryWatch
+from neighbour import Neighbour
 from service.errors import BadRequest, TooLarge
 from service.pictures.form import MAX_BOUNDARY, files_of
 from service_kit import ROOT, Server, serving
@@ -76,7 +77,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_its_form_holds_up_no_other_client(digits: Server, name: str) -> None:
     content_type, body, status, message = ATTACKS[name]
-    with Neighbour(digits.url) as neighbour, MemoryWatch(digits) as memory:
+    with Neighbour(digits.url) as neighbour, MemoryWatch(digits.process.pid) as memory:
         answer = httpx.post(
             f"{digits.url}/predict", content=body, headers={"content-type": content_type}, timeout=120
         )
@@ -107,7 +108,7 @@ def test_a_form_costs_little_whatever_it_holds(name: str) -> None:
 )
 def test_names_are_read_as_utf8_or_latin1(filename: bytes, name: str) -> None:
     head = b'Content-Disposition: form-data; name="x"; filename="' + filename + b'"\r\n'
-    assert files_of(FORM, part(b"content", head) + END, 1) == [(name, b"content")]
+    assert files_of(FORM, part(b"content", head) + END, 1) == [(name, bytearray(b"content"))]
 
 
 def test_files_are_whole_however_they_lie_across_slices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +119,15 @@ def test_files_are_whole_however_they_lie_across_slices(monkeypatch: pytest.Monk
         assert files_of(FORM, body, len(files)) == [("f", file) for file in files]
         with pytest.raises(BadRequest, match="ends too early"):
             files_of(FORM, body[: body.index(END)], len(files))
+
+
+@pytest.mark.parametrize("name", ["spaces", "no end", "parts", "carriage returns", "empty files"])
+def test_a_refused_form_leaves_no_memory_to_the_garbage_collector(digits: Server, name: str) -> None:
+    content_type, body, status, _ = ATTACKS[name]
+    with MemoryWatch(digits.process.pid) as memory:
+        for _ in range(12):
+            answer = httpx.post(
+                f"{digits.url}/predict", content=body, headers={"content-type": content_type}, timeout=120
+            )
+            assert answer.status_code == status
+    assert memory.peak_mb < memory.quiet_mb + 4 * 64, "12 bodies of up to 60 MB, one after another"

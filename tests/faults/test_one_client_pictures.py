@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-import hostile_pictures as hostile
-from hostile_pictures import HEIGHT, WIDTH
-from neighbour import MemoryWatch, Neighbour, children_of, cpu_s, is_running
+from benchmarks.attacks import pictures as hostile
+from benchmarks.attacks.pictures import HEIGHT, WIDTH
+from benchmarks.attacks.processes import MemoryWatch, children_of, cpu_s, is_running
+from neighbour import Neighbour
 from service_kit import ROOT, Server, serving, wait_until
 from tiny_nets import digits_net, write_bundle
 
@@ -78,7 +79,7 @@ ATTACKS: dict[str, tuple[Callable[[], tuple[bytes, dict[str, str]]], int, str]] 
 
 def attack(server: Server, content: bytes, headers: dict[str, str]) -> httpx.Response:
     """What the attacker is answered, when others have been answered meanwhile and memory has been bounded."""
-    with Neighbour(server.url) as neighbour, MemoryWatch(server) as memory:
+    with Neighbour(server.url) as neighbour, MemoryWatch(server.process.pid) as memory:
         answer = predict(server, content, headers)
     assert neighbour.failures == []
     assert neighbour.slowest_s < SLOWEST_S
@@ -107,12 +108,12 @@ def test_decoding_ends_at_its_memory_or_the_deadline(impatient: Server) -> None:
 
 
 def test_more_pixels_at_once_than_allowed_get_503(models: Path, endless: bytes) -> None:
-    flags = ("--max-inflight-pixels", "160000000", "--decode-timeout-s", "300")
-    with serving(models, *flags) as server:
+    flags = ("--max-request-pixels", "40000000", "--max-inflight-pixels", str(4 * 6320 * 6320))
+    with serving(models, *flags, "--decode-timeout-s", "300") as server:
         bombs = [send_and_keep(server, endless) for _ in range(4)]
         wait_until(lambda: is_refused(server, endless), "four of them leave no room for a fifth")
         answer = predict(server, endless)
-        assert "at most 160000000 are at once (FOLDSERVE_MAX_INFLIGHT_PIXELS)" in answer.text
+        assert "are at once (FOLDSERVE_MAX_INFLIGHT_PIXELS)" in answer.text
         assert int(answer.headers["retry-after"]) >= 1
         assert predict(server, SEVEN).status_code == 200, "a small picture needs none of them"
         for bomb in bombs:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import hostile_pictures as hostile
+from benchmarks.attacks import pictures as hostile
 from service.contract.pictures import PictureError, UnknownFormatError
-from service.pictures.weight import LIGHT_BYTES, Weight, are_light, weigh
+from service.pictures.weight import LIGHT_BYTES, LIGHT_FILES, Weight, are_light, weigh
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8))
 
@@ -132,3 +132,6 @@ def test_light_pictures_are_heavy_together() -> None:
     assert are_light([weight], 1000)
     assert not are_light([weight, weight], 1000)
     assert not are_light([weight], LIGHT_BYTES + 1)
+    small = weigh(ORDINARY["grey jpeg"], 1, 10**6)
+    assert are_light([small] * LIGHT_FILES, 1000)
+    assert not are_light([small] * (LIGHT_FILES + 1), 1000)

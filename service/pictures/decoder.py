@@ -23,7 +23,7 @@ from service.errors import BadPicture, Overloaded, TooLarge
 from service.pictures.capacity import Capacity
 from service.pictures.form import Bytes, Picture, files_of, is_form
 from service.pictures.processes import DecodingProcesses, FileError
-from service.pictures.request import PictureRequest, naming
+from service.pictures.request import PictureRequest, bad_picture
 from service.pictures.weight import LIGHT_BYTES, Weight, are_light
 
 LIGHT_ROW_BYTES = 8 << 20  # of a request's rows; more are counted, and decoded when there is memory for them
@@ -104,8 +104,8 @@ class PictureDecoder:
             async with self._processes.borrow() as process:
                 return await process.decode(contents, request.target, num_bytes + request.num_file_bytes)
         except FileError as error:
-            with naming(None if error.index is None else request.pictures[error.index][0]):
-                raise error.reason from None
+            file = None if error.index is None else request.pictures[error.index][0]
+            raise bad_picture(file, error.reason) from None
         except TimeoutError:
             raise BadPicture(
                 f"decoding takes longer than {self._limits.decode_timeout_s:g} s, "

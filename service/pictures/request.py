@@ -38,7 +38,7 @@ class PictureRequest:
         """The weight of each picture; raises BadPicture."""
         weights = []
         for file, content in self.pictures:
-            with naming(file):
+            with _naming(file):
                 weights.append(weigh(content, self.target.shape[0], self.target.max_pixels))
         return weights
 
@@ -46,7 +46,7 @@ class PictureRequest:
         """The rows, decoded here; raises BadPicture."""
         pixels = []
         for file, content in self.pictures:
-            with naming(file):
+            with _naming(file):
                 pixels.append(read_pixels(content, self.target))
         return self.to_rows(pixels)
 
@@ -58,15 +58,19 @@ class PictureRequest:
         return rows
 
 
+def bad_picture(file: str | None, error: PictureError) -> BadPicture:
+    """What the client reads of a picture's error, with the name of the file that it is about."""
+    if isinstance(error, UnknownFormatError):
+        reason = "the body is not a JPEG, PNG or WebP picture"
+    else:
+        reason = f"the picture {error}"
+    return BadPicture(f"{file}: {reason}" if file else reason)
+
+
 @contextmanager
-def naming(file: str | None) -> Iterator[None]:
-    """A PictureError as the BadPicture that the client reads, with the name of the file that it is about."""
+def _naming(file: str | None) -> Iterator[None]:
+    """Raise a picture's error as what the client reads."""
     try:
         yield
-    except UnknownFormatError:
-        reason = "the body is not a JPEG, PNG or WebP picture"
     except PictureError as error:
-        reason = f"the picture {error}"
-    else:
-        return
-    raise BadPicture(f"{file}: {reason}" if file else reason)
+        raise bad_picture(file, error) from None

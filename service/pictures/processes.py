@@ -23,7 +23,7 @@ from service.pictures.child import ANSWER, LENGTH, PIXELS, READY, REQUEST, UNKNO
 START_TIMEOUT_S = 30.0
 IDLE_S = 60.0
 END_TIMEOUT_S = 1.0  # a killed process may still be in the kernel
-NICENESS = 5  # answers from models go first
+NICENESS = 10  # answers from models go first
 
 _COMMAND = (sys.executable, "-m", "service.pictures.child")
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")  # nothing else of the environment: it may hold secrets

@@ -104,7 +104,9 @@ class PictureDecoder:
             async with self._processes.borrow() as process:
                 return await process.decode(contents, request.target, num_bytes + request.num_file_bytes)
         except FileError as error:
-            file = None if error.index is None else request.pictures[error.index][0]
+            # The index is a decoder's word: one that was taken over may say any.
+            names = [file for file, _ in request.pictures]
+            file = names[error.index] if error.index is not None and error.index < len(names) else None
             raise bad_picture(file, error.reason) from None
         except TimeoutError:
             raise BadPicture(

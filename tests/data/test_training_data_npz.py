@@ -90,9 +90,15 @@ def test_validation_is_held_out_before_test(tmp_path):
     ("arrays", "sentence"),
     [
         ({"pictures": noise(3, 2, 2)}, r"must hold x_train, y_train, .* or images, labels, got nothing"),
-        (halves(x_train=noise(20, 6, 5) / 255), r"x_train must hold whole numbers, got float64"),
         (
-            halves(y_train=np.eye(3, dtype=int)[np.arange(20) % 3]),
+            halves(x_train=noise(20, 6, 5) / 255 - 0.5),
+            r"x_train must lie in 0 \.\. 1 or 0 \.\. 255, got -0\.5 ",
+        ),
+        (halves(x_train=np.full((20, 6, 5), np.nan)), r"x_train must lie in 0 \.\. 1 or .*, got nan"),
+        (halves(x_train=noise(20, 6, 5) > 99), r"x_train must hold whole numbers, got bool"),
+        (halves(y_train=np.arange(20) % 3 + 0.5), r"y_train must hold whole numbers, got float64"),
+        (
+            halves(y_train=np.eye(3, dtype=int)[np.arange(20) % 3] * 2),
             r"y_train must hold a label for each .* \(20, 3\)",
         ),
         (
@@ -153,3 +159,37 @@ def test_pickles_and_ruins_are_not_opened(tmp_path):
         load_npz(path)
     with pytest.raises(DataError, match=r"no file .*gone\.npz"):
         load_npz(tmp_path / "gone.npz")
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_floating_pictures_are_rounded_to_levels(tmp_path, scale):
+    levels_nhw = halves()["x_train"]
+    arrays = halves(x_train=(levels_nhw / 255 * scale).astype(np.float32))
+    split = load_npz(write(tmp_path / "a.npz", **arrays))
+    assert levels(split.train_pixels) == [picture.tobytes() for picture in levels_nhw]
+
+
+def test_labels_may_be_one_hot_text_or_floating(tmp_path):
+    plain = halves()
+    expected = load_npz(write(tmp_path / "a.npz", **plain)).train_labels.tolist()
+    for number, labels in enumerate((lambda y: np.eye(3)[y], lambda y: y.astype(np.float32))):
+        arrays = {**plain, "y_train": labels(plain["y_train"]), "y_test": labels(plain["y_test"])}
+        split = load_npz(write(tmp_path / f"{number}.npz", **arrays))
+        assert split.train_labels.tolist() == expected
+    words = np.array(["cow", "ape", "bee"])
+    for kind in ("U", "S"):
+        arrays = {**plain, **{key: words[plain[key]].astype(kind) for key in ("y_train", "y_test")}}
+        split = load_npz(write(tmp_path / "words.npz", **arrays))
+        assert split.facts.labels == ["ape", "bee", "cow"]
+        named = [split.facts.labels[label] for label in split.train_labels]
+        assert named == words[plain["y_train"]].tolist()
+
+
+def test_capitals_and_a_validation_half_are_known(tmp_path):
+    plain = halves()
+    renamed = {"X_train": "x_train", "Y_train": "y_train", "x_val": "x_test", "y_val": "y_test"}
+    arrays = {name: plain[key] for name, key in renamed.items()} | {"x_test": plain["x_test"][:4]}
+    path = write(tmp_path / "a.npz", **arrays)
+    split = load_npz(path)
+    assert len(split.held_out_labels) == 10
+    assert split.notes == (f"{path} is held out by its x_val; x_test is not used",)

@@ -40,6 +40,7 @@ SUITABLE = {
     "cifar10": "crop,flip,cutout",
     "cifar100": "crop,flip,cutout",
     "folder": "crop",
+    "table": "crop",
     "npz": "crop",
     "synthetic": NONE,
 }

@@ -44,25 +44,31 @@ class Family:
     foresee: Callable[[str, Any], DataFacts] | None = None
 
 
-def _load_folder(path: str, settings: FolderSettings) -> Split:
-    from training.data.sets.folder import load_folder  # only here is Pillow needed: export does without
+def _pictures(kind: str) -> "Family":
+    """Picture files, listed by a folder or by a table; only here is Pillow needed: export does without."""
 
-    return load_folder(Path(path).expanduser(), settings)
+    def finder() -> Any:
+        from training.pictures.table import find_table
+        from training.pictures.tree import find_tree
 
+        return find_table if kind == "table" else find_tree
 
-def _foresee_folder(path: str, settings: FolderSettings) -> DataFacts:
-    from training.data.sets.folder import foresee_folder
+    def load(path: str, settings: FolderSettings) -> Split:
+        from training.data.sets.folder import load_folder
 
-    return foresee_folder(Path(path).expanduser(), settings)
+        return load_folder(finder(), Path(path).expanduser(), settings)
+
+    def foresee(path: str, settings: FolderSettings) -> DataFacts:
+        from training.data.sets.folder import foresee_folder
+
+        return foresee_folder(finder(), Path(path).expanduser(), settings)
+
+    return Family(usage=f"{kind}:PATH", settings=FolderSettings, load=load, foresee=foresee)
 
 
 FAMILIES = {
-    "folder": Family(
-        usage="folder:PATH",
-        settings=FolderSettings,
-        load=_load_folder,
-        foresee=_foresee_folder,
-    ),
+    "folder": _pictures("folder"),
+    "table": _pictures("table"),
     "npz": Family(
         usage="npz:PATH", settings=NoSettings, load=lambda path, settings: load_npz(Path(path).expanduser())
     ),

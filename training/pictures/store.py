@@ -62,14 +62,15 @@ def open_store(tree: Tree, target: Target, cache: Path, max_corrupt_share: float
     """
     num_pictures, files = count_pictures(tree)
     root = tree.root.resolve()
+    key = tree.key
     about = {
         "format": FORMAT,
         "pillow": PIL.__version__,
-        "root": str(root),
+        "root": key,
         "files": files,
         "target": asdict(target),
     }
-    place = hashlib.blake2b(json.dumps([str(root), asdict(target)]).encode(), digest_size=8).hexdigest()
+    place = hashlib.blake2b(json.dumps([key, asdict(target)]).encode(), digest_size=8).hexdigest()
     folder = cache / "pictures" / f"{root.name}-{place}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

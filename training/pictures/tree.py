@@ -10,16 +10,20 @@ Nothing is held in memory but the names in one folder: all of them may have mill
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from training.errors import DataError
-from training.pictures.formats import SUFFIXES
+from training.pictures.formats import SUFFIXES, is_picture
 
 TRAIN = "train"
 HELD_OUT = ("val", "valid", "validation", "test")
+# What archivers and file managers leave beside the classes.
+NO_CLASSES = ("__MACOSX",)
+NUM_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -38,31 +42,92 @@ class Tree:
     root: Path
     halves: tuple[str, ...]
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return f"folder:{self.root.resolve().name}"
+
+    @property
+    def key(self) -> str:
+        """What tells this tree from all others on this machine."""
+        return str(self.root.resolve())
 
     def walk(self, at_most: int | None = None) -> Iterator[Found]:
         """Every picture, or `at_most` so many of each class of each half, by their names."""
+        for half, label, folder in self._folders():
+            pictures = (name for name, is_used in _list_files(self.root, folder) if is_used)
+            yield from (Found(name, label, half) for name in islice(pictures, at_most))
+
+    def count_unused(self) -> Counter[str]:
+        """How many files of the classes are no pictures, by their suffix; hidden ones do not count."""
+        unused: Counter[str] = Counter()
+        for _, _, folder in self._folders():
+            kinds = (Path(name).suffix for name, is_used in _list_files(self.root, folder) if not is_used)
+            unused.update(kind.lower() or "without a suffix" for kind in kinds)
+        return unused
+
+    def _folders(self) -> Iterator[tuple[int, int, str]]:
+        """Half, label and place below the root of every folder of pictures."""
         for half, folder in enumerate(self.halves):
             for label, class_name in enumerate(self.classes):
-                names = _list_pictures(self.root, f"{folder}/{class_name}" if folder else class_name)
-                yield from (Found(name, label, half) for name in islice(names, at_most))
+                yield half, label, f"{folder}/{class_name}" if folder else class_name
 
 
-def find_tree(root: Path) -> Tree:
-    """The halves and classes of `root`; two halves have the same classes."""
+def find_tree(root: Path, min_pictures: int = 0) -> Tree:
+    """The halves and classes of `root`; two halves have the same classes.
+
+    Classes with fewer than `min_pictures` pictures, in either half, are left out and noted.
+    """
     names = _list_folders(root)
     if TRAIN not in names:
-        return Tree(root=root, halves=("",), classes=_check_classes(root, names))
+        return _with_enough(Tree(root=root, halves=("",), classes=tuple(names)), min_pictures)
     second = next((name for name in HELD_OUT if name in names), None)
     if second is None:
         raise DataError(
             f"{root} has {TRAIN}, but none of {', '.join(HELD_OUT)} beside it; "
             f"to have it split, say folder:{root / TRAIN}"
         )
-    classes = _check_classes(root / TRAIN, _list_folders(root / TRAIN))
-    alone = set(classes).symmetric_difference(_list_folders(root / second))
-    if alone:
-        raise DataError(f"class {min(alone)!r} is in only one of {root / TRAIN} and {root / second}")
-    return Tree(root=root, halves=(TRAIN, second), classes=classes)
+    first, others = _list_folders(root / TRAIN), _list_folders(root / second)
+    alone = sorted(set(first).symmetric_difference(others))
+    if alone and min_pictures < 1:
+        raise DataError(
+            f"class {alone[0]!r} is in only one of {root / TRAIN} and {root / second}; "
+            f"--data-setting min_pictures=1 leaves such classes out"
+        )
+    both = tuple(name for name in first if name not in alone)
+    tree = _with_enough(Tree(root=root, halves=(TRAIN, second), classes=both), min_pictures)
+    return replace(tree, notes=(*_note_left_out(alone, "in one half only"), *tree.notes))
+
+
+def _with_enough(tree: Tree, min_pictures: int) -> Tree:
+    """The tree without classes of fewer pictures, which are noted; at least 2 classes are left."""
+    few = [
+        name
+        for label, name in enumerate(tree.classes)
+        if min_pictures and min(_count_up_to(tree, label, min_pictures)) < min_pictures
+    ]
+    classes = [name for name in tree.classes if name not in few]
+    folder = tree.root / tree.halves[0]
+    notes = _note_left_out(few, f"with fewer than {min_pictures} pictures")
+    return replace(tree, classes=check_classes(folder, classes), notes=notes)
+
+
+def _count_up_to(tree: Tree, label: int, maximum: int) -> list[int]:
+    """How many pictures of a class each half has, counted no further than `maximum`."""
+    one = replace(tree, classes=(tree.classes[label],))
+    counts = [0] * len(tree.halves)
+    for found in one.walk(at_most=maximum):
+        counts[found.half] += 1
+    return counts
+
+
+def _note_left_out(names: list[str], why: str) -> tuple[str, ...]:
+    if not names:
+        return ()
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return (f"left out, {why}: {', '.join(names[:NUM_NAMED])}{more}",)
 
 
 def count_pictures(tree: Tree) -> tuple[int, str]:
@@ -75,7 +140,10 @@ def count_pictures(tree: Tree) -> tuple[int, str]:
     for half, of_classes in zip(tree.halves, counts, strict=True):
         if 0 in of_classes:
             folder = tree.root / half / tree.classes[of_classes.index(0)]
-            raise DataError(f"class folder {folder} holds no picture ({', '.join(SUFFIXES)})")
+            raise DataError(
+                f"class folder {folder} holds no picture ({', '.join(SUFFIXES)}); "
+                f"--data-setting min_pictures=1 leaves such classes out"
+            )
     return sum(map(sum, counts)), digest.hexdigest()
 
 
@@ -89,7 +157,8 @@ def describe_file(root: Path, found: Found) -> bytes:
     return f"{found.name}\0{found.half} {found.label} {facts}\n".encode(errors="surrogateescape")
 
 
-def _check_classes(folder: Path, names: list[str]) -> tuple[str, ...]:
+def check_classes(folder: Path, names: list[str]) -> tuple[str, ...]:
+    """The names, at least 2 and printable; raises DataError about `folder`."""
     if len(names) < 2:
         got = f"only {names[0]}" if names else "none"
         raise DataError(f"{folder} must hold a folder of pictures for each of at least 2 classes, got {got}")
@@ -102,21 +171,23 @@ def _check_classes(folder: Path, names: list[str]) -> tuple[str, ...]:
 def _list_folders(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-            )
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from None
+    return sorted(name for name in names if name not in NO_CLASSES)
 
 
-def _list_pictures(root: Path, folder: str) -> Iterator[str]:
-    """Names below `root`, sorted; a link to a folder is followed for a class, but not inside it."""
+def _list_files(root: Path, folder: str) -> Iterator[tuple[str, bool]]:
+    """Names below `root`, sorted, and whether each is a picture; hidden files are not there.
+
+    A link to a folder is followed for a class, but not inside it.
+    """
     for here, folders, files in os.walk(root / folder, onerror=_stop):
         folders.sort()
         inside = os.path.relpath(here, root)
         for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
-                yield f"{inside}/{file}"
+            if not file.startswith("."):
+                yield f"{inside}/{file}", is_picture(Path(here, file))
 
 
 def _stop(error: OSError) -> None:

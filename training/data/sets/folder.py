@@ -6,6 +6,7 @@ In: a path and settings.  Out: a `Split`: in memory if it is small, else streame
     PATH/train/CLASS/… …       the halves as they are, less the train pictures that are also held out
 """
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -23,22 +24,26 @@ from training.errors import DataError
 from training.pictures.formats import FORMATS
 from training.pictures.make import describe_skipped
 from training.pictures.store import Store, open_store
-from training.pictures.tree import HELD_OUT, Tree, find_tree
+from training.pictures.tree import HELD_OUT, Tree
 
 NUM_LOOKED_AT = 64
 LARGEST_OWN_SIDE = 256
+NUM_NAMED = 3
+
+Find = Callable[[Path, int], Tree]
+"""Which pictures there are: a path and the minimum pictures of a class → a tree."""
 
 
-def load_folder(path: Path, settings: FolderSettings) -> Split:
-    """Decode what was not decoded before, and split."""
+def load_folder(find: Find, path: Path, settings: FolderSettings) -> Split:
+    """Decode what was not decoded before, and split; `find` is find_tree or find_table."""
     sides = settings.sides()
-    tree = find_tree(path)
+    tree = find(path, settings.min_pictures)
     target = choose_target(tree, settings, sides)
     store = open_store(tree, target, find_cache(), settings.max_corrupt_share)
-    name, label_names = f"folder:{path.resolve().name}", list(tree.classes)
-    notes = _note_unused(tree)
+    name, label_names = tree.name, list(tree.classes)
+    notes = [*_note_unused(tree), *_note_shared(tree, store)]
     if store.skipped:
-        notes.append(f"{describe_skipped(path.resolve(), store.skipped, len(store.labels))}; skipped")
+        notes.append(f"{describe_skipped(tree.root.resolve(), store.skipped, len(store.labels))}; skipped")
     train, held_out, more = _divide(name, store, tree, label_names)
     sums = [(int(first), int(second)) for first, second in store.sums[train].sum(0).T]
     num_pixels = len(train) * target.height * target.width
@@ -49,14 +54,14 @@ def load_folder(path: Path, settings: FolderSettings) -> Split:
     return build_split(name, label_names, sums, num_pixels, halves[0], halves[1], [*notes, *more])
 
 
-def foresee_folder(path: Path, settings: FolderSettings) -> DataFacts:
+def foresee_folder(find: Find, path: Path, settings: FolderSettings) -> DataFacts:
     """What will be known of the folder, but for its mean and std, which take long."""
     sides = settings.sides()
-    tree = find_tree(path)
+    tree = find(path, settings.min_pictures)
     target = choose_target(tree, settings, sides)
     channels = target.shape[0]
     return DataFacts(
-        name=f"folder:{path.resolve().name}",
+        name=tree.name,
         labels=list(tree.classes),
         input_shape=target.shape,
         mode=target.mode,
@@ -127,7 +132,33 @@ def _open_pixels(store: Store, rows: np.ndarray, memory_mb: int) -> Pixels:
 
 
 def _note_unused(tree: Tree) -> list[str]:
+    """Classes, folders and files that are not used, by their kind."""
+    notes = list(tree.notes)
     unused = [name for name in HELD_OUT if name not in tree.halves and (tree.root / name).is_dir()]
-    if len(tree.halves) == 1 or not unused:
+    if type(tree) is Tree and len(tree.halves) == 2 and unused:
+        notes.append(f"{tree.root} is held out by its {tree.halves[1]}; {', '.join(unused)} is not used")
+    kinds = tree.count_unused()
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        what = "file was" if kinds.total() == 1 else "files were"
+        notes.append(f"{kinds.total():,} {what} not used: {listed}")
+    return notes
+
+
+def _note_shared(tree: Tree, store: Store) -> list[str]:
+    """Pictures that are in more than one class: at least one of their labels is wrong."""
+    first: dict[tuple[int, bytes], int] = {}
+    pairs: list[tuple[int, int]] = []
+    for row in np.flatnonzero(store.was_read).tolist():
+        # Of one half: what is in both is not trained on, and noted by `keep_apart`.
+        other = first.setdefault((int(store.halves[row]), bytes(store.digests[row])), row)
+        if store.labels[other] != store.labels[row]:
+            pairs.append((other, row))
+    if not pairs:
         return []
-    return [f"{tree.root} is held out by its {tree.halves[1]}; {', '.join(unused)} is not used"]
+    wanted = {row for pair in pairs[:NUM_NAMED] for row in pair}
+    names = {row: found.name for row, found in enumerate(tree.walk()) if row in wanted}
+    listed = ", ".join(f"{names[one]} = {names[other]}" for one, other in pairs[:NUM_NAMED])
+    more = f" and {len(pairs) - NUM_NAMED} more" if len(pairs) > NUM_NAMED else ""
+    what = "picture is" if len(pairs) == 1 else "pictures are"
+    return [f"{len(pairs):,} {what} also in another class: {listed}{more}"]

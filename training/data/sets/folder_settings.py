@@ -9,6 +9,7 @@ from training.errors import DataError
 class FolderSettings:
     """`size` is SIDE or HEIGHTxWIDTH, and `mode` L or RGB; where not given, as the pictures are.
 
+    Classes with fewer than `min_pictures` pictures are left out.
     `memory_mb` is the maximum that is held in memory (or on the device), in MiB; 0 streams everything.
     """
 
@@ -17,14 +18,17 @@ class FolderSettings:
     max_corrupt_share: float = 0.01
     max_pixels: int = 40_000_000
     memory_mb: int = 1024
+    min_pictures: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in ("", "L", "RGB"):
             raise DataError(f"mode must be L or RGB, got {self.mode!r}")
         if not 0 <= self.max_corrupt_share < 1:
             raise DataError(f"max_corrupt_share must lie in 0 .. 1, below 1, got {self.max_corrupt_share}")
-        if self.max_pixels < 1 or self.memory_mb < 0:
-            raise DataError(f"max_pixels must be positive and memory_mb not negative, got {self}")
+        if self.max_pixels < 1 or min(self.memory_mb, self.min_pictures) < 0:
+            raise DataError(
+                f"max_pixels must be positive, memory_mb not negative, nor min_pictures, got {self}"
+            )
 
     def sides(self) -> tuple[int, int] | None:
         """Height and width, if given."""

@@ -61,7 +61,7 @@ def load_npz(path: Path) -> Split:
     new, notes = keep_apart(name, digest_pictures(train), digest_pictures(held_out[0]))
     unused = sorted(key for key in arrays if "test" in key and key not in keys)
     if unused:
-        notes.append(f"{path} is held out by its {keys[2:3][0]}; {', '.join(unused)} is not used")
+        notes.append(f"{path} is held out by its {keys[-2]}; {', '.join(unused)} is not used")
     return split_as_given(
         name, (train[new], train_labels[new]), held_out, label_names=label_names, notes=notes
     )

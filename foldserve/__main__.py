@@ -25,6 +25,12 @@ def _search(words: Sequence[str], prog: str) -> int:
     return main(words, prog)
 
 
+def _evaluate(words: Sequence[str], prog: str) -> int:
+    from training.evaluation.command import main
+
+    return main(words, prog)
+
+
 def _study(words: Sequence[str], prog: str) -> int:
     from study.__main__ import main
 
@@ -77,6 +83,12 @@ COMMANDS = {
         extra="search",
         summary="search for learning rate, batch size and width",
         example="foldserve search --out runs/search --trials 30",
+    ),
+    "evaluate": Command(
+        run=_evaluate,
+        extra="training",
+        summary="measure a checkpoint or a bundle on a test set",
+        example="foldserve evaluate runs/digits",
     ),
     "study": Command(
         run=_study,

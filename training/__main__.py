@@ -3,6 +3,7 @@
     python -m training --out FOLDER ...              trains
     python -m training compare FOLDER FOLDER ...     see compare_command.py
     python -m training search --out FOLDER ...       see search/command.py
+    python -m training evaluate SOURCE               see evaluation/command.py
 
 exit code   0 done   1 training diverged   2 the user's mistake, in one sentence   130 interrupted
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from training.distributed.launch import Launch, end, read_launch
 from training.errors import TrainingError
+from training.evaluation import command as evaluate_command
 from training.runs import compare_command
 from training.search import command as search_command
 from training.settings.config import ConfigError
@@ -27,7 +29,11 @@ from training.settings.flags import build_parser, read_settings
 if TYPE_CHECKING:
     from training.runs.run import Run
 
-COMMANDS = {"compare": compare_command.main, "search": search_command.main}
+COMMANDS = {
+    "compare": compare_command.main,
+    "search": search_command.main,
+    "evaluate": evaluate_command.main,
+}
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m training") -> int:

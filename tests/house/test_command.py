@@ -18,6 +18,7 @@ MODULES = {
     "train": "training",
     "train compare": "training compare",
     "search": "training search",
+    "evaluate": "training evaluate",
     "study": "study",
     "export": "export",
     "export bundle": "export bundle",
@@ -135,7 +136,7 @@ def test_a_mistake_is_the_modules_sentence_and_exit_code(words: tuple[str, ...])
     [
         ("trian", "did you mean train?"),
         ("server", "did you mean serve?"),
-        ("frobnicate", "there are train, search, study, export, serve, predict, key"),
+        ("frobnicate", "there are train, search, evaluate, study, export, serve, predict, key"),
     ],
 )
 def test_an_unknown_command_is_named_with_those_that_are_near(word: str, meant: str) -> None:

@@ -19,7 +19,7 @@ FLOORS = (
     {"loop"},
     {"figures"},
     {"runs"},
-    {"search"},
+    {"search", "evaluation"},
     {"__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -14,6 +14,7 @@ with n_k pixels of level k in a channel, n in all: whole numbers until the last 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,12 +34,13 @@ def split_once(name: str, pixels_u8_nchw: Tensor, labels: Tensor, *, label_names
     check_labels(name, labels, label_names)
     digests = digest_pictures(pixels_u8_nchw)
     held_out = torch.from_numpy(choose_held_out(name, digests, labels.numpy(), label_names))
-    return split_as_given(
+    split = split_as_given(
         name,
         (pixels_u8_nchw[~held_out], labels[~held_out]),
         (pixels_u8_nchw[held_out], labels[held_out]),
         label_names=label_names,
     )
+    return replace(split, is_divided_here=True)
 
 
 def split_as_given(

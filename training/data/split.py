@@ -5,6 +5,7 @@ In: pictures and labels.  Out: rows for a net:
     row = (pixel / 255 − mean) / std          per channel, NCHW, float32
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +22,8 @@ class Split:
     """Pictures (uint8, NCHW) and labels (int64), all on one device.
 
     `pixels[rows]` is uint8 NCHW on that device, whether the pictures are one tensor or lie on the disk.
-    `notes` are sentences that the user should read, such as which pictures were skipped.
+    `notes` are sentences that the user should read, such as which pictures were skipped. `name_held_out`
+    gives the files of some held-out rows, if they are files. `is_divided_here`: the data came without halves.
     """
 
     facts: DataFacts
@@ -30,6 +32,8 @@ class Split:
     held_out_pixels: Pixels
     held_out_labels: Tensor
     notes: tuple[str, ...] = ()
+    name_held_out: Callable[[Sequence[int]], list[str]] | None = None
+    is_divided_here: bool = False
 
     def to(self, device: torch.device) -> "Split":
         """The same split on `device`."""

@@ -6,7 +6,8 @@ In: a path and settings.  Out: a `Split`: in memory if it is small, else streame
     PATH/train/CLASS/… …       the halves as they are, less the train pictures that are also held out
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -51,7 +52,19 @@ def load_folder(find: Find, path: Path, settings: FolderSettings) -> Split:
         (_open_pixels(store, rows, settings.memory_mb), torch.from_numpy(store.labels[rows]))
         for rows in (train, held_out)
     ]
-    return build_split(name, label_names, sums, num_pixels, halves[0], halves[1], [*notes, *more])
+    split = build_split(name, label_names, sums, num_pixels, halves[0], halves[1], [*notes, *more])
+
+    def name_held_out(numbers: Sequence[int]) -> list[str]:
+        return name_rows(tree, held_out[list(numbers)].tolist())
+
+    return replace(split, name_held_out=name_held_out, is_divided_here=len(tree.halves) == 1)
+
+
+def name_rows(tree: Tree, rows: Sequence[int]) -> list[str]:
+    """The files of some rows of a store, below the tree's root; walks the tree once."""
+    wanted = set(rows)
+    names = {row: found.name for row, found in enumerate(tree.walk()) if row in wanted}
+    return [names[row] for row in rows]
 
 
 def foresee_folder(find: Find, path: Path, settings: FolderSettings) -> DataFacts:
@@ -156,9 +169,8 @@ def _note_shared(tree: Tree, store: Store) -> list[str]:
             pairs.append((other, row))
     if not pairs:
         return []
-    wanted = {row for pair in pairs[:NUM_NAMED] for row in pair}
-    names = {row: found.name for row, found in enumerate(tree.walk()) if row in wanted}
-    listed = ", ".join(f"{names[one]} = {names[other]}" for one, other in pairs[:NUM_NAMED])
+    names = iter(name_rows(tree, [row for pair in pairs[:NUM_NAMED] for row in pair]))
+    listed = ", ".join(f"{one} = {other}" for one, other in zip(names, names, strict=True))
     more = f" and {len(pairs) - NUM_NAMED} more" if len(pairs) > NUM_NAMED else ""
     what = "picture is" if len(pairs) == 1 else "pictures are"
     return [f"{len(pairs):,} {what} also in another class: {listed}{more}"]

@@ -1,29 +1,53 @@
-"""The model repository extension: every model of the folder and its state.
+"""The model repository extension: every model of the folder, each version on disk, and its state.
 
-In: what is known of each model.  Out: the array of POST /v2/repository/index.
+In: what is known of each model, the models folder.  Out: the array of POST /v2/repository/index.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from service.models.registry import ModelState
+from service.models.repository import find_versions
 
 
-def repository_index(states: Sequence[ModelState], *, only_ready: bool) -> list[dict[str, Any]]:
-    """One entry for each version that is served or refused; one without a version if there is neither."""
-    entries: list[dict[str, Any]] = []
+def repository_index(states: Sequence[ModelState], root: Path, *, only_ready: bool) -> list[dict[str, Any]]:
+    """One entry for each version; one without a version if there is none.  Reads the folder's names."""
+    entries = []
     for state in states:
-        if state.served is not None:
-            entries.append(_entry(state.name, state.served.version, "READY", ""))
-        elif state.is_unloaded:
-            entries.append(_entry(state.name, None, "UNAVAILABLE", "unloaded"))
-        elif state.is_loading:
-            entries.append(_entry(state.name, None, "LOADING", ""))
-        for version, reason in state.refused.items():
-            entries.append(_entry(state.name, version, "UNAVAILABLE", reason))
+        for version in versions_of(state, root):
+            of_version = {} if version["version"] is None else {"version": version["version"]}
+            entries.append(
+                {"name": state.name, **of_version, "state": version["state"], "reason": version["reason"]}
+            )
     return [entry for entry in entries if entry["state"] == "READY" or not only_ready]
 
 
-def _entry(name: str, version: str | None, state: str, reason: str) -> dict[str, Any]:
-    versioned = {} if version is None else {"version": version}
-    return {"name": name, **versioned, "state": state, "reason": reason}
+def versions_of(state: ModelState, root: Path) -> list[dict[str, Any]]:
+    """The versions of a model, each with its state and why it is not served: the served one first."""
+    entries: list[dict[str, Any]] = []
+    if state.served is not None:
+        entries.append(_entry(state.served.version, "READY", ""))
+    elif state.is_unloaded:
+        entries.append(_entry(None, "UNAVAILABLE", "unloaded"))
+    elif state.is_loading:
+        entries.append(_entry(None, "LOADING", ""))
+    entries += [_entry(version, "UNAVAILABLE", reason) for version, reason in state.refused.items()]
+    known = {entry["version"] for entry in entries}
+    served = None if state.served is None else int(state.served.version)
+    for version in _on_disk(root, state.name):
+        if version not in known and not state.is_loading:
+            reason = "an older version" if served is not None and int(version) < served else "not loaded"
+            entries.append(_entry(version, "UNAVAILABLE", reason))
+    return entries
+
+
+def _on_disk(root: Path, name: str) -> list[str]:
+    try:
+        return find_versions(root / name)
+    except OSError:  # deleted since, or unreadable: what is known of the model says so
+        return []
+
+
+def _entry(version: str | None, state: str, reason: str) -> dict[str, Any]:
+    return {"version": version, "state": state, "reason": reason}

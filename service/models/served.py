@@ -4,6 +4,7 @@ In: a proved version.  Out: its parser, its batcher, and what the routes publish
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Served:
         self.version = loaded.version
         self.manifest = loaded.manifest
         self.digest = loaded.bundle.digest
+        self.num_golden_rows = loaded.bundle.golden.num_rows
+        self.proved_at = time.time()
         self.engine = engine = loaded.engine
         self.metrics = metrics
         self.default_timeout_s = config.default_timeout_s

@@ -20,6 +20,7 @@ from service.models.registry import ModelRegistry
 from service.pictures.decoder import PictureDecoder
 from service.routes.describe import add_health, add_metadata, add_repository, add_statistics, answer
 from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
+from service.routes.page import add_page
 from service.routes.page_headers import PageHeaders
 from service.routes.predict import Predictor
 from service.routes.request_record import RequestRecorder
@@ -53,6 +54,7 @@ def build_app(
     add_statistics(app, models, workers)
     add_metadata(app, models, has_control=settings.model_control)
     add_repository(app, models, has_control=settings.model_control)
+    add_page(app, models)
     _add_predict(app, predictor)
     _add_error_handlers(app)
     app.add_middleware(PageHeaders)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
 
 from service.errors import BadRequest, Unsupported
 from service.models.registry import ModelRegistry
@@ -121,10 +121,6 @@ def add_metadata(app: FastAPI, models: ModelRegistry, *, has_control: bool) -> N
         served = models.get(model)
         return model_metadata(served.signature, served.properties)
 
-    @get(app, "/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
-
 
 def add_repository(app: FastAPI, models: ModelRegistry, *, has_control: bool) -> None:
     """The model repository extension; loading and unloading only where they are allowed."""
@@ -135,7 +131,10 @@ def add_repository(app: FastAPI, models: ModelRegistry, *, has_control: bool) ->
         is_ready = wanted.get("ready", False)
         if type(is_ready) is not bool:
             raise BadRequest("'ready' must be true or false")
-        return answer(200, orjson.dumps(repository_index(models.states, only_ready=is_ready)))
+        entries = await run_in_threadpool(
+            repository_index, models.states, models.config.root, only_ready=is_ready
+        )
+        return answer(200, orjson.dumps(entries))
 
     @app.post("/v2/repository/models/{model}/load", tags=["repository"], summary="Serve the newest version")
     async def load(model: str, request: Request) -> Response:

@@ -49,6 +49,12 @@ PREDICT_BODY: dict[str, Any] = {
             "schema": {"type": "integer", "minimum": 1},
             "description": "Number of labels; by default 5, or all if the model has at most 10.",
         },
+        {
+            "name": "row",
+            "in": "query",
+            "schema": {"type": "boolean"},
+            "description": "For one picture: the row that the net received, as a PNG of its pixels.",
+        },
     ],
     "requestBody": {
         "required": True,

@@ -1,7 +1,7 @@
 """POST /predict: pictures in, labels with probabilities out.
 
-In: a picture as the body, or several as multipart files; ?model=NAME and ?top=K.
-Out: for each picture its labels, the most probable first.
+In: a picture as the body, or several as multipart files; ?model=NAME, ?top=K and, for one picture, ?row=true.
+Out: for each picture its labels, the most probable first; what it became.
 
 A net with its softmax inside answers with probabilities already; see probabilities.py.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +26,7 @@ from service.http.reply import error_body
 from service.models.registry import ModelRegistry
 from service.models.served import Served
 from service.pictures.decoder import PictureDecoder
+from service.pictures.drawn import drawn_row
 from service.pictures.form import Picture
 from service.routes.request_record import RequestRecord, RequestRecorder
 
@@ -90,6 +92,7 @@ class Predictor:
         assert preprocessing is not None
         labels = labels_of(served.manifest)
         top = _top(request.query_params.get("top"), len(labels))
+        wants_row = _flag("row", request.query_params.get("row"))
         headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
         body = await read_body(
             request.receive,
@@ -99,8 +102,8 @@ class Predictor:
         )
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         # What is begun for a client is over when it hangs up: parsing, decoding, waiting for the model.
-        pictures, probabilities_nk = await while_connected(
-            request.receive, self._probabilities(record, served, content_type, body, preprocessing)
+        pictures, probabilities_nk, shown = await while_connected(
+            request.receive, self._probabilities(record, served, content_type, body, preprocessing, wants_row)
         )
         begun = time.perf_counter()
         predictions = [
@@ -108,6 +111,8 @@ class Predictor:
             for (file, _), probabilities_k in zip(pictures, probabilities_nk, strict=True)
         ]
         record.encode_s += time.perf_counter() - begun
+        if shown is not None:
+            predictions[0]["row"] = shown
         return {"model_name": served.name, "model_version": served.version, "predictions": predictions}
 
     async def _probabilities(
@@ -117,15 +122,23 @@ class Predictor:
         content_type: str,
         body: Buffer,
         preprocessing: Preprocessing,
-    ) -> tuple[list[Picture], np.ndarray]:
-        """The pictures of a body, and what the model says of them: (N, labels) float64."""
+        wants_row: bool,
+    ) -> tuple[list[Picture], np.ndarray, dict[str, Any] | None]:
+        """The pictures of a body, what the model says of them, (N, labels) float64; the row, if wanted."""
         pictures = await self._decoder.pictures(content_type, body)
+        if wants_row and len(pictures) != 1:
+            raise BadRequest(f"'row' is for one picture, got {len(pictures)}")
         record.read_s = time.perf_counter() - record.begun
         async with self._decoder.rows(pictures, preprocessing) as rows:
             dtype = served.manifest.inputs[0].dtype
             if dtype == "uint8":  # the graph normalises pixels itself: a row is whole but for rounding
                 rows = np.rint(rows)
             tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
+            shown = (
+                await run_in_threadpool(drawn_row, rows[0], preprocessing.mean, preprocessing.std)
+                if wants_row
+                else None
+            )
             record.num_rows = len(rows)
             record.decode_s = time.perf_counter() - record.begun - record.read_s
             job = await served.batcher.ask(tensors, len(rows), served.default_timeout_s)
@@ -137,7 +150,7 @@ class Predictor:
             raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
         probabilities_nk = logits_nk.astype(np.float64) if served.ends_in_softmax else softmax(logits_nk)
         record.encode_s = time.perf_counter() - begun
-        return pictures, probabilities_nk
+        return pictures, probabilities_nk, shown
 
 
 def _response(
@@ -157,6 +170,12 @@ def _prediction(file: str | None, probabilities_k: np.ndarray, labels: list[str]
     ranked = [{"label": labels[k], "probability": round(float(probabilities_k[k]), 6)} for k in order]
     named: dict[str, Any] = {} if file is None else {"file": file}
     return {**named, **ranked[0], "top": ranked}
+
+
+def _flag(name: str, text: str | None) -> bool:
+    if text not in (None, "true", "false"):
+        raise BadRequest(f"'{name}' must be true or false, got '{text[:40]}'")
+    return text == "true"
 
 
 def _top(text: str | None, num_labels: int) -> int:

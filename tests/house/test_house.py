@@ -76,7 +76,7 @@ def test_a_planted_breach_is_found(tmp_path, room, line):
 SERVICE = (
     {"compiled"},
     {""},
-    {"contract", "errors", "flags"},
+    {"contract", "errors", "flags", "page"},
     {"settings", "access", "telemetry", "protocol", "batching", "pictures"},
     {"engine"},
     {"models", "http"},

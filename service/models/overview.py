@@ -1,0 +1,64 @@
+"""What people read of the models: every version with its state, and the proof of the one that answers.
+
+In: what is known of each model, the models folder.  Out: plain values, for JSON.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.contract.bundle import REPORT_FILE
+from service.contract.picture_support import labels_of, unsupported_reason
+from service.models.registry import ModelState
+from service.models.repository_index import versions_of
+from service.models.served import Served
+
+
+def overview(states: Sequence[ModelState], root: Path) -> list[dict[str, Any]]:
+    """One entry for each model; reads the names in its folder, so call it in a thread."""
+    return [
+        {
+            "name": state.name,
+            "reason": None if state.served is not None else state.reason,
+            "versions": [
+                {
+                    **version,
+                    "has_report": version["version"] is not None
+                    and (root / state.name / version["version"] / REPORT_FILE).is_file(),
+                }
+                for version in versions_of(state, root)
+            ],
+            "served": None if state.served is None else _served(state.served),
+        }
+        for state in states
+    ]
+
+
+def _served(served: Served) -> dict[str, Any]:
+    manifest = served.manifest
+    preprocessing = manifest.preprocessing
+    reason = unsupported_reason(manifest)
+    return {
+        "version": served.version,
+        "digest": served.digest,
+        "created": manifest.provenance.created,
+        "source": manifest.provenance.source,
+        "no_pictures": reason,
+        "labels": len(labels_of(manifest)) if reason is None else None,
+        "preprocessing": None if preprocessing is None else preprocessing.model_dump(),
+        "inputs": [
+            {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.row_shape)}
+            for tensor in served.signature.inputs.values()
+        ],
+        "outputs": [tensor.name for tensor in served.signature.outputs.values()],
+        "proof": {
+            "proved_at": served.proved_at,
+            "provider": served.engine.provider,
+            "golden_rows": served.num_golden_rows,
+            "batch_norms": {"found": manifest.fold.found, "folded": manifest.fold.folded},
+            "outputs": [
+                {"name": name, "difference": difference, "tolerance": manifest.tolerances[name].max_abs}
+                for name, difference in served.metrics.parity.items()
+            ],
+        },
+    }

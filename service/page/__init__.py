@@ -1,0 +1,1 @@
+"""The page at `/`: one HTML file, its styles and its scripts; no build step, no other host."""

@@ -1,0 +1,60 @@
+// The models: what is served, what is not and why, and the proof of what answers.
+
+import { at, bar, make, short } from "/page/dom.js";
+import { ask, hasKey } from "/page/service.js";
+
+export function showTable(models) {
+  const head = make("tr", {}, ...["Model", "Version", "State"].map((name) => make("th", { scope: "col" }, name)));
+  const rows = models.flatMap((model) => (model.versions.length ? model.versions : [{ version: null, state: "UNAVAILABLE", reason: model.reason }])
+    .map((version) => row(model, version)));
+  const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+  at("models").replaceChildren(models.length ? table : make("p", {}, "The models folder holds no model."));
+}
+
+const STATES = { READY: ["ready", "good"], LOADING: ["loading", "wait"], UNAVAILABLE: ["not served", "soft"] };
+
+function row(model, version) {
+  const [words, className] = STATES[version.state];
+  const isFailure = version.state === "UNAVAILABLE" && !["an older version", "unloaded", "not loaded"].includes(version.reason);
+  const proof = version.state === "READY" ? verdict(model.served.proof) : version.reason;
+  return make("tr", {},
+    make("td", {}, model.name),
+    make("td", {}, version.version ?? "–", ...(version.has_report ? [" · ", report(model.name, version.version)] : [])),
+    make("td", {}, make("strong", { className: isFailure ? "bad" : className }, isFailure ? "refused" : words), proof && proof !== words ? `: ${proof}` : ""));
+}
+
+function report(name, version) {
+  const path = `/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/report`;
+  const link = make("a", { href: path, target: "_blank", rel: "noopener", "aria-label": `Report of ${name} version ${version}` }, "report");
+  link.addEventListener("click", async (event) => {
+    if (!hasKey()) return; // a link carries no key: the report is fetched, and saved
+    event.preventDefault();
+    const blob = await (await ask(path)).blob();
+    make("a", { href: URL.createObjectURL(blob), download: `${name}-${version}-report.html` }).click();
+  });
+  return link;
+}
+
+function verdict(proof) {
+  const worst = Math.max(...proof.outputs.map((one) => (one.difference === 0 ? 0 : one.difference / one.tolerance)));
+  const { found, folded } = proof.batch_norms;
+  return `proved here on ${proof.golden_rows} golden rows: at most ${portion(worst)} of the tolerance; ${folded} of ${found} BatchNorms folded`;
+}
+
+const portion = (share) => (share >= 0.1 ? `${Math.round(share * 100)} %` : `${short(share * 100)} %`);
+
+export function showProof(model) {
+  const proof = model?.served?.proof;
+  at("proof").replaceChildren();
+  if (!proof) return;
+  const when = new Date(proof.proved_at * 1000).toLocaleString();
+  const box = make("div", { className: "proof" }, make("h3", {}, "Is it the trained net?"),
+    make("p", {}, `Yes. Before its first request, version ${model.served.version} answered ${proof.golden_rows} golden rows on this machine (${proof.provider}, ${when}) as the unfolded net does in float64.`));
+  for (const one of proof.outputs) {
+    const share = one.difference === 0 ? 0 : one.difference / one.tolerance;
+    box.append(make("p", {}, `${one.name}: differs by at most ${short(one.difference)}; ${short(one.tolerance)} is allowed (${portion(share)} of it).`), bar(share));
+  }
+  const { found, folded } = proof.batch_norms;
+  box.append(make("p", { className: "soft" }, `${folded} of ${found} BatchNorms are folded away. Exported ${new Date(model.served.created).toLocaleDateString()} from ${model.served.source}.`));
+  at("proof").append(box);
+}

@@ -1,4 +1,6 @@
-"""`foldserve predict`: pictures to a running service, their labels as a table or as JSON lines.
+"""`foldserve predict`: pictures to a running service, or to a checkpoint or bundle on this machine.
+
+Their labels are a table or JSON lines.
 
 In: paths of pictures, `-` for stdin.  Out: a line for each on stdout, in their order; on stderr what failed.
 
@@ -20,18 +22,27 @@ from foldserve.commands.parser import Parser, refuse
 KEY = "FOLDSERVE_API_KEY"
 PICTURES_IN_A_REQUEST = 16
 Result = tuple[str, Prediction | str]  # a path, and its label or why it has none
+Labels = list[tuple[str, float]]
 
 
 def parser(prog: str) -> Parser:
     """The flags."""
     flags = Parser(
         prog,
-        "Ask a running service for the labels of pictures.",
+        "Ask a running service, or a run or bundle here, for the labels of pictures.",
         "foldserve predict --url http://127.0.0.1:8000 pictures/*.jpg",
         "foldserve predict --model digits --top 3 --json docs/seven.png",
+        "foldserve predict --from runs/digits docs/seven.png",
     )
     flags.add_argument("pictures", nargs="+", metavar="PICTURE", help="a file; - reads stdin")
     flags.add_argument("--url", default="http://127.0.0.1:8000", help="(default http://127.0.0.1:8000)")
+    flags.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="SOURCE",
+        help="no service, but a run's folder, a checkpoint or a bundle's folder",
+    )
     flags.add_argument("--model", metavar="NAME", help="needed where several models take pictures")
     flags.add_argument("--top", type=int, default=1, metavar="K", help="labels of each picture (default 1)")
     flags.add_argument("--json", action="store_true", help="a JSON object a line, instead of a table")
@@ -49,8 +60,10 @@ def main(words: Sequence[str], prog: str) -> int:
         return refuse(f"--top must be at least 1, got {options.top}")
     if not options.timeout_s > 0:
         return refuse(f"--timeout-s must be positive, got {options.timeout_s:g}")
+    if options.source and options.model:
+        return refuse("--model names a model of a service, so it does not go with --from")
     try:
-        return anyio.run(_predict, options)
+        return _predict_here(options) if options.source else anyio.run(_predict, options)
     except ClientError as error:
         return refuse(str(error))
     except BrokenPipeError:  # `… | head` has read enough
@@ -60,21 +73,50 @@ def main(words: Sequence[str], prog: str) -> int:
         return 130
 
 
+def _predict_here(options: argparse.Namespace) -> int:
+    """By a checkpoint or bundle of this machine; only here is torch needed."""
+    from training.errors import TrainingError
+    from training.evaluation.predicting import label_pictures, open_local
+
+    try:
+        answering, is_whole = open_local(options.source), True
+        for start in range(0, len(options.pictures), PICTURES_IN_A_REQUEST):
+            paths = options.pictures[start : start + PICTURES_IN_A_REQUEST]
+            contents = [_read(path) for path in paths]
+            readable = [content for content in contents if isinstance(content, bytes)]
+            found = iter(label_pictures(answering, readable, options.top))
+            for path, content in zip(paths, contents, strict=True):
+                labels = next(found) if isinstance(content, bytes) else content
+                is_whole = is_whole and not isinstance(labels, str)
+                _print(options, path, labels, {"source": answering.where})
+    except TrainingError as error:
+        return refuse(str(error))
+    return 0 if is_whole else 1
+
+
+def _print(options: argparse.Namespace, path: str, found: Labels | str, about: dict[str, str]) -> None:
+    """One picture's labels on stdout, or on stderr why it has none."""
+    if isinstance(found, str):
+        print(f"foldserve: {path}: {found}", file=sys.stderr)
+    elif options.json:
+        ranked = [{"label": label, "probability": share} for label, share in found]
+        print(json.dumps({"file": path, **about, **ranked[0], "top": ranked}, ensure_ascii=False))
+    else:
+        width = max(map(len, options.pictures))
+        print(f"{path:<{width}}  " + "  ".join(f"{share:.4f} {label}" for label, share in found))
+
+
 async def _predict(options: argparse.Namespace) -> int:
-    width = max(map(len, options.pictures))
     is_whole = True
     key = os.environ.get(KEY)
     async with AsyncClient(options.url, api_key=key, timeout_s=options.timeout_s) as client:
         async for path, found in _results(client, options):
             if isinstance(found, str):
                 is_whole = False
-                print(f"foldserve: {path}: {found}", file=sys.stderr)
-            elif options.json:
-                ranked = [{"label": label, "probability": share} for label, share in found.top]
-                about = {"model": found.model, "version": found.version}
-                print(json.dumps({"file": path, **about, **ranked[0], "top": ranked}, ensure_ascii=False))
+                _print(options, path, found, {})
             else:
-                print(f"{path:<{width}}  " + "  ".join(f"{share:.4f} {label}" for label, share in found.top))
+                about = {"model": found.model, "version": found.version}
+                _print(options, path, [*found.top], about)
     return 0 if is_whole else 1
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 from torch.nn import functional
 
 from export_kit import run_here
+from foldserve.commands.predict import main as predict
 from training.__main__ import main
-from training.data import DATA_SETS, Split
+from training.data import DATA_SETS, Split, normalize
 from training.evaluation.measures import calibration_error, find_temperature, measure
 from training.runs.checkpoint import load_checkpoint, save_checkpoint
 from training_kit import tiny_split
@@ -167,6 +168,32 @@ def test_a_temperature_is_folded_into_the_last_layer_and_changes_no_answer(run, 
     assert torch.allclose(after.build_net()(rows), expected, atol=1e-5)
     done = run_here("bundle", tmp_path / "calibrated.pt", "--to", tmp_path / "model")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_pictures_get_labels_without_a_server(request, run, tmp_path, capsys, kind):
+    folder = write_pictures(tmp_path / "test", small_digits())
+    files = sorted(map(str, folder.rglob("*.png")))[:20]
+    (tmp_path / "no.png").write_bytes(b"not a picture")
+    words = ["--from", str(request.getfixturevalue(kind)), "--top", "2", "--json"]
+    capsys.readouterr()
+    assert predict([*words, *files, str(tmp_path / "no.png"), "nowhere.png"], "foldserve predict") == 1
+    shown = capsys.readouterr()
+    answers = [json.loads(line) for line in shown.out.splitlines()]
+    assert [answer["file"] for answer in answers] == files
+    net = load_checkpoint(run / "checkpoint.pt")
+    pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(file)).copy())[None] for file in files])
+    expected = functional.softmax(net.build_net()(normalize(pixels, net.data)), 1).max(1)
+    assert [answer["label"] for answer in answers] == [NAMES[label] for label in expected.indices]
+    assert [answer["probability"] for answer in answers] == pytest.approx(expected.values.tolist(), rel=1e-3)
+    assert "no.png: the picture is none of JPEG" in shown.err
+    assert "nowhere.png: No such file" in shown.err
+
+
+def test_a_picture_without_a_net_is_one_sentence(capsys):
+    assert predict(["--from", "nowhere", "x.png"], "foldserve predict") == 2
+    assert "no checkpoint at nowhere" in capsys.readouterr().err
+    assert predict(["--from", "nowhere", "--model", "digits", "x.png"], "foldserve predict") == 2
 
 
 def test_a_terminal_gets_tables_with_whole_names(run, capsys):

@@ -7,7 +7,7 @@ from export.errors import SourceError
 from export.sources.net import of_net
 from export.sources.source import Source, SourceOptions
 from service.contract.bundle import sha256
-from service.contract.manifest import Preprocessing
+from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
 from training.data import normalize
 from training.runs.checkpoint import CheckpointError, load_checkpoint

@@ -15,7 +15,7 @@ from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import tensor_spec
 from export.sources.trace import trace
-from service.contract.manifest import Preprocessing
+from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
 
 NET_TRUTH = "the unfolded net in torch, float64"

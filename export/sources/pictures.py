@@ -7,7 +7,8 @@ import numpy as np
 
 from export.errors import SourceError
 from export.sources.source import Source, SourceOptions
-from service.contract.manifest import Preprocessing, TensorSpec
+from service.contract.manifest import TensorSpec
+from service.contract.preprocessing import Preprocessing
 
 
 def as_rows(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from export.compute.reference import Evaluate
 from export.compute.truth import GraphTruth
 from export.errors import SourceError
-from service.contract.manifest import Preprocessing, TensorSpec
+from service.contract.manifest import TensorSpec
+from service.contract.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # it needs torch, which an ONNX file does not
     from training.batchnorm.report import BatchNormReport

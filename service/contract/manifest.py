@@ -15,13 +15,17 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-SCHEMA_VERSION: Literal[2] = 2
+from service.contract.preprocessing import Postprocessing, Preprocessing
+from service.contract.strict import Strict
+
+SCHEMA_VERSION: Literal[3] = 3
 MIN_GOLDEN_ROWS = 32
 FACTOR = 4
 ULPS = 4
 ULP = 2.0**-23
+PICTURE_TOLERANCE = 1 / 255
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1)]
@@ -35,11 +39,7 @@ class BundleError(Exception):
     """A bundle that cannot be served; the message says what was found, what was expected, where."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class TensorSpec(_Strict):
+class TensorSpec(Strict):
     """One input or output of the graph; `shape` starts with None, the symbolic number of rows."""
 
     name: Name
@@ -61,29 +61,12 @@ class TensorSpec(_Strict):
         return tuple(dim for dim in self.shape[1:] if dim is not None)
 
 
-class Preprocessing(_Strict):
-    """Picture to row: convert to `mode`, resize to height×width, then (pixel / 255 − mean) / std, NCHW."""
-
-    mode: Literal["L", "RGB"]
-    height: Annotated[int, Field(gt=0)]
-    width: Annotated[int, Field(gt=0)]
-    mean: list[float]
-    std: list[Annotated[float, Field(gt=0)]]
-
-    @model_validator(mode="after")
-    def _one_value_per_channel(self) -> Self:
-        channels = 1 if self.mode == "L" else 3
-        if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(f"mode {self.mode} needs {channels} means and stds, got {self.mean}, {self.std}")
-        return self
-
-
 def derived_tolerance(*, unfolded_error: float, output_range: float) -> float:
     """The maximum |served − golden| that the measurements justify: see `Tolerance`."""
     return FACTOR * unfolded_error + ULPS * ULP * output_range
 
 
-class Tolerance(_Strict):
+class Tolerance(Strict):
     """Bound on |answer − golden| for one output, and the measurements that it was derived from.
 
     max_abs = 4 · unfolded_error + 4 · 2⁻²³ · output_range, for IEEE float32 arithmetic (TF32 off).
@@ -104,7 +87,7 @@ class Tolerance(_Strict):
         return self
 
 
-class FoldSite(_Strict):
+class FoldSite(Strict):
     """What became of one BatchNormalization: `how` it went, or the `reason` why it stayed.
 
     A reduced one became an Add per channel.  `error_bound` is what the fold may add, relative to the
@@ -130,7 +113,7 @@ class FoldSite(_Strict):
         return self
 
 
-class FoldAccount(_Strict):
+class FoldAccount(Strict):
     """One entry for each BatchNormalization found; nothing is left out."""
 
     found: Annotated[int, Field(ge=0)]
@@ -149,7 +132,7 @@ class FoldAccount(_Strict):
         return self
 
 
-class Provenance(_Strict):
+class Provenance(Strict):
     """Where the bundle comes from; `truth` says what computed the golden answers."""
 
     created: str
@@ -162,10 +145,26 @@ class Provenance(_Strict):
     training: dict[str, Any]
 
 
-class Manifest(_Strict):
+class GoldenPictures(Strict):
+    """Encoded pictures in `pictures.npz`, and the golden rows that they must become.
+
+    Args:
+        names: of the pictures, each an array of that name in the file.
+        first_row: the golden row of the first picture; those of the others follow.
+        pipeline: what computed these rows, in words.
+        max_difference: largest |pixel of our row − golden pixel| at export, pixels being in 0…1.
+    """
+
+    names: Annotated[list[Name], Field(min_length=1)]
+    first_row: Annotated[int, Field(ge=0)]
+    pipeline: str
+    max_difference: Annotated[float, Field(ge=0, le=PICTURE_TOLERANCE)]
+
+
+class Manifest(Strict):
     """The whole of `manifest.json`."""
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     digest: Digest | None = None
     name: Name
     files: dict[str, Digest]
@@ -173,6 +172,8 @@ class Manifest(_Strict):
     outputs: Annotated[list[TensorSpec], Field(min_length=1)]
     labels: list[str] | None
     preprocessing: Preprocessing | None
+    postprocessing: Postprocessing | None = None
+    golden_pictures: GoldenPictures | None = None
     tolerances: dict[str, Tolerance]
     fold: FoldAccount
     provenance: Provenance
@@ -188,6 +189,17 @@ class Manifest(_Strict):
             raise ValueError(f"files must be plain names, got {nested}")
         if (self.digest is not None) != (self.schema_version >= 2):
             raise ValueError(f"schema version {self.schema_version}: digest belongs to version 2 and later")
+        return self
+
+    @model_validator(mode="after")
+    def _newer_keys_are_of_version_3(self) -> Self:
+        if self.schema_version >= 3:
+            return self
+        newer = {name for name in ("postprocessing", "golden_pictures") if getattr(self, name) is not None}
+        if self.preprocessing is not None:
+            newer |= self.preprocessing.keys_since_version_3()
+        if newer:
+            raise ValueError(f"schema version {self.schema_version}: {sorted(newer)} belong to version 3")
         return self
 
     def sealed(self) -> bytes:

@@ -11,8 +11,7 @@ def unsupported_reason(manifest: Manifest) -> str | None:
     preprocessing = manifest.preprocessing
     if preprocessing is None:
         return "its manifest has no preprocessing"
-    channels = 1 if preprocessing.mode == "L" else 3
-    row_shape = (channels, preprocessing.height, preprocessing.width)
+    row_shape = preprocessing.row_shape
     tensor = manifest.inputs[0]
     takes_rows = tensor.dtype.startswith("float") or tensor.dtype == "uint8"
     if len(manifest.inputs) != 1 or tensor.row_shape != row_shape or not takes_rows:

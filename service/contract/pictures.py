@@ -1,13 +1,14 @@
-"""What a picture becomes: the same in training, where it is learnt, and in the service, where it is asked.
+"""What a picture becomes: the same in training, where it is learnt, in export, where it is proved, and in the
+service, where it is asked.
 
-In: the bytes of a JPEG, PNG, WebP … file.  Out: pixels (C, H, W) uint8, or a `PictureError`.
+In: the bytes of a JPEG, PNG, WebP … file, and a `Target`.  Out: pixels (C, H, W) uint8, or a `PictureError`.
 
-    turned as EXIF says → 16 bits to 8 → transparency laid over paper → L or RGB → resized (bilinear)
+    turned as EXIF says → 16 bits to 8 → transparency laid over the background → grey or colour
+    → resized and cropped or padded (framing.py, resampling.py) → channels in the row's order
 
-    row = (pixel / 255 − mean) / std
-
-Paper is black for grey nets, whose ink is light on dark as in MNIST, and white for colour nets, as viewers
-show it. 16-bit greys are scaled to 8 bits. Of an animation the first frame counts.
+16-bit greys are scaled to 8 bits, level / 257 rounded; 16-bit colours lose their lower byte, as Pillow reads
+them. CMYK becomes RGB by Pillow's formula, without colour profiles. Of an animation the first frame counts.
+What the pixels become as a row: preprocessing.py.
 """
 
 import io
@@ -21,14 +22,16 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from service.contract.framing import Resize
+from service.contract.resampling import Frame, framed
 from service.contract.text import first_line
+
+Mode = Literal["L", "RGB", "BGR"]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 GREYS = ("1", "L", "LA", "La", "I", "F")
 
 TILE = 1024  # pixels on a side: what is converted at once
-
-_PAPER = {"L": (0, 0, 0, 255), "RGB": (255, 255, 255, 255)}
 
 
 class PictureError(Exception):
@@ -41,43 +44,68 @@ class UnknownFormatError(PictureError):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What every picture becomes, and how many pixels one may have to be decoded at all."""
+    """What every picture becomes, and how many pixels one may have to be decoded at all.
 
-    mode: Literal["L", "RGB"]
+    Args:
+        mode: the row's channels, in their order.
+        resize: None is a shorthand for exactly height×width, bilinear with antialias.
+        background: the colour under transparency, one level a channel of L or RGB; empty to drop the alpha.
+        fill: the levels around a picture that is smaller than the row.
+        is_turned: whether EXIF's orientation counts.
+    """
+
+    mode: Mode
     height: int
     width: int
     max_pixels: int
+    resize: Resize | None = None
+    background: tuple[int, ...] | None = None
+    fill: tuple[int, ...] = (0,)
+    is_turned: bool = True
+
+    @property
+    def num_channels(self) -> int:
+        """1 or 3."""
+        return 1 if self.mode == "L" else 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the pixels, C being 1 or 3."""
-        return (1 if self.mode == "L" else 3, self.height, self.width)
+        return (self.num_channels, self.height, self.width)
+
+    @property
+    def frame(self) -> Frame:
+        """How the pixels are resized and cropped or padded."""
+        exact = self.resize or Resize(mode="exact", size=(self.height, self.width))
+        return Frame(height=self.height, width=self.width, resize=exact, fill=self.fill)
+
+
+def default_background(mode: Mode) -> tuple[int, ...]:
+    """Black for grey nets, whose ink is light on dark as in MNIST; white for colour, as viewers show it."""
+    return (0,) if mode == "L" else (255, 255, 255)
 
 
 def read_pixels(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
     """The pixels (C, H, W) uint8 of one picture in one of Pillow's `formats`; raises PictureError."""
-    with _decoding(content, target.max_pixels, formats) as decoded:
-        image = _in_mode(decoded, target.mode)
-        size = (target.width, target.height)
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        pixels_hwc = np.asarray(image, np.uint8).reshape(target.height, target.width, -1)
+    with _in_colours(content, target, formats) as image:
+        pixels_hwc = framed(image, target.frame)
+    if target.mode == "BGR":
+        pixels_hwc = pixels_hwc[..., ::-1]
     return np.ascontiguousarray(pixels_hwc.transpose(2, 0, 1))
+
+
+def read_image(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """A picture as it is before it is resized, in mode L or RGB; raises PictureError."""
+    with _in_colours(content, target, formats) as image:
+        return image
 
 
 def inspect_picture(
     content: bytes | bytearray, max_pixels: int, formats: Sequence[str] = FORMATS
 ) -> tuple[bool, int, int]:
     """Whether a picture is grey, and its height and width once turned; raises PictureError."""
-    with _decoding(content, max_pixels, formats) as image:
+    with _decoding(content, max_pixels, formats, is_turned=True) as image:
         return image.mode.startswith(GREYS), image.height, image.width
-
-
-def to_row(pixels_chw: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Pixels (C, H, W) uint8 as a row (1, C, H, W) float32; `mean` and `std` hold one value per channel."""
-    mean_c11, std_c11 = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
-    row_chw: np.ndarray = (pixels_chw.astype(np.float32) / np.float32(255) - mean_c11) / std_c11
-    return row_chw[np.newaxis]
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -87,12 +115,25 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 @contextmanager
-def _decoding(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -> Iterator[Image.Image]:
+def _in_colours(content: bytes | bytearray, target: Target, formats: Sequence[str]) -> Iterator[Image.Image]:
+    """The decoded picture in mode L or RGB."""
+    background = default_background(target.mode) if target.background is None else target.background
+    with _decoding(content, target.max_pixels, formats, is_turned=target.is_turned) as decoded:
+        yield _in_mode(decoded, "L" if target.mode == "L" else "RGB", background)
+
+
+@contextmanager
+def _decoding(
+    content: bytes | bytearray, max_pixels: int, formats: Sequence[str], *, is_turned: bool
+) -> Iterator[Image.Image]:
     """The decoded picture; whatever Pillow raises while it is used becomes a PictureError."""
     try:
         with _pillow_limit_off(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield _open(content, max_pixels, formats)
+            image = _open(content, max_pixels, formats)
+            if is_turned:
+                ImageOps.exif_transpose(image, in_place=True)  # else it copies one that needs no turning
+            yield image
     except PictureError:
         raise
     except MemoryError:
@@ -110,11 +151,10 @@ def _open(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -
         raise UnknownFormatError(f"is none of {', '.join(formats)}") from None
     check_size(*image.size, max_pixels)  # as the header says: before a pixel is decoded
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)  # else it copies a picture that needs no turning
     return image
 
 
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+def _in_mode(image: Image.Image, mode: str, background: tuple[int, ...]) -> Image.Image:
     """The picture as L or RGB.
 
     In tiles, because each step makes a picture anew: at once, 40 Mpx with transparency would take 640 MB, and
@@ -124,21 +164,22 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
         return image
     width, height = image.size
     if width <= TILE and height <= TILE:
-        return _tile_in_mode(image, mode)
+        return _tile_in_mode(image, mode, background)
     whole = Image.new(mode, image.size)
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
             box = (left, top, min(left + TILE, width), min(top + TILE, height))
-            whole.paste(_tile_in_mode(image.crop(box), mode), box)
+            whole.paste(_tile_in_mode(image.crop(box), mode, background), box)
     return whole
 
 
-def _tile_in_mode(image: Image.Image, mode: str) -> Image.Image:
+def _tile_in_mode(image: Image.Image, mode: str, background: tuple[int, ...]) -> Image.Image:
     if image.mode.startswith("I"):
         image = _in_8_bits(image)
-    if image.has_transparency_data:
+    if image.has_transparency_data and background:
         picture = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", picture.size, _PAPER[mode]), picture)
+        colour = (*np.broadcast_to(background, 3).tolist(), 255)
+        image = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
     return image.convert(mode)
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from service.contract.manifest import Preprocessing
+from service.contract.preprocessing import Preprocessing
 from service.errors import BadPicture, Overloaded, TooLarge
 from service.pictures.capacity import Capacity
 from service.pictures.form import Bytes, Picture, files_of, is_form

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from service.contract.manifest import Preprocessing
-from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels, to_row
+from service.contract.pictures import PictureError, UnknownFormatError, read_pixels
+from service.contract.preprocessing import Preprocessing
 from service.errors import BadPicture
 from service.pictures.form import Picture
 from service.pictures.weight import Weight, weigh
@@ -23,12 +23,7 @@ class PictureRequest:
 
     def __init__(self, pictures: Sequence[Picture], preprocessing: Preprocessing, max_pixels: int) -> None:
         self.pictures = pictures
-        self.target = Target(
-            mode=preprocessing.mode,
-            height=preprocessing.height,
-            width=preprocessing.width,
-            max_pixels=max_pixels,
-        )
+        self.target = preprocessing.target(max_pixels)
         self.num_file_bytes = sum(len(content) for _, content in pictures)
         # Each value once as uint8 and once as float32.
         self.row_bytes = len(pictures) * 5 * math.prod(self.target.shape)
@@ -52,9 +47,9 @@ class PictureRequest:
 
     def to_rows(self, pixels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Rows (N, C, H, W) float32 of N pictures' pixels (C, H, W) uint8."""
-        rows = np.empty((len(pixels), *self.target.shape), np.float32)
+        rows = np.empty((len(pixels), *self._preprocessing.row_shape), np.float32)
         for row, pixels_chw in zip(rows, pixels, strict=True):
-            row[...] = to_row(pixels_chw, self._preprocessing.mean, self._preprocessing.std)[0]
+            self._preprocessing.write_row(pixels_chw, row)
         return rows
 
 

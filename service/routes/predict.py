@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.contract.manifest import Preprocessing
 from service.contract.picture_support import labels_of, unsupported_reason
+from service.contract.preprocessing import Preprocessing
 from service.contract.probabilities import softmax
 from service.errors import BadRequest, ServiceError
 from service.http.body import Buffer, read_body

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from service.contract import pictures
-from service.contract.pictures import PictureError, Target, read_pixels, to_row
+from service.contract.pictures import PictureError, Target, read_pixels
+from service.contract.preprocessing import Preprocessing
 
 TARGET = Target(mode="L", height=2, width=2, max_pixels=10_000)
 
@@ -47,7 +48,10 @@ def test_the_limit_stays_off_until_the_last_thread_has_left(monkeypatch):
 
 
 def test_a_row_is_normalised_by_channel():
-    pixels = np.array([[[0, 255]], [[255, 0]]], np.uint8)
-    row = to_row(pixels, mean=[0.5, 0.0], std=[0.5, 2.0])
-    assert row.dtype == np.float32
-    assert row.tolist() == [[[[-1.0, 1.0]], [[0.5, 0.0]]]]
+    pixels = np.array([[[0, 255]], [[255, 0]], [[51, 51]]], np.uint8)
+    how = Preprocessing(mode="RGB", height=1, width=2, mean=[0.5, 0.0, 0.2], std=[0.5, 2.0, 1.0])
+    row = np.empty(how.row_shape, np.float32)
+    how.write_row(pixels, row)
+    assert row[:2].tolist() == [[[-1.0, 1.0]], [[0.5, 0.0]]]
+    assert np.abs(row[2]).max() < 1e-7
+    np.testing.assert_allclose(how.levels(row[np.newaxis])[0], pixels, atol=1e-4)

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from service.contract.manifest import Preprocessing
+from service.contract.preprocessing import Preprocessing
 from service.contract.probabilities import are_distributions, softmax
 from service.errors import BadPicture
 from service.pictures.request import PictureRequest

@@ -77,7 +77,7 @@ def foresee_folder(find: Find, path: Path, settings: FolderSettings) -> DataFact
         name=tree.name,
         labels=list(tree.classes),
         input_shape=target.shape,
-        mode=target.mode,
+        mode="L" if target.mode == "L" else "RGB",
         mean=[0.0] * channels,
         std=[1.0] * channels,
     )

@@ -1,0 +1,147 @@
+"""A picture in its final mode → the pixels of a row: resized, cropped and padded in one step.
+
+In: a Pillow image and a `Frame`.  Out: pixels (height, width, channels) uint8.
+
+Of a large result only the pixels that the row keeps are computed: all of a 1×65535 picture whose shorter side
+becomes 256 would take 12 GB, for a row of 150 kB. Pillow takes that part as a `box` in single precision, so
+there a pixel may differ by a level or two from a crop afterwards; a result of up to a megapixel is exact.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from service.contract.framing import Interpolation, Resize, Span, centred
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+MAX_WHOLE = 1 << 20  # pixels of a result that is computed whole
+MAX_COPIED = 1 << 20  # pixels of a picture that is copied whole
+
+Taps = list[tuple[np.ndarray, np.ndarray]]
+"""For each tap of a filter the picture's index and the weight, for each pixel of a row's side."""
+
+_CUBIC = -0.75  # OpenCV's and torch's, where nothing is antialiased; Pillow's filter has −0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A row's height and width, how a picture is resized, and what surrounds one that is too small."""
+
+    height: int
+    width: int
+    resize: Resize
+    fill: tuple[int, ...]
+
+
+def framed(image: Image.Image, frame: Frame) -> np.ndarray:
+    """The pixels (height, width, channels) uint8 of a picture of mode L or RGB."""
+    resized_height, resized_width = frame.resize.resized(image.height, image.width)
+    rows, columns = centred(resized_height, frame.height), centred(resized_width, frame.width)
+    part_hwc = _resampled(image, (resized_height, resized_width), rows, columns, frame.resize)
+    if part_hwc.shape[:2] == (frame.height, frame.width):
+        return part_hwc
+    whole_hwc = np.empty((frame.height, frame.width, part_hwc.shape[2]), np.uint8)
+    whole_hwc[...] = frame.fill
+    whole_hwc[rows.before : rows.before + rows.length, columns.before : columns.before + columns.length] = (
+        part_hwc
+    )
+    return whole_hwc
+
+
+def _resampled(
+    image: Image.Image, resized: tuple[int, int], rows: Span, columns: Span, resize: Resize
+) -> np.ndarray:
+    if resized == (image.height, image.width):
+        edges = (columns.start, rows.start, columns.start + columns.length, rows.start + rows.length)
+        part = image if (columns.length, rows.length) == image.size else image.crop(edges)
+        return _pixels(part)
+    vertical, horizontal = image.height / resized[0], image.width / resized[1]
+    if resize.interpolation == "nearest" or not resize.antialias:
+        return _interpolated(
+            image,
+            _taps(rows, vertical, image.height, resize.interpolation),
+            _taps(columns, horizontal, image.width, resize.interpolation),
+        )
+    resampling = _FILTERS[resize.interpolation]
+    if resized[0] * resized[1] <= MAX_WHOLE:
+        whole = image.resize((resized[1], resized[0]), resampling)
+        return _pixels(whole)[
+            rows.start : rows.start + rows.length, columns.start : columns.start + columns.length
+        ]
+    # Never beyond the picture: rounding may put the end of the last pixel there.
+    box = (
+        columns.start * horizontal,
+        rows.start * vertical,
+        min((columns.start + columns.length) * horizontal, image.width),
+        min((rows.start + rows.length) * vertical, image.height),
+    )
+    return _pixels(image.resize((columns.length, rows.length), resampling, box))
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
+
+
+def _nearest(span: Span, scale: float) -> np.ndarray:
+    """The picture's index for each pixel of a span; added up one by one, as in Pillow, to round alike."""
+    steps = np.full(span.start + span.length, scale)
+    steps[0] = scale / 2
+    return np.add.accumulate(steps)[span.start :].astype(np.intp)
+
+
+def _taps(span: Span, scale: float, size: int, interpolation: Interpolation) -> Taps:
+    """What each pixel of a span takes from the picture's side of `size` pixels."""
+    if interpolation == "nearest":
+        return [(_nearest(span, scale), np.ones(span.length, np.float32))]
+    centres = (np.arange(span.start, span.start + span.length) + 0.5) * scale - 0.5
+    first = np.floor(centres)
+    offset = centres - first
+    offsets = (0, 1) if interpolation == "bilinear" else (-1, 0, 1, 2)
+    weigh = _linear if interpolation == "bilinear" else _cubic
+    return [
+        (np.clip(first + tap, 0, size - 1).astype(np.intp), weigh(np.abs(offset - tap)).astype(np.float32))
+        for tap in offsets
+    ]
+
+
+def _linear(distance: np.ndarray) -> np.ndarray:
+    weight: np.ndarray = 1 - distance
+    return weight
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * _CUBIC - 4 * _CUBIC
+    weight: np.ndarray = np.where(distance <= 1, near, far)
+    return weight
+
+
+def _interpolated(image: Image.Image, vertical: Taps, horizontal: Taps) -> np.ndarray:
+    """The weighted sums over all pairs of taps, rounded."""
+    all_rows, row_places = np.unique([rows for rows, _ in vertical], return_inverse=True)
+    all_columns, column_places = np.unique([columns for columns, _ in horizontal], return_inverse=True)
+    pixels_hwc = _picked(image, all_rows, all_columns)
+    if len(vertical) == len(horizontal) == 1:
+        nearest_hwc: np.ndarray = pixels_hwc[row_places[0][:, np.newaxis], column_places[0]]
+        return nearest_hwc
+    sum_hwc = np.zeros((len(vertical[0][0]), len(horizontal[0][0]), pixels_hwc.shape[2]), np.float32)
+    for rows, (_, row_weights) in zip(row_places, vertical, strict=True):
+        for columns, (_, column_weights) in zip(column_places, horizontal, strict=True):
+            weights = (row_weights[:, np.newaxis] * column_weights)[..., np.newaxis]
+            sum_hwc += weights * pixels_hwc[rows[:, np.newaxis], columns]
+    rounded: np.ndarray = np.clip(np.floor(sum_hwc + np.float32(0.5)), 0, 255).astype(np.uint8)
+    return rounded
+
+
+def _picked(image: Image.Image, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Some rows and columns of a picture; of a large one line by line: an array is a copy of it all."""
+    if image.height * image.width <= MAX_COPIED:
+        picked_hwc: np.ndarray = _pixels(image)[rows[:, np.newaxis], columns]
+        return picked_hwc
+    lines = [_pixels(image.crop((0, row, image.width, row + 1)))[0, columns] for row in rows.tolist()]
+    return np.stack(lines)

@@ -12,11 +12,12 @@ What the pixels become as a row: preprocessing.py.
 """
 
 import io
+import json
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -78,6 +79,23 @@ class Target:
         """How the pixels are resized and cropped or padded."""
         exact = self.resize or Resize(mode="exact", size=(self.height, self.width))
         return Frame(height=self.height, width=self.width, resize=exact, fill=self.fill)
+
+    def to_json(self) -> bytes:
+        """What `from_json` reads in another process."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Target":
+        """The target that `to_json` wrote."""
+        fields = json.loads(text)
+        resize = fields.pop("resize")
+        levels = {name: fields.pop(name) for name in ("background", "fill")}
+        return cls(
+            **fields,
+            resize=resize and Resize(**{**resize, "size": tuple(resize["size"])}),
+            background=None if levels["background"] is None else tuple(levels["background"]),
+            fill=tuple(levels["fill"]),
+        )
 
 
 def default_background(mode: Mode) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 In: requests on stdin, one after another.  Out: their answers on stdout; the process ends when stdin does.
 
-    request   REQUEST: mode, height, width, max_pixels, bytes of memory, how many files │ lengths │ files
+    request   REQUEST: length of the target, bytes of memory, how many files │ target │ lengths │ files
     answer    ANSWER: kind, length, index of a file │ pixels (N, C, H, W) uint8, or why not, in UTF-8
 
 Imports numpy, Pillow and the contract. It runs what decoders make of hostile bytes, so its parent reads plain
@@ -15,13 +15,13 @@ import resource
 import signal
 import struct
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from PIL.Image import init
 
 from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels
 
-REQUEST = struct.Struct("<1sIIQQI")
+REQUEST = struct.Struct("<IQI")
 LENGTH = struct.Struct("<Q")
 ANSWER = struct.Struct("<1sQI")
 READY = b"r"
@@ -31,7 +31,6 @@ FAILED = b"f"
 
 MARGIN_BYTES = 32 << 20  # beside a picture: Python's own objects, and what malloc rounds up
 
-_MODES: dict[bytes, Literal["L", "RGB"]] = {b"L": "L", b"R": "RGB"}
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -45,10 +44,10 @@ def main() -> None:
     idle_bytes = _address_space()
     _answer(answers, READY, b"")
     while head := requests.read(REQUEST.size):
-        mode, height, width, max_pixels, memory, count = REQUEST.unpack(head)
+        target_length, memory, count = REQUEST.unpack(head)
+        target = Target.from_json(requests.read(target_length))
         lengths = [size for (size,) in LENGTH.iter_unpack(requests.read(count * LENGTH.size))]
         _limit_memory(idle_bytes + memory + MARGIN_BYTES)
-        target = Target(mode=_MODES[mode], height=height, width=width, max_pixels=max_pixels)
         contents = [requests.read(length) for length in lengths]  # all, even if the first fails
         _answer(answers, *_decode(contents, target))
 

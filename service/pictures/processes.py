@@ -85,9 +85,9 @@ class DecodingProcess:
     ) -> np.ndarray:
         """Pixels (N, C, H, W) uint8 of N files, within `num_bytes` of memory; raises FileError."""
         self.is_usable = False
-        sizes = (target.height, target.width, target.max_pixels, num_bytes, len(contents))
+        described = target.to_json()
         with suppress(ConnectionError):  # it has ended: the answer, or its absence, says why
-            self._requests.write(REQUEST.pack(target.mode[0].encode(), *sizes))
+            self._requests.write(REQUEST.pack(len(described), num_bytes, len(contents)) + described)
             self._requests.write(b"".join(LENGTH.pack(len(content)) for content in contents))
             for content in contents:
                 self._requests.write(content)

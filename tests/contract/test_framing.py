@@ -167,3 +167,12 @@ def test_exif_may_be_ignored():
     for is_turned, expected in ((True, [0, 0, 0, 255]), (False, [255, 0, 0, 0])):
         target = Target(mode="L", height=2, width=4, max_pixels=8, is_turned=is_turned)
         assert read_pixels(file.getvalue(), target)[0, 0].tolist() == expected
+
+
+def test_a_target_travels_to_another_process():
+    resize = Resize(mode="shorter", size=(8,), interpolation="bicubic")
+    for target in (
+        Target(mode="L", height=2, width=3, max_pixels=4),
+        Target(mode="BGR", height=2, width=3, max_pixels=4, resize=resize, background=(), fill=(1, 2, 3)),
+    ):
+        assert Target.from_json(target.to_json()) == target

@@ -11,7 +11,7 @@ Stale is what was made from other files (names, sizes, times), by other settings
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,9 @@ def open_store(tree: Tree, target: Target, cache: Path, max_corrupt_share: float
         "pillow": PIL.__version__,
         "root": key,
         "files": files,
-        "target": asdict(target),
+        "target": json.loads(target.to_json()),
     }
-    place = hashlib.blake2b(json.dumps([key, asdict(target)]).encode(), digest_size=8).hexdigest()
+    place = hashlib.blake2b(json.dumps([key, about["target"]]).encode(), digest_size=8).hexdigest()
     folder = cache / "pictures" / f"{root.name}-{place}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

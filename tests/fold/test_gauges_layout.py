@@ -2,6 +2,7 @@
 
 import numpy as np
 from test_gauges_linear import CASES as LINEAR
+from test_gauges_recurrent import GATES as RECURRENT
 from test_gauges_rules import CASES as PASSING
 
 from export.fold.gauges.rules import RULES
@@ -130,5 +131,6 @@ test_goes, *_ = three_tests(CASES, examples=4)
 
 def test_every_rule_has_a_case():
     covered = {kind for case in ({**CASES, **PASSING, **LINEAR}).values() for kind in case.kind.split()}
+    covered |= set(RECURRENT)
     without = {"Shape", "Size", "Cast"}  # no Cast is exact in float64: see test_any_ops.py
     assert covered | {"BatchNormalization"} >= set(RULES) - without

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fold.gauges.rules import activation, add, batchnorm, conv, layout, linear, multiply, pool, space
+from export.fold.gauges.rules import (
+    activation,
+    add,
+    batchnorm,
+    conv,
+    layout,
+    linear,
+    multiply,
+    pool,
+    recurrent,
+    space,
+)
 from export.fold.gauges.system import Solution, System
 
 
@@ -21,13 +32,16 @@ class Rule:
     absorb: Callable[[ir.Node, Solution], None] | None = None
 
 
-LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 
 RULES: dict[str, Rule] = {
     "Conv": Rule(conv.constrain, conv.absorb),
     "ConvTranspose": Rule(conv.constrain, conv.absorb),
     "Gemm": Rule(linear.constrain_gemm, linear.absorb_gemm),
     "MatMul": Rule(linear.constrain_matmul, linear.absorb_matmul),
+    "LSTM": Rule(recurrent.constrain, recurrent.absorb),
+    "GRU": Rule(recurrent.constrain, recurrent.absorb),
+    "RNN": Rule(recurrent.constrain, recurrent.absorb),
     "BatchNormalization": Rule(batchnorm.constrain, batchnorm.absorb),
     "Add": Rule(add.constrain, add.absorb),
     "Sum": Rule(add.constrain_sum),

@@ -58,6 +58,7 @@ HOT = (
     "models/registry",
     "models/served",
     "protocol/classification",
+    "protocol/compression",
     "protocol/datatypes",
     "protocol/head",
     "protocol/parameters",

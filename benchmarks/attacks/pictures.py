@@ -80,3 +80,60 @@ def form(files: Sequence[bytes], boundary: bytes = b"b") -> tuple[bytes, dict[st
     head = b'--%b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' % boundary
     body = b"".join(head + file + b"\r\n" for file in files) + b"--%b--\r\n" % boundary
     return body, {"content-type": f"multipart/form-data; boundary={boundary.decode()}"}
+
+
+def png_of_profile(megabytes: int) -> bytes:
+    """A small PNG whose compressed colour profile has so many MiB."""
+    profile = zlib.compress(bytes(megabytes << 20), 9)
+    return _with_chunks(_chunk(b"iCCP", b"a\0\0" + profile))
+
+
+def apng(num_frames: int) -> bytes:
+    """An animated PNG of small frames."""
+    header = struct.pack(">II", num_frames, 0)
+    frame = struct.pack(">IIIIIHHBB", 0, 28, 28, 0, 0, 1, 100, 0, 0)
+    data = struct.pack(">I", 1) + zlib.compress(bytes(28 * 29))
+    frames = (_chunk(b"fcTL", frame) + _chunk(b"fdAT", data)) * num_frames
+    return _with_chunks(_chunk(b"acTL", header) + _chunk(b"fcTL", frame) + frames)
+
+
+def webp_animation(num_frames: int) -> bytes:
+    """An animated WebP of 1 Mpx in every frame."""
+    frames = [Image.new("RGB", (1000, 1000), (level % 256, 0, 0)) for level in range(num_frames)]
+    return _saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], method=0, quality=1)
+
+
+def other(kind: str, width: int, height: int) -> bytes:
+    """A picture of one colour in a format that the service does not read."""
+    return _saved(Image.new("L", (width, height)), kind)
+
+
+def jpeg_of_segments(count: int) -> bytes:
+    """A small JPEG with EXIF, XMP and colour profiles of 64 KiB each."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 5000) + struct.pack(">HHII", 0x10F, 2, 9, 8) * 5000
+    kinds = (b"\xe1" + _segment(exif), b"\xe1" + _segment(b"http://ns.adobe.com/xap/1.0/\0" + b"<" * 65_000))
+    profiles = b"".join(
+        b"\xff\xe2" + _segment(b"ICC_PROFILE\0" + bytes([index % 255 + 1, 255]) + bytes(65_000))
+        for index in range(count)
+    )
+    return _with_segments(b"".join(b"\xff" + kind for kind in kinds) + profiles)
+
+
+def jpeg_of_comments(count: int) -> bytes:
+    """A small JPEG with empty comments that a decoder visits one by one."""
+    return _with_segments(b"\xff\xfe\0\2" * count)
+
+
+def _with_segments(segments: bytes) -> bytes:
+    content = _saved(Image.new("L", (28, 28)), "JPEG")
+    return content[:2] + segments + content[2:]
+
+
+def _segment(content: bytes) -> bytes:
+    return struct.pack(">H", len(content) + 2) + content
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

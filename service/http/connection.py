@@ -28,6 +28,7 @@ from service.http.shared import Shared
 SLICE = 8 * 1024  # parsed at once: pipelined requests are objects, of many times their bytes
 SLICES = 4  # parsed before others have the event loop, if they take no longer than
 PARSE_S = 0.002  # 8 KiB of one-byte chunks are 1,300 calls
+TURN = 64 * 1024  # received at once: the transport would go on for 8 MB, while other clients wait
 PROBE_S = 0.05  # until the answer to a probe is looked for
 
 
@@ -59,6 +60,10 @@ class Connection(Channel):
 
     def data_received(self, data: bytes) -> None:
         flow = self._flow
+        if len(data) >= TURN and not flow.rests:
+            flow.rests = True
+            self._loop.call_soon(self._end_rest)
+            self._update_reading()
         if flow.is_last:
             return
         if flow.incoming is not None:
@@ -285,6 +290,10 @@ class Connection(Channel):
             self._shared.inflight_bytes += counted_bytes - self._counted_bytes
             self._counted_bytes = counted_bytes
 
+    def _end_rest(self) -> None:
+        self._flow.rests = False
+        self._update_reading()
+
     def _refuse_for_room(self) -> None:
         """All connections hold too much, and this one has just asked for more."""
         exchange = self._flow.incoming
@@ -317,6 +326,7 @@ class Connection(Channel):
         if flow.is_at_eof:
             self._transport.close()
             return
+        self._parser.close()
         flow.incoming, flow.unparsed = None, b""
         flow.lingers_since_s = self._shared.now_s
         if self._transport.can_write_eof():  # not with TLS, whose end is said when the connection closes

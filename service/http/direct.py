@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from service.errors import ServiceError
-from service.http.body import Buffer
 from service.http.channel import Channel
 from service.http.exchange import Exchange, no_room
 from service.http.parser import Head
 from service.http.reply import CLOSE, CONTINUE, JSON, STATUS_LINES, error_body, header_lines
 from service.http.shared import Shared
+from service.protocol.compression import Buffer
 
 
 class DirectExchange(Exchange):
@@ -74,14 +74,16 @@ class DirectExchange(Exchange):
         self._drop_body()
 
     def answer(self, status: int, head: bytes, body: Sequence[bytes]) -> None:
-        """Write the whole answer, `head` its own header lines; harmless when the client has gone."""
+        """Write the whole answer, `head` its own header lines; harmless when the client has gone.
+
+        Raises Overloaded if it is large and there is no room for it: the caller counts and answers that.
+        """
         if self.disconnected or self.is_answered:
             return
         shared = self._shared
         num_bytes = sum([len(part) for part in body])
         if num_bytes > shared.limits.free_bytes and not shared.has_room(num_bytes):
-            self.answer_error(no_room(), b"")
-            return
+            raise no_room()
         self.is_answered = True
         self._drop_body()
         keeps_alive = self._keeps_alive()

@@ -25,6 +25,7 @@ class Flow:
         self.is_last = False  # no further request is read
         self.is_at_eof = False  # the client has said that it sends no more
         self.is_write_paused = False  # the client does not read
+        self.rests = False  # has received its share of this turn of the event loop
         self.lingers_since_s = -1.0  # since when input is only discarded; −1 before that
         self.heard_s = now_s  # when a head began, a body continued or an answer was given
         self.written_bytes = 0  # since the connection was made
@@ -43,6 +44,8 @@ class Flow:
     @property
     def reads(self) -> bool:
         """Whether to read from the socket: whenever possible, for without it a hang-up goes unnoticed."""
+        if self.rests:
+            return False
         if self.lingers_since_s >= 0:
             return True
         if self.is_at_eof or self.unparsed or self.waiting:

@@ -91,8 +91,13 @@ class RequestParser:
         self._parser: Any = self._new_parser()
 
     def close(self) -> None:
-        """Let go of httptools' parser, which holds this one: garbage collection is seldom (see worker.py)."""
-        self._parser = None
+        """Parse no more: let go of httptools' parser, which holds this one, and of what was parsed.
+
+        Garbage collection is seldom (see worker.py), and a refused client's connection stays for a while.
+        """
+        self._parser = self._refusal = None
+        self._url = b""
+        self._headers = []
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse; raises Refused, after which there must be no further call."""
@@ -134,9 +139,13 @@ class RequestParser:
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_in_head:  # else it is a trailer, or replayed
-            self._headers.append((name.lower(), value))
-            self._header_bytes += len(name) + len(value)
+        if not self._is_in_head:  # a trailer, or replayed
+            return
+        if len(self._headers) == self._limits.max_headers:  # each takes a hundred bytes, however short it is
+            self._refusal = Refused(431, f"the request has more than {self._limits.max_headers} headers")
+            raise self._refusal
+        self._headers.append((name.lower(), value))
+        self._header_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         if self._is_replaying:
@@ -174,8 +183,6 @@ class RequestParser:
             elif name == b"expect":
                 expects_continue = value.lower() == b"100-continue"
         self._check_head(len(self._url) + self._header_bytes)
-        if len(self._headers) > self._limits.max_headers:
-            raise Refused(431, f"the request has more than {self._limits.max_headers} headers")
         if coding:
             if coding.strip().lower() != b"chunked":
                 named = coding.decode("latin-1")[:40]

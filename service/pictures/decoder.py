@@ -20,9 +20,10 @@ import numpy as np
 
 from service.contract.preprocessing import Preprocessing
 from service.errors import BadPicture, Overloaded, TooLarge
-from service.pictures.capacity import Capacity
+from service.isolation.capacity import Capacity
+from service.isolation.pool import ProcessPool
 from service.pictures.form import Bytes, Picture, files_of, is_form
-from service.pictures.processes import DecodingProcesses, FileError
+from service.pictures.processes import MODULE, FileError, decode_in_process
 from service.pictures.request import PictureRequest, bad_picture
 from service.pictures.weight import LIGHT_BYTES, Weight, are_light
 
@@ -51,7 +52,7 @@ class PictureDecoder:
         self._threads = threads
         self._limits = limits
         self._capacity = Capacity(limits.num_processes, limits.decode_memory_bytes)
-        self._processes = DecodingProcesses(limits.decode_timeout_s)
+        self._processes = ProcessPool(MODULE, limits.decode_timeout_s)
         self._inflight_pixels = 0
         # Parsing a large form takes up to 0.2 s: one at a time, and not before light pictures in the queue.
         self._form_thread = ThreadPoolExecutor(1, thread_name_prefix="form")
@@ -101,12 +102,9 @@ class PictureDecoder:
     async def _decode(self, request: PictureRequest, num_bytes: int) -> np.ndarray:
         contents = [content for _, content in request.pictures]
         try:
-            async with self._processes.borrow() as process:
-                return await process.decode(contents, request.target, num_bytes + request.num_file_bytes)
+            return await decode_in_process(self._processes, contents, request.target, num_bytes)
         except FileError as error:
-            # The index is a decoder's word: one that was taken over may say any.
-            names = [file for file, _ in request.pictures]
-            file = names[error.index] if error.index is not None and error.index < len(names) else None
+            file = None if error.index is None else request.pictures[error.index][0]
             raise bad_picture(file, error.reason) from None
         except TimeoutError:
             raise BadPicture(

@@ -18,6 +18,7 @@ from service.http.shared import Shared
 from service.models.registry import ModelRegistry, RegistryConfig
 from service.models.served import QueueConfig
 from service.pictures.decoder import DecodingLimits, PictureDecoder
+from service.protocol.heavy import HeavyRequests
 from service.routes.front import Front
 from service.routes.infer import InferEndpoint
 from service.routes.request_record import RequestRecorder
@@ -38,6 +39,7 @@ class Service:
     shared: Shared
     threads: ThreadPoolExecutor
     decoder: PictureDecoder
+    heavy: HeavyRequests
 
     def close(self) -> None:
         """Let the threads go and write what is left of the log."""
@@ -60,7 +62,8 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
         return build_app(settings, models, workers, recorder, decoder)
 
     front = Front(models, workers, build_app)
-    infer = InferEndpoint(models, recorder, threads, settings.max_body_bytes)
+    heavy = HeavyRequests(max(1, usable_cores() // settings.workers), settings.max_body_bytes)
+    infer = InferEndpoint(models, recorder, threads, heavy)
     return Service(
         models=models,
         workers=workers,
@@ -76,6 +79,7 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
         ),
         threads=threads,
         decoder=decoder,
+        heavy=heavy,
     )
 
 

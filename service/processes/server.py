@@ -82,6 +82,7 @@ class Server:
         await self._end_connections()
         announcement.cancel()
         await self._service.decoder.close()
+        await self._service.heavy.close()
         await self._service.front.close()
 
     def _tick(self) -> None:

@@ -14,6 +14,8 @@ from service.protocol.datatypes import SIZES
 from service.protocol.parameters import check_request_parameters, flag, parameters_of, unsigned
 from service.protocol.signature import Signature, Tensor
 
+MAX_ID = 64 * 1024  # characters; the answer repeats it
+
 _SOURCES = (
     "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
     "'shared_memory_region' in 'parameters'. But "
@@ -62,6 +64,8 @@ def read_head(document: dict[str, Any], signature: Signature, *, has_header: boo
     request_id = document.get("id")
     if type(request_id) is not str and "id" in document:
         raise BadRequest("'id' must be a string")
+    if request_id is not None and len(request_id) > MAX_ID:
+        raise BadRequest(f"'id' has {len(request_id)} characters, at most {MAX_ID} are allowed")
     parameters = parameters_of(document, "the request")
     check_request_parameters(parameters)
     entries = document.get("inputs")

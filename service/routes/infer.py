@@ -4,27 +4,31 @@ In: a `DirectExchange` whose body is whole.  Out: its answer.  Nothing else happ
 
     parse → submit → (a batch runs) → encode → write
 
-Compressed bodies and long JSON are read in a thread. A failure is counted and sent as {"error": "…"}.
+Little that was compressed is read in a thread; more of it, and long JSON, in an isolated process. A failure
+is counted and sent as {"error": "…"}.
 """
 
 import asyncio
 import contextlib
 import time
 from concurrent.futures import Executor
+from functools import partial
 from urllib.parse import unquote
 
 from service.batching.job import Job, Tensors
-from service.errors import HungUp, ServiceError, UnknownModel
-from service.http.body import Buffer, decoded
+from service.errors import HungUp, ServiceError, TooLarge, UnknownModel
 from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
 from service.models.served import Served
+from service.protocol.compression import Buffer, decoded, window_bits
 from service.protocol.head import Head
+from service.protocol.heavy import HeavyRequests
 from service.protocol.request import InferRequest
 from service.protocol.response import encode_response
 from service.routes.request_record import RequestRecorder
 
-LONG_JSON = 128 * 1024  # the worst of this length takes 4 ms; longer JSON is read in a thread
+LONG_JSON = 128 * 1024  # the worst of this length takes 4 ms; longer JSON is read in a process
+LIGHT_BODY = 1 << 20  # of a compressed body, as sent and once decompressed: read in a thread
 MAX_KEPT_TARGETS = 256
 MAX_KEPT_PATH = 1024
 
@@ -105,17 +109,20 @@ class InferCall:
 
 
 class InferEndpoint:
-    """Answers inference requests to every model; `threads` read what would hold the event loop for long."""
+    """Answers inference requests to every model.
+
+    `threads` and `heavy` read what would hold the event loop for long.
+    """
 
     def __init__(
-        self, models: ModelRegistry, recorder: RequestRecorder, threads: Executor, max_body_bytes: int
+        self, models: ModelRegistry, recorder: RequestRecorder, threads: Executor, heavy: HeavyRequests
     ) -> None:
         self._models = models
         self._recorder = recorder
         self._threads = threads
-        self._max_body_bytes = max_body_bytes
+        self._heavy = heavy
         self._targets: dict[bytes, tuple[str, str | None]] = {}
-        self._in_threads: set[asyncio.Task[None]] = set()
+        self._readings: set[asyncio.Task[None]] = set()
 
     def answer(self, exchange: DirectExchange) -> None:
         """Answer one request whose body is whole, now or once its batch has run; raises nothing."""
@@ -128,9 +135,9 @@ class InferEndpoint:
             if exchange.encoding is None and _json_length(body, exchange.header_length) <= LONG_JSON:
                 call.submit(served, served.parser.parse(body, exchange.header_length))
                 return
-            task = asyncio.get_running_loop().create_task(self._read_in_thread(call, exchange, served, body))
-            self._in_threads.add(task)  # the event loop itself holds tasks only weakly
-            task.add_done_callback(self._in_threads.discard)
+            task = asyncio.get_running_loop().create_task(self._read(call, exchange, served, body))
+            self._readings.add(task)  # the event loop itself holds tasks only weakly
+            task.add_done_callback(self._readings.discard)
         except Exception as error:
             call.fail(error)
 
@@ -141,25 +148,34 @@ class InferEndpoint:
             call.record.served = self._models.get(*self._target(exchange.path))
         call.fail(error)
 
-    async def _read_in_thread(
-        self, call: InferCall, exchange: DirectExchange, served: Served, body: Buffer
-    ) -> None:
+    async def _read(self, call: InferCall, exchange: DirectExchange, served: Served, body: Buffer) -> None:
+        reading = asyncio.current_task()
+        assert reading is not None
+        exchange.on_hang_up = partial(_cancel, reading)  # its process is killed, what waits is never begun
         try:
             with served.held():  # a version that is replaced meanwhile stays open for this request
-                request = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._read, exchange, served, body
-                )
+                request = await self._read_elsewhere(exchange, served, body)
+                exchange.on_hang_up = None
                 if exchange.disconnected:
                     raise HungUp("the client hung up before its answer was ready")
                 call.submit(served, request)
+        except asyncio.CancelledError:
+            call.fail(HungUp("the client hung up before its request was read"))
         except Exception as error:
             call.fail(error)
 
-    def _read(self, exchange: DirectExchange, served: Served, body: Buffer) -> InferRequest:
-        if exchange.disconnected:  # while it waited for a thread: work for a client that has gone is dropped
-            raise HungUp("the client hung up before its request was read")
-        content = decoded(body, exchange.encoding, self._max_body_bytes)
-        return served.parser.parse(content, exchange.header_length)
+    async def _read_elsewhere(self, exchange: DirectExchange, served: Served, body: Buffer) -> InferRequest:
+        encoding, length = exchange.encoding, exchange.header_length
+        is_compressed = window_bits(encoding) is not None
+        if is_compressed and len(body) <= LIGHT_BODY:
+            loop = asyncio.get_running_loop()
+            with contextlib.suppress(TooLarge):
+                body = await loop.run_in_executor(self._threads, _inflated, exchange, body)
+                is_compressed = False
+        if not is_compressed and _json_length(body, length) <= LONG_JSON:
+            return served.parser.parse(body, length)
+        read = await self._heavy.read(served.signature, body, encoding if is_compressed else None, length)
+        return served.parser.parse(read.body, read.header_length)
 
     def _target(self, path: bytes) -> tuple[str, str | None]:
         kept = self._targets.get(path)
@@ -170,6 +186,15 @@ class InferEndpoint:
             if len(path) <= MAX_KEPT_PATH:  # else a few hundred made-up names would take megabytes
                 self._targets[path] = kept
         return kept
+
+
+def _cancel(reading: asyncio.Task[None]) -> None:
+    reading.cancel()
+
+
+def _inflated(exchange: DirectExchange, body: Buffer) -> Buffer:
+    """A compressed body, unless it is heavy (TooLarge) or its client gone (HungUp); runs in a thread."""
+    return decoded(body, exchange.encoding, LIGHT_BODY, lambda: not exchange.disconnected)
 
 
 def _json_length(body: Buffer, header_length: bytes | None) -> int:

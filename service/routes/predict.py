@@ -20,7 +20,7 @@ from service.contract.picture_support import labels_of, unsupported_reason
 from service.contract.preprocessing import Preprocessing
 from service.contract.probabilities import softmax
 from service.errors import BadRequest, ServiceError
-from service.http.body import Buffer, read_body
+from service.http.body import read_body
 from service.http.connected import while_connected
 from service.http.reply import error_body
 from service.models.registry import ModelRegistry
@@ -28,6 +28,7 @@ from service.models.served import Served
 from service.pictures.decoder import PictureDecoder
 from service.pictures.drawn import drawn_row
 from service.pictures.form import Picture
+from service.protocol.compression import Buffer
 from service.routes.request_record import RequestRecord, RequestRecorder
 
 ALL_LABELS_UP_TO = 10

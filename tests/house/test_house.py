@@ -77,6 +77,7 @@ SERVICE = (
     {"compiled"},
     {""},
     {"contract", "errors", "flags", "page"},
+    {"isolation"},
     {"settings", "access", "telemetry", "protocol", "batching", "pictures"},
     {"engine"},
     {"models", "http"},

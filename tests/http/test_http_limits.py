@@ -229,3 +229,35 @@ def test_large_bodies_follow_each_other(line: Wire) -> None:
 def test_limits_are_positive(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
         HttpLimits(**{name: 0})
+
+
+def test_an_answer_without_room_is_counted_as_refused(server: Inside, line: Wire) -> None:
+    """It was counted as answered: the room is checked when the rows are there already."""
+    wide, shared = server.served("wide").metrics, server.service.shared
+    answered, refused_before = wide.requests, wide.failed_requests
+    document = x_request([0.25] * 20_000, shape=[5, 4000])  # its answer has 100 kB
+    document["inputs"][0]["name"] = "x"
+    body = json.dumps(document).encode()
+    room, shared.has_room = shared.has_room, lambda num_bytes: False  # type: ignore[method-assign]
+    try:
+        answer = line.send(post(body, path="/v2/models/wide/infer")).read()
+    finally:
+        shared.has_room = room  # type: ignore[method-assign]
+    assert refused(answer, 503, "FOLDSERVE_MAX_INFLIGHT_MB")
+    assert (wide.requests, wide.failed_requests) == (answered, refused_before + 1)
+    assert line.send(post(body, path="/v2/models/wide/infer")).read().status == 200
+
+
+def test_a_client_that_is_refused_keeps_no_memory(tmp_path: Path) -> None:
+    """200,000 headers of 4 bytes took 3 MB for as long as the client stayed: 1.4 GB for one."""
+    write_echo(tmp_path)
+    content = b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:b\r\n" * 50_000
+    with inside(tmp_path) as server, contextlib.ExitStack() as opened:
+        for _ in range(20):
+            one = opened.enter_context(wire(server.port))
+            with contextlib.suppress(OSError):
+                one.send(content)
+            assert one.read().status == 431
+        kept = [connection._parser for connection in server.connections()]
+        assert kept
+        assert [parser for parser in kept if parser._headers or parser._parser is not None] == []

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
 from in_process_kit import PATIENCE_S, Inside, inside
+from service.protocol.heavy import BinaryRequest
 from service.settings import usable_cores
 from service_kit import binary_body, read_answer, wait_until, x_request
 from tiny_nets import echo_net, write_bundle
@@ -135,30 +137,37 @@ def test_unload_lets_what_was_accepted_finish(server: Inside) -> None:
     assert data == [[1, 2, 3], [4, 5, 6]]
 
 
-@pytest.mark.parametrize("how", ["gzip", "long JSON"])
-def test_what_is_being_read_in_a_thread_during_the_swap_is_answered(
-    tmp_path: Path, server: Inside, how: str
+def hold_readers(server: Inside) -> threading.Event:
+    """Neither threads nor processes read requests until the event is set."""
+    may_go_on = threading.Event()
+    for _ in range(usable_cores()):
+        server.service.threads.submit(may_go_on.wait, PATIENCE_S)
+    read = server.service.heavy.read
+
+    async def read_later(*arguments: Any) -> BinaryRequest:
+        await asyncio.to_thread(may_go_on.wait, PATIENCE_S)
+        return await read(*arguments)
+
+    server.service.heavy.read = read_later  # type: ignore[method-assign]
+    return may_go_on
+
+
+LONG = json.dumps(x_request([1, 2, 3])).encode() + b" " * 300_000
+SHORT = gzip.compress(json.dumps(x_request([1, 2, 3])).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"), [(SHORT, {"Content-Encoding": "gzip"}), (LONG, {})], ids=["gzip", "long JSON"]
+)
+def test_what_is_being_read_elsewhere_during_the_swap_is_answered(
+    tmp_path: Path, server: Inside, body: bytes, headers: dict[str, str]
 ) -> None:
-    document = json.dumps(x_request([1, 2, 3])).encode()
-    if how == "gzip":
-        body, headers = gzip.compress(document), {"Content-Encoding": "gzip"}
-    else:
-        body, headers = document + b" " * 300_000, {}
-    reading, may_go_on = threading.Event(), threading.Event()
-    parser = server.served("echo").parser
-    parse = parser.parse
-
-    def slow(*arguments: object) -> object:
-        reading.set()
-        assert may_go_on.wait(PATIENCE_S)
-        return parse(*arguments)
-
-    parser.parse = slow
+    may_go_on = hold_readers(server)
     write_bundle(tmp_path / "models" / "echo" / "2", echo_net("float32"))
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(httpx.post, server.url + INFER, content=body, headers=headers, timeout=60)
         try:
-            assert reading.wait(PATIENCE_S)
+            wait_until(lambda: bool(server.service.shared.endpoint._readings), "it is being read")
             assert control(server, "load") == 200
             assert httpx.post(server.url + INFER, json=x_request([1, 2, 3])).json()["model_version"] == "2"
         finally:
@@ -168,26 +177,16 @@ def test_what_is_being_read_in_a_thread_during_the_swap_is_answered(
     assert answer.json()["outputs"][0]["data"] == [1, 2, 3]
 
 
-async def test_a_client_that_goes_while_its_body_is_read_in_a_thread_is_counted(server: Inside) -> None:
-    reading, may_go_on = threading.Event(), threading.Event()
-    parser = server.served("echo").parser
-    parse = parser.parse
-
-    def slow(*arguments: object) -> object:
-        reading.set()
-        assert may_go_on.wait(PATIENCE_S)
-        return parse(*arguments)
-
-    parser.parse = slow
+async def test_a_client_that_goes_while_its_body_is_read_in_a_process_is_counted(server: Inside) -> None:
+    may_go_on = hold_readers(server)
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(post(gzip.compress(json.dumps(x_request([1, 2, 3])).encode()), "content-encoding: gzip"))
-    await asyncio.to_thread(reading.wait, PATIENCE_S)
+    writer.write(post(LONG))
+    await asyncio.to_thread(server.has_read_everything)
     writer.close()
     await writer.wait_closed()
-    wait_until(lambda: not server.connections(), "it is gone")
-    may_go_on.set()
     failures = server.service.models.metrics.failures
-    wait_until(lambda: failures["echo", "hung_up"] == 1, "it is counted")
+    await asyncio.to_thread(wait_until, lambda: failures["echo", "hung_up"] == 1, "it is counted at once")
+    may_go_on.set()
     assert server.served("echo").metrics.executions == 0
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.pictures.capacity import Capacity, Lease
+from service.isolation.capacity import Capacity, Lease
 
 
 async def started(capacity: Capacity, num_bytes: int) -> "asyncio.Task[Lease]":

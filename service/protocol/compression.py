@@ -1,0 +1,66 @@
+"""Compressed bodies: gzip and deflate, never beyond a limit, and only for as long as the client is there.
+
+In: a body and its Content-Encoding.  Out: the bytes that were compressed; UnknownEncoding, BadRequest, or
+TooLarge as soon as it is.
+"""
+
+import zlib
+from collections.abc import Callable
+
+from service.errors import BadRequest, HungUp, TooLarge, UnknownEncoding
+
+Buffer = bytes | bytearray
+
+MAX_MEMBERS = 64
+SLICE = 64 * 1024  # of compressed bytes: at most 64 MiB of zeros, 0.1 s
+_WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
+
+
+def _is_wanted() -> bool:
+    return True
+
+
+def window_bits(encoding: bytes | None) -> int | None:
+    """What zlib must be told for this encoding; None if there is nothing to decompress."""
+    name = (encoding or b"").strip().lower()
+    if name in (b"", b"identity"):
+        return None
+    if name not in _WINDOW_BITS:
+        told = name.decode("latin-1")[:40]
+        raise UnknownEncoding(f"content encoding '{told}' is not supported, only gzip and deflate")
+    return _WINDOW_BITS[name]
+
+
+def decoded(
+    body: Buffer, encoding: bytes | None, limit: int, is_wanted: Callable[[], bool] = _is_wanted
+) -> Buffer:
+    """A body as its Content-Encoding says; raises UnknownEncoding, BadRequest, TooLarge or HungUp."""
+    bits = window_bits(encoding)
+    return body if bits is None else decompress(body, bits, limit, is_wanted)
+
+
+def decompress(body: Buffer, bits: int, limit: int, is_wanted: Callable[[], bool] = _is_wanted) -> Buffer:
+    """Inflate a gzip or zlib stream; never more than `limit` bytes and one, HungUp once it is not wanted."""
+    inflated = bytearray()
+    members = at = 0
+    view = memoryview(body)
+    while at < len(view) or not members:
+        members += 1
+        if members > MAX_MEMBERS:
+            raise BadRequest(f"the body has more than {MAX_MEMBERS} compressed members")
+        stream = zlib.decompressobj(bits)
+        while not stream.eof:
+            part = view[at : at + SLICE]
+            if not part:
+                raise BadRequest("the body cannot be decompressed: it ends too early")
+            if not is_wanted():
+                raise HungUp("the client hung up before its request was read")
+            at += len(part)
+            try:
+                inflated += stream.decompress(part, limit + 1 - len(inflated))
+            except zlib.error as error:
+                raise BadRequest(f"the body cannot be decompressed: {error}") from None
+            if len(inflated) > limit:
+                raise TooLarge(f"the body has more than {limit} bytes once decompressed")
+        at -= len(stream.unused_data)
+    return inflated

@@ -61,6 +61,12 @@ def _predict(words: Sequence[str], prog: str) -> int:
     return main(words, prog)
 
 
+def _batch(words: Sequence[str], prog: str) -> int:
+    from foldserve.commands.batch import main
+
+    return main(words, prog)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """One command: `run` imports what it needs, which `pip install 'foldserve[extra]'` brings."""
@@ -113,6 +119,12 @@ COMMANDS = {
         extra="client",
         summary="ask a running service for the labels of pictures",
         example="foldserve predict --url http://127.0.0.1:8000 pictures/*.jpg",
+    ),
+    "batch": Command(
+        run=_batch,
+        extra="batch",
+        summary="answer a whole data set with a bundle, without a server",
+        example="foldserve batch models/digits pictures/ labels.parquet",
     ),
     "key": Command(
         run=_key,

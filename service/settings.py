@@ -51,7 +51,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
+    """The folder that keeps measured plans, where none is set."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "foldserve"
 
@@ -89,7 +90,7 @@ class Settings(BaseSettings):
         10.0, gt=0, le=3600, description="a worker whose event loop is blocked for this long is replaced"
     )
     cache: Path = Field(
-        default_factory=_default_cache,
+        default_factory=default_cache,
         description="folder that keeps execution plans measured at load; unset: ~/.cache/foldserve",
     )
     buckets: Annotated[tuple[int, ...], NoDecode] = Field(

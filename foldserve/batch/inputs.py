@@ -1,0 +1,213 @@
+"""The rows of an input, in an order that is the same whenever it is read.
+
+    a folder                pictures, by their paths below it, sorted       key: the path
+    .tar .tar.gz …          pictures, in the archive's order (WebDataset)   key: the member's name
+    .npz                    arrays by the model's inputs' names             key: the row's number
+    .parquet                columns by those names, or one of pictures      key: column `key`, or the number
+
+In: a path.  Out: chunks of records from a given row on: keys, with pictures' bytes or arrays.
+
+A table's column of pictures is called `image`, `jpg`, `png` or `picture`, and holds bytes, or structs with
+`bytes`, as Hugging Face writes them.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldserve.batch.errors import BatchError
+from service.contract.manifest import Manifest, TensorSpec
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Consecutive rows: their keys, and their pictures (or why one cannot be read), or their arrays."""
+
+    keys: list[str]
+    pictures: Sequence[bytes | str] | None = None
+    arrays: Mapping[str, np.ndarray] | None = None
+
+
+class Input:
+    """An input that has been recognised; `num_rows` is None where only reading tells."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        if not path.exists():
+            raise BatchError(f"{path}: no such file or folder")
+        self._path = path
+        self._manifest = manifest
+        self._files: list[Path] = []
+        self.num_rows: int | None = None
+        if path.is_dir():
+            self._read = self._folder
+            found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            self._files = sorted(found)
+            self.num_rows = len(self._files)
+        elif path.suffix == ".npz":
+            self._read = self._npz
+            self._arrays = _arrays(path, manifest.inputs)
+            self.num_rows = len(next(iter(self._arrays.values())))
+        elif path.suffix in (".parquet", ".pq"):
+            self._read = self._parquet
+            import pyarrow.parquet
+
+            self.num_rows = pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        elif path.suffix == ".tar" or ".tar" in path.suffixes[-2:-1] or path.suffix == ".tgz":
+            self._read = self._tar
+        else:
+            raise BatchError(f"{path}: neither a folder of pictures nor a .tar, .npz or .parquet file")
+
+    def digest(self) -> str:
+        """What tells this input from another one: names, sizes and times of its files."""
+        files = self._files or [self._path]
+        facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def chunks(self, size: int, start: int) -> Iterator[Chunk]:
+        """Chunks of `size` rows, the last one smaller, from row `start` on; raises BatchError."""
+        try:
+            yield from self._read(size, start)
+        except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+            raise BatchError(f"{self._path}: cannot be read: {error}") from None
+
+    def _folder(self, size: int, start: int) -> Iterator[Chunk]:
+        for first in range(start, len(self._files), size):
+            files = self._files[first : first + size]
+            yield Chunk(
+                keys=[file.relative_to(self._path).as_posix() for file in files],
+                pictures=[_content(file) for file in files],
+            )
+
+    def _tar(self, size: int, start: int) -> Iterator[Chunk]:
+        with tarfile.open(self._path) as archive:
+            members = (
+                member
+                for member in archive
+                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES
+            )
+            wanted = islice(members, start, None)
+            while part := list(_taken(archive, wanted, size)):
+                yield Chunk(keys=[name for name, _ in part], pictures=[content for _, content in part])
+
+    def _npz(self, size: int, start: int) -> Iterator[Chunk]:
+        num_rows = self.num_rows or 0
+        for first in range(start, num_rows, size):
+            stop = min(first + size, num_rows)
+            arrays = {name: array[first:stop] for name, array in self._arrays.items()}
+            yield Chunk(keys=[str(row) for row in range(first, stop)], arrays=arrays)
+
+    def _parquet(self, size: int, start: int) -> Iterator[Chunk]:
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.ParquetFile(self._path)
+        names = table.schema_arrow.names
+        inputs = [spec.name for spec in self._manifest.inputs]
+        of_pictures = next((name for name in PICTURE_COLUMNS if name in names), None)
+        if not set(inputs) <= set(names) and of_pictures is None:
+            raise BatchError(
+                f"{self._path}: has the columns {', '.join(names)}; expected {', '.join(inputs)}, "
+                f"or pictures in one of {', '.join(PICTURE_COLUMNS)}"
+            )
+        columns = inputs if set(inputs) <= set(names) else [str(of_pictures)]
+        with_keys = [*columns, "key"] if "key" in names and "key" not in columns else columns
+        rows = (
+            record.slice(max(start - first, 0))
+            for record, first in _counted(table.iter_batches(size, columns=with_keys))
+            if first + len(record) > start
+        )
+        for row, record in _positions(rows, start):
+            keys = [str(key) for key in record["key"].to_pylist()] if "key" in with_keys else None
+            keys = keys or [str(number) for number in range(row, row + len(record))]
+            if columns == inputs:
+                arrays = {spec.name: _column(record[spec.name], spec) for spec in self._manifest.inputs}
+                yield Chunk(keys=keys, arrays=arrays)
+            else:
+                yield Chunk(keys=keys, pictures=[_bytes(value) for value in record[columns[0]].to_pylist()])
+
+
+def _arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """The arrays of the model's inputs; the only array of an archive may have any name."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = [spec.name for spec in specs]
+            if len(specs) == 1 and names[0] not in archive.files and len(archive.files) == 1:
+                found = {names[0]: archive[archive.files[0]]}
+            elif missing := sorted(set(names) - set(archive.files)):
+                raise BatchError(
+                    f"{path}: has no array {', '.join(missing)}, only {', '.join(archive.files)}"
+                )
+            else:
+                found = {name: archive[name] for name in names}
+    except (OSError, ValueError, EOFError) as error:
+        raise BatchError(f"{path}: cannot be read: {error}") from None
+    for spec in specs:
+        found[spec.name] = _typed(found[spec.name], spec)
+    if len(counts := {len(array) for array in found.values()}) != 1:
+        raise BatchError(f"{path}: the arrays disagree on the number of rows: {sorted(counts)}")
+    return found
+
+
+def _typed(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Rows in an input's shape and datatype; raises BatchError."""
+    if array.shape[1:] != spec.row_shape and array[:1].size == np.prod(spec.row_shape):
+        array = array.reshape(len(array), *spec.row_shape)
+    if array.shape[1:] != spec.row_shape or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise BatchError(
+            f"rows of '{spec.name}' are {array.dtype} of shape {list(array.shape[1:])}, "
+            f"the model takes {spec.dtype} of shape {list(spec.row_shape)}"
+        )
+    return array.astype(spec.dtype, copy=False)
+
+
+def _column(values: Any, spec: TensorSpec) -> np.ndarray:
+    """A column of numbers, or of lists of them, as rows of an input."""
+    while hasattr(values, "flatten") and hasattr(values.type, "value_type"):
+        values = values.flatten()
+    flat = values.to_numpy(zero_copy_only=False)
+    elements = int(np.prod(spec.row_shape))
+    if len(flat) % max(elements, 1):
+        raise BatchError(f"a row of the column '{spec.name}' has not {elements} values")
+    return _typed(flat.reshape(-1, *spec.row_shape), spec)
+
+
+def _bytes(value: Any) -> bytes | str:
+    content = value.get("bytes") if isinstance(value, dict) else value
+    return content if isinstance(content, bytes) else "the row holds no picture"
+
+
+def _content(file: Path) -> bytes | str:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _taken(
+    archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo], size: int
+) -> Iterator[tuple[str, bytes]]:
+    for member in islice(members, size):
+        file = archive.extractfile(member)
+        assert file is not None
+        yield member.name, file.read()
+
+
+def _counted(records: Iterator[Any]) -> Iterator[tuple[Any, int]]:
+    first = 0
+    for record in records:
+        yield record, first
+        first += len(record)
+
+
+def _positions(records: Iterator[Any], start: int) -> Iterator[tuple[int, Any]]:
+    for record in records:
+        yield start, record
+        start += len(record)

@@ -23,7 +23,7 @@ from foldserve.batch.outputs import Parts
 from service.contract.bundle import Bundle, open_bundle
 from service.contract.manifest import BundleError, Manifest
 from service.contract.picture_support import labels_of, unsupported_reason
-from service.contract.pictures import PictureError, Target, read_pixels, to_row
+from service.contract.pictures import PictureError, read_pixels
 from service.contract.probabilities import are_distributions, softmax
 from service.engine.engine import Engine, EngineConfig, load_engine
 from service.engine.session import EngineError
@@ -31,6 +31,8 @@ from service.errors import ModelFailed
 
 PART = 8192  # rows that are lost when a job is killed, at most
 MAX_PIXELS = 40_000_000
+AHEAD = 64  # batches whose answers may wait for a part to be written
+Answered = tuple[list[str], list[str | None], dict[str, np.ndarray]]
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -85,10 +87,10 @@ class Job:
         for lane in range(self.engine.plan.lanes):
             lanes.put(lane)
 
-        def compute(batch: Batch) -> pyarrow.Table:
+        def compute(batch: Batch) -> Answered:
             lane = lanes.get()
             try:
-                return self._columns.table(batch, self._answered(lane, batch))
+                return batch.keys, batch.errors, self._answered(lane, batch)
             finally:
                 lanes.put(lane)
 
@@ -99,8 +101,10 @@ class Job:
             chunks = self.input.chunks(self.engine.largest, self.parts.num_rows)
             ahead = 2 * self._options.engine.threads + 1
             batches = in_order(decoding, self._decoded, chunks, ahead)
-            tables = in_order(computing, compute, batches, 2 * self.engine.plan.lanes)
-            for part in _grouped(tables, self._options.part):
+            # The lanes have work while a part is written.
+            answered = in_order(computing, compute, batches, AHEAD + self.engine.plan.lanes)
+            for group in _grouped(answered, self._options.part):
+                part = self._columns.table(*group)
                 num_failed += len(part) - part["error"].null_count
                 self.parts.add(part)
                 say(self.parts.num_rows)
@@ -127,12 +131,16 @@ class Columns:
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         manifest, first = bundle.manifest, bundle.manifest.outputs[0]
+        declared = manifest.postprocessing
         is_classifier = len(first.row_shape) == 1 and first.dtype.startswith("float")
+        if declared is not None and declared.task not in ("classification", "multi-label"):
+            is_classifier = False
         self._labels: list[str] | None = None
         if is_classifier and (manifest.labels is None or len(manifest.labels) == first.row_shape[0]):
             self._labels = labels_of(manifest)
         self._first = first.name
-        self._is_distribution = are_distributions(bundle.golden.outputs[first.name])
+        ends_in_softmax = are_distributions(bundle.golden.outputs[first.name])
+        self._activation = declared.activation if declared else "none" if ends_in_softmax else "softmax"
         self._top = min(options.top, len(self._labels or ()))
         self._raw = manifest.outputs if options.with_outputs or self._labels is None else []
         fields = [("key", pyarrow.string())]
@@ -142,24 +150,46 @@ class Columns:
         fields += [(f"output.{spec.name}", pyarrow.list_(_type(spec.dtype))) for spec in self._raw]
         self.schema = pyarrow.schema([*fields, ("error", pyarrow.string())])
 
-    def table(self, batch: Batch, answers: dict[str, np.ndarray]) -> pyarrow.Table:
-        """The rows of a batch; those without an answer say why."""
-        has_answer = np.array([error is None for error in batch.errors])
-        row_of = np.cumsum(has_answer) - 1
-        columns: list[Any] = [batch.keys]
+    def table(
+        self, keys: list[str], errors: list[str | None], answers: dict[str, np.ndarray]
+    ) -> pyarrow.Table:
+        """Rows of the output; those with an error have no answer, and `answers` has the others'."""
+        has_none = np.array([error is not None for error in errors], bool)
+        row_of = np.cumsum(~has_none) - 1  # where the answer of each row stands
+        row_of[has_none] = 0
+
+        def column(values: np.ndarray) -> pyarrow.Array:
+            if not len(values):
+                return pyarrow.nulls(len(keys))
+            return pyarrow.array(values[row_of], mask=has_none)
+
+        columns: list[Any] = [keys]
         if self._labels is not None:
-            scores = answers[self._first]
-            shares_nk = scores.astype(np.float64) if self._is_distribution else softmax(scores)
+            shares_nk = self._probabilities(answers[self._first])
             order = np.argsort(-shares_nk, axis=1, kind="stable")[:, : self._top]
             best = np.take_along_axis(shares_nk, order, axis=1)
+            labels = np.array(self._labels, object)
             for rank in range(self._top):
-                labels = [self._labels[k] for k in order[:, rank]]
-                columns.append([labels[row_of[i]] if ok else None for i, ok in enumerate(has_answer)])
-                columns.append([best[row_of[i], rank] if ok else None for i, ok in enumerate(has_answer)])
+                columns += [column(labels[order[:, rank]]), column(best[:, rank])]
         for spec in self._raw:
             flat = answers[spec.name].reshape(len(answers[spec.name]), -1)
-            columns.append([flat[row_of[i]] if ok else None for i, ok in enumerate(has_answer)])
-        return pyarrow.table([*columns, batch.errors], schema=self.schema)
+            columns.append([None if has_none[i] else flat[row_of[i]] for i in range(len(keys))])
+        columns.append(pyarrow.array(errors, pyarrow.string()))
+        arrays = [
+            values.cast(field.type)
+            if isinstance(values, pyarrow.Array)
+            else pyarrow.array(values, field.type)
+            for values, field in zip(columns, self.schema, strict=True)
+        ]
+        return pyarrow.Table.from_arrays(arrays, schema=self.schema)
+
+    def _probabilities(self, scores_nk: np.ndarray) -> np.ndarray:
+        if self._activation == "softmax" and len(scores_nk):
+            return softmax(scores_nk)
+        if self._activation == "sigmoid":
+            shares_nk: np.ndarray = 1 / (1 + np.exp(-scores_nk.astype(np.float64)))
+            return shares_nk
+        return scores_nk.astype(np.float64)
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
@@ -183,34 +213,43 @@ def _rows_of(keys: list[str], pictures: Sequence[bytes | str], manifest: Manifes
         raise BatchError(f"the model takes no pictures: {reason}")
     made = manifest.preprocessing
     assert made is not None
-    target = Target(mode=made.mode, height=made.height, width=made.width, max_pixels=MAX_PIXELS)
-    rows, errors = [], []
+    target = made.target(MAX_PIXELS)
+    rows = np.empty((len(pictures), *made.row_shape), np.float32)
+    errors: list[str | None] = []
     for picture in pictures:
         error = None
         try:
             if isinstance(picture, str):
                 raise PictureError(picture)
-            rows.append(to_row(read_pixels(picture, target), made.mean, made.std))
+            made.write_row(read_pixels(picture, target), rows[errors.count(None)])
         except PictureError as raised:
             error = f"the picture {raised}" if isinstance(picture, bytes) else str(raised)
         errors.append(error)
     tensor = manifest.inputs[0]
-    whole = np.concatenate(rows) if rows else np.empty((0, *target.shape), np.float32)
+    rows = rows[: errors.count(None)]
     if tensor.dtype == "uint8":  # the graph normalises pixels itself: a row is whole but for rounding
-        whole = np.rint(whole)
-    return Batch(keys=keys, errors=errors, tensors={tensor.name: whole.astype(tensor.dtype, copy=False)})
+        rows = np.rint(rows)
+    return Batch(keys=keys, errors=errors, tensors={tensor.name: rows.astype(tensor.dtype, copy=False)})
 
 
-def _grouped(tables: Iterable[pyarrow.Table], size: int) -> Iterator[pyarrow.Table]:
-    """Tables joined to at least `size` rows each, the last one fewer."""
-    waiting: list[pyarrow.Table] = []
-    for table in tables:
-        waiting.append(table)
-        if sum(map(len, waiting)) >= size:
-            yield pyarrow.concat_tables(waiting)
+def _grouped(batches: Iterable[Answered], size: int) -> Iterator[Answered]:
+    """Batches joined to at least `size` rows each, the last one fewer."""
+    waiting: list[Answered] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(len(keys) for keys, _, _ in waiting) >= size:
+            yield _joined(waiting)
             waiting = []
     if waiting:
-        yield pyarrow.concat_tables(waiting)
+        yield _joined(waiting)
+
+
+def _joined(batches: list[Answered]) -> Answered:
+    return (
+        [key for keys, _, _ in batches for key in keys],
+        [error for _, errors, _ in batches for error in errors],
+        {name: np.concatenate([answers[name] for _, _, answers in batches]) for name in batches[0][2]},
+    )
 
 
 def _type(dtype: str) -> pyarrow.DataType:

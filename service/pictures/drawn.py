@@ -1,28 +1,30 @@
 """A row of a net as a picture that people can look at.
 
-In: a row (C, H, W), normalised; the normalisation.  Out: a PNG of its pixels as a data URL; its range.
-
-    pixel = 255 · (row · std + mean)
+In: a row as the net receives it, and the preprocessing that made it.
+Out: a PNG of its levels as a data URL; its shape and range.
 """
 
 import base64
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from service.contract.preprocessing import Preprocessing
 
-def drawn_row(row_chw: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+
+def drawn_row(row: np.ndarray, preprocessing: Preprocessing) -> dict[str, Any]:
     """The PNG of a row, its shape, and its smallest and largest value."""
-    mean_c11, std_c11 = (np.array(values).reshape(-1, 1, 1) for values in (mean, std))
-    pixels_chw = np.rint(255 * (row_chw * std_c11 + mean_c11)).clip(0, 255).astype(np.uint8)
-    pixels = pixels_chw[0] if len(pixels_chw) == 1 else pixels_chw.transpose(1, 2, 0)
-    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+    levels = np.rint(preprocessing.levels(row[np.newaxis])[0]).clip(0, 255).astype(np.uint8)
+    pixels_hwc = levels if preprocessing.layout == "NHWC" else levels.transpose(1, 2, 0)
+    if preprocessing.mode == "BGR":
+        pixels_hwc = pixels_hwc[:, :, ::-1]
+    pixels = pixels_hwc[:, :, 0] if preprocessing.num_channels == 1 else pixels_hwc
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer := io.BytesIO(), "PNG")
     return {
         "png": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "shape": list(row_chw.shape),
-        "minimum": float(row_chw.min()),
-        "maximum": float(row_chw.max()),
+        "shape": list(row.shape),
+        "minimum": float(row.min()),
+        "maximum": float(row.max()),
     }

@@ -135,11 +135,7 @@ class Predictor:
             if dtype == "uint8":  # the graph normalises pixels itself: a row is whole but for rounding
                 rows = np.rint(rows)
             tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
-            shown = (
-                await run_in_threadpool(drawn_row, rows[0], preprocessing.mean, preprocessing.std)
-                if wants_row
-                else None
-            )
+            shown = await run_in_threadpool(drawn_row, rows[0], preprocessing) if wants_row else None
             record.num_rows = len(rows)
             record.decode_s = time.perf_counter() - record.begun - record.read_s
             job = await served.batcher.ask(tensors, len(rows), served.default_timeout_s)

@@ -21,7 +21,7 @@ from PIL import Image
 from foldserve.batch.errors import BatchError
 from foldserve.batch.job import Job, Options, in_order
 from service.contract.bundle import open_bundle
-from service.contract.pictures import Target, read_pixels, to_row
+from service.contract.pictures import read_pixels
 from service.engine.engine import EngineConfig
 from service_kit import ROOT
 from tiny_nets import digits_net, log_net, pair_net, write_bundle
@@ -60,10 +60,10 @@ def run(bundle: Path, source: Path, target: Path, **options: Any) -> tuple[int, 
 
 def expected(models: Path, content: bytes) -> str:
     """The label by the truth in float64, of what the service would make of a picture."""
-    target = Target(mode="L", height=28, width=28, max_pixels=10_000)
     made = open_bundle(models / "digits" / "1").manifest.preprocessing
     assert made is not None
-    row = to_row(read_pixels(content, target), made.mean, made.std)
+    row = np.empty((1, 1, 28, 28), np.float32)
+    made.write_row(read_pixels(content, made.target(10_000)), row[0])
     return str(digits_net().truth({"input": row})["logits"].argmax())
 
 

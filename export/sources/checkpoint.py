@@ -7,7 +7,6 @@ from export.errors import SourceError
 from export.sources.net import of_net
 from export.sources.source import Source, SourceOptions
 from service.contract.bundle import sha256
-from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
 from training.data import normalize
 from training.runs.checkpoint import CheckpointError, load_checkpoint
@@ -26,7 +25,6 @@ def from_checkpoint(path: Path, options: SourceOptions) -> Source:
         raise SourceError(f"{path}: {first_line(error)}") from error
     facts = checkpoint.data
     rows = normalize(checkpoint.held_out_pixels, facts)
-    _, height, width = facts.input_shape
     return of_net(
         net,
         facts.input_shape,
@@ -34,9 +32,7 @@ def from_checkpoint(path: Path, options: SourceOptions) -> Source:
         digest=sha256(path.read_bytes()),
         held_out=rows.numpy(),
         labels=list(facts.labels),
-        preprocessing=Preprocessing(
-            mode=facts.mode, height=height, width=width, mean=list(facts.mean), std=list(facts.std)
-        ),
+        preprocessing=facts.preprocessing(),
         training={**checkpoint.metrics, "seed": checkpoint.seed},
         batchnorm=checkpoint.batchnorm,
     )

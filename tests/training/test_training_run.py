@@ -309,7 +309,7 @@ def test_help_shows_an_example_without_waiting_for_torch():
         "except SystemExit as e: sys.exit(3 if 'torch' in sys.modules else e.code)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python -m training --out runs/digits" in done.stdout
+    assert "foldserve train --out runs/digits" in done.stdout
 
 
 def run_compiled(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from service.contract.bundle import MANIFEST_FILE, Bundle, open_bundle
 from service.contract.manifest import BundleError
+from service.contract.pictures import Target
+from service.contract.preprocessing import Preprocessing
 from service.contract.probabilities import are_distributions
-from training.data import DataFacts, Pixels, normalize
+from training.data import DataFacts, Pixels
 from training.data.ahead import batches_ahead
 from training.errors import TrainingError
 from training.loop.device import place
@@ -37,11 +40,15 @@ class EvaluationError(TrainingError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answering:
-    """`config` holds the settings of the run, where it is a checkpoint's; `trained_on` names its data."""
+    """`config` holds the settings of the run, where it is a checkpoint's; `trained_on` names its data.
+
+    `target` says what a picture of at most so many pixels becomes.
+    """
 
     where: str
     facts: DataFacts
     trained_on: str
+    target: Callable[[int], Target]
     logits: Callable[[Pixels], Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
@@ -60,6 +67,7 @@ def open_answering(path: Path, device: torch.device) -> Answering:
         where=str(path),
         facts=checkpoint.data,
         trained_on=checkpoint.data.name,
+        target=checkpoint.data.preprocessing().target,
         logits=lambda pixels: predict(net, pixels.to(device), checkpoint.data).float().cpu(),
         config=checkpoint.resume.config if checkpoint.resume else {},
         checkpoint=checkpoint,
@@ -72,8 +80,9 @@ def _of_bundle(path: Path) -> Answering:
     except BundleError as error:
         raise EvaluationError(f"{path}: {error}") from None
     manifest, given = bundle.manifest, bundle.manifest.preprocessing
-    if given is None or not manifest.labels or len(manifest.inputs) != 1:
-        raise EvaluationError(f"{path} takes no pictures, or does not name its classes")
+    task = manifest.postprocessing.task if manifest.postprocessing else "classification"
+    if given is None or not manifest.labels or len(manifest.inputs) != 1 or task != "classification":
+        raise EvaluationError(f"{path} takes no pictures, or does not give each one of its classes")
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
@@ -91,16 +100,19 @@ def _of_bundle(path: Path) -> Answering:
         where=str(path),
         facts=facts,
         trained_on=manifest.provenance.source.rpartition("trained on ")[2],
-        logits=lambda pixels: _run(session, bundle, facts, pixels),
+        target=given.target,
+        logits=lambda pixels: _run(session, bundle, given, pixels),
     )
 
 
-def _run(session: Any, bundle: Bundle, facts: DataFacts, pixels: Pixels) -> Tensor:
+def _run(session: Any, bundle: Bundle, given: Preprocessing, pixels: Pixels) -> Tensor:
     (spec,), output = bundle.manifest.inputs, bundle.manifest.outputs[0].name
     batches = torch.split(torch.arange(len(pixels)), BATCH_ROWS)
     answers = []
     for batch in batches_ahead(pixels, batches):
-        rows = normalize(batch, facts).numpy()
+        rows = np.empty((len(batch), *given.row_shape), np.float32)
+        for row, picture in zip(rows, batch.cpu().numpy(), strict=True):
+            given.write_row(picture, row)
         if spec.dtype == "uint8":  # the graph normalises, so a row is the pixels but for rounding
             rows = rows.round()
         answers.append(torch.from_numpy(session.run([output], {spec.name: rows.astype(spec.dtype)})[0]))

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.contract.pictures import PictureError, Target, read_pixels
+from service.contract.pictures import PictureError, read_pixels
 from training.evaluation.answering import Answering, open_answering
+from training.evaluation.test_set import MAX_PIXELS
 from training.loop.device import find_device
 from training.pictures.formats import FORMATS
 
-MAX_PIXELS = 40_000_000
 Labels = list[tuple[str, float]]
 
 
@@ -25,9 +25,7 @@ def open_local(source: Path) -> Answering:
 
 def label_pictures(answering: Answering, contents: Sequence[bytes], top: int) -> list[Labels | str]:
     """The `top` labels of each picture, the most probable first; a sentence for one that cannot be read."""
-    facts = answering.facts
-    _, height, width = facts.input_shape
-    target = Target(mode=facts.mode, height=height, width=width, max_pixels=MAX_PIXELS)
+    target = answering.target(MAX_PIXELS)
     read: list[np.ndarray | str] = []
     for content in contents:
         try:
@@ -38,7 +36,7 @@ def label_pictures(answering: Answering, contents: Sequence[bytes], top: int) ->
     if not pixels:
         return [each for each in read if isinstance(each, str)]
     shares = torch.softmax(answering.logits(torch.from_numpy(np.stack(pixels))).double(), 1)
-    ranked = iter([_rank(row, facts.labels, top) for row in shares.tolist()])
+    ranked = iter([_rank(row, answering.facts.labels, top) for row in shares.tolist()])
     return [each if isinstance(each, str) else next(ranked) for each in read]
 
 

@@ -22,6 +22,7 @@ from training.evaluation.answering import Answering, EvaluationError
 
 # As for training: more than this is no test set, but a folder of something else.
 MAX_CORRUPT_SHARE = 0.01
+MAX_PIXELS = 40_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +79,6 @@ def _whole(split: Split) -> Split:
 
 def _of_files(name: str, settings: Mapping[str, str], answering: Answering) -> TestSet:
     """The second half of a folder or table, or all of it if it has one; decoded as the net takes pictures."""
-    from service.contract.pictures import Target
     from training.data.divide import choose_held_out
     from training.data.sets.folder import name_rows
     from training.pictures.make import describe_skipped
@@ -92,8 +92,7 @@ def _of_files(name: str, settings: Mapping[str, str], answering: Answering) -> T
     kind, _, where = name.partition(":")
     path = Path(where).expanduser()
     tree = find_table(path) if kind == "table" else find_tree(path)
-    _, height, width = facts.input_shape
-    target = Target(mode=facts.mode, height=height, width=width, max_pixels=40_000_000)
+    target = answering.target(MAX_PIXELS)
     store = open_store(tree, target, find_cache(), MAX_CORRUPT_SHARE)
     rows = np.flatnonzero(store.was_read & (store.halves == len(tree.halves) - 1))
     if len(tree.halves) == 1 and tree.name == answering.trained_on:

@@ -39,13 +39,15 @@ class CheckpointError(TrainingError):
 class Resume:
     """What resuming needs besides the weights; `history` holds the facts of every epoch so far.
 
-    `threads` decides in which order a CPU sums, and so the last bits of every weight.
+    `threads` decides in which order a CPU sums, and so the last bits of every weight. `data_digest` proves
+    that data found elsewhere are the same (data/split.py).
     """
 
     config: dict[str, Any]
     threads: int
     history: list[dict[str, Any]]
     state: State
+    data_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

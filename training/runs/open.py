@@ -19,6 +19,7 @@ from training.batchnorm.small_batches import count_positions, describe_small_bat
 from training.batchnorm.statistics import find_batchnorms
 from training.data import Split, foresee_facts, load_split
 from training.data.normalise import is_chosen, normalised, with_statistics
+from training.data.split import identify
 from training.distributed.group import ALONE, Group
 from training.files import OutputError, prepare_folder
 from training.loop.balance import class_weights, settle_class_weights
@@ -31,7 +32,7 @@ from training.loop.precision import resolve_precision
 from training.nets.weights import freeze
 from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
 from training.runs.run import CHECKPOINT, Run
-from training.runs.source import keep_normalisation, load_source, open_weights
+from training.runs.source import adopted, keep_normalisation, load_source, open_weights
 from training.settings.config import ConfigError, FitConfig, new_config
 
 
@@ -107,8 +108,8 @@ def _describe_shared(run: Run) -> dict[str, Any]:
 def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Group) -> Run:
     """Cheap checks before slow ones: a mistyped net must not be found after an hour of decoding pictures."""
     source = open_weights(flags["init_from"]) if flags.get("init_from") else None
-    if source is not None and "net" not in flags:
-        flags = {**flags, **source.config}
+    if source is not None:
+        flags = adopted(flags, source)
     config = new_config(flags)
     resolve_precision(config.precision, device)
     parse_augment(config.augment, config.data)
@@ -173,7 +174,9 @@ def _resume(
             asked = settle_class_weights(
                 replace(config, class_weights=asked), checkpoint.data.labels
             ).class_weights
-        if (began := getattr(config, key)) != asked:
+        if key == "data":
+            config = replace(config, data=asked)  # moved, or the same elsewhere: its digest decides below
+        elif (began := getattr(config, key)) != asked:
             raise ConfigError(f"{path} began with {key} {began}, so --resume cannot take {asked}")
     resolve_precision(config.precision, device)
     with group.first_per_machine():
@@ -181,6 +184,10 @@ def _resume(
     if config.init_from:
         # What was normalised as in the source stays so, whether or not its file is still there.
         split = with_statistics(split, checkpoint.data.mean, checkpoint.data.std)
+    if resume.data_digest and resume.data_digest == identify(split):
+        split = replace(split, facts=replace(split.facts, name=checkpoint.data.name))
+    elif resume.data_digest and split.facts == checkpoint.data:
+        raise CheckpointError(f"{path} was trained on other pictures or labels than {config.data} has now")
     if split.facts != checkpoint.data:
         raise CheckpointError(
             f"{path} was trained on {checkpoint.data}, but {config.data} is now {split.facts}"

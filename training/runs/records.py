@@ -5,7 +5,7 @@ The way back checks every key and every type, and names the first that is wrong.
 """
 
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -37,15 +37,19 @@ def to_plain(value: Any) -> Any:
 
 
 def read_record(cls: type[T], record: Any, where: str) -> T:
-    """Build a dataclass from a dict with exactly its keys, each of its type."""
+    """Build a dataclass from a dict with exactly its keys, each of its type.
+
+    One with a default may be missing: files from before there was such a key do not have it.
+    """
     if not isinstance(record, dict):
         raise RecordError(f"{where} must be a dict, got {type(record).__name__}")
     hints = get_type_hints(cls)
-    if missing := sorted(hints.keys() - record.keys()):
+    needed = {field.name for field in fields(cls) if field.default is MISSING}  # type: ignore[arg-type]
+    if missing := sorted(needed - record.keys()):
         raise RecordError(f"{where}: {missing[0]} is missing")
     if unknown := sorted(str(key) for key in record.keys() - hints.keys()):
         raise RecordError(f"{where}: {unknown[0]} is unknown")
-    values = {key: _read(hint, record[key], where, key) for key, hint in hints.items()}
+    values = {key: _read(hint, record[key], where, key) for key, hint in hints.items() if key in record}
     try:
         return cls(**values)
     except ValueError as error:

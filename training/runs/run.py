@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from training.batchnorm.report import BatchNormReport
 from training.data import Split, sample_held_out
+from training.data.split import identify
 from training.distributed.group import ALONE, Group
 from training.figures.gallery import publish_curves, publish_predictions
 from training.files import OutputError, publish
@@ -89,6 +91,10 @@ class Run:
     def _title(self) -> str:
         return f"{self.config.net} on {self.split.facts.name}"
 
+    @cached_property
+    def _data_digest(self) -> str:
+        return identify(self.split)
+
     def _draw_curves(self) -> None:
         if self.history and self.group.is_first:
             publish_curves(self.out, self.history, self._title)
@@ -116,5 +122,6 @@ class Run:
                 threads=torch.get_num_threads(),
                 history=[asdict(facts) for facts in (*self.history, epoch.facts)],
                 state=epoch.state,
+                data_digest=self._data_digest,
             ),
         )

@@ -16,7 +16,7 @@ import torch
 
 from service.contract.pictures import PictureError, Target, inspect_picture
 from training.data.divide import build_split, check_labels, choose_held_out, keep_apart
-from training.data.facts import DataFacts
+from training.data.facts import DataFacts, resizing
 from training.data.sets.folder_settings import FolderSettings
 from training.data.sets.places import find_cache
 from training.data.split import Pixels, Split
@@ -57,7 +57,12 @@ def load_folder(find: Find, path: Path, settings: FolderSettings) -> Split:
     def name_held_out(numbers: Sequence[int]) -> list[str]:
         return name_rows(tree, held_out[list(numbers)].tolist())
 
-    return replace(split, name_held_out=name_held_out, is_divided_here=len(tree.halves) == 1)
+    return replace(
+        split,
+        facts=settings.resized(split.facts),
+        name_held_out=name_held_out,
+        is_divided_here=len(tree.halves) == 1,
+    )
 
 
 def name_rows(tree: Tree, rows: Sequence[int]) -> list[str]:
@@ -73,7 +78,7 @@ def foresee_folder(find: Find, path: Path, settings: FolderSettings) -> DataFact
     tree = find(path, settings.min_pictures)
     target = choose_target(tree, settings, sides)
     channels = target.shape[0]
-    return DataFacts(
+    facts = DataFacts(
         name=tree.name,
         labels=list(tree.classes),
         input_shape=target.shape,
@@ -81,6 +86,7 @@ def foresee_folder(find: Find, path: Path, settings: FolderSettings) -> DataFact
         mean=[0.0] * channels,
         std=[1.0] * channels,
     )
+    return settings.resized(facts)
 
 
 def choose_target(tree: Tree, settings: FolderSettings, sides: tuple[int, int] | None) -> Target:
@@ -99,7 +105,11 @@ def choose_target(tree: Tree, settings: FolderSettings, sides: tuple[int, int] |
         sides = sides or sizes[0]
     height, width = sides
     return Target(
-        mode="L" if mode == "L" else "RGB", height=height, width=width, max_pixels=settings.max_pixels
+        mode="L" if mode == "L" else "RGB",
+        height=height,
+        width=width,
+        max_pixels=settings.max_pixels,
+        resize=resizing(settings.resize, settings.interpolation, sides),
     )
 
 

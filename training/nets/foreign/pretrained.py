@@ -8,25 +8,29 @@ or from its hub where that can be reached.  With a file, it gets as many classes
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from service.contract.framing import Interpolation
 from service.contract.text import first_line
 from training.nets.foreign.from_module import call_factory
 from training.nets.foreign.packages import import_package, is_package
 from training.nets.settings import NetError
 from training.nets.weights import find_head, load_all_weights, renamed
 
+KNOWN = get_args(Interpolation)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenedNet:
-    """`row_shape` is what the net was made for, `mean` and `std` what its own weights were trained with."""
+    """`row_shape` is what the net was made for; the rest is what its own weights were trained with."""
 
     net: nn.Module
     row_shape: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: str | None = None
 
 
 def open_net(
@@ -83,6 +87,7 @@ def _build(name: str, row_shape: tuple[int, ...] | None, *, is_published: bool, 
         net = package.create_model(short, pretrained=is_published, **channels, **settings)
         said = net.pretrained_cfg
         size, mean, std = said.get("input_size"), said.get("mean"), said.get("std")
+        interpolation = said.get("interpolation")
     else:
         published = getattr(package.get_model_weights(short), "DEFAULT", None)
         if is_published and published is None:
@@ -92,6 +97,7 @@ def _build(name: str, row_shape: tuple[int, ...] | None, *, is_published: bool, 
         crop = getattr(transform, "crop_size", None)
         size = (3, crop[0], crop[0]) if crop else None
         mean, std = getattr(transform, "mean", None), getattr(transform, "std", None)
+        interpolation = getattr(getattr(transform, "interpolation", None), "value", None)
     if not is_published or not mean or not std or (size and len(mean) != (row_shape or size)[0]):
         mean, std = None, None
     return OpenedNet(
@@ -99,4 +105,5 @@ def _build(name: str, row_shape: tuple[int, ...] | None, *, is_published: bool, 
         row_shape=row_shape or (tuple(size) if size else None),
         mean=tuple(map(float, mean)) if mean else None,
         std=tuple(map(float, std)) if std else None,
+        interpolation=interpolation if is_published and interpolation in KNOWN else None,
     )

@@ -194,4 +194,4 @@ def test_help_has_an_example():
     for verb in ([], ["bundle"], ["fold"], ["verify"]):
         done = run_here(*verb, "--help")
         assert done.returncode == 0
-        assert "foldserve export bundle runs/digits/checkpoint.pt --to models/digits" in done.stdout
+        assert f"  foldserve export {' '.join(verb) or 'bundle'} " in done.stdout

@@ -163,4 +163,4 @@ def test_help_shows_an_example_without_waiting_for_torch():
         "except SystemExit as e: sys.exit(3 if 'torch' in sys.modules else e.code)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python -m training compare runs/digits runs/deep" in done.stdout
+    assert "foldserve train compare runs/digits runs/deep" in done.stdout

@@ -167,7 +167,8 @@ def _open(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -
         image = Image.open(io.BytesIO(content), formats=tuple(formats))
     except UnidentifiedImageError:
         raise UnknownFormatError(f"is none of {', '.join(formats)}") from None
-    check_size(*image.size, max_pixels)  # as the header says: before a pixel is decoded
+    width, height = image.size
+    check_size(width, height, max_pixels)  # as the header says: before a pixel is decoded
     image.load()
     return image
 

@@ -4,7 +4,8 @@
 #   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v "$PWD/models:/app/models:ro" foldserve
 #
 # Each has its extra of pyproject.toml, at the versions of constraints.txt, and runs as uid 10001.
-# Two build arguments are for pip: PIP_FIND_LINKS, an additional page of wheels, and PIP_EXTRA_INDEX_URL.
+# Two build arguments are for pip: PIP_FIND_LINKS, an additional page of wheels, and PIP_EXTRA_INDEX_URL; REVISION is
+# the commit, for a label.
 # The default torch for Linux includes CUDA, which takes gigabytes. For a smaller factory, for CPUs only, set
 # PIP_EXTRA_INDEX_URL to PyTorch's own index of CPU builds.
 
@@ -16,7 +17,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1
 # An empty named volume inherits its owner from the folder over which it is mounted.
 RUN useradd --uid 10001 --user-group --no-log-init --no-create-home --home-dir /tmp foldserve \
-    && install -d -o foldserve -g foldserve /app/runs /app/models
+    && install -d -o foldserve -g foldserve /app/runs /app/models /app/cache
 WORKDIR /app
 
 # The installing stages, with pip, its caches and its arguments, are not part of the images.
@@ -54,12 +55,15 @@ RUN if [ -e "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))
     && python -m compileall -q service
 
 FROM base AS serve
-LABEL org.opencontainers.image.licenses="Apache-2.0"
-ENV FOLDSERVE_HOST=0.0.0.0 FOLDSERVE_PORT=8000
+ARG REVISION=unknown
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="$REVISION"
+ENV FOLDSERVE_HOST=0.0.0.0 FOLDSERVE_PORT=8000 FOLDSERVE_CACHE=/app/cache
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "-c", \
     "import http.client, os, sys; \
      server = http.client.HTTPConnection('127.0.0.1', int(os.environ['FOLDSERVE_PORT']), timeout=4); \
      server.request('GET', '/v2/health/ready'); \
@@ -83,7 +87,10 @@ RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
 
 # docker run --rm -v "$PWD/runs:/app/runs" FACTORY training --out runs/digits
 FROM base AS factory
+ARG REVISION=unknown
 LABEL org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="$REVISION" \
     org.opencontainers.image.title="foldserve factory" \
     org.opencontainers.image.description="Trains nets, folds their BatchNorms away and packs proved bundles."
 ENV MPLCONFIGDIR=/tmp/matplotlib

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.cgroup import cpu_quota
 from service.contract.parity import BUCKETS
 from service.flags import FlagError, read_flags
 
@@ -47,8 +48,8 @@ class SettingsError(Exception):
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """CPU cores that this process may use: by its affinity, and by its container's quota, at least 1."""
+    return max(1, int(min(len(os.sched_getaffinity(0)), cpu_quota())))
 
 
 def default_cache() -> Path:
@@ -169,6 +170,9 @@ class Settings(BaseSettings):
     )
     request_log: Literal["all", "failures", "off"] = Field(
         "failures", description="which requests get a line in the log"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how a line of the log is written: text, or one JSON object"
     )
     trace_endpoint: str | None = Field(
         None, description="where to send OpenTelemetry spans (OTLP over HTTP), e.g. http://collector:4318"

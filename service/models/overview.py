@@ -55,6 +55,7 @@ def _served(served: Served) -> dict[str, Any]:
             "proved_at": served.proved_at,
             "provider": served.engine.provider,
             "golden_rows": served.num_golden_rows,
+            "golden_pictures": 0 if manifest.golden_pictures is None else len(manifest.golden_pictures.names),
             "batch_norms": {"found": manifest.fold.found, "folded": manifest.fold.folded},
             "outputs": [
                 {"name": name, "difference": difference, "tolerance": manifest.tolerances[name].max_abs}

@@ -16,7 +16,7 @@ function ofPicture(url, name, file, served) {
   const key = hasKey();
   const { mode, height, width, mean, std } = served.preprocessing, input = served.inputs[0];
   const isBytes = input.datatype === "UINT8";
-  return {
+  const texts = {
     curl: `curl ${key ? '-H "Authorization: Bearer $FOLDSERVE_API_KEY" ' : ""}--data-binary @${quoted(file)} ${quoted(url + "/predict" + query)}`,
     Python: `# pip install 'foldserve[client]'
 ${key ? "import os\n" : ""}from foldserve.client import Client
@@ -47,6 +47,14 @@ const response = await fetch(${python(url + "/predict" + query)}, {
 if (!response.ok) throw new Error((await response.json()).error);
 console.log((await response.json()).predictions[0].top);`,
   };
+  if (!isPlain(served.preprocessing)) delete texts.tritonclient; // it would take a page of code
+  return texts;
+}
+
+// Resized to exactly its row, with levels / 255 in NCHW: what a few lines of Pillow and NumPy do.
+function isPlain({ mode, resize, scale, layout, orientation }) {
+  const resized = !resize || (resize.mode === "exact" && resize.interpolation === "bilinear" && resize.antialias);
+  return resized && mode !== "BGR" && Math.abs(scale * 255 - 1) < 1e-9 && layout === "NCHW" && orientation === "exif";
 }
 
 const numpyOf = (datatype) => ({ FP16: "float16", FP32: "float32", FP64: "float64", BOOL: "bool" })[datatype] ?? datatype.toLowerCase();

@@ -38,7 +38,7 @@ function report(name, version) {
 function verdict(proof) {
   const worst = Math.max(...proof.outputs.map((one) => (one.difference === 0 ? 0 : one.difference / one.tolerance)));
   const { found, folded } = proof.batch_norms;
-  return `proved here on ${proof.golden_rows} golden rows: at most ${portion(worst)} of the tolerance; ${folded} of ${found} BatchNorms folded`;
+  return `proved here on ${proof.golden_rows} golden rows${proof.golden_pictures ? ` and ${proof.golden_pictures} pictures` : ""}: at most ${portion(worst)} of the tolerance; ${folded} of ${found} BatchNorms folded`;
 }
 
 const portion = (share) => (share >= 0.1 ? `${Math.round(share * 100)} %` : `${short(share * 100)} %`);
@@ -49,7 +49,7 @@ export function showProof(model) {
   if (!proof) return;
   const when = new Date(proof.proved_at * 1000).toLocaleString();
   const box = make("div", { className: "proof" }, make("h3", {}, "Is it the trained net?"),
-    make("p", {}, `Yes. Before its first request, version ${model.served.version} answered ${proof.golden_rows} golden rows on this machine (${proof.provider}, ${when}) as the unfolded net does in float64.`));
+    make("p", {}, `Yes. Before its first request, version ${model.served.version} answered ${proof.golden_rows} golden rows on this machine (${proof.provider}, ${when}) as the unfolded net does in float64.${proof.golden_pictures ? ` ${proof.golden_pictures} golden pictures became the rows that they must become.` : ""}`));
   for (const one of proof.outputs) {
     const share = one.difference === 0 ? 0 : one.difference / one.tolerance;
     box.append(make("p", {}, `${one.name}: differs by at most ${short(one.difference)}; ${short(one.tolerance)} is allowed (${portion(share)} of it).`), bar(share));

@@ -105,9 +105,14 @@ function fail(text) {
 }
 
 function showAnswer(blob, { model_name, model_version, predictions: [found] }, ms) {
-  say(`${found.label}, ${percent(found.probability)}`);
-  at("message").className = "told";
-  at("bars").replaceChildren(...found.top.map((one) => make("li", {},
+  if (found.top) {
+    say(found.label === undefined ? "No label is likely enough." : `${found.label}, ${percent(found.probability)}`);
+    at("message").className = "told";
+  } else { // an embedding, a map
+    const { row, ...answer } = found, text = JSON.stringify(answer);
+    say(text.length > 600 ? `${text.slice(0, 600)} …` : text);
+  }
+  at("bars").replaceChildren(...(found.top ?? []).map((one) => make("li", {},
     make("span", { className: "name" }, one.label), bar(one.probability), make("span", { className: "share" }, percent(one.probability)))));
   URL.revokeObjectURL(at("sent").src);
   at("sent").src = at("save").href = URL.createObjectURL(blob);

@@ -23,7 +23,7 @@ from service.routes.front import Front
 from service.routes.infer import InferEndpoint
 from service.routes.request_record import RequestRecorder
 from service.settings import Settings, usable_cores
-from service.telemetry.request_log import RequestLog, Sink, write_failures, write_lines
+from service.telemetry.request_log import RequestLog, Sink, failures, write_json, write_lines
 from service.telemetry.tracing import spans_to
 from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
@@ -142,7 +142,8 @@ def decoding_limits(settings: Settings) -> DecodingLimits:
 
 def build_request_log(settings: Settings) -> RequestLog:
     """The log that writes the lines that `request_log` asks for, and spans where `trace_endpoint` is set."""
-    writers: dict[str, list[Sink]] = {"all": [write_lines], "failures": [write_failures], "off": []}
+    write: Sink = write_json if settings.log_format == "json" else write_lines
+    writers: dict[str, list[Sink]] = {"all": [write], "failures": [failures(write)], "off": []}
     sinks = writers[settings.request_log]
     if settings.trace_endpoint is None:
         return RequestLog(sinks)

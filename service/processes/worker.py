@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 
 from service.contract.picture_support import unsupported_reason
 from service.models.memory import map_large_blocks
@@ -18,6 +19,7 @@ from service.models.registry import ModelRegistry
 from service.processes.assemble import build_service
 from service.processes.server import Server, leave
 from service.settings import Settings
+from service.telemetry.request_log import JsonFormatter
 from service.telemetry.standard_error import drain_stderr, never_wait_for_stderr
 from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
@@ -55,7 +57,9 @@ def run_worker(
         spare_the_collector()
         if slot.index == 0:
             await _all_are_ready(models, service.workers)
-            print(what_to_try(url_of(settings, sock), models), file=sys.stderr, flush=True)
+            if settings.log_format == "text":
+                hint = what_to_try(url_to_try(url_of(settings, sock)), models)
+                print(hint, file=sys.stderr, flush=True)
 
     server = Server(service, settings, announce)
     server.run(sock)
@@ -77,6 +81,16 @@ def url_of(settings: Settings, sock: socket.socket) -> str:
     return f"{scheme}://{host}:{sock.getsockname()[1]}"
 
 
+def url_to_try(url: str) -> str:
+    """The same address where a person can reach it: no browser goes to 0.0.0.0 or [::]."""
+    return url.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
+
+
+def is_in_container() -> bool:
+    """Whether a container's engine left its mark: the port is then published at another one, perhaps."""
+    return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+
+
 def what_to_try(url: str, models: ModelRegistry) -> str:
     """Commands that a person can type next, or why the server is not ready."""
     if models.reason is not None:
@@ -87,7 +101,10 @@ def what_to_try(url: str, models: ModelRegistry) -> str:
         query = f"?model={taking_pictures[0]}" if len(taking_pictures) > 1 else ""
         lines.append(f"  curl --data-binary @picture.png '{url}/predict{query}'")
     name = models.names[0]
-    lines += [f"  curl {url}/v2/models/{name}", f"  {url}/docs", "Ctrl-C stops.", ""]
+    lines += [f"  curl {url}/v2/models/{name}", f"  {url} for people, {url}/docs for programs"]
+    if is_in_container():
+        lines.append("From outside of this container, the port is the one that it is published at.")
+    lines += ["Ctrl-C stops.", ""]
     return "\n".join(lines)
 
 
@@ -95,6 +112,9 @@ def set_up_logging(settings: Settings) -> None:
     """Log to a stderr that never waits: our own lines from `log_level` on."""
     never_wait_for_stderr()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if settings.log_format == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
     _log.setLevel(settings.log_level.upper())
 
 

@@ -8,7 +8,9 @@ Noting an entry is an append to a list. If the thread cannot keep up, entries ar
 """
 
 import contextlib
+import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -105,24 +107,73 @@ class RequestLog:
                     _log.exception("event=journal_failed entries=%d", len(entries))
 
 
-def write_failures(entries: Sequence[Timed]) -> None:
-    """Write a line on stderr for each entry whose status is not 200."""
-    write_lines([timed for timed in entries if timed[1].status != 200])
+def failures(sink: Sink) -> Sink:
+    """A sink that is given only the entries whose status is not 200."""
+    return lambda entries: sink([timed for timed in entries if timed[1].status != 200])
 
 
 def write_lines(entries: Sequence[Timed]) -> None:
     """Write a line on stderr for each entry, all in one write."""
     lines = []
     for at, entry in entries:
-        when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-        level, why = ("INFO", "") if entry.status == 200 else ("WARNING", f" reason={entry.reason}")
-        lines.append(
-            f"{when}Z {level} event=request route={entry.route} id={entry.id.decode()} model={entry.model} "
-            f"version={entry.version} status={entry.status}{why} rows={entry.num_rows} "
-            f"read_ms={entry.read_s * 1e3:.3f} decode_ms={entry.decode_s * 1e3:.3f} "
-            f"queue_ms={entry.queue_s * 1e3:.3f} compute_ms={entry.compute_s * 1e3:.3f} "
-            f"encode_ms={entry.encode_s * 1e3:.3f} total_ms={entry.total_s * 1e3:.3f}\n"
+        facts = facts_of(entry)
+        level = "INFO" if entry.status == 200 else "WARNING"
+        told = " ".join(
+            f"{name}={value:.3f}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in facts.items()
         )
+        lines.append(f"{time_text(at)} {level} {told}\n")
+    _write(lines)
+
+
+def write_json(entries: Sequence[Timed]) -> None:
+    """Write a JSON object a line on stderr for each entry, all in one write."""
+    lines = []
+    for at, entry in entries:
+        level = "INFO" if entry.status == 200 else "WARNING"
+        lines.append(json.dumps({"time": time_text(at), "level": level, **facts_of(entry)}) + "\n")
+    _write(lines)
+
+
+def facts_of(entry: LogEntry) -> dict[str, str | int | float]:
+    """What a line says of a request, in its order; durations in milliseconds."""
+    return {
+        "event": "request",
+        "route": entry.route,
+        "id": entry.id.decode(),
+        "model": entry.model,
+        "version": entry.version,
+        "status": entry.status,
+        **({} if entry.status == 200 else {"reason": entry.reason}),
+        "rows": entry.num_rows,
+        **{
+            f"{phase}_ms": round(getattr(entry, f"{phase}_s") * 1e3, 3)
+            for phase in ("read", "decode", "queue", "compute", "encode", "total")
+        },
+    }
+
+
+def time_text(at: float) -> str:
+    """Seconds since 1970 as a log's time of day, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class JsonFormatter(logging.Formatter):
+    """A record of `logging` as one JSON object; `event` and the words after it become members."""
+
+    _WORD = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*)")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        message = record.getMessage()
+        words = dict(self._WORD.findall(message)) if message.startswith("event=") else {"message": message}
+        members = {name: value.strip("'\"") for name, value in words.items()}
+        if record.exc_info:
+            members["trace"] = self.formatException(record.exc_info)
+        return json.dumps({"time": time_text(record.created), "level": record.levelname, **members})
+
+
+def _write(lines: Sequence[str]) -> None:
     if not lines:
         return
     with contextlib.suppress(OSError):  # the reader of our stderr has gone

@@ -216,7 +216,8 @@ def test_the_service_is_confined(project: Project) -> None:
     assert host["ReadonlyRootfs"] is True
     assert host["CapDrop"] == ["ALL"]
     assert [option.partition(":")[0] for option in host["SecurityOpt"]] == ["no-new-privileges"]
-    assert [(mount["Destination"], mount["RW"]) for mount in facts["Mounts"]] == [("/app/models", False)]
+    mounts = {mount["Destination"]: mount["RW"] for mount in facts["Mounts"]}
+    assert mounts == {"/app/models": False, "/app/cache": True}
     assert project.ask("id", "-u").stdout.strip() == "10001"
     for place in (".", "models", "/opt/venv"):
         refused = project.ask("touch", f"{place}/planted")

@@ -76,7 +76,7 @@ def test_a_planted_breach_is_found(tmp_path, room, line):
 SERVICE = (
     {"compiled"},
     {""},
-    {"contract", "errors", "flags", "page"},
+    {"contract", "errors", "flags", "page", "cgroup"},
     {"isolation"},
     {"settings", "access", "telemetry", "protocol", "batching", "pictures"},
     {"engine"},

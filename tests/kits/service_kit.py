@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -155,6 +156,13 @@ def metric(client: httpx.Client, name: str) -> float:
     """The value of one line of /metrics; 0 if it is not there yet."""
     lines = client.get("/metrics").text.splitlines()
     return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+def free_port() -> int:
+    """A port that no process listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def responds(url: str) -> bool:

@@ -1,6 +1,8 @@
 """The request_log's lines: one for each request, keys and values, whatever a client calls its request."""
 
 import io
+import json
+import logging
 import sys
 import threading
 
@@ -12,7 +14,15 @@ from request_log_kit import AT, AT_MOST_S, entry, parsed, written
 from service.errors import BadRequest
 from service.routes.request_record import RequestRecorder
 from service.telemetry.metrics import Metrics
-from service.telemetry.request_log import LogEntry, RequestLog, Timed, write_failures, write_lines
+from service.telemetry.request_log import (
+    JsonFormatter,
+    LogEntry,
+    RequestLog,
+    Timed,
+    failures,
+    write_json,
+    write_lines,
+)
 
 
 def test_a_line_is_a_time_a_level_and_pairs() -> None:
@@ -34,10 +44,10 @@ def test_a_line_is_a_time_a_level_and_pairs() -> None:
 def test_failures_alone_are_written_where_only_they_are_wanted() -> None:
     statuses = [200, 503, 200, 400, 504, 499, 200]
     entries = [(AT, entry(number, status)) for number, status in enumerate(statuses)]
-    failed = [line["status"] for line in parsed(written(entries, write_failures))]
+    failed = [line["status"] for line in parsed(written(entries, failures(write_lines)))]
     assert failed == ["503", "400", "504", "499"]
     assert [line["status"] for line in parsed(written(entries))] == [str(status) for status in statuses]
-    assert written([(AT, entry(1))], write_failures) == ""
+    assert written([(AT, entry(1))], failures(write_lines)) == ""
 
 
 def test_many_lines_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +160,24 @@ def test_who_brings_no_usable_id_gets_a_new_one(given_id: bytes | None) -> None:
 @pytest.mark.parametrize("given_id", [b"a", b"x" * 128, b"!~", b"7f1e=\"';,{}"], ids=repr)
 def test_a_usable_id_is_kept(given_id: bytes) -> None:
     assert RequestRecorder(Metrics(), RequestLog([])).open("infer", given_id, 0.0).id == given_id
+
+
+def test_a_json_line_says_what_the_text_says() -> None:
+    entries = [(AT, entry(1)), (AT, entry(2, 503))]
+    (first, second) = (json.loads(line) for line in written(entries, write_json).splitlines())
+    assert (first["level"], second["level"], second["reason"]) == ("INFO", "WARNING", "overloaded")
+    for told, line in zip((first, second), parsed(written(entries, write_lines)), strict=True):
+        assert {name: float(told[name]) for name in told if name.endswith("_ms")} == {
+            name: float(line[name]) for name in line if name.endswith("_ms")
+        }
+        assert str(told["status"]) == str(line["status"])
+
+
+def test_every_record_of_the_log_becomes_one_json_object() -> None:
+    record = logging.LogRecord(
+        "foldserve", logging.ERROR, "x", 1, "event=refused model=%s reason=%r", ("m", "a b"), None
+    )
+    told = json.loads(JsonFormatter().format(record))
+    assert (told["event"], told["model"], told["reason"], told["level"]) == ("refused", "m", "a b", "ERROR")
+    plain = logging.LogRecord("asyncio", logging.WARNING, "x", 1, "two\nlines", (), None)
+    assert json.loads(JsonFormatter().format(plain))["message"] == "two\nlines"

@@ -150,6 +150,8 @@ def _report(
         outputs=source.outputs,
         provenance=provenance,
         batchnorm=source.batchnorm,
+        labels=source.labels,
+        preprocessing=source.preprocessing,
     )
 
 

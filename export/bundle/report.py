@@ -12,9 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.bundle.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
 from export.bundle.half import HalfWeights
+from export.bundle.verdict import accuracies, verdict
 from export.proof.prove import Proof
 from service.contract.bundle import Golden
 from service.contract.manifest import FoldAccount, Provenance, TensorSpec
+from service.contract.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # it needs torch, which an ONNX file does not
     from training.batchnorm.report import BatchNormReport
@@ -49,6 +51,8 @@ def render(
     outputs: Sequence[TensorSpec],
     provenance: Provenance,
     batchnorm: "BatchNormReport | None",
+    labels: Sequence[str] | None,
+    preprocessing: Preprocessing | None,
 ) -> bytes:
     """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32.
 
@@ -73,6 +77,10 @@ def render(
         box=(BOX_WIDTH, BOX_HEIGHT),
         proof=proof,
         ways=_ways(proof),
+        verdict=verdict(fold, proof, golden.num_rows),
+        accuracies=accuracies(provenance.training),
+        labels=labels,
+        preprocessing=preprocessing,
         golden=golden,
         plots=plots,
         inputs=inputs,

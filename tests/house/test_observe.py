@@ -12,6 +12,7 @@ import httpx
 import pytest
 import yaml
 
+from service.settings import PREFIX, Settings
 from service_kit import ROOT, free_port, serving
 from tiny_nets import digits_net, write_bundle
 
@@ -86,3 +87,15 @@ def _result(port: int, query: str) -> list[object]:
         return []
     found: list[object] = answer.json().get("data", {}).get("result", [])
     return found
+
+
+def test_every_setting_reaches_the_container_of_compose_serve() -> None:
+    service = yaml.safe_load((ROOT / "compose.serve.yml").read_text())["services"]["service"]
+    fixed = {"host", "port", "models", "cache"}  # what the image and the volumes say
+    assert set(service["environment"]) == {
+        f"{PREFIX}{name.upper()}" for name in set(Settings.model_fields) - fixed
+    }
+    assert all(value is None for value in service["environment"].values())
+    named = re.findall(rf"^({PREFIX}\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert named
+    assert set(named) <= set(service["environment"])

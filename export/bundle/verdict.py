@@ -1,0 +1,49 @@
+"""The report's first sentences: what was found, for people who read nothing else.
+
+In: a proof, the account of the fold, what the net knows of itself.  Out: sentences.
+"""
+
+from typing import Any
+
+from export.proof.prove import Proof
+from service.contract.manifest import FoldAccount
+
+
+def verdict(fold: FoldAccount, proof: Proof, num_rows: int) -> list[str]:
+    """Sentences on what became of the BatchNorms, and on how near the answers are."""
+    worst, output = max(
+        (proof.folded.worst[name] / (tolerance.max_abs or 1.0), name)
+        for name, tolerance in proof.tolerances.items()
+    )
+    return [
+        _of_fold(fold),
+        f"Its answers to {num_rows} golden rows are the unfolded net's: the worst difference, of '{output}', "
+        f"is {_fraction(worst)} of what is allowed.",
+    ]
+
+
+def _of_fold(fold: FoldAccount) -> str:
+    if not fold.found:
+        return "The net has no BatchNorm: nothing was folded, and the graph is served as it is."
+    gone = f"{fold.folded} of {fold.found} BatchNorms are folded away"
+    parts = [gone if fold.found > 1 else f"{'The' if fold.folded else 'No'} BatchNorm is folded away"]
+    if fold.reduced:
+        parts.append(f"{fold.reduced} became an Add each")
+    if fold.declined:
+        parts.append(f"{fold.declined} stayed, for the reasons below")
+    return ", ".join(parts) + "."
+
+
+def _fraction(share: float) -> str:
+    if share == 0:
+        return "none"
+    return f"1/{round(1 / share)}" if share < 2 / 3 else f"{100 * share:.0f} %"
+
+
+def accuracies(training: dict[str, Any]) -> dict[str, float]:
+    """What the source says of its accuracy, by readable names."""
+    names = {
+        "held_out_accuracy": "right of the held-out rows",
+        "train_accuracy": "right of the training rows",
+    }
+    return {text: training[name] for name, text in names.items() if isinstance(training.get(name), float)}

@@ -1,0 +1,49 @@
+"""The first sentences of a report."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from export.bundle.verdict import accuracies, verdict
+
+
+def fold(found: int, folded: int, reduced: int = 0) -> Any:
+    return SimpleNamespace(found=found, folded=folded, reduced=reduced, declined=found - folded - reduced)
+
+
+def proof(worst: float, max_abs: float = 1.0) -> Any:
+    tolerances = {"y": SimpleNamespace(max_abs=max_abs)}
+    return SimpleNamespace(folded=SimpleNamespace(worst={"y": worst}), tolerances=tolerances)
+
+
+@pytest.mark.parametrize(
+    ("account", "sentence"),
+    [
+        (fold(35, 35), "35 of 35 BatchNorms are folded away."),
+        (fold(1, 1), "The BatchNorm is folded away."),
+        (fold(1, 0), "No BatchNorm is folded away, 1 stayed, for the reasons below."),
+        (
+            fold(5, 3, 1),
+            "3 of 5 BatchNorms are folded away, 1 became an Add each, 1 stayed, for the reasons below.",
+        ),
+        (fold(0, 0), "The net has no BatchNorm: nothing was folded, and the graph is served as it is."),
+    ],
+)
+def test_what_became_of_the_batchnorms(account: Any, sentence: str) -> None:
+    assert verdict(account, proof(0.2), 38)[0] == sentence
+
+
+@pytest.mark.parametrize(
+    ("worst", "max_abs", "words"),
+    [(0.2, 1.0, "1/5 of"), (0.0, 0.0, "none of"), (0.9, 1.0, "90 % of"), (1e-9, 1e-6, "1/1000 of")],
+)
+def test_how_near_the_answers_are(worst: float, max_abs: float, words: str) -> None:
+    told = verdict(fold(1, 1), proof(worst, max_abs), 38)[1]
+    assert "Its answers to 38 golden rows are the unfolded net's" in told
+    assert told.endswith(f"of 'y', is {words} what is allowed.")
+
+
+def test_accuracies_are_those_that_the_source_knows() -> None:
+    assert accuracies({"held_out_accuracy": 0.977, "epoch": 6}) == {"right of the held-out rows": 0.977}
+    assert accuracies({}) == {}

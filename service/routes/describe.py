@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse
 
 from service.errors import BadRequest, Unsupported
 from service.models.registry import ModelRegistry
@@ -84,7 +85,13 @@ def add_statistics(app: FastAPI, models: ModelRegistry, workers: WorkerGroup) ->
     async def latest_stats(model: str) -> dict[str, Any]:
         return await stats(model, None)
 
-    @get(app, "/metrics", tags=["statistics"], summary="Counters and histograms for Prometheus")
+    @get(
+        app,
+        "/metrics",
+        tags=["statistics"],
+        summary="Counters and histograms for Prometheus",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         is_ready = models.is_ready and await workers.reason() is None
         text = exposition(await workers.snapshot(), is_ready=is_ready)

@@ -1,4 +1,6 @@
-"""`python -m training`: flags in; progress on stderr, the final facts as one JSON line on stdout.
+"""`python -m training`: flags in; progress on stderr, the final facts on stdout.
+
+They are a table on a terminal, and one JSON line for a pipe or with --json.
 
     python -m training --out FOLDER ...              trains
     python -m training compare FOLDER FOLDER ...     see compare_command.py
@@ -14,8 +16,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from training.console import to_markdown
 from training.distributed.launch import Launch, end, read_launch
 from training.errors import TrainingError
 from training.evaluation import command as evaluate_command
@@ -69,7 +72,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m training") ->
             )
             facts = narrate(run, wants_board=flags["tensorboard"], log_every=flags["log_every"])
         if launch.is_first:
-            print(json.dumps(facts))
+            # A table for people, JSON for whatever reads a pipe.
+            is_read = flags["json"] or not sys.stdout.isatty()
+            print(json.dumps(facts) if is_read else describe_facts(facts))
     except TrainingError as error:
         launch.report(error)
         return error.exit_code
@@ -78,6 +83,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m training") ->
             print(f"training: interrupted {describe_progress(run)}", file=sys.stderr)
         return 130
     return 0
+
+
+def describe_facts(facts: dict[str, Any]) -> str:
+    """The final facts as a table of at most 80 columns."""
+    rows = [(key.replace("_", " "), f"{facts[key]:.2%}") for key in facts if key.endswith("accuracy")]
+    rows += [(key.replace("_", " "), f"{facts[key]:.4f}") for key in facts if key.endswith("loss")]
+    rows += [(key, f"{facts[key]:,}") for key in ("epoch", "parameters", "seconds")]
+    return to_markdown([facts["out"], ""], rows, aligned=True)
 
 
 def describe_progress(run: "Run | None") -> str:

@@ -62,7 +62,7 @@ def show(
 ) -> str:
     """What a run of these epochs writes, 2 s of evaluation each; `begin_s` pass before the first step."""
     clock, written = Clock(), io.StringIO()
-    console = Console(file=written, force_terminal=terminal, width=120, highlight=False)
+    console = Console(file=written, force_terminal=terminal, width=160, highlight=False)
     with Display(console, num_epochs, epochs.start - 1, clock=clock) as display:
         clock.now += begin_s
         for epoch in epochs:
@@ -88,6 +88,23 @@ def test_without_a_terminal_there_is_one_line_an_epoch():
         begin.format(epoch, 40 * epoch) + held_out + middle + left
         for epoch, left in zip(range(1, 5), (", 0:18 left", ", 0:12 left", ", 0:06 left", ""), strict=True)
     ]
+
+
+def test_without_a_terminal_no_half_minute_passes_in_silence():
+    """An epoch of 82 s; a line is due by 30 s and 60 s, at the first step from then on."""
+    lines = show(range(1, 2), step_s=2.0).splitlines()
+    steps = [re.search(r"step (\d+)/40", line) for line in lines]
+    assert [int(found[1]) for found in steps if found] == [15, 30]
+    assert lines[-1].startswith("epoch   1/4   step 40 ")
+
+
+def test_on_a_narrow_terminal_an_epoch_is_one_line():
+    written = io.StringIO()
+    with Display(Console(file=written, force_terminal=True, width=80, highlight=False), 400) as display:
+        display.end_epoch(end(1))
+    (line,) = [line for line in frames(written.getvalue()) if "held out" in line]
+    assert len(line) <= 80
+    assert "train 1 50.00%  held out 0.75 87.50%" in line
 
 
 def test_what_the_first_step_waits_for_is_not_the_loops_speed():
@@ -227,7 +244,7 @@ def test_on_a_real_terminal_the_command_shows_its_bar(tmp_path):
     ours, theirs = pty.openpty()
     flags = ["--device", "cpu", "--epochs", "1", "--net", "mlp", "--net-setting", "hidden=8"]
     command = [sys.executable, "-m", "training", "--out", str(tmp_path / "run"), *flags]
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"}
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "160"}
     written = b""
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment

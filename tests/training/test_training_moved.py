@@ -65,6 +65,33 @@ def test_proportions_are_kept_in_training_in_the_bundle_and_in_evaluation(pets, 
     assert found[0] == found[1]
 
 
+def test_a_run_that_replaces_another_leaves_none_of_its_pictures_when_it_is_interrupted(
+    pets, tmp_path, monkeypatch
+):
+    flags = ["--out", str(tmp_path / "run"), "--data", f"folder:{pets}", *FIT]
+    assert main(flags) == 0
+    assert (tmp_path / "run" / "confusion.png").exists()
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.runs.run.Run._write_metrics", interrupt)
+    monkeypatch.setattr("training.runs.run.Run._draw_curves", lambda self: None)
+    assert main([*flags, "--seed", "1", "--overwrite"]) == 130
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").seed == 1
+    assert not list((tmp_path / "run").glob("*.png"))
+
+
+def test_people_get_a_table_and_pipes_get_json(pets, tmp_path, monkeypatch, capsys):
+    flags = ["--data", f"folder:{pets}", *FIT]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["--out", str(tmp_path / "one"), *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "| held out accuracy" in shown
+    assert main(["--out", str(tmp_path / "two"), *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epoch"] == 1
+
+
 def test_an_unknown_rule_is_one_sentence(pets, capsys, tmp_path):
     flags = ["--out", str(tmp_path / "run"), "--data", f"folder:{pets}", *FIT]
     assert main([*flags, "--data-setting", "resize=shortest"]) == 2

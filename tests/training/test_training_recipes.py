@@ -118,6 +118,7 @@ RECIPES = {
     "plain": {"nesterov": False, "learning_rate": 0.01, "schedule": "constant", "l1": 1e-5},
     "balanced": {"sampling": "balanced", "accumulate": 3, "momentum": 0.0},
     "weighted": {"class_weights": "balanced", "keep": "best", "recalibrate_bn": 2},
+    "best average": {"keep": "best", "ema": 0.6, "recalibrate_bn": 2},
 }
 
 

@@ -220,7 +220,6 @@ def mistake(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
             "unknown optimizer 'adma', known: adam, adamw, rmsprop, sgd; did you mean",
         ),
         (["--warmup", "1"], "warmup must be 0 with schedule one-cycle"),
-        (["--keep", "best", "--ema", "0.9"], "keep best cannot be combined with ema"),
         (["--accumulate", "0"], "accumulate must be at least 1, got 0"),
         (["--class-weights", "nowhere.json"], "class_weights must be balanced or a file, nowhere.json"),
         (["--class-weights", "1,2"], "class_weights must be 10 numbers"),

@@ -6,9 +6,11 @@ import shlex
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from filelock import FileLock
@@ -21,11 +23,12 @@ from training.__main__ import main
 from training.data import DATA_SETS, Split
 from training.data.streamed import StreamedPixels
 from training.search import command
+from training.search.annealing import AnnealingSampler, stand
 from training.search.divide import divide
 from training.search.opening import LOCK, open_search
 from training.search.space import BATCH_SIZES, FACTORS, NAMES, has_width, suggest, widen
 from training.search.trials import Search, TrialFacts, new_net
-from training.settings.config import FitConfig, split_settings
+from training.settings.config import OPTIMIZERS, SCHEDULES, ConfigError, FitConfig, split_settings
 from training.settings.flags import build_parser
 from training_kit import SMALLEST, tiny_split
 
@@ -96,6 +99,36 @@ def test_whatever_is_drawn_can_be_trained_with_and_what_is_fixed_is_not_drawn(sh
     assert 1e-3 <= config.learning_rate <= 1
     assert 0.8 <= config.momentum <= 0.98
     assert 1e-5 <= config.weight_decay <= 1e-2
+
+
+def test_optimizer_and_schedule_are_drawn_where_asked_for_with_rates_that_suit(tmp_path):
+    for share, rates in ((0.0, (1e-3, 1)), (0.5, (1e-5, 1e-2))):
+        settings, _ = suggest(Drawing(share), {}, [32], (1.0,), ("optimizer", "schedule"))
+        assert settings["schedule"] in SCHEDULES
+        assert (settings["optimizer"] == "sgd") == (share == 0)
+        assert rates[0] <= settings["learning_rate"] <= rates[1]
+    found = searched(tmp_path, 3, chosen=("optimizer",))
+    assert all(facts.settings["optimizer"] in OPTIMIZERS for facts in found)
+    with pytest.raises(ConfigError, match="optimizer is either given or searched for"):
+        searched(tmp_path / "no", 1, chosen=("optimizer",), fixed={"optimizer": "sgd"})
+
+
+def test_annealing_resumes_as_if_never_stopped_and_cools(tmp_path):
+    whole = searched(tmp_path / "whole", 5, sampler="annealing")
+    searched(tmp_path / "stopped", 2, sampler="annealing")
+    assert searched(tmp_path / "stopped", 5, sampler="annealing") == whole
+    assert len({facts.settings["learning_rate"] for facts in whole}) == 5
+    study = optuna.create_study(direction="maximize")
+    moves = []
+    for index in range(60):
+        study.sampler = AnnealingSampler(index, index)
+        trial = study.ask()
+        at = trial.suggest_float("x", 0.0, 1.0)
+        study.tell(trial, -((at - 0.3) ** 2))
+        moves.append(at)
+    late = [abs(one - other) for one, other in pairwise(moves[40:])]
+    assert max(late) < 0.1, "late steps are small"
+    assert abs(stand(study.get_trials()).params["x"] - 0.3) < 0.15, "the walk ends near the best place"
 
 
 def test_a_width_that_is_fixed_is_not_drawn():

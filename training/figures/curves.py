@@ -36,7 +36,7 @@ def draw_curves(history: Sequence[EpochFacts], title: str) -> Figure:
             color=HELD_OUT_COLOR,
             va="center",
         )
-    loss.legend(frameon=False, labelcolor=INK)
+    loss.legend(frameon=False, labelcolor=INK, loc="upper right")
     _set_ticks(loss)
     return figure
 

@@ -82,7 +82,7 @@ def fit(
     history = list(start.history) if start else []
     parts = prepare(net, split, config, group, history, check_every)
     if start is not None:
-        restore(start.state, net, parts.optimizer, parts.precision, parts.generators)
+        restore(start.state, net, parts.optimizer, parts.precision, parts.generators, parts.averaged)
     for epoch in range(start.epochs_done if start else 0, config.epochs):
         # Asked before the epoch, so that a run that has ended early and is resumed ends at once.
         if is_exhausted(history, config.early_stop):
@@ -211,7 +211,9 @@ def close_epoch(parts: Parts, epoch: int, watch: LossWatch, history: Sequence[Ep
         facts=facts,
         metrics=metrics,
         net=parts.published,
-        state=capture(parts.net, parts.published, parts.optimizer, parts.precision, parts.generators),
+        state=capture(
+            parts.net, parts.published, parts.optimizer, parts.precision, parts.generators, parts.averaged
+        ),
         batchnorm=report,
     )
 

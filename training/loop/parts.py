@@ -44,6 +44,11 @@ class Parts:
     augmentation: Augmentation
 
     @property
+    def averaged(self) -> nn.Module | None:
+        """The net that holds the average of the weights, if there is one."""
+        return None if self.average is None else self.average.net
+
+    @property
     def evaluated(self) -> nn.Module:
         """The net that an epoch's facts are of."""
         return self.net if self.average is None else self.average.net

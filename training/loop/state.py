@@ -4,7 +4,7 @@ In: the live parts of a loop.  Out: a `State`, and the parts as they were.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,12 +17,13 @@ from training.loop.precision import Precision
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """Momenta, float16's scaler, generators; where an average is published, also the trained `weights`."""
+    """Momenta, scaler, generators; trained `weights` and their `average`, where others are published."""
 
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     weights: dict[str, Tensor]
     generators: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def capture(
@@ -31,6 +32,7 @@ def capture(
     optimizer: torch.optim.Optimizer,
     precision: Precision,
     generators: Mapping[str, Generator],
+    average: nn.Module | None = None,
 ) -> State:
     """The state now; its tensors are live, so save it before the next step."""
     return State(
@@ -38,6 +40,7 @@ def capture(
         scaler=precision.scaler.state_dict(),
         weights={} if published is net else dict(net.state_dict()),
         generators={name: generator.get_state() for name, generator in generators.items()},
+        average={} if average is None or average is published else dict(average.state_dict()),
     )
 
 
@@ -47,11 +50,14 @@ def restore(
     optimizer: torch.optim.Optimizer,
     precision: Precision,
     generators: Mapping[str, Generator],
+    average: nn.Module | None = None,
 ) -> None:
-    """Put everything back; `net` holds what had been published."""
+    """Put everything back; `net`, and the net of an `average`, hold what had been published."""
     try:
         if state.weights:
             net.load_state_dict(state.weights)
+        if average is not None and state.average:
+            average.load_state_dict(state.average)
         restore_optimizer(optimizer, state.optimizer)
         precision.scaler.load_state_dict(state.scaler)
         for name, generator in generators.items():

@@ -1,5 +1,8 @@
 """The live display of a run: on a terminal a bar that moves within each epoch, elsewhere one line an epoch.
 
+Without a terminal an epoch of more than half a minute says now and then how far it is; on one that is
+narrower than an epoch's line, the line is a shorter one, so that no number is broken in two.
+
 In: a console, and the facts of steps and epochs as they come.  Out: lines.
 
     images/s = images of this epoch / their seconds        after its first step, which may compile;
@@ -20,6 +23,8 @@ from training.console import new_progress, say
 from training.loop.facts import EpochFacts, StepFacts
 
 SECONDS_BETWEEN = 0.25
+# Where there is no bar, a reader of the log must not think that nothing happens.
+SECONDS_OF_SILENCE = 30.0
 
 
 class Display:
@@ -45,7 +50,7 @@ class Display:
             console, *columns, auto_refresh=False, get_time=clock, speed_estimate_period=60
         )
         self._bar = self._progress.add_task(f"epoch {epochs_done + 1}/{num_epochs}", total=None, step="")
-        self._began = self._epoch_began = self._drawn = clock()
+        self._began = self._epoch_began = self._drawn = self._said = clock()
         self._first_step = (self._began, 0)
         self._images_per_s = 0.0
 
@@ -63,7 +68,10 @@ class Display:
         self._images_per_s = (facts.num_rows - rows) / max(now - since, 1e-9)
         if facts.index == 1:
             self._first_step = now, facts.num_rows
-        if self._log_every and facts.index % self._log_every == 0:
+        is_asked = self._log_every and facts.index % self._log_every == 0
+        is_silent = self._progress.disable and now - self._said >= SECONDS_OF_SILENCE
+        if is_asked or (is_silent and not self._progress.console.quiet):
+            self._said = now
             step = describe_step(facts, self._images_per_s)
             say(self._progress.console, f"epoch {facts.epoch:>3}/{self._num_epochs}   {step}")
         is_last = facts.index == facts.num_steps
@@ -90,8 +98,11 @@ class Display:
             images_per_s=self._images_per_s,
             seconds_left=seconds_each * (self._num_epochs - facts.epoch),
         )
-        say(self._progress.console, line)
-        self._epoch_began = self._clock()
+        console = self._progress.console
+        if console.is_terminal and len(line) > console.width:
+            line = describe_briefly(facts, self._num_epochs, seconds_each * (self._num_epochs - facts.epoch))
+        say(console, line)
+        self._epoch_began = self._said = self._clock()
 
 
 def describe_step(facts: StepFacts, images_per_s: float) -> str:
@@ -114,6 +125,15 @@ def describe_epoch(
         f"train: loss {facts.train_loss:.4f}, accuracy {facts.train_accuracy:.2%}   "
         f"held out: loss {facts.held_out_loss:.4f}, accuracy {facts.held_out_accuracy:.2%}   "
         f"{seconds:.1f} s, {images_per_s:,.0f} images/s{left}"
+    )
+
+
+def describe_briefly(facts: EpochFacts, num_epochs: int, seconds_left: float) -> str:
+    """An epoch in at most 80 columns: losses and accuracies of both halves, and the time left."""
+    left = f"  {describe_seconds(seconds_left)} left" if facts.epoch < num_epochs else ""
+    return (
+        f"epoch {facts.epoch:>3}/{num_epochs}  train {facts.train_loss:.4g} {facts.train_accuracy:.2%}  "
+        f"held out {facts.held_out_loss:.4g} {facts.held_out_accuracy:.2%}{left}"
     )
 
 

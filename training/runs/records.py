@@ -44,7 +44,7 @@ def read_record(cls: type[T], record: Any, where: str) -> T:
     if not isinstance(record, dict):
         raise RecordError(f"{where} must be a dict, got {type(record).__name__}")
     hints = get_type_hints(cls)
-    needed = {field.name for field in fields(cls) if field.default is MISSING}  # type: ignore[arg-type]
+    needed = {field.name for field in fields(cls) if field.default is field.default_factory is MISSING}  # type: ignore[arg-type]
     if missing := sorted(needed - record.keys()):
         raise RecordError(f"{where}: {missing[0]} is missing")
     if unknown := sorted(str(key) for key in record.keys() - hints.keys()):

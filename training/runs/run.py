@@ -22,7 +22,7 @@ from training.batchnorm.report import BatchNormReport
 from training.data import Split, sample_held_out
 from training.data.split import identify
 from training.distributed.group import ALONE, Group
-from training.figures.gallery import publish_curves, publish_predictions
+from training.figures.gallery import CONFUSION, CURVES, MISTAKES, publish_curves, publish_predictions
 from training.files import OutputError, publish
 from training.loop.device import explaining, place
 from training.loop.facts import EpochFacts, StepFacts
@@ -74,6 +74,9 @@ class Run:
                 for epoch in fitting:
                     if self.group.is_first:
                         save_checkpoint(self.out / CHECKPOINT, self._to_checkpoint(epoch))
+                        if not self.history:
+                            # Of a run that this one replaces: from here on they would not be of its net.
+                            self._remove_pictures()
                     self.history.append(epoch.facts)
                     self.batchnorm, self.metrics = epoch.batchnorm, epoch.metrics
                     self._write_metrics()
@@ -94,6 +97,10 @@ class Run:
     @cached_property
     def _data_digest(self) -> str:
         return identify(self.split)
+
+    def _remove_pictures(self) -> None:
+        for name in (CURVES, CONFUSION, MISTAKES):
+            (self.out / name).unlink(missing_ok=True)
 
     def _draw_curves(self) -> None:
         if self.history and self.group.is_first:

@@ -29,8 +29,9 @@ used.  The same command resumes a search that was interrupted; with more
 """
 PROG = "python -m training search"
 INSTALL = "pip install 'foldserve[search]'"
-SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "asha", "none")
-NOT_OURS = ("resume", "overwrite", "tensorboard")
+SAMPLERS, PRUNERS = ("tpe", "random", "annealing"), ("median", "asha", "none")
+CHOICES = ("optimizer", "schedule")
+NOT_OURS = ("resume", "overwrite", "tensorboard", "json")
 
 
 class SearchError(TrainingError):
@@ -47,6 +48,13 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="(default tpe)")
     parser.add_argument(
         "--pruner", choices=PRUNERS, default="median", help="which trials end early (default median)"
+    )
+    parser.add_argument(
+        "--choose",
+        action="append",
+        choices=CHOICES,
+        default=[],
+        help="search for the optimizer or the schedule too; once for each",
     )
     parser.add_argument(
         "--width",
@@ -75,6 +83,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
             num_trials=given.trials,
             sampler=given.sampler,
             pruner=given.pruner,
+            chosen=tuple(given.choose),
             device=device,
         ) as search:
             print(narrate(search), end="")

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from training.console import new_console, new_progress, say, to_markdown
 from training.files import publish
 from training.search.plot import draw_search
+from training.search.space import CHOSEN
 from training.search.trials import Search, TrialFacts
 from training.settings.config import FitConfig
 
@@ -74,7 +75,9 @@ def to_row(search: Search, number: int, facts: TrialFacts) -> Sequence[str]:
         str(config.batch_size),
         f"{facts.width:g}",
         str(facts.epochs),
-        "" if facts.outcome == "done" else facts.outcome,
+        ", ".join(str(facts.settings[name]) for name in CHOSEN if name in facts.settings)
+        if facts.outcome == "done"
+        else facts.outcome,
     )
 
 

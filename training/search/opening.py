@@ -4,7 +4,7 @@ In: a folder, the fixed settings, and the kind of search.  Out: a `Search`, or a
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -47,6 +47,7 @@ def open_search(
     sampler: str,
     pruner: str,
     device: str,
+    chosen: Sequence[str] = (),
 ) -> Iterator[Search]:
     """Check everything that can be checked; then make the folder and its file, or open those that exist.
 
@@ -65,6 +66,8 @@ def open_search(
     if not sizes:
         raise ConfigError(f"a search needs {BATCH_SIZES[0]} rows to train on, got {len(split.train_labels)}")
     factors = (width,) if width is not None else FACTORS if can_widen else (1.0,)
+    if given := [name for name in chosen if name in fixed]:
+        raise ConfigError(f"{given[0]} is either given or searched for: leave one out")
     prepare_folder(out)
     with locked(out), opened(out / DATABASE) as storage:
         study = optuna.create_study(
@@ -83,6 +86,7 @@ def open_search(
             split=split.to(where),
             batch_sizes=sizes,
             factors=factors,
+            chosen=chosen,
             study=study,
         )
         for size in [fixed["batch_size"]] if "batch_size" in fixed else sizes:
@@ -90,7 +94,8 @@ def open_search(
         for factor in factors:
             new_net(search.config_of({}, factor), split)
         labels = blake2b(split.train_labels.numpy().tobytes(), digest_size=8).hexdigest()
-        own = {"width": width, "sampler": sampler, "pruner": pruner, "labels": labels}
+        own: dict[str, Any] = {"width": width, "sampler": sampler, "pruner": pruner, "labels": labels}
+        own |= {"choose": sorted(chosen)} if chosen else {}
         require_same(study, {**fixed, **own}, out / DATABASE)
         # Left by a process that was killed: this folder is locked, so no trial can really be running.
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

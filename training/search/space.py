@@ -2,10 +2,11 @@
 
 In: a trial of Optuna, and the fixed settings.  Out: settings as `python -m training` takes them.
 
-    learning rate    1e-3 … 1        by its logarithm
+    learning rate    1e-3 … 1        by its logarithm; 1e-5 … 1e-2 for any optimizer but sgd
     momentum         0.8 … 0.98      by the logarithm of 1 − momentum: 0.98 remembers ten times as long as 0.8
     weight decay     1e-5 … 1e-2     by its logarithm
     batch size       32, 64, 128, 256, as far as there are rows
+    optimizer, schedule              all of them, only with --choose
     width            ½, 1, 2 times what the net has in each of WIDTHS
 
 Numbers are rounded to three digits before anything is trained with them, so that the command that is printed
@@ -19,19 +20,31 @@ from optuna import Trial
 
 from training.nets import NETS
 from training.nets.foreign.build import is_foreign
+from training.settings.config import OPTIMIZERS, SCHEDULES
 
 BATCH_SIZES, FACTORS = (32, 64, 128, 256), (0.5, 1.0, 2.0)
 WIDTHS = ("width", "channels", "hidden", "growth", "stem", "last")
+CHOSEN = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 NAMES = ("learning_rate", "momentum", "weight_decay", "batch_size")
 
 
 def suggest(
-    trial: Trial, fixed: Mapping[str, Any], batch_sizes: Sequence[int], factors: Sequence[float]
+    trial: Trial,
+    fixed: Mapping[str, Any],
+    batch_sizes: Sequence[int],
+    factors: Sequence[float],
+    chosen: Sequence[str] = (),
 ) -> tuple[dict[str, Any], float]:
     """A value of each setting that is not fixed, and a factor on the net's width."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {
+        name: trial.suggest_categorical(name, list(known)) for name, known in CHOSEN.items() if name in chosen
+    }
     if "learning_rate" not in fixed:
-        found["learning_rate"] = rounded(trial.suggest_float("learning_rate", 1e-3, 1.0, log=True))
+        # Adam and the like step by the rate itself, whatever the gradient: a range of their own.
+        is_sgd = found.get("optimizer", fixed.get("optimizer", "sgd")) == "sgd"
+        lowest, highest = (1e-3, 1.0) if is_sgd else (1e-5, 1e-2)
+        name = "learning_rate" if is_sgd else "adaptive learning_rate"
+        found["learning_rate"] = rounded(trial.suggest_float(name, lowest, highest, log=True))
     if "momentum" not in fixed:
         found["momentum"] = rounded(1 - trial.suggest_float("1 - momentum", 0.02, 0.2, log=True))
     if "weight_decay" not in fixed:

@@ -24,6 +24,7 @@ from training.loop.chance import seeded_generator
 from training.loop.device import explaining, place
 from training.loop.diagnosis import DivergedError
 from training.loop.fit import fit
+from training.search.annealing import AnnealingSampler
 from training.search.space import suggest, widen
 from training.settings.config import FitConfig, new_config
 
@@ -68,6 +69,7 @@ class Search:
     batch_sizes: Sequence[int]
     factors: Sequence[float]
     study: optuna.Study
+    chosen: Sequence[str] = ()
 
     @property
     def results(self) -> list[TrialFacts]:
@@ -109,7 +111,7 @@ class Search:
         return new_config({**fixed, **settings, "net_settings": words | wider})
 
     def _measure(self, trial: optuna.Trial) -> TrialFacts:
-        settings, width = suggest(trial, self.fixed, self.batch_sizes, self.factors)
+        settings, width = suggest(trial, self.fixed, self.batch_sizes, self.factors, self.chosen)
         config = self.config_of(settings, width)
         net = place(new_net(config, self.split), self.device)
         outcome: Outcome = "done"
@@ -146,4 +148,6 @@ def new_sampler(name: str, seed: int, index: int) -> optuna.samplers.BaseSampler
     own_seed = seeded_generator(seed, f"search {index}").initial_seed() % 2**32
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own_seed)
+    if name == "annealing":
+        return AnnealingSampler(own_seed, index)
     return optuna.samplers.TPESampler(seed=own_seed)

@@ -171,10 +171,6 @@ class FitConfig:
             raise ConfigError("mean and std go together, and with normalise z-score only")
         if self.warmup and self.schedule == "one-cycle":
             raise ConfigError("warmup must be 0 with schedule one-cycle, which begins with one of its own")
-        if self.keep == "best" and self.ema:
-            raise ConfigError(
-                "keep best cannot be combined with ema: what is published is already an average"
-            )
 
 
 def new_config(flags: Mapping[str, Any]) -> FitConfig:

@@ -48,6 +48,7 @@ def build_parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     parser.add_argument(
         "--tensorboard", action="store_true", help="write event files for TensorBoard into FOLDER as well"
     )
+    parser.add_argument("--json", action="store_true", help="the final facts as JSON, on a terminal too")
     parser.add_argument(
         "--log-every",
         type=int,

@@ -57,7 +57,7 @@ class AnnealingSampler(BaseSampler):
         to, back = (math.log, math.exp) if within.log else (float, float)
         low, high = to(within.low), to(within.high)
         moved = to(value) + self._chance.normal() * WIDTH * self._temperature * (high - low)
-        # Mirrored at the ends of the range: cut off there, half of all steps from an end would stand still.
+        # Mirrored at the ends of the range: cut off there, half of all steps from an end would not move.
         moved = high - abs(high - (low + abs(moved - low)))
         return float(np.clip(back(max(moved, low)), within.low, within.high))
 

@@ -1,0 +1,86 @@
+"""Documents that can be followed: their commands and flags exist, and the examples run."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from foldserve.__main__ import COMMANDS
+from service_kit import ROOT, serving
+from tiny_nets import digits_net, write_bundle
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/README.md"]
+VERBS = {"train": ("compare",), "export": ("bundle", "fold", "verify", "sign")}
+COMMAND = re.compile(r"(?<![\w./`-])`?foldserve ([a-z]+)((?: +[^\n`|#]+)?)")
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each `foldserve COMMAND [VERB]` in code of a page, and the flags that follow it."""
+    code = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL) + re.findall(r"`(foldserve [^`]+)`", text)
+    for block in code:
+        for name, rest in COMMAND.findall(block.replace("\\\n", " ")):
+            words = rest.split()
+            verb = words[0] if words and words[0] in VERBS.get(name, ()) else ""
+            yield f"{name} {verb}".strip(), re.findall(r"--[a-z0-9-]+", rest)
+
+
+@cache
+def help_of(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "foldserve", *command.split(), "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wrong_in(text: str) -> list[str]:
+    """Commands that do not exist, and flags that they do not have."""
+    found = []
+    for command, flags in commands(text):
+        if command.split()[0] not in COMMANDS:
+            found.append(command)
+        else:
+            known = set(re.findall(r"--[a-z0-9-]+", help_of(command)))
+            found += [f"{command} {flag}" for flag in flags if flag not in known]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_flag_exists(page: Path) -> None:
+    assert wrong_in(page.read_text(encoding="utf-8")) == []
+
+
+def test_planted_mistakes_are_found() -> None:
+    assert wrong_in("`foldserve frobnicate`") == ["frobnicate"]
+    assert wrong_in("```sh\nfoldserve serve --prot 9\n```") == ["serve --prot"]
+    assert wrong_in("`foldserve export bundle x.onnx --to models/x`") == []
+
+
+def test_the_readme_names_most_commands() -> None:
+    named = {command.split()[0] for command, _ in commands((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert {"train", "export", "serve", "batch", "predict"} <= named
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (("pictures.py", str(ROOT / "docs/seven.png"), str(ROOT / "README.md")), 2),
+        (("arrays.py", "digits"), 3),
+    ],
+)
+def test_examples_run(tmp_path: Path, words: tuple[str, ...], lines: int) -> None:
+    write_bundle(tmp_path / "digits" / "1", digits_net())
+    with serving(tmp_path) as server:
+        command = [sys.executable, str(ROOT / "examples" / words[0]), server.url, *words[1:]]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == lines

@@ -23,6 +23,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 STAMP = "service/_hotpath.json"  # what service/compiled.py reads
@@ -153,5 +154,22 @@ def extensions() -> list:
     )
 
 
+class BuildOneName(build):
+    """Builds, and puts the packages with common names inside `foldserve`: a wheel takes one name, not five.
+
+    The command adds foldserve/_packages to its path (foldserve/__main__.py); a checkout has them at its top.
+    """
+
+    def run(self) -> None:
+        super().run()
+        inside = Path(self.build_lib, "foldserve", "_packages")
+        for name in ("training", "export", "service", "study"):
+            if (built := Path(self.build_lib, name)).is_dir():
+                shutil.rmtree(inside / name, ignore_errors=True)
+                inside.mkdir(parents=True, exist_ok=True)
+                shutil.move(built, inside / name)
+
+
 ext_modules = extensions()
-setup(ext_modules=ext_modules, cmdclass={"build_ext": BuildHotPath} if ext_modules else {})
+commands = {"build": BuildOneName, **({"build_ext": BuildHotPath} if ext_modules else {})}
+setup(ext_modules=ext_modules, cmdclass=commands)

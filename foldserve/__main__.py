@@ -9,7 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
+
+# Where a wheel has training, export, service and study; in a checkout they stand at the top.
+PACKAGES = Path(__file__).with_name("_packages")
 
 
 def _train(words: Sequence[str], prog: str) -> int:
@@ -153,6 +157,8 @@ def describe() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if PACKAGES.is_dir() and str(PACKAGES) not in sys.path:
+        sys.path.insert(0, str(PACKAGES))
     if not words:
         print(describe(), file=sys.stderr)
         return 2

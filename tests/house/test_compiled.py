@@ -200,13 +200,14 @@ def test_an_installed_wheel_runs_compiled_and_adds_nothing_beside_its_packages(p
     elsewhere = tmp_path / "elsewhere"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(elsewhere)
-    assert {path.name for path in elsewhere.iterdir() if path.suffix != ".dist-info"} == {"service"}
-    shown = run(elsewhere, "-m", "service", "--version")
+    assert {path.name for path in elsewhere.iterdir() if path.suffix != ".dist-info"} == {"foldserve"}
+    packages = elsewhere / "foldserve" / "_packages"
+    shown = run(packages, "-m", "service", "--version")
     assert shown.stdout == "foldserve 0.1.0, compiled:\n  service.http.reply\n  service.http.outbox\n"
-    assert runs_from(elsewhere) == ".so"
-    source = elsewhere / "service" / "http" / "reply.py"
+    assert runs_from(packages) == ".so"
+    source = packages / "service" / "http" / "reply.py"
     source.write_text(source.read_text() + "\n# edited\n")
-    assert refusal(elsewhere) == (
+    assert refusal(packages) == (
         f"foldserve: {source} was edited since it was compiled; install foldserve again\n"
     )
 
@@ -218,7 +219,7 @@ def test_without_a_compiler_the_wheel_is_built_of_sources_alone(project, tmp_pat
     elsewhere = tmp_path / "elsewhere"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(elsewhere)
-    assert version(elsewhere) == "foldserve 0.1.0, interpreted\n"
+    assert version(elsewhere / "foldserve" / "_packages") == "foldserve 0.1.0, interpreted\n"
 
 
 def test_the_compiled_service_passes_the_tests_of_its_sources(tmp_path):

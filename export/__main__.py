@@ -1,4 +1,4 @@
-"""The command line of export: `bundle`, `fold`, `verify`, `sign`.  Data on stdout, narration on stderr."""
+"""The command line of export: bundle, fold, verify, show, sign.  Data on stdout, narration on stderr."""
 
 import argparse
 import importlib
@@ -16,7 +16,7 @@ from export.errors import ExportError
 from service.contract.manifest import BundleError
 
 # What `pip install 'foldserve[…]'` brings for a verb that needs less than all of export.
-EXTRAS = {"fold": "fold", "verify": "fold", "sign": "fold,signing"}
+EXTRAS = {"fold": "fold", "verify": "fold", "show": "fold", "sign": "fold,signing"}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export") -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(options.verb, "export")
+        extra = "export" if error.name == "PIL" else EXTRAS.get(options.verb, "export")
         console.print(
             f"[red]error:[/] {options.verb} needs the package {error.name}, which is not installed: "
             f"pip install 'foldserve\\[{extra}]'",

@@ -9,7 +9,9 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
@@ -31,7 +33,21 @@ from export.proof.reading import prove_reading
 from export.proof.truth import true_answers
 from export.sources.source import Source
 from service.contract.bundle import GOLDEN_FILE, GRAPH_FILE, REPORT_FILE, Bundle, Golden, golden_bytes, sha256
-from service.contract.manifest import SCHEMA_VERSION, FoldAccount, Manifest, Provenance
+from service.contract.golden_pictures import PICTURES_FILE, pictures_bytes
+from service.contract.manifest import (
+    PICTURE_TOLERANCE,
+    SCHEMA_VERSION,
+    FoldAccount,
+    GoldenPictures,
+    Manifest,
+    Provenance,
+)
+from service.contract.preprocessing import Postprocessing
+from service.contract.probabilities import are_distributions
+
+if TYPE_CHECKING:  # they need Pillow
+    from export.bundle.picture_table import ShownPicture
+    from export.proof.pictures import PictureProof
 
 PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
 SPARE_ROWS = 16  # zeros and other made rows are likelier to make scores tie
@@ -77,7 +93,8 @@ def make_bundle(
     _check_outputs(source)
     if source.read_from is not None:
         prove_reading(source.read_from.path, source.read_from.graph, seed=0)
-    golden = make_golden(source, seed, say)
+    pictures = _pictures(source)
+    golden = make_golden(source, seed, say, pictures)
     if source.pixels is None:
         golden = untied(source.graph, golden)
     say("folding, and proving the folded graph one by one, all together, and in every bucket")
@@ -86,9 +103,11 @@ def make_bundle(
     files = {
         GRAPH_FILE: folded.stored,
         GOLDEN_FILE: golden_bytes(golden),
-        REPORT_FILE: _report(name, source, golden, folded, provenance, half),
+        REPORT_FILE: _report(name, source, golden, folded, provenance, half, pictures),
     }
-    manifest = _manifest(name, source, folded, provenance, files)
+    if pictures is not None:
+        files[PICTURES_FILE] = pictures_bytes(pictures.pictures)
+    manifest = _manifest(name, source, golden, folded, provenance, files, pictures)
     say("packing")
     return pack(folder, files, manifest.sealed()), folded.proof
 
@@ -136,7 +155,13 @@ def _fold(source: Source, golden: Golden, prices: frozenset[Price], half: bool) 
 
 
 def _report(
-    name: str, source: Source, golden: Golden, folded: _Folded, provenance: Provenance, half: bool
+    name: str,
+    source: Source,
+    golden: Golden,
+    folded: _Folded,
+    provenance: Provenance,
+    half: bool,
+    pictures: "PictureProof | None",
 ) -> bytes:
     return render(
         name,
@@ -152,17 +177,37 @@ def _report(
         batchnorm=source.batchnorm,
         labels=source.labels,
         preprocessing=source.preprocessing,
+        pictures=_shown(source, pictures),
     )
+
+
+def _pictures(source: Source) -> "PictureProof | None":
+    if source.preprocessing is None:  # a net that takes none is bundled without Pillow
+        return None
+    from export.proof.pictures import prove_pictures
+
+    return prove_pictures(source)
+
+
+def _shown(source: Source, pictures: "PictureProof | None") -> "list[ShownPicture]":
+    if pictures is None:
+        return []
+    from export.bundle.picture_table import shown_pictures
+
+    return shown_pictures(source.preprocessing, pictures)
 
 
 def _stored(graph: ir.Model, half: bool) -> bytes:
     return to_half(serialize(graph)) if half else serialize(graph)
 
 
-def make_golden(source: Source, seed: int, say: Say) -> Golden:
+def make_golden(source: Source, seed: int, say: Say, pictures: "PictureProof | None" = None) -> Golden:
     """The golden rows of a source and their true answers."""
     spare = SPARE_ROWS if choices(source.graph) else 0
     inputs = golden_inputs(source.inputs, source.held_out, seed, spare)
+    if pictures is not None:  # first, so that no later step moves them
+        (name,) = inputs
+        inputs = {name: np.concatenate([pictures.rows, inputs[name]])}
     num_rows = len(next(iter(inputs.values())))
     say(f"computing {num_rows} golden answers: {source.truth}")
     outputs = true_answers(
@@ -175,7 +220,13 @@ def make_golden(source: Source, seed: int, say: Say) -> Golden:
 
 
 def _manifest(
-    name: str, source: Source, folded: _Folded, provenance: Provenance, files: dict[str, bytes]
+    name: str,
+    source: Source,
+    golden: Golden,
+    folded: _Folded,
+    provenance: Provenance,
+    files: dict[str, bytes],
+    pictures: "PictureProof | None",
 ) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -186,10 +237,40 @@ def _manifest(
         outputs=source.outputs,
         labels=source.labels,
         preprocessing=source.preprocessing,
+        postprocessing=postprocessing_of(source, golden),
+        golden_pictures=None
+        if pictures is None
+        else GoldenPictures(
+            names=list(pictures.pictures),
+            first_row=0,
+            pipeline=pictures.pipeline,
+            max_difference=min(PICTURE_TOLERANCE, max(pictures.differences.values())),
+        ),
         tolerances=folded.proof.tolerances,
         fold=folded.account,
         provenance=provenance,
     )
+
+
+def postprocessing_of(source: Source, golden: Golden) -> Postprocessing | None:
+    """What `/predict` makes of the first output, as the flags say or else as its shape and answers do."""
+    if source.preprocessing is None:
+        if source.task or source.activation:
+            raise SourceError("--task and --activation are for nets that take pictures: say --mean and --std")
+        return None
+    output = source.outputs[0]
+    has_classes = len(output.row_shape) == 1
+    task = source.task or ("classification" if has_classes else "spatial")
+    if has_classes == (task == "spatial"):
+        raise SourceError(f"task {task} contradicts '{output.name}', whose row is {list(output.row_shape)}")
+    activation = source.activation
+    if activation is None:
+        is_probability = are_distributions(golden.outputs[output.name])
+        activation = {
+            "classification": "none" if is_probability else "softmax",
+            "multi-label": "sigmoid",
+        }.get(task, "none")
+    return Postprocessing.model_validate({"task": task, "activation": activation})
 
 
 def _provenance(source: Source, seed: int, command: str) -> Provenance:

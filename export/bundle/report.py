@@ -18,7 +18,8 @@ from service.contract.bundle import Golden
 from service.contract.manifest import FoldAccount, Provenance, TensorSpec
 from service.contract.preprocessing import Preprocessing
 
-if TYPE_CHECKING:  # it needs torch, which an ONNX file does not
+if TYPE_CHECKING:  # they need torch or Pillow, which an ONNX file may do without
+    from export.bundle.picture_table import ShownPicture
     from training.batchnorm.report import BatchNormReport
 
 WIDTH, HEIGHT = 640, 220
@@ -53,6 +54,7 @@ def render(
     batchnorm: "BatchNormReport | None",
     labels: Sequence[str] | None,
     preprocessing: Preprocessing | None,
+    pictures: "Sequence[ShownPicture]",
 ) -> bytes:
     """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32.
 
@@ -87,6 +89,7 @@ def render(
         outputs=outputs,
         provenance=provenance,
         batchnorm=batchnorm,
+        pictures=pictures,
         width=WIDTH,
         height=HEIGHT,
     )

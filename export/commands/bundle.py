@@ -9,6 +9,7 @@ import sys
 from rich.console import Console
 
 from export.bundle.make import make_bundle, parity_facts
+from export.commands.picture_flags import declared_in
 from export.commands.shared import prices, show_sites
 from export.sources.opening import open_source
 from export.sources.source import SourceOptions
@@ -24,8 +25,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
                 input_shape=options.input_shape,
                 weights=options.weights,
                 labels=options.labels,
-                mean=options.mean,
-                std=options.std,
+                pictures=declared_in(options),
+                preprocessing=options.preprocessing,
+                compare_with=options.compare_with,
+                task=options.task,
+                activation=options.activation,
                 pixels=options.inputs == "uint8",
             ),
         )

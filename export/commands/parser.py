@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from export.commands.picture_flags import add_picture_flags
+
 EXAMPLES = {
     "bundle": (
         "foldserve export bundle runs/digits/checkpoint.pt --to models/digits",
@@ -13,6 +15,7 @@ EXAMPLES = {
     ),
     "fold": ("foldserve export fold in.onnx out.onnx --report fold.json",),
     "verify": ("foldserve export verify models/digits/1",),
+    "show": ("foldserve export show models/digits/1",),
     "sign": ("foldserve export sign models/digits/1 --key key.pem",),
 }
 
@@ -27,7 +30,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         epilog=_epilog(*EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = whole.add_subparsers(required=True, dest="verb", metavar="{bundle,fold,verify,sign}")
+    verbs = whole.add_subparsers(required=True, dest="verb", metavar="{bundle,fold,verify,show,sign}")
 
     bundle = _verb(verbs, "bundle", "fold, prove and pack the next version of a model")
     bundle.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
@@ -41,7 +44,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     bundle.add_argument(
         "--weights", type=Path, metavar="FILE", help="of a net: state dict, .safetensors, any checkpoint"
     )
-    bundle.add_argument("--labels", type=Path, metavar="FILE", help="file of class names, one per line")
+    bundle.add_argument("--labels", type=Path, metavar="FILE", help="class names, one per line; or imagenet")
     bundle.add_argument(
         "--mean", type=_floats, metavar="A,B,C", help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406"
     )
@@ -56,6 +59,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="type of the stored weights (default float32)",
     )
     _fold_options(bundle)
+    add_picture_flags(bundle)
 
     fold = _verb(verbs, "fold", "fold an ONNX file's BatchNorms, nothing else")
     fold.add_argument("source", type=Path, metavar="IN.onnx", help="the file to fold")
@@ -74,6 +78,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
     verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")
+
+    show = _verb(verbs, "show", "print a bundle's tensors, labels, preprocessing, ranges and accuracy")
+    show.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")
 
     sign = _verb(verbs, "sign", "sign a bundle, for services that serve only signed ones")
     sign.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")

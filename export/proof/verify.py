@@ -14,6 +14,7 @@ from export.compute.runtime import load
 from export.errors import ExportError, SourceError
 from export.graph.edit import batchnorms
 from service.contract.bundle import open_bundle
+from service.contract.golden_pictures import measure_pictures
 from service.contract.manifest import BundleError
 from service.contract.parity import measure
 from service.contract.text import first_line
@@ -27,7 +28,12 @@ def verify(path: Path) -> dict[str, Any]:
     try:
         bundle = open_bundle(path)
         unnamed = _unnamed_batchnorms(bundle.graph, bundle.manifest.fold.declined)
+        pictures = measure_pictures(
+            bundle.manifest, bundle.pictures, next(iter(bundle.golden.inputs.values()))
+        )
         parity = measure(load(bundle.graph, optimised=True), bundle.golden)
+    except ModuleNotFoundError:
+        raise  # the command line says how to install it
     except (BundleError, ExportError) as error:
         return facts | {"error": str(error)}
     except Exception as error:  # whatever a strange file makes a library raise, it is not proved
@@ -39,6 +45,12 @@ def verify(path: Path) -> dict[str, Any]:
         "error": failure,
         "golden_rows": bundle.golden.num_rows,
         "tolerances": {name: tolerance.max_abs for name, tolerance in tolerances.items()},
+        "pictures": {
+            "pipeline": bundle.manifest.golden_pictures.pipeline,
+            "differences": pictures,
+        }
+        if bundle.manifest.golden_pictures
+        else None,
         "differences": {"worst": parity.worst, **asdict(parity)},
     }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from export.errors import SourceError
 from export.sources.net import of_net
 from export.sources.source import Source, SourceOptions
+from export.sources.transforms import load_callable
 from service.contract.bundle import sha256
 from service.contract.text import first_line
 from training.data import normalize
@@ -14,7 +15,8 @@ from training.runs.checkpoint import CheckpointError, load_checkpoint
 
 def from_checkpoint(path: Path, options: SourceOptions) -> Source:
     """Rebuild the net of a checkpoint that training saved, and trace it; raises SourceError."""
-    if replace(options, pixels=False) != SourceOptions():
+    own = replace(options, pixels=False, compare_with=None, task=None, activation=None)
+    if own != SourceOptions():
         raise SourceError(f"{path} is a checkpoint: it brings its own shape, weights, labels, mean and std")
     try:
         checkpoint = load_checkpoint(path)
@@ -32,7 +34,10 @@ def from_checkpoint(path: Path, options: SourceOptions) -> Source:
         digest=sha256(path.read_bytes()),
         held_out=rows.numpy(),
         labels=list(facts.labels),
-        preprocessing=facts.preprocessing(),
+        preprocessing=facts.preprocessing().complete(),
+        pipeline=load_callable(options.compare_with) if options.compare_with else None,
+        task=options.task,
+        activation=options.activation,
         training={**checkpoint.metrics, "seed": checkpoint.seed},
         batchnorm=checkpoint.batchnorm,
     )

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 from export.errors import SourceError
+from export.sources.declared import Declared
 from export.sources.net import of_net
-from export.sources.pictures import preprocessing_of
+from export.sources.pictures import Pictures, pictures_of
 from export.sources.source import Source, SourceOptions
-from export.sources.tensors import read_labels
+from export.sources.transforms import UnknownPipelineError
 from service.contract.bundle import sha256
 from training.errors import TrainingError
-from training.nets.foreign.pretrained import open_net
+from training.nets.foreign.pretrained import OpenedNet, open_net
 from training.runs.source import read_source
 
 
@@ -23,13 +24,27 @@ def from_factory(text: str, options: SourceOptions) -> Source:
         raise SourceError(str(error)) from error
     if opened.row_shape is None:
         raise SourceError(f"{text} needs --input-shape, for example --input-shape 3,224,224")
-    if options.mean is None and opened.mean is not None:
-        options = replace(options, mean=opened.mean, std=opened.std)
+    pictures = _pictures(text, options, opened)
     return of_net(
         opened.net,
         opened.row_shape,
         description=f"net {text}" + (f" with weights {file.name}" if file else ""),
         digest=sha256(file.read_bytes()) if file else None,
-        labels=read_labels(options.labels),
-        preprocessing=preprocessing_of(options, opened.row_shape),
+        labels=options.labels,
+        said_labels=pictures.labels,
+        preprocessing=pictures.preprocessing,
+        pipeline=pictures.pipeline,
+        task=options.task,
+        activation=options.activation,
     )
+
+
+def _pictures(text: str, options: SourceOptions, opened: OpenedNet) -> Pictures:
+    """What is declared; with a package's own weights its own pipeline, as far as that can be read."""
+    said = Declared()
+    if opened.mean is not None and options.preprocessing is None:
+        try:
+            return pictures_of(replace(options, preprocessing=text), opened.row_shape or (), said)
+        except UnknownPipelineError:
+            said = Declared(mean=opened.mean, std=opened.std)
+    return pictures_of(options, opened.row_shape or (), said)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from export.errors import ProofError
 from export.graph.prepare import prepare
 from export.sources.pictures import with_range
 from export.sources.source import Source
-from export.sources.tensors import tensor_spec
+from export.sources.tensors import labels_for, tensor_spec
 from export.sources.trace import trace
 from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
@@ -22,9 +23,18 @@ NET_TRUTH = "the unfolded net in torch, float64"
 
 
 def of_net(
-    net: nn.Module, row_shape: Sequence[int], *, preprocessing: Preprocessing | None, **facts: Any
+    net: nn.Module,
+    row_shape: Sequence[int],
+    *,
+    preprocessing: Preprocessing | None,
+    labels: Path | list[str] | None,
+    said_labels: Sequence[str] | None = None,
+    **facts: Any,
 ) -> Source:
-    """Trace a net whose rows have this shape; `facts` are further fields of the Source."""
+    """Trace a net whose rows have this shape; `facts` are further fields of the Source.
+
+    `said_labels` are what the source says of its classes, where no `labels` are given.
+    """
     graph = prepare(trace(net, row_shape))
     outputs = [tensor_spec(value) for value in graph.graph.outputs]
     return Source(
@@ -33,6 +43,7 @@ def of_net(
         truth=NET_TRUTH,
         inputs=with_range([tensor_spec(value) for value in graph.graph.inputs], preprocessing),
         outputs=outputs,
+        labels=labels if isinstance(labels, list) else labels_for(labels, said_labels, outputs),
         preprocessing=preprocessing,
         **facts,
     )

@@ -10,6 +10,8 @@ import onnx_ir as ir
 from export.compute.reference import Evaluate
 from export.compute.truth import GraphTruth
 from export.errors import SourceError
+from export.sources.declared import Activation, Declared, Task
+from export.sources.transforms import Pipeline
 from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import Preprocessing
 
@@ -19,17 +21,27 @@ if TYPE_CHECKING:  # it needs torch, which an ONNX file does not
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What a source does not say by itself; `mean` and `std` are per channel, of pixels in 0…1."""
+    """What a source does not say by itself.
+
+    Args:
+        labels: a file of class names, one a line, or "imagenet".
+        pictures: what flags say of pictures; they win over `preprocessing` and over the source.
+        preprocessing: who else says what a picture becomes: `timm:NAME`, `torchvision:NAME` or a config file.
+        compare_with: `module:callable`, the source's own pipeline.
+    """
 
     input_shape: tuple[int, ...] | None = None
     weights: Path | None = None
     labels: Path | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    pictures: Declared = field(default_factory=Declared)
+    preprocessing: str | None = None
+    compare_with: str | None = None
+    task: Task | None = None
+    activation: Activation | None = None
     pixels: bool = False
 
     def __post_init__(self) -> None:
-        if (self.mean is None) != (self.std is None):
+        if (self.pictures.mean is None) != (self.pictures.std is None):
             raise SourceError("--mean and --std go together: a picture needs both to become a row")
 
 
@@ -51,6 +63,9 @@ class Source:
         truth: what `evaluate` computes with, in words.
         held_out: rows of the only input that training never saw, (N, …).
         preprocessing: what a picture becomes, None if the net takes no pictures.
+        pipeline: the source's own, None where it has none but the declared preprocessing.
+        task: what the first output is, None to derive it from its shape.
+        activation: what the first output still needs, None to derive it from the golden answers.
         pixels: how the graph normalises, where it is to take uint8 pixels instead of its own input.
         training: metrics and settings of the training, for the manifest.
         batchnorm: what training left in the net's BatchNorms, where the source knows.
@@ -68,6 +83,9 @@ class Source:
     held_out: np.ndarray | None = None
     labels: list[str] | None = None
     preprocessing: Preprocessing | None = None
+    pipeline: Pipeline | None = None
+    task: Task | None = None
+    activation: Activation | None = None
     pixels: Preprocessing | None = None
     training: dict[str, Any] = field(default_factory=dict)
     batchnorm: "BatchNormReport | None" = None

@@ -1,11 +1,15 @@
 """What a graph's inputs, outputs and labels are, as the manifest describes them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from export.errors import SourceError
+from export.sources.transforms import imagenet_labels
 from service.contract.manifest import TensorSpec
+
+IMAGENET = "imagenet"
 
 
 def tensor_spec(value: ir.Value) -> TensorSpec:
@@ -28,7 +32,18 @@ def read_labels(path: Path | None) -> list[str] | None:
     """Class names, one a line, blank lines left out; raises SourceError if it is not a text file."""
     if path is None:
         return None
+    if str(path) == IMAGENET and not path.exists():
+        return imagenet_labels()
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: labels must be a text file, one a line: {error}") from None
+
+
+def labels_for(
+    path: Path | None, said: Sequence[str] | None, outputs: Sequence[TensorSpec]
+) -> list[str] | None:
+    """The labels of a file, else what the source says if it is as many as the first output has classes."""
+    if path is None and said is not None and outputs and outputs[0].row_shape == (len(said),):
+        return list(said)
+    return read_labels(path)

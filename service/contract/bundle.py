@@ -1,6 +1,6 @@
 """The contract between export and service: a bundle on disk, opened and checked.
 
-In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.npz (and report.html).
+In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.npz, pictures.npz, report.html.
 Out: a `Bundle` whose every byte has the digest that the manifest gives, or a `BundleError`.
 
 The files are read once: the bytes that were checked are the bytes that are used.  Messages name files, never
@@ -12,11 +12,12 @@ import io
 import stat
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from service.contract.golden_pictures import PICTURES_FILE, read_pictures
 from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, TensorSpec, parse_manifest
 from service.contract.signature import SIGNATURE_FILE, TrustedKeys
 
@@ -50,6 +51,7 @@ class Bundle:
     digest: str
     graph: bytes
     golden: Golden
+    pictures: Mapping[str, bytes] = field(default_factory=dict)  # golden ones, encoded, by name
 
 
 def sha256(content: bytes) -> str:
@@ -73,7 +75,20 @@ def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
         if (found := sha256(content[name])) != expected:
             raise BundleError(f"{name}: sha-256 is {found[:12]}…, the manifest says {expected[:12]}…")
     golden = read_golden(content[GOLDEN_FILE], manifest, GOLDEN_FILE)
-    return Bundle(path=path, manifest=manifest, digest=sha256(text), graph=content[GRAPH_FILE], golden=golden)
+    pictures = {}
+    if manifest.golden_pictures is not None:
+        last = manifest.golden_pictures.first_row + len(manifest.golden_pictures.names)
+        if last > golden.num_rows:
+            raise BundleError(f"{GOLDEN_FILE}: {golden.num_rows} rows, the golden pictures need {last}")
+        pictures = read_pictures(content[PICTURES_FILE], manifest)
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        digest=sha256(text),
+        graph=content[GRAPH_FILE],
+        golden=golden,
+        pictures=pictures,
+    )
 
 
 def read_golden(content: bytes, manifest: Manifest, where: str) -> Golden:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ResizeMode = Literal["exact", "shorter", "longest"]
+Layout = Literal["NCHW", "NHWC"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 MAX_SIDE = 1 << 16  # of what a picture is resized to
@@ -51,6 +52,16 @@ class Resize:
         ratios = (height / target_height, width / target_width)
         ratio = max(ratios) if self.mode == "longest" else min(ratios)
         return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A row's height and width, how a picture is resized, and what surrounds one that is too small."""
+
+    height: int
+    width: int
+    resize: Resize
+    fill: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

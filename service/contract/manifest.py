@@ -185,6 +185,9 @@ class Manifest(Strict):
             raise ValueError(f"tolerances must name the outputs {outputs}, got {list(self.tolerances)}")
         if missing := {"model.onnx", "golden.npz"} - set(self.files):
             raise ValueError(f"files must give the digest of {sorted(missing)}")
+        takes_pictures = self.preprocessing is not None and len(self.inputs) == 1
+        if self.golden_pictures is not None and not (takes_pictures and "pictures.npz" in self.files):
+            raise ValueError("golden_pictures need a preprocessing, one input, and pictures.npz")
         if nested := [name for name in self.files if "/" in name or name.startswith(".")]:
             raise ValueError(f"files must be plain names, got {nested}")
         if (self.digest is not None) != (self.schema_version >= 2):

@@ -12,22 +12,17 @@ What the pixels become as a row: preprocessing.py.
 """
 
 import io
-import json
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from service.contract.framing import Resize
-from service.contract.resampling import Frame, framed
+from service.contract.resampling import framed
+from service.contract.target import Target, default_background
 from service.contract.text import first_line
-
-Mode = Literal["L", "RGB", "BGR"]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 GREYS = ("1", "L", "LA", "La", "I", "F")
@@ -41,66 +36,6 @@ class PictureError(Exception):
 
 class UnknownFormatError(PictureError):
     """The bytes begin like none of the formats."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What every picture becomes, and how many pixels one may have to be decoded at all.
-
-    Args:
-        mode: the row's channels, in their order.
-        resize: None is a shorthand for exactly height×width, bilinear with antialias.
-        background: the colour under transparency, one level a channel of L or RGB; empty to drop the alpha.
-        fill: the levels around a picture that is smaller than the row.
-        is_turned: whether EXIF's orientation counts.
-    """
-
-    mode: Mode
-    height: int
-    width: int
-    max_pixels: int
-    resize: Resize | None = None
-    background: tuple[int, ...] | None = None
-    fill: tuple[int, ...] = (0,)
-    is_turned: bool = True
-
-    @property
-    def num_channels(self) -> int:
-        """1 or 3."""
-        return 1 if self.mode == "L" else 3
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the pixels, C being 1 or 3."""
-        return (self.num_channels, self.height, self.width)
-
-    @property
-    def frame(self) -> Frame:
-        """How the pixels are resized and cropped or padded."""
-        exact = self.resize or Resize(mode="exact", size=(self.height, self.width))
-        return Frame(height=self.height, width=self.width, resize=exact, fill=self.fill)
-
-    def to_json(self) -> bytes:
-        """What `from_json` reads in another process."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "Target":
-        """The target that `to_json` wrote."""
-        fields = json.loads(text)
-        resize = fields.pop("resize")
-        levels = {name: fields.pop(name) for name in ("background", "fill")}
-        return cls(
-            **fields,
-            resize=resize and Resize(**{**resize, "size": tuple(resize["size"])}),
-            background=None if levels["background"] is None else tuple(levels["background"]),
-            fill=tuple(levels["fill"]),
-        )
-
-
-def default_background(mode: Mode) -> tuple[int, ...]:
-    """Black for grey nets, whose ink is light on dark as in MNIST; white for colour, as viewers show it."""
-    return (0,) if mode == "L" else (255, 255, 255)
 
 
 def read_pixels(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:

@@ -14,9 +14,9 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from service.contract.framing import MAX_SIDE, Resize
-from service.contract.pictures import Mode, Target, default_background
+from service.contract.framing import MAX_SIDE, Layout, Resize
 from service.contract.strict import Strict
+from service.contract.target import Mode, Target, default_background
 
 SCALE = 1 / 255
 
@@ -24,7 +24,6 @@ Side = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Layout = Literal["NCHW", "NHWC"]
 
 
 class Preprocessing(Strict):

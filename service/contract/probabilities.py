@@ -1,6 +1,6 @@
 """Answers to probabilities.
 
-    probability = softmax(logits) = exp(logit − max) / Σ exp(logit − max)
+    softmax(logits) = exp(logit − max) / Σ exp(logit − max)          sigmoid(logit) = 1 / (1 + exp(−logit))
 
 A net whose golden answers are distributions has its softmax inside; it is not applied twice.
 """
@@ -12,6 +12,13 @@ def softmax(logits_nk: np.ndarray) -> np.ndarray:
     """Probabilities (rows, classes) float64 of logits (rows, classes)."""
     exponents = np.exp(logits_nk.astype(np.float64) - logits_nk.max(axis=1, keepdims=True))
     probabilities_nk: np.ndarray = exponents / exponents.sum(axis=1, keepdims=True)
+    return probabilities_nk
+
+
+def sigmoid(logits_nk: np.ndarray) -> np.ndarray:
+    """Probabilities float64 of logits, each by itself; exact for large ones of either sign."""
+    halves = np.tanh(logits_nk.astype(np.float64) / 2)
+    probabilities_nk: np.ndarray = (1 + halves) / 2
     return probabilities_nk
 
 

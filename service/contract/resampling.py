@@ -7,12 +7,10 @@ becomes 256 would take 12 GB, for a row of 150 kB. Pillow takes that part as a `
 there a pixel may differ by a level or two from a crop afterwards; a result of up to a megapixel is exact.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
-from service.contract.framing import Interpolation, Resize, Span, centred
+from service.contract.framing import Frame, Interpolation, Resize, Span, centred
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -26,16 +24,6 @@ Taps = list[tuple[np.ndarray, np.ndarray]]
 """For each tap of a filter the picture's index and the weight, for each pixel of a row's side."""
 
 _CUBIC = -0.75  # OpenCV's and torch's, where nothing is antialiased; Pillow's filter has −0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """A row's height and width, how a picture is resized, and what surrounds one that is too small."""
-
-    height: int
-    width: int
-    resize: Resize
-    fill: tuple[int, ...]
 
 
 def framed(image: Image.Image, frame: Frame) -> np.ndarray:

@@ -8,7 +8,8 @@ Imports numpy, Pillow and the contract.
 
 from PIL.Image import init
 
-from service.contract.pictures import PictureError, Target, UnknownFormatError, read_pixels
+from service.contract.pictures import PictureError, UnknownFormatError, read_pixels
+from service.contract.target import Target
 from service.isolation.child import Answer, answer_requests
 
 PIXELS = b"p"

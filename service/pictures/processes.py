@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.contract.pictures import PictureError, Target, UnknownFormatError
+from service.contract.pictures import PictureError, UnknownFormatError
+from service.contract.target import Target
 from service.isolation.pool import ProcessPool
 from service.isolation.process import Ended
 from service.pictures.child import PIXELS, UNKNOWN

@@ -26,8 +26,13 @@ def server_metadata(*, has_control: bool) -> dict[str, Any]:
     return {"name": "foldserve", "version": __version__, "extensions": extensions}
 
 
-def model_metadata(signature: Signature, properties: Mapping[str, str]) -> dict[str, Any]:
-    """The body of GET /v2/models/M; `versions` are those that a request may name."""
+def model_metadata(
+    signature: Signature, properties: Mapping[str, str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The body of GET /v2/models/M; `versions` are those that a request may name.
+
+    `facts` of pictures stand beside what the protocol lists: it allows further keys.
+    """
     return {
         "name": signature.name,
         "versions": [signature.version],
@@ -35,6 +40,7 @@ def model_metadata(signature: Signature, properties: Mapping[str, str]) -> dict[
         "inputs": [_described(tensor) for tensor in signature.inputs.values()],
         "outputs": [_described(tensor) for tensor in signature.outputs.values()],
         "properties": dict(properties),
+        **facts,
     }
 
 

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 
+from service.contract.picture_support import picture_facts
 from service.errors import BadRequest, Unsupported
 from service.models.registry import ModelRegistry
 from service.models.repository_index import repository_index
@@ -121,12 +122,12 @@ def add_metadata(app: FastAPI, models: ModelRegistry, *, has_control: bool) -> N
     @get(app, "/v2/models/{model}/versions/{version}", tags=["metadata"], summary="A version's tensors")
     async def version_metadata(model: str, version: str) -> dict[str, Any]:
         served = models.get(model, version)
-        return model_metadata(served.signature, served.properties)
+        return model_metadata(served.signature, served.properties, picture_facts(served.manifest))
 
     @get(app, "/v2/models/{model}", tags=["metadata"], summary="A model's tensors")
     async def latest_metadata(model: str) -> dict[str, Any]:
         served = models.get(model)
-        return model_metadata(served.signature, served.properties)
+        return model_metadata(served.signature, served.properties, picture_facts(served.manifest))
 
 
 def add_repository(app: FastAPI, models: ModelRegistry, *, has_control: bool) -> None:

@@ -16,9 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.contract.picture_support import labels_of, unsupported_reason
+from service.contract.picture_support import unsupported_reason
 from service.contract.preprocessing import Preprocessing
-from service.contract.probabilities import softmax
 from service.errors import BadRequest, ServiceError
 from service.http.body import read_body
 from service.http.connected import while_connected
@@ -29,6 +28,7 @@ from service.pictures.decoder import PictureDecoder
 from service.pictures.drawn import drawn_row
 from service.pictures.form import Picture
 from service.protocol.compression import Buffer
+from service.routes.prediction import Predictions
 from service.routes.request_record import RequestRecord, RequestRecorder
 
 ALL_LABELS_UP_TO = 10
@@ -91,8 +91,8 @@ class Predictor:
             raise BadRequest(f"model '{served.name}' takes no pictures: {reason}")
         preprocessing = served.manifest.preprocessing
         assert preprocessing is not None
-        labels = labels_of(served.manifest)
-        top = _top(request.query_params.get("top"), len(labels))
+        made = Predictions(served.manifest, ends_in_softmax=served.ends_in_softmax)
+        top = _top(request.query_params.get("top"), made.num_labels)
         wants_row = _flag("row", request.query_params.get("row"))
         headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
         body = await read_body(
@@ -103,20 +103,20 @@ class Predictor:
         )
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         # What is begun for a client is over when it hangs up: parsing, decoding, waiting for the model.
-        pictures, probabilities_nk, shown = await while_connected(
-            request.receive, self._probabilities(record, served, content_type, body, preprocessing, wants_row)
+        pictures, answers, shown = await while_connected(
+            request.receive, self._answers(record, served, content_type, body, preprocessing, wants_row)
         )
         begun = time.perf_counter()
         predictions = [
-            _prediction(file, probabilities_k, labels, top)
-            for (file, _), probabilities_k in zip(pictures, probabilities_nk, strict=True)
+            {**({} if file is None else {"file": file}), **made.prediction(row, top)}
+            for (file, _), row in zip(pictures, made.activated(answers), strict=True)
         ]
         record.encode_s += time.perf_counter() - begun
         if shown is not None:
             predictions[0]["row"] = shown
         return {"model_name": served.name, "model_version": served.version, "predictions": predictions}
 
-    async def _probabilities(
+    async def _answers(
         self,
         record: RequestRecord,
         served: Served,
@@ -125,7 +125,7 @@ class Predictor:
         preprocessing: Preprocessing,
         wants_row: bool,
     ) -> tuple[list[Picture], np.ndarray, dict[str, Any] | None]:
-        """The pictures of a body, what the model says of them, (N, labels) float64; the row, if wanted."""
+        """The pictures of a body, the model's first output for them, (N, …); the row, if wanted."""
         pictures = await self._decoder.pictures(content_type, body)
         if wants_row and len(pictures) != 1:
             raise BadRequest(f"'row' is for one picture, got {len(pictures)}")
@@ -141,13 +141,10 @@ class Predictor:
             job = await served.batcher.ask(tensors, len(rows), served.default_timeout_s)
         assert job.answers is not None
         record.queue_s, record.compute_s = job.queue_s, job.compute_s
-        begun = time.perf_counter()
-        logits_nk = job.answers[served.manifest.outputs[0].name]
-        if not np.isfinite(logits_nk).all():
+        answers: np.ndarray = job.answers[served.manifest.outputs[0].name]
+        if not np.isfinite(answers).all():
             raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
-        probabilities_nk = logits_nk.astype(np.float64) if served.ends_in_softmax else softmax(logits_nk)
-        record.encode_s = time.perf_counter() - begun
-        return pictures, probabilities_nk, shown
+        return pictures, answers, shown
 
 
 def _response(
@@ -160,13 +157,6 @@ def _response(
     lines = (line.partition(b": ") for line in head.splitlines())
     response.raw_headers += [(name, value) for name, _, value in lines]
     return response
-
-
-def _prediction(file: str | None, probabilities_k: np.ndarray, labels: list[str], top: int) -> dict[str, Any]:
-    order = np.argsort(-probabilities_k, kind="stable")[:top]
-    ranked = [{"label": labels[k], "probability": round(float(probabilities_k[k]), 6)} for k in order]
-    named: dict[str, Any] = {} if file is None else {"file": file}
-    return {**named, **ranked[0], "top": ranked}
 
 
 def _flag(name: str, text: str | None) -> bool:

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from service.contract import pictures
-from service.contract.pictures import PictureError, Target, read_pixels
+from service.contract.pictures import PictureError, read_pixels
 from service.contract.preprocessing import Preprocessing
+from service.contract.target import Target
 
 TARGET = Target(mode="L", height=2, width=2, max_pixels=10_000)
 

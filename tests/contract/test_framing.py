@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.contract import resampling
-from service.contract.framing import Resize, centred
-from service.contract.pictures import Target, read_pixels
+from service.contract.framing import Frame, Resize, centred
+from service.contract.pictures import read_pixels
 from service.contract.preprocessing import Preprocessing
-from service.contract.resampling import Frame, framed
+from service.contract.resampling import framed
+from service.contract.target import Target
 
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 SIDES = st.integers(1, 300)

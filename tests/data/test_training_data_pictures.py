@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_kit import encode, noise
-from service.contract.pictures import PictureError, Target, inspect_picture, read_pixels
+from service.contract.pictures import PictureError, inspect_picture, read_pixels
 from service.contract.preprocessing import Preprocessing
+from service.contract.target import Target
 from service.errors import BadPicture
 from service.pictures.request import PictureRequest
 from training.pictures.formats import FORMATS

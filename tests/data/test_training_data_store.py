@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data_kit import noise, write_folder
-from service.contract.pictures import Target
+from service.contract.target import Target
 from training.errors import DataError
 from training.files import OutputError
 from training.pictures import make, workers

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from service.contract.bundle import MANIFEST_FILE, Bundle, open_bundle
 from service.contract.manifest import BundleError
-from service.contract.pictures import Target
 from service.contract.preprocessing import Preprocessing
 from service.contract.probabilities import are_distributions
+from service.contract.target import Target
 from training.data import DataFacts, Pixels
 from training.data.ahead import batches_ahead
 from training.errors import TrainingError

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from service.contract.files import aside, sync
-from service.contract.pictures import Target
+from service.contract.target import Target
 from training.console import show_progress
 from training.errors import DataError
 from training.files import OutputError

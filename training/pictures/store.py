@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
-from service.contract.pictures import Target
+from service.contract.target import Target
 from training.errors import DataError
 from training.files import OutputError
 from training.pictures.digest import DIGEST_SIZE, digest_pixels

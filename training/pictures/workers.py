@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.contract.pictures import PictureError, Target, read_pixels
+from service.contract.pictures import PictureError, read_pixels
+from service.contract.target import Target
 from training.errors import DataError
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
 from training.pictures.formats import FORMATS

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.contract.pictures import PictureError, Target, inspect_picture
+from service.contract.pictures import PictureError, inspect_picture
+from service.contract.target import Target
 from training.data.divide import build_split, check_labels, choose_held_out, keep_apart
 from training.data.facts import DataFacts, resizing
 from training.data.sets.folder_settings import FolderSettings

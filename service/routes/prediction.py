@@ -1,0 +1,68 @@
+"""A model's first output as an answer of /predict, by the task that its manifest states.
+
+In: one row of the first output.  Out: the keys of a prediction.
+
+    classification   label, probability, top       probabilities sum to 1
+    multi-label      labels, top                   each probability by itself; labels from the threshold on
+    embedding        embedding                     the vector
+    spatial          output                        name, datatype, shape and the row, flattened in C order
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from service.contract.manifest import Manifest
+from service.contract.picture_support import activation_of, labels_of, task_of
+from service.contract.probabilities import sigmoid, softmax
+from service.protocol.datatypes import BY_DTYPE
+
+
+class Predictions:
+    """What is made of the answers of one model; `num_labels` is 0 for tasks without labels."""
+
+    def __init__(self, manifest: Manifest, *, ends_in_softmax: bool) -> None:
+        self.task = task_of(manifest)
+        self._activation = activation_of(manifest, ends_in_softmax=ends_in_softmax)
+        self._output = manifest.outputs[0]
+        has_labels = self.task in ("classification", "multi-label")
+        self._labels = labels_of(manifest) if has_labels else []
+        self._threshold = manifest.postprocessing.threshold if manifest.postprocessing else 0.5
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels a row has values for."""
+        return len(self._labels)
+
+    def activated(self, answers: np.ndarray) -> np.ndarray:
+        """The answers after the declared activation, over classes; float64 where they are probabilities."""
+        if self._activation == "softmax":
+            flat = answers.reshape(len(answers), answers.shape[1], -1)
+            return np.stack([softmax(flat[..., place]) for place in range(flat.shape[2])], axis=2).reshape(
+                answers.shape
+            )
+        if self._activation == "sigmoid":
+            return sigmoid(answers)
+        return answers.astype(np.float64) if self._labels else answers
+
+    def prediction(self, row: np.ndarray, top: int) -> dict[str, Any]:
+        """The keys for one row of `activated` answers, with the `top` labels."""
+        if self.task == "embedding":
+            return {"embedding": row.ravel().tolist()}
+        if self.task == "spatial":
+            name, datatype = self._output.name, BY_DTYPE[row.dtype.name]
+            shape = list(row.shape)
+            return {
+                "output": {"name": name, "datatype": datatype, "shape": shape, "data": row.ravel().tolist()}
+            }
+        ranked = _ranked(row, self._labels)
+        if self.task == "multi-label":
+            labels = [each for each in ranked if each["probability"] >= self._threshold]
+            return {"labels": labels, "top": ranked[:top]}
+        return {**ranked[0], "top": ranked[:top]}
+
+
+def _ranked(row: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    order = np.argsort(-row, kind="stable")
+    return [{"label": labels[k], "probability": round(float(row[k]), 6)} for k in order]

@@ -97,6 +97,7 @@ def make_bundle(
     golden = make_golden(source, seed, say, pictures)
     if source.pixels is None:
         golden = untied(source.graph, golden)
+        pictures = _kept(pictures, golden)
     say("folding, and proving the folded graph one by one, all together, and in every bucket")
     folded = _fold(source, golden, prices, half)
     provenance = _provenance(source, seed, command)
@@ -187,6 +188,26 @@ def _pictures(source: Source) -> "PictureProof | None":
     from export.proof.pictures import prove_pictures
 
     return prove_pictures(source)
+
+
+def _kept(pictures: "PictureProof | None", golden: Golden) -> "PictureProof | None":
+    """The pictures whose golden rows are left: rows whose scores tie have been dropped."""
+    if pictures is None:
+        return None
+    (inputs,) = golden.inputs.values()
+    kept: list[int] = []
+    for index, row in enumerate(pictures.rows):
+        if len(kept) < len(inputs) and np.array_equal(inputs[len(kept)], row):
+            kept.append(index)
+    names = [list(pictures.pictures)[index] for index in kept]
+    if not names:
+        return None
+    return replace(
+        pictures,
+        pictures={name: pictures.pictures[name] for name in names},
+        rows=pictures.rows[kept],
+        differences={name: pictures.differences[name] for name in names},
+    )
 
 
 def _shown(source: Source, pictures: "PictureProof | None") -> "list[ShownPicture]":

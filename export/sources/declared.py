@@ -1,4 +1,4 @@
-"""What a source says of its pictures, in one form, whoever says it.
+"""What a source says of its pictures, in one form, whichever way it says it.
 
 In: flags, timm's `pretrained_cfg`, torchvision's `weights.transforms()`, a Hugging Face
 `preprocessor_config.json`, or Ultralytics' metadata.  Out: a `Declared`, whose missing parts are None.

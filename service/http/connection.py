@@ -26,7 +26,8 @@ from service.http.reply import CONTINUE, Scope, final_response
 from service.http.shared import Shared
 
 SLICE = 8 * 1024  # parsed at once: pipelined requests are objects, of many times their bytes
-SLICES = 4  # parsed before others have the event loop, if they take no longer than
+PART = 2 * 1024  # of more than that at once: 20 requests, each of which may be answered right away
+PARTS = 16  # parsed before others have the event loop, if they take no longer than
 PARSE_S = 0.002  # 8 KiB of one-byte chunks are 1,300 calls
 TURN = 64 * 1024  # received at once: the transport would go on for 8 MB, while other clients wait
 PROBE_S = 0.05  # until the answer to a probe is looked for
@@ -42,6 +43,7 @@ class Connection(Channel):
         self._flow = Flow(shared.limits, shared.now_s)
         self._parser = RequestParser(shared.limits, self._on_head, self._on_part, self._on_end)
         self._is_reading = True
+        self._will_advance = False
         self._counted_bytes = 0  # of shared.inflight_bytes
         self._writable: asyncio.Future[None] | None = None
         self._addresses: Scope = {}
@@ -140,10 +142,10 @@ class Connection(Channel):
             flow.waiting.clear()
         if not self._is_reading or flow.waiting or self._counted_bytes or flow.final_response is not None:
             # After what waits in the outbox, and never one inside the other.
-            self._loop.call_soon(self._advance)
+            self._advance_soon()
 
     def body_taken(self) -> None:
-        self._loop.call_soon(self._advance)
+        self._advance_soon()
 
     def peer(self) -> str:
         client = self._endpoints()["client"]
@@ -212,17 +214,18 @@ class Connection(Channel):
         """Make requests of what is unparsed, until one has to wait or others should have the event loop."""
         flow = self._flow
         until_s = time.perf_counter() + PARSE_S
-        for _ in range(SLICES):
-            if not flow.unparsed or not flow.parses or time.perf_counter() > until_s:
+        view, at = memoryview(flow.unparsed), 0
+        for _ in range(PARTS):
+            if at == len(view) or not flow.parses or time.perf_counter() > until_s:
                 break
             # A body of known length costs a copy, however long it is.
-            size = SLICE if flow.incoming is None else max(SLICE, self._parser.body_left)
-            part, flow.unparsed = flow.unparsed[:size], flow.unparsed[size:]
+            size = PART if flow.incoming is None else max(PART, self._parser.body_left)
+            part = bytes(view[at : at + size])
+            at += len(part)
             self._feed(part)
-        if flow.is_last:
-            flow.unparsed = b""
-        elif flow.unparsed and flow.parses:
-            self._loop.call_soon(self._advance)
+        flow.unparsed = b"" if flow.is_last else bytes(view[at:])
+        if flow.unparsed and flow.parses:
+            self._advance_soon()
         self._update_reading()
 
     def _on_head(self, head: Head) -> None:
@@ -254,8 +257,15 @@ class Connection(Channel):
             flow.is_last = flow.is_last or not exchange.keep_alive
             exchange.finish()
 
+    def _advance_soon(self) -> None:
+        """Advance in the next turn of the event loop, once, however many are answered in this one."""
+        if not self._will_advance:
+            self._will_advance = True
+            self._loop.call_soon(self._advance)
+
     def _advance(self) -> None:
         """Give the next its turn: a request, the final response, or what is unparsed."""
+        self._will_advance = False
         flow = self._flow
         if self._transport.is_closing() or flow.lingers_since_s >= 0:
             return

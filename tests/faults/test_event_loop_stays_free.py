@@ -20,7 +20,7 @@ from in_process_kit import Inside, inside
 from service.models.memory import map_large_blocks
 from service.processes.worker import spare_the_collector
 from tiny_nets import digits_net, write_bundle
-from wire_kit import get, wire
+from wire_kit import get, post, wire
 
 pytestmark = pytest.mark.alone  # it measures
 KB, MB = 1 << 10, 1 << 20
@@ -157,6 +157,7 @@ def test_pictures(server: Inside) -> None:
     "content",
     [
         get("/v2/health/live") * 5000,
+        post(b"{}", path="/v2/models/digits/infer") * 5000,
         b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
         + b"1\r\nx\r\n" * MB
         + b"0\r\n\r\n",
@@ -164,7 +165,7 @@ def test_pictures(server: Inside) -> None:
         b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * MB,
         b"GET /" + b"%41" * MB + b" HTTP/1.1\r\nhost: x\r\n\r\n",
     ],
-    ids=["pipelined", "chunks", "trailers", "headers", "url"],
+    ids=["pipelined", "pipelined-infer", "chunks", "trailers", "headers", "url"],
 )
 def test_framing(server: Inside, content: bytes) -> None:
     def attack() -> None:

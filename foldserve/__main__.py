@@ -71,6 +71,12 @@ def _batch(words: Sequence[str], prog: str) -> int:
     return main(words, prog)
 
 
+def _bench(words: Sequence[str], prog: str) -> int:
+    from foldserve.commands.bench import main
+
+    return main(words, prog)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """One command: `run` imports what it needs, which `pip install 'foldserve[extra]'` brings."""
@@ -129,6 +135,12 @@ COMMANDS = {
         extra="batch",
         summary="answer a whole data set with a bundle, without a server",
         example="foldserve batch models/digits pictures/ labels.parquet",
+    ),
+    "bench": Command(
+        run=_bench,
+        extra="service",
+        summary="measure how fast a bundle answers on this machine",
+        example="foldserve bench models/digits",
     ),
     "key": Command(
         run=_key,

@@ -20,6 +20,7 @@ from PIL import Image
 
 from foldserve.batch.errors import BatchError
 from foldserve.batch.job import Job, Options, in_order
+from foldserve.commands.bench import main as bench
 from service.contract.bundle import open_bundle
 from service.contract.pictures import read_pixels
 from service.engine.engine import EngineConfig
@@ -260,3 +261,12 @@ def test_little_is_read_ahead() -> None:
         assert [next(results) for _ in range(10)] == [2 * number for number in range(10)]
         assert len(read) <= 13
         results.close()
+
+
+def test_bench_measures_every_batch_size(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench([str(models / "digits"), "--threads", "1", "--json"], "foldserve bench") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [one["rows"] for one in facts["batches"]] == [1, 2, 4, 8, 16, 32, 64]
+    assert all(one["ms"] > 0 and one["rows_per_second"] > 0 for one in facts["batches"])
+    assert bench([str(models / "nowhere")], "foldserve bench") == 2
+    assert "No such file or directory" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_help_fits_80_columns_and_shows_one_example_of_each_command() -> None:
         assert len(examples) == 1, name
 
 
-OWN = ["predict", "batch"]  # commands that are no module's
+OWN = ["predict", "batch", "bench"]  # commands that are no module's
 
 
 @pytest.mark.parametrize("name", [*MODULES, *OWN])
@@ -136,7 +136,7 @@ def test_a_mistake_is_the_modules_sentence_and_exit_code(words: tuple[str, ...])
     [
         ("trian", "did you mean train?"),
         ("server", "did you mean serve?"),
-        ("frobnicate", "there are train, search, evaluate, study, export, serve, predict, batch, key"),
+        ("frobnicate", "there are train, search, evaluate, study, export, serve, predict, batch, bench, key"),
     ],
 )
 def test_an_unknown_command_is_named_with_those_that_are_near(word: str, meant: str) -> None:

@@ -1,0 +1,92 @@
+"""`foldserve bench`: how fast a bundle answers on this machine, by the size of a batch, without a server.
+
+In: a bundle.  Out: for each batch size the median milliseconds, and rows a second of one lane.
+
+exit code   0 done   2 a mistake, or a bundle that is not proved here
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldserve.commands.parser import Parser, refuse
+
+SECONDS = 0.3  # for each batch size
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    flags = Parser(
+        prog,
+        "Measure how fast a bundle answers on this machine, without a server.",
+        "foldserve bench models/digits",
+        "foldserve bench models/digits/2 --threads 1 --json",
+    )
+    flags.add_argument(
+        "bundle",
+        type=Path,
+        metavar="models/NAME",
+        help="a model, whose newest version is used; or one version",
+    )
+    flags.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default auto)"
+    )
+    flags.add_argument("--threads", type=int, metavar="N", help="cores to use; unset: all that there are")
+    flags.add_argument("--json", action="store_true", help="a JSON object, instead of a table")
+    return flags
+
+
+def main(words: Sequence[str], prog: str) -> int:
+    """Run the command; returns the exit code."""
+    options = parser(prog).parse_args(words)
+    if options.threads is not None and options.threads < 1:
+        return refuse(f"--threads must be at least 1, got {options.threads}")
+    from foldserve.batch.errors import BatchError
+    from foldserve.commands.batch import newest
+    from service.contract.manifest import BundleError
+    from service.engine.session import EngineError
+
+    try:
+        facts = measure(newest(options.bundle), options)
+    except (BatchError, BundleError, EngineError) as error:
+        return refuse(f"{options.bundle}: {error}")
+    if options.json:
+        print(json.dumps(facts))
+        return 0
+    print(f"{facts['bundle']} on {facts['provider']}: {facts['lanes']} lanes of {facts['threads']} threads")
+    print(f"{'rows':>6}{'ms':>10}{'rows/s':>12}")
+    for one in facts["batches"]:
+        print(f"{one['rows']:>6}{one['ms']:>10.3f}{one['rows_per_second']:>12.0f}")
+    return 0
+
+
+def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Load and prove the bundle, then run its golden rows in every bucket of the first lane."""
+    from service.contract.bundle import open_bundle
+    from service.engine.engine import EngineConfig, load_engine
+    from service.settings import default_cache, usable_cores
+
+    bundle = open_bundle(path)
+    threads = options.threads or usable_cores()
+    engine = load_engine(bundle, EngineConfig(device=options.device, threads=threads, cache=default_cache()))
+    batches = []
+    for num_rows in engine.buckets:
+        taken = np.arange(num_rows) % bundle.golden.num_rows
+        rows = {name: array[taken] for name, array in bundle.golden.inputs.items()}
+        seconds: list[float] = []
+        end = time.perf_counter() + SECONDS
+        while time.perf_counter() < end or len(seconds) < 3:
+            begun = time.perf_counter()
+            engine.run(0, [rows])
+            seconds.append(time.perf_counter() - begun)
+        median = statistics.median(seconds)
+        batches.append({"rows": num_rows, "ms": median * 1e3, "rows_per_second": num_rows / median})
+    plan = engine.plan
+    about = {"bundle": str(path), "provider": engine.provider, "lanes": plan.lanes, "threads": plan.threads}
+    return {**about, "batches": batches}

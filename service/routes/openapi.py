@@ -14,7 +14,8 @@ from service.protocol.signature import Signature
 DESCRIPTION = """
 Serves nets whose BatchNorms are folded away; each is **proved** on this device before its first request.
 
-* **`POST /predict`** accepts a picture and returns labels with probabilities.
+* **`POST /predict`** accepts a picture and returns labels with probabilities; a multi-label model
+  answers the labels over its threshold, an embedding its vector, a spatial output its tensor.
 * **`POST /v2/models/{model}/infer`** is the Open Inference Protocol v2: JSON or binary tensors, any client.
 * **`/metrics`** is for Prometheus.
 

@@ -27,7 +27,7 @@ from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
 from export.proof.choices import choices, untied
-from export.proof.golden import golden_inputs
+from export.proof.golden import blended_inputs, golden_inputs
 from export.proof.prove import Proof, prove
 from export.proof.reading import prove_reading
 from export.proof.truth import true_answers
@@ -42,6 +42,7 @@ from service.contract.manifest import (
     Manifest,
     Provenance,
 )
+from service.contract.parity import in_batches
 from service.contract.preprocessing import Postprocessing
 from service.contract.probabilities import are_distributions
 
@@ -92,7 +93,7 @@ def make_bundle(
     name = _model_name(folder)
     _check_outputs(source)
     if source.read_from is not None:
-        prove_reading(source.read_from.path, source.read_from.graph, seed=0)
+        prove_reading(source.read_from.path, source.read_from.graph, seed=0, given=source.given)
     pictures = _pictures(source)
     golden = make_golden(source, seed, say, pictures)
     if source.pixels is None:
@@ -146,7 +147,7 @@ def _fold(source: Source, golden: Golden, prices: frozenset[Price], half: bool) 
     def proof_of(graph: ir.Model) -> Proof:
         if half:
             weigh(graph)  # an overflow is named by its layer, before its answers are only "not finite"
-        return prove(unfolded, _stored(graph, half), golden, noise)
+        return prove(unfolded, _stored(graph, half), golden, noise, source.max_rows)
 
     after, sites, proof = fold_proved(source.graph, options, proof_of)
     assert len(list(batchnorms(after))) == account(sites).declined, "every BatchNorm is accounted for"
@@ -171,7 +172,7 @@ def _report(
         drawings=draw_fold(folded.before, folded.after, folded.account),
         proof=folded.proof,
         golden=golden,
-        answers=load(folded.stored, optimised=True)(golden.inputs),
+        answers=in_batches(load(folded.stored, optimised=True), golden.inputs, source.max_rows),
         inputs=source.inputs,
         outputs=source.outputs,
         provenance=provenance,
@@ -225,7 +226,10 @@ def _stored(graph: ir.Model, half: bool) -> bytes:
 def make_golden(source: Source, seed: int, say: Say, pictures: "PictureProof | None" = None) -> Golden:
     """The golden rows of a source and their true answers."""
     spare = SPARE_ROWS if choices(source.graph) else 0
-    inputs = golden_inputs(source.inputs, source.held_out, seed, spare)
+    if source.given is not None:
+        inputs = blended_inputs(source.given, seed, spare)
+    else:
+        inputs = golden_inputs(source.inputs, source.held_out, seed, spare)
     if pictures is not None:  # first, so that no later step moves them
         (name,) = inputs
         inputs = {name: np.concatenate([pictures.rows, inputs[name]])}
@@ -236,6 +240,7 @@ def make_golden(source: Source, seed: int, say: Say, pictures: "PictureProof | N
         inputs,
         lambda row: say(f"golden answer {row} of {num_rows}: {source.truth}"),
         is_exact=source.graph_truth is None or source.graph_truth.is_exact,
+        max_rows=source.max_rows,
     )
     return Golden(inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs})
 
@@ -267,6 +272,7 @@ def _manifest(
             pipeline=pictures.pipeline,
             max_difference=min(PICTURE_TOLERANCE, max(pictures.differences.values())),
         ),
+        max_rows=source.max_rows,
         tolerances=folded.proof.tolerances,
         fold=folded.account,
         provenance=provenance,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from export.bundle.make import make_bundle, parity_facts
 from export.commands.picture_flags import declared_in
-from export.commands.shared import prices, show_sites
+from export.commands.shared import prices, shapes, show_sites
 from export.sources.opening import open_source
 from export.sources.source import SourceOptions
 
@@ -22,7 +22,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         source = open_source(
             options.source,
             SourceOptions(
-                input_shape=options.input_shape,
+                shapes=shapes(options.input_shape),
+                rows=options.rows,
                 weights=options.weights,
                 labels=options.labels,
                 pictures=declared_in(options),

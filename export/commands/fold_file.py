@@ -6,17 +6,17 @@ In: the paths.  Out: the account of every BatchNorm.
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from export.bundle.pack import write_whole
-from export.compute.rows import random_rows
+from export.compute.rows import read_rows, some_rows
 from export.compute.truth import graph_truth
 from export.errors import SourceError
 from export.fold.account import account
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import external_files, load_graph, serialize
+from export.graph.given import Shapes, with_sizes
 from export.graph.prepare import prepare
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import prove_once
@@ -33,19 +33,24 @@ def fold_file(
     say: Callable[[str], None],
     note: Callable[[str], None],
     options: FoldOptions,
+    shapes: Shapes | None = None,
+    rows_file: Path | None = None,
 ) -> FoldAccount:
     """Fold, and write the account to `report`; on any error, both files are as they were.
 
-    `say` is a callback, given what is being done; `note` another, given what a user should know of the proof.
+    `shapes` fixes open sizes of the inputs, in OUT.onnx too; `rows_file` holds rows for the proof where noise
+    does not fit.  `say` is a callback, given what is being done; `note` another, given what a user should
+    know of the proof.
     """
-    unfolded = prepare(load_graph(source))
+    unfolded = with_sizes(prepare(load_graph(source)), shapes or {})
     _check_targets(source, [target, *([report] if report else [])])
-    prove_reading(source, unfolded, seed)
+    given = None if rows_file is None else read_rows(rows_file, unfolded)
+    prove_reading(source, unfolded, seed, given)
     reference = reference_of(unfolded, options)
     say("folding, and proving the folded graph on random rows")
     chosen = choices(reference)
     shown = showing_scores(reference, chosen)
-    rows = random_rows(reference, np.random.default_rng(seed))
+    rows = some_rows(reference, given, seed)
     truth, before = graph_truth(shown, rows), serialize(shown)
     answers = truth.evaluate(rows)
     noise = truth.noise(rows, answers)

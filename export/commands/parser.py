@@ -35,12 +35,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     bundle = _verb(verbs, "bundle", "fold, prove and pack the next version of a model")
     bundle.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
     bundle.add_argument("--to", type=Path, required=True, metavar="models/NAME", help="the model's folder")
-    bundle.add_argument(
-        "--input-shape",
-        type=_ints,
-        metavar="C,H,W",
-        help="one row's shape for a net, e.g. 3,224,224",
-    )
+    _input_options(bundle)
     bundle.add_argument(
         "--weights", type=Path, metavar="FILE", help="of a net: state dict, .safetensors, any checkpoint"
     )
@@ -74,6 +69,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     fold.add_argument(
         "--std", type=_floats, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
     )
+    _input_options(fold)
     _fold_options(fold)
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
@@ -88,6 +84,23 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--key", type=Path, required=True, metavar="key.pem", help="an Ed25519 private key in PEM"
     )
     return whole
+
+
+def _input_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--input-shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="[NAME=]C,H,W",
+        help="sizes that the source leaves open, e.g. 3,224,224; once for each input",
+    )
+    verb.add_argument(
+        "--rows",
+        type=Path,
+        metavar="FILE.npz",
+        help="of an ONNX file: real rows for the proof, an array for each input by name",
+    )
 
 
 def _fold_options(verb: argparse.ArgumentParser) -> None:
@@ -138,11 +151,12 @@ def _seed(text: str) -> int:
     return seed
 
 
-def _ints(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(part) for part in text.split(","))
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, numbers = text.rpartition("=")
+    sizes = tuple(int(part) for part in numbers.split(","))
     if min(sizes) < 1:
         raise ValueError(text)
-    return sizes
+    return name, sizes
 
 
 def _floats(text: str) -> tuple[float, ...]:

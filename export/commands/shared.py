@@ -9,6 +9,7 @@ from rich.table import Table
 
 from export.errors import SourceError
 from export.fold.gauges.system import FREE, Price
+from export.graph.given import Shapes
 from service.contract.manifest import FoldSite
 
 
@@ -18,6 +19,13 @@ def prices(options: argparse.Namespace) -> frozenset[Price]:
         raise SourceError("--only-free allows neither --threshold nor --pad")
     asked = {Price.THRESHOLD: options.threshold, Price.BORDER: options.pad}
     return FREE | {price for price, is_asked in asked.items() if is_asked}
+
+
+def shapes(given: Sequence[tuple[str, tuple[int, ...]]]) -> Shapes:
+    """The shape of each input by name, "" for one without; raises SourceError if one is given twice."""
+    if len(by_name := dict(given)) < len(given):
+        raise SourceError("--input-shape: each input once")
+    return by_name
 
 
 def show_sites(sites: Sequence[FoldSite], console: Console) -> None:

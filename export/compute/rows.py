@@ -1,20 +1,90 @@
-"""Rows for a graph of which nothing is known but its inputs.
+"""Rows for a graph of which nothing is known but its inputs, or rows that the user gives.
 
-In: a graph.  Out: noise in the shape and dtype of each input.
+In: a graph.  Out: noise in the shape and dtype of each input; or the arrays of an .npz file that fit.
+
+Noise does not fit every graph: a Log wants positive numbers, a Gather indices of its table.  There the user
+gives real rows.
 """
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from export.errors import SourceError
+from export.graph.sizes import Size, sizes_of
+from service.contract.text import first_line
 
 NUM_ROWS = 8
 UNKNOWN_SIZE = 64
 
 
 def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Noise for every input, by name; an unknown first size is 8 rows, any other 64."""
-    return {value.name or "": _noise(value, random) for value in model.graph.inputs}
+    """Noise for every input, by name; an unknown first size is 8 rows, any other 64.
+
+    A name stands for one size: the rows of one input may be the second axis of an LSTM's state.
+    """
+    named: dict[str, int] = {}
+    for axis in (0, 1, 2):  # what an axis means is surest of the first
+        for value in model.graph.inputs:
+            sizes = [] if value.shape is None else sizes_of(value)
+            for size in sizes[axis:] if axis == 2 else sizes[axis : axis + 1]:
+                if isinstance(size, str):
+                    named.setdefault(size, (NUM_ROWS, _channels(value), UNKNOWN_SIZE)[axis])
+    return {value.name or "": _noise(value, named, random) for value in model.graph.inputs}
+
+
+def read_rows(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
+    """Rows of every input of `model` from an .npz file, by the inputs' names, at least 2; or SourceError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise SourceError(f"{path}: --rows must be an .npz file, an array for each input by name")
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: --rows cannot be read: {first_line(error)}") from None
+    names = [value.name or "" for value in model.graph.inputs]
+    if len(names) == len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    if sorted(arrays) != sorted(names):
+        raise SourceError(f"{path}: --rows must have the arrays {names}, found {sorted(arrays)}")
+    for value in model.graph.inputs:
+        arrays[value.name or ""] = _fitting(arrays[value.name or ""], value, path)
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise SourceError(f"{path}: the arrays of --rows must have as many rows each")
+    return arrays
+
+
+def some_rows(model: ir.Model, given: Mapping[str, np.ndarray] | None, seed: int) -> dict[str, np.ndarray]:
+    """The first of the rows that are `given`, as many as the graph takes at once; noise if there are none."""
+    if given is None:
+        return random_rows(model, np.random.default_rng(seed))
+    fixed = {value.shape[0] for value in model.graph.inputs if value.shape}
+    number = next((size for size in fixed if isinstance(size, int)), NUM_ROWS)
+    return {name: array[:number] for name, array in given.items()}
+
+
+def _fitting(array: np.ndarray, value: ir.Value, path: Path) -> np.ndarray:
+    """The array in the input's dtype; raises SourceError where its shape or numbers do not fit."""
+    where = f"{path}: array '{value.name}'"
+    sizes: Sequence[Size] = [] if value.shape is None else sizes_of(value)
+    fits = array.ndim == len(sizes) and all(
+        not isinstance(size, int) or found == size
+        for found, size in zip(array.shape[1:], sizes[1:], strict=True)
+    )
+    if not fits or value.dtype is None:
+        raise SourceError(f"{where} has the shape {list(array.shape)}, the input is {value.shape}")
+    least = max(2, sizes[0] if isinstance(sizes[0], int) else 2)
+    if len(array) < least:
+        raise SourceError(f"{where} has {len(array)} rows, expected at least {least}")
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise SourceError(f"{where} holds numbers that are not finite, or no numbers")
+    dtype = value.dtype.numpy()
+    if dtype.kind != "f" and (array.astype(dtype) != array).any():
+        raise SourceError(f"{where} is {array.dtype}, and not all of it is {dtype}, the input's type")
+    return array.astype(dtype)
 
 
 def _channels(value: ir.Value) -> int:
@@ -30,13 +100,16 @@ def _channels(value: ir.Value) -> int:
     return UNKNOWN_SIZE
 
 
-def _noise(value: ir.Value, random: np.random.Generator) -> np.ndarray:
+def _noise(value: ir.Value, named: Mapping[str, int], random: np.random.Generator) -> np.ndarray:
     if value.dtype is None or value.shape is None:
         raise SourceError(
             f"input '{value.name}' has no type or no shape: no rows can be made to prove the fold"
         )
     unknown = [NUM_ROWS, _channels(value), *[UNKNOWN_SIZE] * len(value.shape)]
-    sizes = [dim if isinstance(dim, int) else unknown[index] for index, dim in enumerate(value.shape)]
+    sizes = [
+        size if isinstance(size, int) else named.get(size or "", unknown[axis])
+        for axis, size in enumerate(sizes_of(value))
+    ]
     dtype = value.dtype.numpy()
     if dtype.kind == "f":
         return random.normal(size=sizes).astype(dtype)

@@ -24,7 +24,7 @@ def load(graph: bytes | Path, *, optimised: bool) -> Run:
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised: printed too, they would look like crashes
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine stays usable
     try:
         session = ort.InferenceSession(

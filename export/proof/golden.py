@@ -35,6 +35,29 @@ def golden_inputs(
     return {name: np.concatenate([held_out[:num_held_out].astype(specs[0].dtype), made[name]])}
 
 
+def blended_inputs(given: Arrays, seed: int, spare: int = 0) -> Arrays:
+    """The rows that are given, and mixtures of two of them until they are enough.
+
+    What an op computes with is mostly convex (positive numbers, probabilities, a range), so that a mixture
+    a·x + (1 − a)·y of two rows is a row too.  Integers are no quantities: of these, x is taken.
+    """
+    random = np.random.default_rng(seed)
+    num_given = len(next(iter(given.values())))
+    first = np.arange(min(num_given, MAX_HELD_OUT))
+    num_made = max(MIN_GOLDEN_ROWS - len(first), 0) + spare
+    one, other = random.integers(0, num_given, (2, num_made))
+    share = random.uniform(size=num_made)
+
+    def rows(array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind != "f":
+            return np.concatenate([array[first], array[one]])
+        weight = share.reshape(-1, *[1] * (array.ndim - 1))
+        mixed = weight * array[one].astype(np.float64) + (1 - weight) * array[other]
+        return np.concatenate([array[first], mixed.astype(array.dtype)])
+
+    return {name: rows(array) for name, array in given.items()}
+
+
 def input_range(spec: TensorSpec) -> tuple[float, float]:
     """The tensor's range as the manifest gives it, else that of its integers, else ±3 (normalised floats)."""
     if spec.minimum is not None and spec.maximum is not None:

@@ -20,7 +20,7 @@ from export.errors import ParityError, ProofError
 from export.proof.choices import Choice, flips
 from service.contract.bundle import Golden
 from service.contract.manifest import Tolerance, derived_tolerance
-from service.contract.parity import Parity, difference, measure
+from service.contract.parity import BUCKETS, Parity, difference, measure
 
 LARGEST_SHARE = 0.25
 
@@ -34,11 +34,18 @@ class Proof:
     tolerances: dict[str, Tolerance]
 
 
-def prove(unfolded: bytes, folded: bytes, golden: Golden, noise: Mapping[str, float] | None = None) -> Proof:
+def prove(
+    unfolded: bytes,
+    folded: bytes,
+    golden: Golden,
+    noise: Mapping[str, float] | None = None,
+    max_rows: int | None = None,
+) -> Proof:
     """Replay the golden rows through both graphs.
 
     `noise` is how far each output is moved by rounding the weights once, where e_unfolded does not show that
     (see `export.compute.truth`): e_unfolded is at least as large.
+    `max_rows` is the maximum of a batch, if there is one.
 
     The unfolded graph runs without ONNX Runtime's optimisations, so that its error is that of the net's own
     arithmetic; the folded one as it will be served.
@@ -47,8 +54,8 @@ def prove(unfolded: bytes, folded: bytes, golden: Golden, noise: Mapping[str, fl
         ParityError: the folded graph is beyond the tolerance.
         ProofError: the golden rows prove nothing.
     """
-    reference = measure(load(unfolded, optimised=False), golden, buckets=())
-    served = measure(load(folded, optimised=True), golden)
+    reference = measure(load(unfolded, optimised=False), golden, (), max_rows)
+    served = measure(load(folded, optimised=True), golden, BUCKETS, max_rows)
     tolerances = {
         name: derive(
             unfolded_error=max(reference.worst[name], (noise or {}).get(name, 0.0)),

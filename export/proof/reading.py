@@ -6,13 +6,14 @@ Whatever loading and preparing change (constants, names that stand twice, inline
 prepared graph, and so in both sides of every later proof.  Here the file itself is the other side.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from export.compute.rows import random_rows
+from export.compute.rows import some_rows
 from export.compute.runtime import load
 from export.compute.truth import graph_truth
 from export.errors import ProofError
@@ -23,13 +24,18 @@ from export.proof.choices import choices, showing_scores
 from export.proof.prove import compare, disagreement
 
 
-def prove_reading(path: Path, prepared: ir.Model, seed: int) -> None:
-    """Run both on random rows; raises ProofError if the file is beyond the prepared graph's tolerance."""
+def prove_reading(
+    path: Path, prepared: ir.Model, seed: int, given: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Run both on the rows that are `given`, else on noise.
+
+    Raises ProofError if the file is beyond the prepared graph's tolerance.
+    """
     for node in batchnorms(prepared):
         read_batchnorm(node)  # a layer whose numbers are broken is named, before its answers say nothing
     chosen = choices(prepared)
     shown = showing_scores(prepared, chosen)
-    rows = random_rows(prepared, np.random.default_rng(seed))
+    rows = some_rows(prepared, given, seed)
     truth = graph_truth(shown, rows)
     answers = truth.evaluate(rows)
     again = load(serialize(shown), optimised=False)(rows)

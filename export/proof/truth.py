@@ -9,7 +9,7 @@ import numpy as np
 
 from export.compute.reference import Arrays, Evaluate
 from export.errors import ProofError
-from service.contract.parity import difference
+from service.contract.parity import difference, in_batches
 
 INDEPENDENT = 1e-8
 """Largest relative difference between a row alone and in a batch, in float64.
@@ -28,18 +28,19 @@ def true_answers(
     show: Callable[[int], None] = lambda row: None,
     *,
     is_exact: bool = True,
+    max_rows: int | None = None,
 ) -> Arrays:
     """Answers row by row; raises ProofError if a row's answer depends on its neighbours in the batch.
 
     `show` is a callback, given how many rows are done; `is_exact` says whether `evaluate` computes in
-    float64.
+    float64, `max_rows` is the maximum of a batch.
     """
     rows = []
     for row in range(len(next(iter(inputs.values())))):
         rows.append(evaluate({name: array[row : row + 1] for name, array in inputs.items()}))
         show(row + 1)
     answers = {name: np.concatenate([answer[name] for answer in rows]) for name in rows[0]}
-    for name, together in evaluate(inputs).items():
+    for name, together in in_batches(evaluate, inputs, max_rows).items():
         limit = (INDEPENDENT if is_exact else INDEPENDENT_FLOAT32) * float(
             np.abs(answers[name]).max(initial=0.0)
         )

@@ -16,7 +16,7 @@ from export.graph.edit import batchnorms
 from service.contract.bundle import open_bundle
 from service.contract.golden_pictures import measure_pictures
 from service.contract.manifest import BundleError
-from service.contract.parity import measure
+from service.contract.parity import BUCKETS, measure
 from service.contract.text import first_line
 
 
@@ -31,7 +31,7 @@ def verify(path: Path) -> dict[str, Any]:
         pictures = measure_pictures(
             bundle.manifest, bundle.pictures, next(iter(bundle.golden.inputs.values()))
         )
-        parity = measure(load(bundle.graph, optimised=True), bundle.golden)
+        parity = measure(load(bundle.graph, optimised=True), bundle.golden, BUCKETS, bundle.manifest.max_rows)
     except ModuleNotFoundError:
         raise  # the command line says how to install it
     except (BundleError, ExportError) as error:

@@ -19,7 +19,7 @@ def from_factory(text: str, options: SourceOptions) -> Source:
     file = options.weights
     try:
         weights = read_source(file).weights if file is not None else None
-        opened = open_net(text, weights, str(file), options.input_shape)
+        opened = open_net(text, weights, str(file), options.row_shape())
     except TrainingError as error:
         raise SourceError(str(error)) from error
     if opened.row_shape is None:

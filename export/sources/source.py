@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from export.compute.reference import Evaluate
+from export.compute.reference import Arrays, Evaluate
 from export.compute.truth import GraphTruth
 from export.errors import SourceError
+from export.graph.given import Shapes
 from export.sources.declared import Activation, Declared, Task
 from export.sources.transforms import Pipeline
 from service.contract.manifest import TensorSpec
@@ -24,13 +25,16 @@ class SourceOptions:
     """What a source does not say by itself.
 
     Args:
+        shapes: of inputs by name; see `export.graph.given`.
+        rows: an .npz file of real rows.
         labels: a file of class names, one a line, or "imagenet".
         pictures: what flags say of pictures; they win over `preprocessing` and over the source.
         preprocessing: who else says what a picture becomes: `timm:NAME`, `torchvision:NAME` or a config file.
         compare_with: `module:callable`, the source's own pipeline.
     """
 
-    input_shape: tuple[int, ...] | None = None
+    shapes: Shapes = field(default_factory=dict)
+    rows: Path | None = None
     weights: Path | None = None
     labels: Path | None = None
     pictures: Declared = field(default_factory=Declared)
@@ -43,6 +47,18 @@ class SourceOptions:
     def __post_init__(self) -> None:
         if (self.pictures.mean is None) != (self.pictures.std is None):
             raise SourceError("--mean and --std go together: a picture needs both to become a row")
+        if self.rows is not None and self.pixels:
+            raise SourceError("--rows are rows of the net's own input: give them, or --inputs uint8")
+
+    def row_shape(self) -> tuple[int, ...] | None:
+        """The shape that was given for a net's row; raises SourceError where an input is named."""
+        if self.rows is not None:
+            raise SourceError("--rows is for ONNX files: a net's rows are made, or come from its checkpoint")
+        if not self.shapes:
+            return None
+        if list(self.shapes) != [""]:
+            raise SourceError("--input-shape of a net is C,H,W of a row: its input has no name yet")
+        return self.shapes[""]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +78,8 @@ class Source:
         digest: sha-256 of the file that holds the weights, None if there is none.
         truth: what `evaluate` computes with, in words.
         held_out: rows of the only input that training never saw, (N, …).
+        given: rows of every input by name, that all golden rows are made of, because noise does not fit.
+        max_rows: the maximum of a batch; None where any number of rows goes.
         preprocessing: what a picture becomes, None if the net takes no pictures.
         pipeline: the source's own, None where it has none but the declared preprocessing.
         task: what the first output is, None to derive it from its shape.
@@ -81,6 +99,8 @@ class Source:
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     held_out: np.ndarray | None = None
+    given: Arrays | None = None
+    max_rows: int | None = None
     labels: list[str] | None = None
     preprocessing: Preprocessing | None = None
     pipeline: Pipeline | None = None

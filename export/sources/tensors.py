@@ -17,7 +17,8 @@ def tensor_spec(value: ir.Value) -> TensorSpec:
     sizes = [dim if isinstance(dim, int) else None for dim in value.shape or []]
     if value.dtype is None or not sizes or None in sizes[1:]:
         raise SourceError(
-            f"'{value.name}' must have a type and fixed sizes after its rows, found {value.shape}"
+            f"'{value.name}' must have a type, rows first, and fixed sizes after them, found {value.shape}: "
+            "--input-shape fixes sizes that are open"
         )
     try:
         dtype = value.dtype.numpy().name

@@ -162,7 +162,10 @@ class GoldenPictures(Strict):
 
 
 class Manifest(Strict):
-    """The whole of `manifest.json`."""
+    """The whole of `manifest.json`.
+
+    `max_rows` is the maximum of a batch, for a net whose rows are not independent; None: any number goes.
+    """
 
     schema_version: Literal[1, 2, 3]
     digest: Digest | None = None
@@ -173,6 +176,7 @@ class Manifest(Strict):
     labels: list[str] | None
     preprocessing: Preprocessing | None
     postprocessing: Postprocessing | None = None
+    max_rows: Annotated[int, Field(ge=1)] | None = None
     golden_pictures: GoldenPictures | None = None
     tolerances: dict[str, Tolerance]
     fold: FoldAccount
@@ -198,7 +202,11 @@ class Manifest(Strict):
     def _newer_keys_are_of_version_3(self) -> Self:
         if self.schema_version >= 3:
             return self
-        newer = {name for name in ("postprocessing", "golden_pictures") if getattr(self, name) is not None}
+        newer = {
+            name
+            for name in ("postprocessing", "golden_pictures", "max_rows")
+            if getattr(self, name) is not None
+        }
         if self.preprocessing is not None:
             newer |= self.preprocessing.keys_since_version_3()
         if newer:

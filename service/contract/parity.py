@@ -59,11 +59,34 @@ class Parity:
         )
 
 
-def measure(run: Run, golden: Golden, buckets: Sequence[int] = BUCKETS) -> Parity:
-    """Replay the golden rows one by one, all together, and filling every bucket; `run` answers rows."""
+def allowed(buckets: Sequence[int], max_rows: int | None) -> tuple[int, ...]:
+    """The buckets of at most `max_rows`; that number itself if all are larger."""
+    return tuple(size for size in buckets if max_rows is None or size <= max_rows) or (max_rows or 1,)
+
+
+def in_batches(run: Run, inputs: Tensors, max_rows: int | None) -> Tensors:
+    """The answers to all rows, at most `max_rows` at a time."""
+    if max_rows is None:
+        return run(inputs)
+    num_rows = len(next(iter(inputs.values())))
+    parts = [
+        run({name: array[rows] for name, array in inputs.items()}) for rows in _chunks(num_rows, max_rows)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def measure(
+    run: Run, golden: Golden, buckets: Sequence[int] = BUCKETS, max_rows: int | None = None
+) -> Parity:
+    """Replay the golden rows one by one, all together, and filling every bucket; `run` answers rows.
+
+    Where a batch has a maximum, "all together" is in batches of that, and larger buckets are left out.
+    """
+    if buckets:
+        buckets = allowed(buckets, max_rows)
     return Parity(
         one_by_one=_worst(run, golden, _chunks(golden.num_rows, 1)),
-        all_together=_worst(run, golden, _chunks(golden.num_rows, golden.num_rows)),
+        all_together=_worst(run, golden, _chunks(golden.num_rows, max_rows or golden.num_rows)),
         buckets={size: _worst(run, golden, _filling(golden.num_rows, size)) for size in buckets},
     )
 

@@ -21,7 +21,7 @@ import numpy as np
 from service.batching.job import BatchResult, Tensors
 from service.contract.bundle import Bundle
 from service.contract.manifest import Manifest
-from service.contract.parity import BUCKETS, Parity, measure, measure_buckets
+from service.contract.parity import BUCKETS, Parity, allowed, measure, measure_buckets
 from service.contract.text import first_line
 from service.engine.plan import LaneBuffers, PlanRequest, choose_plan, open_lanes
 from service.engine.session import (
@@ -148,6 +148,7 @@ class Engine:
 
 def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
     """A session that fits the manifest, proved on the golden rows in every lane; raises EngineError."""
+    config = replace(config, buckets=allowed(config.buckets, bundle.manifest.max_rows))
     provider = find_provider(bundle.graph, config.device)
     plan = choose_plan(
         PlanRequest(

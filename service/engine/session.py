@@ -122,8 +122,8 @@ def open_session(graph: bytes, provider: str, plan: SessionPlan) -> Any:
 
 def check_tensors(session: Any, manifest: Manifest) -> None:
     """Raise EngineError unless inputs and outputs have the manifest's names, types and shapes."""
-    _check("input", session.get_inputs(), manifest.inputs)
-    _check("output", session.get_outputs(), manifest.outputs)
+    _check("input", session.get_inputs(), manifest.inputs, manifest.max_rows)
+    _check("output", session.get_outputs(), manifest.outputs, manifest.max_rows)
 
 
 def _cuda_options(plan: SessionPlan) -> dict[str, str]:
@@ -135,7 +135,7 @@ def _cuda_options(plan: SessionPlan) -> dict[str, str]:
     }
 
 
-def _check(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> None:
+def _check(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec], max_rows: int | None) -> None:
     by_name = {node.name: node for node in found}
     if set(by_name) != {spec.name for spec in expected}:
         raise EngineError(
@@ -144,16 +144,16 @@ def _check(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> N
     for spec in expected:
         node = by_name[spec.name]
         dtype = _DTYPES.get(node.type, node.type)
-        if dtype != spec.dtype or not _fits(node.shape, spec):
+        if dtype != spec.dtype or not _fits(node.shape, spec, max_rows):
             raise EngineError(
                 f"the graph's {kind} '{spec.name}' is {dtype} {node.shape}, "
                 f"the manifest says {spec.dtype} {spec.shape}"
             )
 
 
-def _fits(shape: Sequence[int | str | None], spec: TensorSpec) -> bool:
-    """Whether rows are symbolic and each dimension that the graph gives is the manifest's."""
-    if len(shape) != len(spec.shape) or isinstance(shape[0], int):
+def _fits(shape: Sequence[int | str | None], spec: TensorSpec, max_rows: int | None) -> bool:
+    """Whether rows are open, or as many as a batch may have, and other given sizes are the manifest's."""
+    if len(shape) != len(spec.shape) or (isinstance(shape[0], int) and shape[0] != max_rows):
         return False
     return all(
         not isinstance(dim, int) or dim == expected

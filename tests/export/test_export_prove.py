@@ -17,7 +17,7 @@ from service.contract.manifest import FACTOR, MIN_GOLDEN_ROWS, ULP, ULPS, Tensor
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    return open_source("nets:everything", SourceOptions(input_shape=(1, 8, 8)))
+    return open_source("nets:everything", SourceOptions(shapes={"": (1, 8, 8)}))
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_a_file_gives_the_weights_and_the_number_of_classes(packages, tmp_path, 
     lively(theirs, (3, 10, 10))
     weights = {f"module.{key}": value for key, value in theirs.state_dict().items()}
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "w.pt")
-    options = SourceOptions(input_shape=(3, 10, 10), weights=tmp_path / "w.pt")
+    options = SourceOptions(shapes={"": (3, 10, 10)}, weights=tmp_path / "w.pt")
     source = open_source(name, options)
     rows = torch.randn(2, 3, 10, 10)
     (answer,) = source.evaluate({source.inputs[0].name: rows.numpy()}).values()
@@ -88,7 +88,7 @@ def test_a_file_gives_the_weights_and_the_number_of_classes(packages, tmp_path, 
 
 
 def test_a_net_of_timm_has_as_many_channels_as_the_row(packages):
-    assert open_source("timm:tiny", SourceOptions(input_shape=(1, 8, 8))).inputs[0].row_shape == (1, 8, 8)
+    assert open_source("timm:tiny", SourceOptions(shapes={"": (1, 8, 8)})).inputs[0].row_shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_net_that_cannot_be_had_is_one_sentence(packages, name, sentence):
 
 
 def test_missing_and_unexpected_names_are_counted_and_three_are_named(tmp_path):
-    options = SourceOptions(input_shape=(1, 8, 8), weights=tmp_path / "w.pt")
+    options = SourceOptions(shapes={"": (1, 8, 8)}, weights=tmp_path / "w.pt")
     weights = open_net("nets:everything").net.state_dict()
     renamed = {name.replace("pool_dense", "head"): value for name, value in weights.items()}
     torch.save({f"x.{key}": value for key, value in renamed.items()}, tmp_path / "w.pt")

@@ -1,0 +1,65 @@
+"""What a run says of a graph that its file does not: may rows come together, and how large are answers?
+
+In: a graph with its sizes, and a few rows.  Out: whether they are answered together as alone; the sizes.
+
+    x (1, 3, 8, 8) → Squeeze → …      a class token of shape (1, 1, D)      Reshape to (1, −1) of merged rows
+
+Such a graph is right with one row, as its exporter traced it, and is served so.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from export.compute.runtime import load
+from export.errors import ExportError
+from export.graph.file import serialize
+from export.graph.prepare import ROWS
+from export.proof.truth import INDEPENDENT_FLOAT32
+from service.contract.parity import difference, in_batches
+
+
+def takes_many_rows(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> bool:
+    """False if ONNX Runtime answers these rows singly and not, or otherwise, together."""
+    try:
+        run = load(serialize(graph), optimised=False)
+        alone = in_batches(run, rows, 1)
+    except ExportError:
+        return True  # the file's own trouble, which the proof names
+    if not all(np.isfinite(answer).all() for answer in alone.values()):
+        return True
+    try:
+        together = run(rows)
+    except ExportError:
+        return False
+    return all(
+        difference(together[name], alone[name].astype(np.float64))
+        <= INDEPENDENT_FLOAT32 * float(np.abs(alone[name]).max(initial=0.0))
+        for name in alone
+    )
+
+
+def with_output_sizes(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> None:
+    """Set the sizes of outputs that shape inference left open to those of a run; in place.
+
+    A size that depends on the rows' numbers stays open: there, one row alone has another than all.
+    """
+    opened = [value for value in graph.graph.outputs if value.shape is None or None in _row_sizes(value)]
+    if not opened or any(None in _row_sizes(value) for value in graph.graph.inputs):
+        return
+    try:
+        run = load(serialize(graph), optimised=False)
+        together, alone = run(rows), run({name: array[:1] for name, array in rows.items()})
+    except ExportError:
+        return
+    for value in opened:
+        found = together[value.name or ""].shape
+        if found and found[1:] == alone[value.name or ""].shape[1:]:
+            first = value.shape[0] if value.shape else ROWS
+            value.shape = ir.Shape([first, *found[1:]])
+
+
+def _row_sizes(value: ir.Value) -> list[int | None]:
+    """The sizes after the rows, None where open."""
+    return [size if isinstance(size, int) else None for size in (value.shape or [])][1:]

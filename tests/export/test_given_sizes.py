@@ -188,14 +188,12 @@ def test_a_graph_of_one_row_answers_one_at_a_time(tmp_path):
     assert bundle(merged_rows(), tmp_path).returncode == 0
     golden = open_bundle(tmp_path / "models/net/1").golden
     with serving(tmp_path / "models") as server:
-        for row, expected in zip(golden.inputs["x"][:8], golden.outputs["y"], strict=False):
-            answer = _ask(server.url, row[None])
+        for rows in (slice(0, 1), slice(3, 4), slice(0, 5)):  # several travel as pieces of one row
+            answer = _ask(server.url, golden.inputs["x"][rows])
             assert answer.status_code == 200, answer.text
+            expected = golden.outputs["y"][rows]
             data = np.reshape(answer.json()["outputs"][0]["data"], expected.shape)
             np.testing.assert_allclose(data, expected, atol=1e-4)
-        two = _ask(server.url, golden.inputs["x"][:2])
-        assert two.status_code == 400
-        assert "must be <= 1" in two.json()["error"]
 
 
 def _ask(url: str, rows: np.ndarray) -> httpx.Response:

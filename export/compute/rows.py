@@ -80,7 +80,7 @@ def _fitting(array: np.ndarray, value: ir.Value, path: Path) -> np.ndarray:
     if len(array) < least:
         raise SourceError(f"{where} has {len(array)} rows, expected at least {least}")
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise SourceError(f"{where} holds numbers that are not finite, or no numbers")
+        raise SourceError(f"{where} is {array.dtype}, or not finite: expected finite numbers")
     dtype = value.dtype.numpy()
     if dtype.kind != "f" and (array.astype(dtype) != array).any():
         raise SourceError(f"{where} is {array.dtype}, and not all of it is {dtype}, the input's type")

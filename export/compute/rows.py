@@ -7,14 +7,13 @@ gives real rows.
 """
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from export.errors import SourceError
-from export.graph.sizes import Size, sizes_of
 from service.contract.text import first_line
 
 NUM_ROWS = 8
@@ -29,7 +28,7 @@ def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.nd
     named: dict[str, int] = {}
     for axis in (0, 1, 2):  # what an axis means is surest of the first
         for value in model.graph.inputs:
-            sizes = [] if value.shape is None else sizes_of(value)
+            sizes = _sizes(value)
             for size in sizes[axis:] if axis == 2 else sizes[axis : axis + 1]:
                 if isinstance(size, str):
                     named.setdefault(size, (NUM_ROWS, _channels(value), UNKNOWN_SIZE)[axis])
@@ -69,7 +68,7 @@ def some_rows(model: ir.Model, given: Mapping[str, np.ndarray] | None, seed: int
 def _fitting(array: np.ndarray, value: ir.Value, path: Path) -> np.ndarray:
     """The array in the input's dtype; raises SourceError where its shape or numbers do not fit."""
     where = f"{path}: array '{value.name}'"
-    sizes: Sequence[Size] = [] if value.shape is None else sizes_of(value)
+    sizes = _sizes(value)
     fits = array.ndim == len(sizes) and all(
         not isinstance(size, int) or found == size
         for found, size in zip(array.shape[1:], sizes[1:], strict=True)
@@ -108,7 +107,7 @@ def _noise(value: ir.Value, named: Mapping[str, int], random: np.random.Generato
     unknown = [NUM_ROWS, _channels(value), *[UNKNOWN_SIZE] * len(value.shape)]
     sizes = [
         size if isinstance(size, int) else named.get(size or "", unknown[axis])
-        for axis, size in enumerate(sizes_of(value))
+        for axis, size in enumerate(_sizes(value))
     ]
     dtype = value.dtype.numpy()
     if dtype.kind == "f":
@@ -119,3 +118,8 @@ def _noise(value: ir.Value, named: Mapping[str, int], random: np.random.Generato
 
 def _array(value: ir.Value | None) -> np.ndarray | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _sizes(value: ir.Value) -> list[int | str | None]:
+    """Numbers, or names of open sizes; none where the rank is unknown."""
+    return [size if isinstance(size, int) else size.value for size in value.shape or []]

@@ -30,6 +30,8 @@ from service.contract.parity import difference
 
 EXACT_TRUTH = "the unfolded graph in ONNX's reference implementation, float64"
 NUM_DRAWS = 2
+INDEPENDENT_FLOAT32 = 1e-3
+"""Largest relative difference between a row alone and in a batch, where answers are computed in float32."""
 
 _HALF_ULP = {ir.DataType.FLOAT16: 2.0**-11, ir.DataType.BFLOAT16: 2.0**-8}
 # Ops whose constants a fold may write.  Other constants are parts of formulas: an exponent must stay 2.

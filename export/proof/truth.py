@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from export.compute.reference import Arrays, Evaluate
+from export.compute.truth import INDEPENDENT_FLOAT32
 from export.errors import ProofError
 from service.contract.parity import difference, in_batches
 
@@ -17,9 +18,6 @@ INDEPENDENT = 1e-8
 float32 noise over a zoo of nets reaches 5e-2 of the output range, that is 2⁻²⁴ made
 larger about 10⁶ times; float64's 2⁻⁵³ made larger as much stays near 1e-10.
 """
-
-INDEPENDENT_FLOAT32 = 1e-3
-"""The same in float32, for graphs that cannot be computed in float64."""
 
 
 def true_answers(

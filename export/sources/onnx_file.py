@@ -10,7 +10,7 @@ from export.errors import SourceError
 from export.graph.file import load_graph
 from export.graph.given import with_sizes
 from export.graph.prepare import prepare, with_symbolic_rows
-from export.proof.by_run import takes_many_rows, with_output_sizes
+from export.sources.by_run import takes_many_rows, with_output_sizes
 from export.sources.declared import Declared, of_ultralytics
 from export.sources.pictures import pictures_of, with_range
 from export.sources.source import FileReading, Source, SourceOptions

@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from export.compute.runtime import load
+from export.compute.truth import INDEPENDENT_FLOAT32
 from export.errors import ExportError
 from export.graph.file import serialize
 from export.graph.prepare import ROWS
-from export.proof.truth import INDEPENDENT_FLOAT32
 from service.contract.parity import difference, in_batches
 
 

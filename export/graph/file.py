@@ -49,7 +49,8 @@ def _check_header(path: Path, model: ir.Model) -> None:
         raise SourceError(f"{path}: not a valid ONNX graph: it names no opset")
     opset, newest = model.opset_imports.get("", 0), onnx.defs.onnx_opset_version()
     if not FIRST_OPSET <= opset <= newest:
-        raise SourceError(f"{path}: opset {opset}, expected {FIRST_OPSET} to {newest}")
+        older = "; raise it with onnx.version_converter" if opset < FIRST_OPSET else ""
+        raise SourceError(f"{path}: opset {opset}, expected {FIRST_OPSET} to {newest}{older}")
     if not 3 <= model.ir_version <= onnx.IR_VERSION:
         raise SourceError(f"{path}: IR version {model.ir_version}, expected 3 to {onnx.IR_VERSION}")
     if not model.graph.outputs:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from export.compute.reference import Arrays, Evaluate
-from export.errors import ProofError
+from export.errors import ProofError, SourceError
 from export.graph.prepare import prepare
 from export.sources.pictures import with_range
 from export.sources.source import Source
@@ -35,6 +35,7 @@ def of_net(
 
     `said_labels` are what the source says of its classes, where no `labels` are given.
     """
+    net = uncompiled(net)
     graph = prepare(trace(net, row_shape))
     outputs = [tensor_spec(value) for value in graph.graph.outputs]
     return Source(
@@ -47,6 +48,18 @@ def of_net(
         preprocessing=preprocessing,
         **facts,
     )
+
+
+def uncompiled(net: nn.Module) -> nn.Module:
+    """The net inside of torch.compile's wrapper; raises SourceError for a ScriptModule."""
+    inner = getattr(net, "_orig_mod", net)
+    if isinstance(inner, torch.jit.ScriptModule):
+        raise SourceError(
+            f"{type(inner).__name__} is a ScriptModule, which cannot be traced: give the Python module "
+            "that it was made of, or write it to an ONNX file"
+        )
+    assert isinstance(inner, nn.Module)
+    return inner
 
 
 def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:

@@ -103,9 +103,19 @@ def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], int
     tensors = answer if isinstance(answer, list | tuple) else [answer]
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         raise TraceError(
-            f"{type(net).__name__} must return a tensor or a tuple of them, got {type(answer).__name__}"
+            f"{type(net).__name__} must return a tensor or a tuple of them, got {_kinds(answer)}: wrap it in "
+            "a module whose forward returns its tensors only"
         )
     return watcher.ran, len(tensors)
+
+
+def _kinds(answer: object) -> str:
+    """The type of an answer, and of its parts."""
+    if isinstance(answer, dict):
+        return f"dict of {', '.join(map(repr, answer))}"
+    if isinstance(answer, list | tuple):
+        return f"{type(answer).__name__} of {', '.join(type(part).__name__ for part in answer)}"
+    return type(answer).__name__
 
 
 class _Watcher(TorchFunctionMode):

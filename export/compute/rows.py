@@ -38,7 +38,7 @@ def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.nd
 def read_rows(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
     """Rows of every input of `model` from an .npz file, by the inputs' names, at least 2; or SourceError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise SourceError(f"{path}: --rows must be an .npz file, an array for each input by name")
             arrays = {name: file[name] for name in file.files}
@@ -83,7 +83,11 @@ def _fitting(array: np.ndarray, value: ir.Value, path: Path) -> np.ndarray:
     dtype = value.dtype.numpy()
     if dtype.kind != "f" and (array.astype(dtype) != array).any():
         raise SourceError(f"{where} is {array.dtype}, and not all of it is {dtype}, the input's type")
-    return array.astype(dtype)
+    with np.errstate(over="ignore"):
+        rows: np.ndarray = array.astype(dtype)
+    if dtype.kind == "f" and not np.isfinite(rows).all():
+        raise SourceError(f"{where} holds numbers beyond {dtype}, the input's type")
+    return rows
 
 
 def _channels(value: ir.Value) -> int:

@@ -1,10 +1,13 @@
 """Nets that torch wraps, nets whose answers are no tensors, and files of early opsets."""
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
 
+from export.compute.rows import read_rows
 from export.errors import SourceError, TraceError
 from export.graph.file import load_graph
 from export.sources.net import of_net
@@ -60,3 +63,14 @@ def test_early_opsets_say_how_to_get_a_later_one(tmp_path, opset):
     onnx.save(proto, tmp_path / "in.onnx")
     with pytest.raises(SourceError, match=f"opset {opset}, expected 7 to .*version_converter"):
         load_graph(tmp_path / "in.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", None])
+def test_rows_that_are_torn_or_too_large_are_refused(tmp_path, content):
+    """1e300 is finite in float64, and infinite in the input's float32."""
+    graph = ir.from_proto(model([node("Relu", "x", "y")], {}, {"x": ["N", 3]}))
+    np.savez(tmp_path / "rows.npz", x=np.full((2, 3), 1e300))
+    if content is not None:
+        (tmp_path / "rows.npz").write_bytes(content)
+    with pytest.raises(SourceError, match=r"cannot be read|beyond float32"):
+        read_rows(tmp_path / "rows.npz", graph)

@@ -254,15 +254,15 @@ def test_a_proxys_page_is_a_sentence() -> None:
 
 
 def test_a_key_is_sent() -> None:
-    seen = []
+    seen, key = [], "of this test"
 
     def handler(request: httpx.Request) -> httpx.Response:
         seen.append(request.headers.get("authorization"))
         return LABELLED
 
-    with mocked(handler, api_key="secret") as client:
+    with mocked(handler, api_key=key) as client:
         client.predict(b"x")
-    assert seen == ["Bearer secret"]
+    assert seen == [f"Bearer {key}"]
 
 
 async def test_asynchronous_calls_run_together(server: Server) -> None:

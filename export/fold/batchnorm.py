@@ -86,7 +86,10 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return _unread(node, "its batch statistics are read: it is in training form")
     if node.attributes.get_int("spatial", 1) == 0:
-        return _unread(node, "spatial = 0: its statistics are per position, not per channel")
+        return _unread(
+            node,
+            "spatial = 0: its statistics are per position, not per channel: no layer holds such",
+        )
     names = ("γ", "β", "μ", "σ²")
     arrays = [constant(value) for value in node.inputs[1:5]]
     if computed := [name for name, array in zip(names, arrays, strict=True) if array is None]:

@@ -83,7 +83,10 @@ def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> 
     """
     output_range = float(np.abs(truth).max(initial=0.0))
     if not np.isfinite([unfolded_error, output_range]).all():
-        raise ProofError("the unfolded graph's own answers are not finite or not of the net's shape")
+        raise ProofError(
+            "the unfolded graph's own answers are not finite or not of the net's shape: where an ONNX file "
+            "computes nothing with noise, give it real rows, --rows FILE.npz"
+        )
     max_abs = derived_tolerance(unfolded_error=unfolded_error, output_range=output_range)
     if max_abs > LARGEST_SHARE * output_range:
         raise ProofError(

@@ -111,7 +111,7 @@ def save_rows(tmp_path):
 
 def test_rows_that_are_given_prove_what_noise_cannot(tmp_path, save_rows):
     flag = save_rows(x=np.random.default_rng(0).uniform(0.1, 5, (5, 3, 8, 8)))
-    assert_refused(bundle(log_net(), tmp_path), "not finite")
+    assert_refused(bundle(log_net(), tmp_path), "--rows FILE.npz")
     assert folded(log_net(), tmp_path, flag)[0]["folded"] == 1
     assert bundle(log_net(), tmp_path, flag).returncode == 0
     rows = open_bundle(tmp_path / "models/net/1").golden.inputs["x"]

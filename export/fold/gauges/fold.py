@@ -20,6 +20,7 @@ from export.fold.batchnorm import BatchNorm
 from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.build import build
 from export.fold.gauges.cost import amplification, condition
+from export.fold.gauges.hints import flags_that_fold
 from export.fold.gauges.places import reach, where
 from export.fold.gauges.rules import LINEAR, RULES
 from export.fold.gauges.rules.batchnorm import gone, unshifted
@@ -60,7 +61,10 @@ def fold_gauges(
         system, candidates, prices, norms, amplification(graph, norms, system), limit
     )
     fates |= costly
-    fates |= {node: norms[node].declined(reason) for node, reason in plan.reasons.items()}
+    flags = flags_that_fold(system, candidates, plan.reasons, prices)
+    for node, reason in plan.reasons.items():
+        hint = f"; {flags[node]} would fold it" if node in flags else ""
+        fates[node] = norms[node].declined(reason + hint)
     fates |= _write(graph, plan, norms, times)
     return fates
 

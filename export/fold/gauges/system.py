@@ -123,9 +123,15 @@ class System:
         says = f"{node.op_type} '{node.name}' allows no change of sign"
         self.equations.append(Equation(says=says, sign=link, price=price, node=node))
 
-    def no_offset(self, ids: np.ndarray, node: ir.Node, why: str, price: Price | None = None) -> None:
-        """b = 0, because of `why` ("the zero padding of"), unless `price` is paid at the node."""
-        self.offset(f"{why} {node.op_type} '{node.name}' allows no shift", (ids, 1.0), price=price, node=node)
+    def no_offset(
+        self, ids: np.ndarray, node: ir.Node, why: str, price: Price | None = None, todo: str = ""
+    ) -> None:
+        """b = 0, because of `why` ("the zero padding of"), unless `price` is paid at the node.
+
+        `todo` is what the user can do, for the end of the reason.
+        """
+        says = f"{why} {node.op_type} '{node.name}' allows no shift{todo}"
+        self.offset(says, (ids, 1.0), price=price, node=node)
 
     def offset(
         self,

@@ -32,8 +32,10 @@ def constrain(node: ir.Node, system: System) -> bool:
         return False
     if pads(node, weight.shape[2:]):
         known = source.shape is not None and all(isinstance(size, int) for size in source.shape[2:])
-        price = Price.BORDER if node.op_type == "Conv" and known else None
-        system.no_offset(given, node, "the zero padding of", price)
+        is_conv = node.op_type == "Conv"
+        price = Price.BORDER if is_conv and known else None
+        todo = "" if known or not is_conv else " (--pad does, where --input-shape fixes height and width)"
+        system.no_offset(given, node, "the zero padding of", price, todo)
     elif node.op_type == "ConvTranspose" and not _is_single(node, weight.shape[2:]):
         system.no_offset(given, node, "the border of")
     groups = node.attributes.get_int("group", 1)

@@ -13,6 +13,7 @@ from export.compute.rows import read_rows, some_rows
 from export.compute.truth import graph_truth
 from export.errors import SourceError
 from export.fold.account import account
+from export.fold.per_channel import count_per_channel
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import external_files, load_graph, serialize
@@ -42,8 +43,14 @@ def fold_file(
     does not fit.  `say` is a callback, given what is being done; `note` another, given what a user should
     know of the proof.
     """
-    unfolded = with_sizes(prepare(load_graph(source)), shapes or {})
+    loaded = load_graph(source)
+    unfolded = with_sizes(prepare(loaded), shapes or {})
     _check_targets(source, [target, *([report] if report else [])])
+    if not any(batchnorms(unfolded)) and options.pixels is None:
+        # As it is in the file: what nothing was done to needs no proof, which would take most of the time.
+        others = count_per_channel(unfolded)
+        note(f"nothing to fold: 0 BatchNormalization, {others} per-channel Mul, Add, Sub or Div")
+        return _written(target, with_sizes(loaded, shapes or {}), report, account([]))
     given = None if rows_file is None else read_rows(rows_file, unfolded)
     prove_reading(source, unfolded, seed, given)
     reference = reference_of(unfolded, options)
@@ -60,15 +67,18 @@ def fold_file(
         note(f"'{choice.output}' is chosen by {choice.op_type} '{choice.node}': its scores are proved")
 
     def prove(graph: ir.Model) -> None:
-        if any(batchnorms(reference)):
-            prove_once(before, serialize(showing_scores(graph, chosen)), rows, answers, noise, chosen)
+        prove_once(before, serialize(showing_scores(graph, chosen)), rows, answers, noise, chosen)
 
     folded, sites, _ = fold_proved(unfolded, options, prove)
-    files = {target: serialize(folded)}
+    return _written(target, folded, report, account(sites))
+
+
+def _written(target: Path, graph: ir.Model, report: Path | None, done: FoldAccount) -> FoldAccount:
+    files = {target: serialize(graph)}
     if report is not None:
-        files[report] = account(sites).model_dump_json(indent=2).encode() + b"\n"
+        files[report] = done.model_dump_json(indent=2).encode() + b"\n"
     write_whole(files)
-    return account(sites)
+    return done
 
 
 def _check_targets(source: Path, targets: list[Path]) -> None:

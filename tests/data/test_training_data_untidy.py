@@ -175,7 +175,8 @@ def test_a_parquet_table_is_read_where_pyarrow_is(heap):
 
 
 def test_without_pyarrow_it_says_how_to_get_it(heap, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
     (heap / "labels.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="needs the package pyarrow: pip install pyarrow"):
         load(heap / "labels.parquet", "table")

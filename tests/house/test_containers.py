@@ -248,6 +248,7 @@ def test_the_service_image_is_small_and_holds_only_the_service(
     say(f"service image {size / 1e6:.0f} MB, factory image {factory_size / 1e6:.0f} MB ")
     assert size < MAX_SERVICE_BYTES
     assert sorted(docker("exec", project.container("service"), "ls", "-A", "/app").split()) == [
+        "cache",
         "foldserve",
         "models",
         "runs",

@@ -217,7 +217,7 @@ def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
-    assert "python -m study --quick" in capsys.readouterr().out
+    assert "foldserve study --quick" in capsys.readouterr().out
 
 
 def test_tables_are_markdown_and_spreads_are_of_the_seeds():

@@ -99,7 +99,9 @@ def imagenet_labels() -> list[str]:
         info = importlib.import_module("timm.data").ImageNetInfo("imagenet-1k")
         return [info.index_to_description(index) for index in range(info.num_classes())]
     except Exception as error:  # packages that do not fit each other raise anything
-        raise SourceError(f"ImageNet's labels come with timm ({first_line(error)})") from error
+        raise SourceError(
+            f"ImageNet's labels come with timm ({first_line(error)}): pip install --no-deps timm torchvision"
+        ) from error
 
 
 def _row(transform: Any, image: Any, words: str) -> np.ndarray:

@@ -8,6 +8,7 @@ hands it each part of the body. Requests wait for their turn, because answers mu
 """
 
 import time
+from abc import ABC, abstractmethod
 from urllib.parse import unquote
 
 from service.errors import Overloaded, ServiceError, TooLarge
@@ -16,7 +17,7 @@ from service.http.parser import Head
 from service.http.shared import Shared
 
 
-class Exchange:
+class Exchange(ABC):
     """A request, from the end of its head to the end of its answer."""
 
     def __init__(self, channel: Channel, shared: Shared, head: Head) -> None:
@@ -89,16 +90,17 @@ class Exchange:
         """The client has gone."""
         self.disconnected = True
 
+    @abstractmethod
     def refuse(self, error: ServiceError) -> None:
         """Answer with an error now; the body is not wanted any more."""
-        raise NotImplementedError
 
     def fail(self, error: ServiceError) -> None:
         """Answer with an error because the server ends."""
         self.refuse(error)
 
+    @abstractmethod
     def _take(self, part: bytes) -> None:
-        raise NotImplementedError
+        """A part of the body, of a request that is not answered yet."""
 
     def _check_size(self) -> None:
         limit = self._shared.limits.max_body_bytes

@@ -1,7 +1,7 @@
 """The live display of a run: on a terminal a bar that moves within each epoch, elsewhere one line an epoch.
 
-Without a terminal an epoch of more than half a minute says now and then how far it is; on one that is
-narrower than an epoch's line, the line is a shorter one, so that no number is broken in two.
+Without a terminal, an epoch that takes more than half a minute prints a line of progress now and then. A
+narrow terminal gets a shorter line for each epoch: a long one would wrap in the middle of a number.
 
 In: a console, and the facts of steps and epochs as they come.  Out: lines.
 

@@ -1,6 +1,7 @@
 """The contract between export and service: a bundle on disk, opened and checked.
 
-In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.npz, pictures.npz, report.html.
+In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.npz, pictures.npz, report.html,
+and int8.onnx with int8.npz where there is an int8 graph.
 Out: a `Bundle` whose every byte has the digest that the manifest gives, or a `BundleError`.
 
 The files are read once: the bytes that were checked are the bytes that are used.  Messages name files, never
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from service.contract.golden_pictures import PICTURES_FILE, read_pictures
+from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, TensorSpec, parse_manifest
 from service.contract.signature import SIGNATURE_FILE, TrustedKeys
 
@@ -43,6 +45,14 @@ class Golden:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantizedGraph:
+    """int8.onnx, and the golden rows with its own answers to them; what is said of it: `Manifest.int8`."""
+
+    graph: bytes
+    golden: Golden
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bundle:
     """An opened bundle; `digest` is the sha-256 of its manifest, which vouches for everything else."""
 
@@ -52,6 +62,7 @@ class Bundle:
     graph: bytes
     golden: Golden
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # golden ones, encoded, by name
+    int8: QuantizedGraph | None = None
 
 
 def sha256(content: bytes) -> str:
@@ -88,16 +99,31 @@ def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
         graph=content[GRAPH_FILE],
         golden=golden,
         pictures=pictures,
+        int8=_read_int8(content, manifest, golden),
+    )
+
+
+def _read_int8(content: Mapping[str, bytes], manifest: Manifest, golden: Golden) -> QuantizedGraph | None:
+    if manifest.int8 is None:
+        return None
+    arrays = _read_arrays(content[INT8_GOLDEN_FILE], INT8_GOLDEN_FILE)
+    expected = {f"output.{spec.name}" for spec in manifest.outputs}
+    if set(arrays) != expected:
+        raise BundleError(f"{INT8_GOLDEN_FILE}: holds arrays {sorted(arrays)}, expected {sorted(expected)}")
+    outputs = {
+        spec.name: _checked(arrays, "output", spec, spec.dtype, INT8_GOLDEN_FILE).astype(np.float64)
+        for spec in manifest.outputs
+    }
+    if any(len(array) != golden.num_rows for array in outputs.values()):
+        raise BundleError(f"{INT8_GOLDEN_FILE}: must answer the {golden.num_rows} rows of {GOLDEN_FILE}")
+    return QuantizedGraph(
+        graph=content[INT8_GRAPH_FILE], golden=Golden(inputs=golden.inputs, outputs=outputs)
     )
 
 
 def read_golden(content: bytes, manifest: Manifest, where: str) -> Golden:
     """Read golden.npz and check it against the manifest's tensors; raises BundleError, naming `where`."""
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{where}: not an archive of arrays: {error}") from None
+    arrays = _read_arrays(content, where)
     expected = {f"input.{spec.name}" for spec in manifest.inputs}
     expected |= {f"output.{spec.name}" for spec in manifest.outputs}
     if set(arrays) != expected:
@@ -119,6 +145,22 @@ def golden_bytes(golden: Golden) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
+
+
+def int8_golden_bytes(answers: Mapping[str, np.ndarray]) -> bytes:
+    """The content of int8.npz: arrays `output.<name>`, the int8 graph's answers to the golden rows."""
+    buffer = io.BytesIO()
+    arrays = {f"output.{name}": array for name, array in answers.items()}
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _read_arrays(content: bytes, where: str) -> Arrays:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{where}: not an archive of arrays: {error}") from None
 
 
 def _checked(arrays: Arrays, kind: str, spec: TensorSpec, dtype: str, where: str) -> np.ndarray:

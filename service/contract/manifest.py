@@ -17,10 +17,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8
 from service.contract.preprocessing import Postprocessing, Preprocessing
 from service.contract.strict import Strict
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[3] = 3  # of a manifest that has none of the keys of version 4
+INT8_SCHEMA_VERSION: Literal[4] = 4
 MIN_GOLDEN_ROWS = 32
 FACTOR = 4
 ULPS = 4
@@ -167,7 +169,7 @@ class Manifest(Strict):
     `max_rows` is the maximum of a batch, for a net whose rows are not independent; None: any number goes.
     """
 
-    schema_version: Literal[1, 2, 3]
+    schema_version: Literal[1, 2, 3, 4]
     digest: Digest | None = None
     name: Name
     files: dict[str, Digest]
@@ -181,6 +183,7 @@ class Manifest(Strict):
     tolerances: dict[str, Tolerance]
     fold: FoldAccount
     provenance: Provenance
+    int8: Int8 | None = None
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -213,9 +216,29 @@ class Manifest(Strict):
             raise ValueError(f"schema version {self.schema_version}: {sorted(newer)} belong to version 3")
         return self
 
+    @model_validator(mode="after")
+    def _int8_fits(self) -> Self:
+        if (self.int8 is not None) != bool({INT8_GRAPH_FILE, INT8_GOLDEN_FILE} & set(self.files)):
+            raise ValueError(f"int8, {INT8_GRAPH_FILE} and {INT8_GOLDEN_FILE} go together")
+        if self.int8 is None:
+            return self
+        if self.schema_version < INT8_SCHEMA_VERSION:
+            raise ValueError(f"schema version {self.schema_version}: int8 belongs to version 4")
+        if missing := {INT8_GRAPH_FILE, INT8_GOLDEN_FILE} - set(self.files):
+            raise ValueError(f"files must give the digest of {sorted(missing)}")
+        outputs = sorted(self.tolerances)
+        if sorted(self.int8.tolerances) != outputs or sorted(self.int8.sqnr_db) != outputs:
+            raise ValueError(f"int8's tolerances and sqnr_db must name the outputs {outputs}")
+        return self
+
     def sealed(self) -> bytes:
-        """The content of manifest.json: indented JSON that holds its own digest."""
-        blank = self.model_copy(update={"digest": _BLANK}).model_dump_json(indent=2).encode()
+        """The content of manifest.json: indented JSON that holds its own digest.
+
+        Keys of version 4 that say nothing are left out: readers of version 3 open what they can serve.
+        """
+        left_out = {"int8"} if self.int8 is None else set()
+        blanked = self.model_copy(update={"digest": _BLANK})
+        blank = blanked.model_dump_json(indent=2, exclude=left_out).encode()
         return blank.replace(_BLANK.encode(), hashlib.sha256(blank).hexdigest().encode(), 1)
 
 

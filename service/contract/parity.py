@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.contract.bundle import Golden
+from service.contract.int8 import Int8Tolerance
 from service.contract.manifest import Tolerance
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -47,7 +48,7 @@ class Parity:
         }
         return Parity(one_by_one=self.one_by_one, all_together=self.all_together, buckets=both)
 
-    def excess(self, tolerances: Mapping[str, Tolerance]) -> str | None:
+    def excess(self, tolerances: Mapping[str, Tolerance] | Mapping[str, Int8Tolerance]) -> str | None:
         """One sentence on the worst output beyond its tolerance, or None: the graph is proved."""
         beyond = {name: d for name, d in self.worst.items() if not d <= tolerances[name].max_abs}
         if not beyond:

@@ -1,0 +1,125 @@
+"""A bundle with an int8 graph, made without export: `digits_net` quantized by ONNX Runtime's own tool.
+
+write_int8_bundle(models / "digits" / "1")        change= edits the manifest, int8= replaces int8.onnx
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from service.contract.bundle import int8_golden_bytes
+from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, int8_tolerance
+from service.contract.manifest import Manifest
+from tiny_nets import TinyNet, digits_net, write_bundle
+
+Arrays = dict[str, np.ndarray]
+
+
+class _Once(CalibrationDataReader):
+    def __init__(self, rows: Arrays) -> None:
+        self._rows: Arrays | None = rows
+
+    def get_next(self) -> Arrays | None:
+        rows, self._rows = self._rows, None
+        return rows
+
+
+def quantized(net: TinyNet, rows: Arrays) -> bytes:
+    """The net's graph in int8, with ranges from `rows`; the last MatMul stays float."""
+    last = net.nodes[-1]
+    last.name = last.name or "last"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        quantize_static(
+            onnx.load_from_string(net.graph()),
+            path,
+            _Once(rows),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[last.name],
+        )
+        return path.read_bytes()
+
+
+def answers_of(graph: bytes, rows: Arrays) -> Arrays:
+    """What ONNX Runtime answers, all rows together."""
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, rows), strict=True))
+
+
+def write_int8_bundle(
+    folder: Path,
+    net: TinyNet | None = None,
+    *,
+    int8: bytes | None = None,
+    change: Callable[[dict[str, Any]], None] = lambda manifest: None,
+) -> Path:
+    """Write a bundle of schema version 4; `int8` replaces int8.onnx, its golden answers stay the right ones."""
+    net = digits_net() if net is None else net
+    write_bundle(folder, net)
+    with np.load(folder / "golden.npz") as golden:
+        rows = {name.removeprefix("input."): golden[name] for name in golden.files if name[:6] == "input."}
+    right = quantized(net, rows)
+    answers = answers_of(right, rows)
+    content = {INT8_GRAPH_FILE: int8 or right, INT8_GOLDEN_FILE: int8_golden_bytes(answers)}
+    for name, file in content.items():
+        (folder / name).write_bytes(file)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] |= {name: hashlib.sha256(file).hexdigest() for name, file in content.items()}
+    manifest |= {"schema_version": 4, "digest": "0" * 64, "int8": int8_block(answers)}
+    change(manifest)
+    (folder / "manifest.json").write_bytes(Manifest.model_validate_json(json.dumps(manifest)).sealed())
+    return folder
+
+
+def int8_block(answers: Arrays) -> dict[str, Any]:
+    """The manifest's block for these golden int8 answers, with numbers that fit each other."""
+    measured = {
+        name: {
+            "fused_difference": 1e-4,
+            "step": 1e-3,
+            "output_range": float(np.abs(array).max()),
+        }
+        for name, array in answers.items()
+    }
+    return {
+        "tolerances": {
+            name: {"max_abs": int8_tolerance(**numbers), **numbers} for name, numbers in measured.items()
+        },
+        "sqnr_db": dict.fromkeys(answers, 30.0),
+        "sqnr_rows": 40,
+        "agreement": {"rows": 40, "same": 40},
+        "accuracy": {"rows": 100, "both": 90, "only_float32": 2, "only_int8": 1},
+        "ranges": {
+            "source": "rows",
+            "method": "minmax",
+            "is_bias_corrected": False,
+            "rows": 40,
+            "sqnr_db_of": {"minmax": 30.0},
+        },
+        "speed": [{"batch": 1, "float32_ms": 0.3, "int8_ms": 0.1}],
+        "cpu": "a CPU with VNNI",
+        "layers": [
+            {
+                "name": "Gemm",
+                "op_type": "Gemm",
+                "status": "int8",
+                "sqnr_db": 35.0,
+                "low": 0.0,
+                "high": 4.0,
+                "range_source": "rows",
+            },
+            {"name": "last", "op_type": "MatMul", "status": "float", "reason": "makes the answers"},
+        ],
+    }

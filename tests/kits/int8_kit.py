@@ -65,7 +65,7 @@ def write_int8_bundle(
     int8: bytes | None = None,
     change: Callable[[dict[str, Any]], None] = lambda manifest: None,
 ) -> Path:
-    """Write a bundle of schema version 4; `int8` replaces int8.onnx, its golden answers stay the right ones."""
+    """Write a bundle of version 4; `int8` replaces int8.onnx, its golden answers stay the right ones."""
     net = digits_net() if net is None else net
     write_bundle(folder, net)
     with np.load(folder / "golden.npz") as golden:

@@ -4,6 +4,7 @@ ExportError
 ├── SourceError    the checkpoint, factory or ONNX file cannot be used
 ├── TraceError     the net runs, but its graph is not the net
 ├── FoldError      a BatchNorm's numbers are broken (not finite, or a variance below zero)
+├── Int8Error      the graph in int8 loses too much, or is not faster
 └── ProofError     the folded graph's answers are not the unfolded net's, or nothing can be proved
     └── ParityError    they are finite, but beyond the tolerance
 """
@@ -23,6 +24,10 @@ class TraceError(ExportError):
 
 class FoldError(ExportError):
     """A BatchNorm whose parameters no fold could carry."""
+
+
+class Int8Error(ExportError):
+    """An int8 graph that is not worth having: the numbers, and the layers that cost most."""
 
 
 class ProofError(ExportError):

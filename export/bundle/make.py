@@ -26,15 +26,28 @@ from export.fold.gauges.system import FREE, Price
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
+from export.int8.make import Int8Graph, Int8Options, make_int8
+from export.int8.moments import carry_moments
 from export.proof.choices import choices, untied
 from export.proof.golden import blended_inputs, golden_inputs
 from export.proof.prove import Proof, prove
 from export.proof.reading import prove_reading
 from export.proof.truth import true_answers
 from export.sources.source import Source
-from service.contract.bundle import GOLDEN_FILE, GRAPH_FILE, REPORT_FILE, Bundle, Golden, golden_bytes, sha256
+from service.contract.bundle import (
+    GOLDEN_FILE,
+    GRAPH_FILE,
+    REPORT_FILE,
+    Bundle,
+    Golden,
+    golden_bytes,
+    int8_golden_bytes,
+    sha256,
+)
 from service.contract.golden_pictures import PICTURES_FILE, pictures_bytes
+from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import (
+    INT8_SCHEMA_VERSION,
     PICTURE_TOLERANCE,
     SCHEMA_VERSION,
     FoldAccount,
@@ -77,6 +90,7 @@ def make_bundle(
     say: Say,
     prices: frozenset[Price] = FREE,
     half: bool = False,
+    int8: Int8Options | None = None,
 ) -> tuple[Bundle, Proof]:
     """Fold, prove and publish the next version of `models/NAME`.
 
@@ -86,6 +100,7 @@ def make_bundle(
         say: a callback, given what is being done.
         prices: what a fold may cost.
         half: store the weights in float16.
+        int8: add an int8 graph, None to add none.
 
     Raises:
         ExportError: and then nothing is left behind.
@@ -100,7 +115,13 @@ def make_bundle(
         golden = untied(source.graph, golden)
         pictures = _kept(pictures, golden)
     say("folding, and proving the folded graph one by one, all together, and in every bucket")
+    if int8 is not None:
+        source = replace(source, graph=source.graph.clone())
+        carry_moments(source.graph)  # before the fold, which moves them along
     folded = _fold(source, golden, prices, half)
+    quantized = None
+    if int8 is not None:
+        quantized = make_int8(source, folded.after, folded.stored, golden, int8, say)
     provenance = _provenance(source, seed, command)
     files = {
         GRAPH_FILE: folded.stored,
@@ -109,7 +130,10 @@ def make_bundle(
     }
     if pictures is not None:
         files[PICTURES_FILE] = pictures_bytes(pictures.pictures)
-    manifest = _manifest(name, source, golden, folded, provenance, files, pictures)
+    if quantized is not None:
+        files[INT8_GRAPH_FILE] = quantized.graph
+        files[INT8_GOLDEN_FILE] = int8_golden_bytes(quantized.answers)
+    manifest = _manifest(name, source, golden, folded, provenance, files, pictures, quantized)
     say("packing")
     return pack(folder, files, manifest.sealed()), folded.proof
 
@@ -253,9 +277,10 @@ def _manifest(
     provenance: Provenance,
     files: dict[str, bytes],
     pictures: "PictureProof | None",
+    quantized: Int8Graph | None,
 ) -> Manifest:
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION if quantized is None else INT8_SCHEMA_VERSION,
         digest="0" * 64,  # until it is sealed
         name=name,
         files={file: sha256(content) for file, content in files.items()},
@@ -276,6 +301,7 @@ def _manifest(
         tolerances=folded.proof.tolerances,
         fold=folded.account,
         provenance=provenance,
+        int8=None if quantized is None else quantized.block,
     )
 
 

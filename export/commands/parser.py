@@ -12,6 +12,7 @@ EXAMPLES = {
         "foldserve export bundle mynets:resnet --input-shape 3,224,224 \\",
         "  --weights resnet.pt --to models/resnet",
         "foldserve export bundle timm:resnet18 --weights net.pt --to models/r18",
+        "foldserve export bundle runs/digits/checkpoint.pt --to models/digits --dtype int8",
     ),
     "fold": ("foldserve export fold in.onnx out.onnx --report fold.json",),
     "verify": ("foldserve export verify models/digits/1",),
@@ -49,9 +50,21 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     bundle.add_argument(
         "--dtype",
-        choices=["float32", "float16"],
+        choices=["float32", "float16", "int8"],
         default="float32",
-        help="type of the stored weights (default float32)",
+        help="type of the stored weights (default float32); int8 adds a second graph to the float32 one",
+    )
+    bundle.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DATA",
+        help="with int8: rows.npz or a folder of pictures, for the ranges; else BatchNorms' own statistics",
+    )
+    bundle.add_argument(
+        "--max-accuracy-drop",
+        type=_points,
+        metavar="POINTS",
+        help="with int8: what it may lose, in percentage points (default 0.5)",
     )
     _fold_options(bundle)
     add_picture_flags(bundle)
@@ -149,6 +162,12 @@ def _seed(text: str) -> int:
     if (seed := int(text)) < 0:
         raise ValueError(text)
     return seed
+
+
+def _points(text: str) -> float:
+    if not 0 <= (points := float(text)) <= 100:
+        raise ValueError(text)
+    return points
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.edit import add_initializer, constant, has_one_reader, onnx_op
+from export.graph.moments import forget, know, moments_of
 
 
 def flatten_first(node: ir.Node, graph: ir.Graph) -> None:
@@ -41,4 +42,6 @@ def flatten_first(node: ir.Node, graph: ir.Graph) -> None:
     matmul.replace_input_with(0, flat)
     graph.remove(reshape)
     graph.insert_before(matmul, reshape)
+    know(product, moments_of(flat))
+    forget([flat])
     product.shape, flat.shape = flat.shape, ir.Shape([flat.shape[0], weight.shape[0]])

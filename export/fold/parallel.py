@@ -20,6 +20,7 @@ import onnx_ir as ir
 from export.fold.batchnorm import BatchNorm, read_batchnorm
 from export.fold.linear.weights import Refusal, bias_or_zeros, own_weight, write
 from export.graph.edit import constant, has_one_reader
+from export.graph.moments import forget, know, moments_of
 from service.contract.manifest import FoldSite
 
 
@@ -78,6 +79,7 @@ def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, Fold
             bias += other.bias
         if not covered or write(base.node, {1: weight, 2: bias}, "merged"):
             continue
+        forget([base.node.outputs[0], *(add.outputs[0] for add in adds if _is_inner(add, adds))])
         for other, _ in covered:
             _drop(other.node, adds)
             if other.norm is not None:
@@ -202,5 +204,6 @@ def _drop(node: ir.Node, adds: set[ir.Node]) -> None:
     assert other is not None
     if not _is_inner(add, adds):
         other.name, other.shape = total.name, total.shape or other.shape
+        know(other, moments_of(total))
     ir.convenience.replace_all_uses_with(total, other, replace_graph_outputs=True)
     node.graph.remove([add, node], safe=True)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from export.graph.moments import know, moments_of
+
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
     """The array of an initialiser, or None if the value is computed at run time."""
@@ -47,12 +49,13 @@ def replace_by_input(node: ir.Node, graph: ir.Graph) -> None:
         node.attributes.clear()
         node.resize_inputs(1)
         return
-    name, shape = output.name, output.shape
+    name, shape, moments = output.name, output.shape, moments_of(output) or moments_of(source)
     ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     if source.is_graph_output():
         source.name = name
     source.shape = shape or source.shape
+    know(source, moments)
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from export.compute.runtime import load
 from export.errors import ExportError, SourceError
 from export.graph.edit import batchnorms
-from service.contract.bundle import open_bundle
+from service.contract.bundle import Bundle, open_bundle
 from service.contract.golden_pictures import measure_pictures
 from service.contract.manifest import BundleError
 from service.contract.parity import BUCKETS, measure
@@ -32,6 +32,7 @@ def verify(path: Path) -> dict[str, Any]:
             bundle.manifest, bundle.pictures, next(iter(bundle.golden.inputs.values()))
         )
         parity = measure(load(bundle.graph, optimised=True), bundle.golden, BUCKETS, bundle.manifest.max_rows)
+        int8, int8_failure = _replay_int8(bundle)
     except ModuleNotFoundError:
         raise  # the command line says how to install it
     except (BundleError, ExportError) as error:
@@ -39,7 +40,7 @@ def verify(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a strange file makes a library raise, it is not proved
         return facts | {"error": f"{type(error).__name__}: {first_line(error)}"}
     tolerances = bundle.manifest.tolerances
-    failure = unnamed or parity.excess(tolerances)
+    failure = unnamed or parity.excess(tolerances) or int8_failure
     return facts | {
         "proved": failure is None,
         "error": failure,
@@ -52,7 +53,24 @@ def verify(path: Path) -> dict[str, Any]:
         if bundle.manifest.golden_pictures
         else None,
         "differences": {"worst": parity.worst, **asdict(parity)},
+        "int8": int8,
     }
+
+
+def _replay_int8(bundle: Bundle) -> tuple[dict[str, Any] | None, str | None]:
+    """How far this machine's int8 answers are from the golden ones, and why they are refused; None, None
+    where the bundle has no int8 graph."""
+    stated = bundle.manifest.int8
+    if bundle.int8 is None or stated is None:
+        return None, None
+    run = load(bundle.int8.graph, optimised=True)
+    parity = measure(run, bundle.int8.golden, BUCKETS, bundle.manifest.max_rows)
+    excess = parity.excess(stated.tolerances)
+    facts = {
+        "tolerances": {name: tolerance.max_abs for name, tolerance in stated.tolerances.items()},
+        "differences": parity.worst,
+    }
+    return facts, None if excess is None else f"int8.onnx computes something else on this CPU: {excess}"
 
 
 def _unnamed_batchnorms(graph: bytes, declined: int) -> str | None:

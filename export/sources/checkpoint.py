@@ -33,6 +33,7 @@ def from_checkpoint(path: Path, options: SourceOptions) -> Source:
         description=f"checkpoint of {checkpoint.net_name} trained on {facts.name}",
         digest=sha256(path.read_bytes()),
         held_out=rows.numpy(),
+        held_out_labels=checkpoint.held_out_labels.numpy(),
         labels=list(facts.labels),
         preprocessing=facts.preprocessing().complete(),
         pipeline=load_callable(options.compare_with) if options.compare_with else None,

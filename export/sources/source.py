@@ -78,6 +78,7 @@ class Source:
         digest: sha-256 of the file that holds the weights, None if there is none.
         truth: what `evaluate` computes with, in words.
         held_out: rows of the only input that training never saw, (N, …).
+        held_out_labels: their classes, (N,).
         given: rows of every input by name, that all golden rows are made of, because noise does not fit.
         max_rows: the maximum of a batch; None where any number of rows goes.
         preprocessing: what a picture becomes, None if the net takes no pictures.
@@ -99,6 +100,7 @@ class Source:
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     held_out: np.ndarray | None = None
+    held_out_labels: np.ndarray | None = None
     given: Arrays | None = None
     max_rows: int | None = None
     labels: list[str] | None = None

@@ -91,6 +91,7 @@ EXPORT = (
     {"graph"},
     {"sources", "fold"},
     {"proof"},
+    {"int8"},
     {"bundle"},
     {"commands"},
     {"__main__"},

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from service.contract.bundle import int8_golden_bytes
-from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, int8_tolerance
+from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8Speed, int8_tolerance
 from service.contract.manifest import Manifest
 from tiny_nets import TinyNet, digits_net, write_bundle
 
@@ -123,3 +123,13 @@ def int8_block(answers: Arrays) -> dict[str, Any]:
             {"name": "last", "op_type": "MatMul", "status": "float", "reason": "makes the answers"},
         ],
     }
+
+
+def faster(*_: object) -> list[Int8Speed]:
+    """A machine on which int8 is twice as fast, for tests that do not measure."""
+    return [Int8Speed(batch=batch, float32_ms=2.0, int8_ms=1.0) for batch in (1, 8)]
+
+
+def slower(*_: object) -> list[Int8Speed]:
+    """A machine on which it is half as fast."""
+    return [Int8Speed(batch=batch, float32_ms=1.0, int8_ms=2.0) for batch in (1, 8)]

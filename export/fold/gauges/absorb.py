@@ -9,6 +9,7 @@ from export.fold.batchnorm import Affine
 from export.fold.gauges.system import Solution
 from export.fold.linear.weights import Refusal
 from export.graph.edit import add_initializer, constant
+from export.graph.moments import know, moments_of
 
 
 class CannotWriteError(Exception):
@@ -55,3 +56,5 @@ def add_constant(solution: Solution, node: ir.Node, array: np.ndarray, op_type: 
     after.replace_input_with(0, output)
     output.name, after.outputs[0].name = f"{name}_before_{op_type.lower()}", name
     solution.system.ids[after.outputs[0]] = solution.system.of(output)
+    know(after.outputs[0], moments_of(output))
+    know(output, None)

@@ -27,6 +27,7 @@ from export.fold.gauges.rules.batchnorm import gone, unshifted
 from export.fold.gauges.solve import Settled
 from export.fold.gauges.system import Equation, Price, Solution, System
 from export.graph.edit import constant, onnx_op, replace_by_input
+from export.graph.moments import know, moments_of
 from service.contract.manifest import FoldSite
 
 Fates = dict[ir.Node, FoldSite]
@@ -176,6 +177,7 @@ def _write(
     paid = {equation.node: equation.price for equation in plan.bought if equation.node and equation.price}
     written = {node for node, _ in touched if any(constant(value) is not None for value in node.inputs)}
     places = {node: where(node, written, paid) for node in plan.gone}
+    _store_moments(graph, solution)
     for node, absorb in touched:
         try:
             absorb(node, solution)
@@ -189,3 +191,13 @@ def _write(
         fates[node] = decide(how, times[node])
         replace_by_input(node, graph)
     return fates
+
+
+def _store_moments(graph: ir.Graph, solution: Solution) -> None:
+    """What is known of each tensor holds of the net's numbers: here it becomes that of the stored ones."""
+    for node in graph:
+        for value in node.outputs:
+            moments = moments_of(value)
+            if moments is not None and not solution.is_plain(value):
+                ids = solution.system.of(value)
+                know(value, moments.stored(solution.a[ids], solution.b[ids]))

@@ -1,0 +1,207 @@
+"""The int8 graph of a bundle: made, chosen, measured, and refused where it is not worth having.
+
+In: a proved float32 graph with its source and golden rows.  Out: an `Int8Graph`, or an Int8Error.
+
+    ranges   6σ from BatchNorm statistics; or from rows: one half fits them, the other chooses the method
+    gate     a drop of accuracy over the limit, or less than 1.1 × float32 on this machine: refused
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from export.compute.runtime import load
+from export.errors import Int8Error, SourceError
+from export.int8.cpu import cpu_in_words, saturates
+from export.int8.gate import Limits, check_accuracy, check_speed
+from export.int8.layers import costliest, kept_float, layers_of
+from export.int8.measure import Comparison, Measure, class_output, compare, layer_noise, measure_speed
+from export.int8.observe import observe
+from export.int8.quantize import Recipe, corrected, quantize, with_opset
+from export.int8.ranges import TensorRanges, from_rows, from_statistics
+from export.int8.replay import golden_answers
+from export.int8.rows import BATCH, MIN_ROWS, Rows, made_rows, of_arrays, open_rows
+from export.sources.source import Source
+from service.contract.bundle import Golden
+from service.contract.int8 import Int8, Int8Ranges
+
+Arrays = dict[str, np.ndarray]
+Say = Callable[[str], None]
+
+LAYER_BATCHES = 8  # of the rows that judge: enough for a layer's noise, which is a mean over many numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """What `--dtype int8` takes.
+
+    Args:
+        calibrate: an .npz file of rows or a folder of pictures; None: ranges from BatchNorm statistics.
+        limits: what the gate allows.
+        measure: milliseconds of both graphs.
+    """
+
+    calibrate: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    measure: Measure = measure_speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Graph:
+    """int8.onnx, its answers to the golden rows, and what the manifest says of it."""
+
+    graph: bytes
+    answers: Arrays
+    block: Int8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """One way to quantize, and how it compares on the rows that choose."""
+
+    model: onnx.ModelProto
+    ranges: TensorRanges
+    method: str
+    is_corrected: bool
+    comparison: Comparison
+
+
+def make_int8(
+    source: Source, folded: ir.Model, stored: bytes, golden: Golden, options: Int8Options, say: Say
+) -> Int8Graph:
+    """Quantize `stored`, the folded graph as it is served in float32.
+
+    Raises:
+        SourceError: the rows to calibrate with cannot be used, or there is nothing to take ranges from.
+        Int8Error: too inexact or not faster, with the numbers.
+    """
+    _check_sizes(source)
+    model = with_opset(onnx.load_from_string(stored))
+    reasons = kept_float(model)
+    batch = min(BATCH, source.max_rows or BATCH)
+    golden_rows = of_arrays(dict(golden.inputs), None, "golden rows", batch)
+    made = made_rows(source.inputs, 0, batch) or golden_rows
+    rows = _rows_to_fit(source, folded, options.calibrate, batch)
+    say("int8: finding the range of every tensor")
+    if rows is None:
+        seen = observe(model, lambda: _inputs(golden_rows), with_bins=False)
+        tried = [("6 sigma", from_statistics(folded, seen, source.inputs))]
+        judge = _held_out(source, batch) or made
+    else:
+        seen = observe(model, lambda: _inputs(rows.half(0)), with_bins=True)
+        tried = [
+            ("minmax", from_rows(seen, squared_error=False)),
+            ("least squared error", from_rows(seen, squared_error=True)),
+        ]
+        judge = rows.half(1)
+    candidates = _candidates(source, model, reasons, tried, judge, say)
+    if rows is None:
+        candidates = [one for one in candidates if one.is_corrected]
+    best = max(candidates, key=lambda one: one.comparison.worst_db)
+    say("int8: measuring each layer, and the time of both graphs")
+    noise = layer_noise(model, best.model, islice(_inputs(judge), LAYER_BATCHES))
+    layers = layers_of(model, best.model, reasons, best.ranges, noise)
+    check_accuracy(
+        best.comparison, options.limits, costliest(model, layers, noise), is_real=judge is not made
+    )
+    graph = best.model.SerializeToString()
+    first = {name: array[:1] for name, array in golden.inputs.items()}
+    speed = options.measure(stored, graph, first, source.max_rows)
+    check_speed(speed, options.limits, layers)
+    answers, tolerances = golden_answers(best.model, golden.inputs, source.max_rows)
+    block = Int8(
+        tolerances=tolerances,
+        sqnr_db=best.comparison.sqnr_db,
+        sqnr_rows=best.comparison.rows,
+        agreement=best.comparison.agreement,
+        accuracy=best.comparison.accuracy,
+        ranges=Int8Ranges.model_validate(
+            {
+                "source": "batchnorm" if rows is None else "rows",
+                "method": best.method,
+                "is_bias_corrected": best.is_corrected,
+                "rows": 0 if rows is None else rows.half(0).num_rows,
+                "sqnr_db_of": {_words(one): one.comparison.worst_db for one in candidates},
+            }
+        ),
+        speed=speed,
+        cpu=cpu_in_words(),
+        reduced_range=saturates(),
+        layers=layers,
+    )
+    return Int8Graph(graph=graph, answers=answers, block=block)
+
+
+def _check_sizes(source: Source) -> None:
+    for spec in source.inputs:
+        if None in spec.shape[1:]:
+            raise Int8Error(
+                f"--dtype int8 needs fixed sizes, input '{spec.name}' leaves some open: fix them by "
+                "--input-shape"
+            )
+
+
+def _rows_to_fit(source: Source, folded: ir.Model, calibrate: Path | None, batch: int) -> Rows | None:
+    """The rows that ranges are fitted to; None: BatchNorm statistics know them."""
+    if calibrate is not None:
+        return open_rows(calibrate, source.inputs, source.preprocessing, source.labels, batch)
+    if any(value.meta.get("moments") is not None for node in folded.graph for value in node.outputs):
+        return None
+    held_out = _held_out(source, batch)
+    if held_out is not None and held_out.num_rows >= MIN_ROWS:
+        return held_out
+    raise SourceError(
+        "the net has no BatchNorm whose statistics say how large its tensors are: give rows, --calibrate DATA"
+    )
+
+
+def _held_out(source: Source, batch: int) -> Rows | None:
+    """Real rows that the source brings."""
+    if source.held_out is not None and len(source.held_out):
+        inputs = {source.inputs[0].name: source.held_out.astype(source.inputs[0].dtype)}
+        return of_arrays(inputs, source.held_out_labels, "held-out rows", batch)
+    return None if source.given is None else of_arrays(dict(source.given), None, "given rows", batch)
+
+
+def _candidates(
+    source: Source,
+    model: onnx.ModelProto,
+    reasons: Mapping[str, str],
+    tried: list[tuple[str, TensorRanges]],
+    judge: Rows,
+    say: Say,
+) -> list[_Candidate]:
+    classes = class_output([(spec.name, spec.row_shape) for spec in source.outputs])
+    exact = load(model.SerializeToString(), optimised=True)
+    found = []
+    for method, ranges in tried:
+        recipe = Recipe(ranges=ranges.ranges, floats=frozenset(reasons), reduce_range=saturates())
+        plain = quantize(model, recipe)
+        unbiased = quantize(corrected(model, plain, ranges.means), recipe)
+        for is_corrected, written in ((False, plain), (True, unbiased)):
+            say(f"int8: {method}{', biases corrected' if is_corrected else ''}, on {judge.num_rows} rows")
+            run = load(written.SerializeToString(), optimised=True)
+            found.append(
+                _Candidate(
+                    model=written,
+                    ranges=ranges,
+                    method=method,
+                    is_corrected=is_corrected,
+                    comparison=compare(exact, run, judge.read(), classes),
+                )
+            )
+    return found
+
+
+def _words(candidate: _Candidate) -> str:
+    return f"{candidate.method}{', biases corrected' if candidate.is_corrected else ''}"
+
+
+def _inputs(rows: Rows) -> Iterator[Arrays]:
+    for batch in rows.read():
+        yield batch.inputs

@@ -1,0 +1,276 @@
+"""Carry what BatchNorms know through a graph: ranges without data.
+
+In: a graph before its fold.  Out: the same graph, with `Moments` at every tensor that they reach.
+
+    before a BatchNorm   mean μ, deviation σ          after it   mean β, deviation |γ|
+    y = f(x), f one of   Relu, Clip, Sigmoid …        the moments of f of a normal, cut at 6σ
+    x + y                sums; variances add, as if both were independent
+    pools                the mean; the deviation of one number, which an average can only lower
+
+Each channel's numbers are taken for normal, which is what a BatchNorm's statistics describe.  They end at a
+linear op with no BatchNorm after it: its inputs are correlated, and no statistic says how.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.batchnorm import BatchNorm, read_batchnorm
+from export.graph.edit import constant, onnx_op
+from export.graph.moments import Moments, know, moments_of
+
+SIGMAS = 6.0
+_Z = np.linspace(-SIGMAS, SIGMAS, 481)
+_WEIGHTS = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+_SAME = {
+    *("Identity", "Dropout", "Cast", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"),
+    *("Resize", "Upsample", "LRN"),
+}
+_IN_ORDER = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "ReduceMean"}
+_RESHAPED = _IN_ORDER | {"Transpose", "Split", "Slice", "Gather"}
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))))
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+
+
+_FUNCTIONS: dict[str, Function] = {
+    "Relu": lambda x: np.maximum(x, 0),
+    "Sigmoid": _sigmoid,
+    "Tanh": np.tanh,
+    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "Softplus": lambda x: np.logaddexp(x, 0),
+    "Mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "Gelu": _gelu,
+    "Abs": np.abs,
+    "Neg": np.negative,
+}
+
+
+def carry_moments(model: ir.Model) -> int:
+    """Note the moments at every tensor that they reach, in place; returns how many BatchNorms know theirs."""
+    known = 0
+    for node in model.graph:
+        norm = read_batchnorm(node) if onnx_op(node) == "BatchNormalization" else None
+        if isinstance(norm, BatchNorm):
+            _know_norm(node)
+            known += 1
+    for node in model.graph:
+        for output in node.outputs:
+            if moments_of(output) is None:
+                know(output, _after(node, output))
+    return known
+
+
+def _know_norm(node: ir.Node) -> None:
+    """Before it (μ, σ), after it (β, |γ|)."""
+    source, output = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None:
+        return
+    shape = [1] * len(source.shape)
+    shape[1] = -1
+    gamma, beta, mean, variance = (
+        np.asarray(constant(value), np.float64).reshape(shape) for value in node.inputs[1:5]
+    )
+    know(output, normal(beta, np.abs(gamma)))
+    if not source.is_graph_input():
+        know(source, normal(mean, np.sqrt(np.maximum(variance, 0))))
+
+
+def normal(mean: np.ndarray, std: np.ndarray) -> Moments:
+    """A normal that is cut at 6σ."""
+    return Moments(mean=mean, std=std, low=mean - SIGMAS * std, high=mean + SIGMAS * std)
+
+
+def of_function(function: Function, x: Moments) -> Moments:
+    """The moments of f(x), x being normal within its bounds."""
+    ends = np.linspace(0, 1, 65).reshape(-1, *[1] * x.mean.ndim)
+    z = _Z.reshape(-1, *[1] * x.mean.ndim)
+    weights = _WEIGHTS.reshape(z.shape)
+    values = function(np.clip(x.mean + z * x.std, x.low, x.high))
+    mean = (weights * values).sum(axis=0)
+    variance = (weights * (values - mean) ** 2).sum(axis=0)
+    reached = function(x.low + ends * (x.high - x.low))
+    return Moments(mean=mean, std=np.sqrt(variance), low=reached.min(axis=0), high=reached.max(axis=0))
+
+
+def _after(node: ir.Node, output: ir.Value) -> Moments | None:
+    op_type = onnx_op(node) or ""
+    inputs = [moments_of(value) for value in node.inputs]
+    if op_type == "Softmax":
+        return _between(output, 0.0, 1.0)
+    if op_type in ("Add", "Sub", "Mul", "Div"):
+        return _of_two(node, op_type)
+    if op_type == "Concat":
+        return _joined(node, inputs)
+    if not inputs or (x := inputs[0]) is None:
+        return None
+    function = _function(node)
+    if function is not None:
+        return of_function(function, x)
+    if op_type in _SAME:
+        return x
+    if op_type == "Pad":
+        return Moments(mean=x.mean, std=x.std, low=np.minimum(x.low, 0), high=np.maximum(x.high, 0))
+    return _reshaped(node, output, x) if op_type in _RESHAPED else None
+
+
+def _function(node: ir.Node) -> Function | None:
+    """What a node computes of each number alone, None if it is something else."""
+    op_type = onnx_op(node) or ""
+    if op_type == "LeakyRelu":
+        alpha = node.attributes.get_float("alpha", 0.01)
+        return lambda x: np.where(x < 0, alpha * x, x)
+    if op_type == "Elu":
+        scale = node.attributes.get_float("alpha", 1.0)
+        return lambda x: np.where(x < 0, scale * np.expm1(np.minimum(x, 0)), x)
+    if op_type == "HardSigmoid":
+        slope = node.attributes.get_float("alpha", 0.2)
+        start = node.attributes.get_float("beta", 0.5)
+        return lambda x: np.clip(slope * x + start, 0, 1)
+    if op_type == "PRelu" and (slopes := constant(node.inputs[1])) is not None:
+        return lambda x: np.where(x < 0, slopes * x, x)
+    if op_type == "Clip" and (limits := clip_limits(node)) is not None:
+        return lambda x: np.clip(x, *limits)
+    return _FUNCTIONS.get(op_type)
+
+
+def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
+    """Where a Clip cuts, ±∞ where it does not; None if that is computed at run time."""
+    limits = []
+    for index, name, default in ((1, "min", -np.inf), (2, "max", np.inf)):
+        value = clip.inputs[index] if index < len(clip.inputs) else None
+        array = constant(value)
+        if value is not None and array is None:
+            return None
+        limits.append(
+            clip.attributes.get_float(name, default) if array is None else float(np.ravel(array)[0])
+        )
+    return limits[0], limits[1]
+
+
+def _of_two(node: ir.Node, op_type: str) -> Moments | None:
+    arrays = [constant(value) for value in node.inputs]
+    known = [moments_of(value) for value in node.inputs]
+    if op_type == "Mul" and (gated := _gated(node, known)) is not None:
+        return gated
+    first, second = (
+        _exactly(array.astype(np.float64)) if array is not None else moments
+        for array, moments in zip(arrays, known, strict=True)
+    )
+    if first is None or second is None:
+        return None
+    if op_type == "Div":
+        if arrays[1] is None or (arrays[1] == 0).any():
+            return None
+        second, op_type = _exactly(1 / arrays[1].astype(np.float64)), "Mul"
+    if op_type == "Sub":
+        second = second.stored(np.array(-1.0), np.array(0.0))
+    return _product(first, second) if op_type == "Mul" else _sum(first, second)
+
+
+def _gated(node: ir.Node, known: list[Moments | None]) -> Moments | None:
+    """x · f(x), such as SiLU, whose factors are anything but independent."""
+    for x, gate in ((0, 1), (1, 0)):
+        value = node.inputs[gate]
+        producer = value.producer() if value is not None else None
+        moments = known[x]
+        if producer is None or moments is None or producer.inputs[0] is not node.inputs[x]:
+            continue
+        if (function := _function(producer)) is not None:
+            return of_function(lambda numbers, f=function: numbers * f(numbers), moments)  # type: ignore[misc]
+    return None
+
+
+def _exactly(array: np.ndarray) -> Moments:
+    return Moments(mean=array, std=np.zeros_like(array), low=array, high=array)
+
+
+def _sum(x: Moments, y: Moments) -> Moments:
+    mean, std = x.mean + y.mean, np.sqrt(x.std**2 + y.std**2)
+    return Moments(
+        mean=mean,
+        std=std,
+        low=np.maximum(x.low + y.low, mean - SIGMAS * std),
+        high=np.minimum(x.high + y.high, mean + SIGMAS * std),
+    )
+
+
+def _product(x: Moments, y: Moments) -> Moments:
+    ends = np.broadcast_arrays(x.low * y.low, x.low * y.high, x.high * y.low, x.high * y.high)
+    variance = x.std**2 * y.std**2 + x.std**2 * y.mean**2 + y.std**2 * x.mean**2
+    return Moments(
+        mean=x.mean * y.mean, std=np.sqrt(variance), low=np.min(ends, axis=0), high=np.max(ends, axis=0)
+    )
+
+
+def _between(output: ir.Value, low: float, high: float) -> Moments:
+    ones = np.ones([1] * len(output.shape or ()))
+    return Moments(
+        mean=(low + high) / 2 * ones, std=(high - low) / 4 * ones, low=low * ones, high=high * ones
+    )
+
+
+def _joined(node: ir.Node, parts: list[Moments | None]) -> Moments | None:
+    """Concat: one after another along the channels, or all as one where sizes are not known."""
+    known = [part for part in parts if part is not None]
+    sizes = [value.shape[1] if value is not None and value.shape and len(value.shape) > 1 else None
+             for value in node.inputs]  # fmt: skip
+    if len(known) < len(parts) or not known:
+        return None
+    if node.attributes.get_int("axis", 1) != 1 or not all(isinstance(size, int) for size in sizes):
+        return _as_one(known, known[0].mean.ndim)
+
+    def along(name: str) -> np.ndarray:
+        arrays = []
+        for part, size in zip(known, sizes, strict=True):
+            array = getattr(part, name)
+            assert isinstance(size, int)
+            arrays.append(np.broadcast_to(array, (array.shape[0], size, *array.shape[2:])))
+        return np.concatenate(arrays, axis=1)
+
+    if any(part.mean.ndim < 2 for part in known):
+        return _as_one(known, known[0].mean.ndim)
+    return Moments(mean=along("mean"), std=along("std"), low=along("low"), high=along("high"))
+
+
+def _reshaped(node: ir.Node, output: ir.Value, x: Moments) -> Moments | None:
+    """Channels that become features keep their moments; where they are mixed, all become one."""
+    source = node.inputs[0]
+    if output.shape is None or source is None or source.shape is None:
+        return None
+    rank, channels = len(output.shape), x.mean.size
+    per_channel = x.mean.ndim > 1 and x.mean.shape[1] == channels
+    features = output.shape[1] if rank > 1 else None
+    keeps_order = onnx_op(node) in _IN_ORDER
+    if not (per_channel and keeps_order and isinstance(features, int) and features % channels == 0):
+        return _as_one([x], rank)
+    if features != channels and rank != 2:
+        return _as_one([x], rank)
+    shape = [1, features, *[1] * (rank - 2)]
+
+    def repeated(array: np.ndarray) -> np.ndarray:
+        return np.repeat(array.ravel(), features // channels).reshape(shape)
+
+    return Moments(mean=repeated(x.mean), std=repeated(x.std), low=repeated(x.low), high=repeated(x.high))
+
+
+def _as_one(parts: list[Moments], rank: int) -> Moments:
+    """All channels as one."""
+    means = np.concatenate([part.mean.ravel() for part in parts])
+    variances = np.concatenate([np.broadcast_to(part.std, part.mean.shape).ravel() ** 2 for part in parts])
+    ones = np.ones([1] * rank)
+    return Moments(
+        mean=means.mean() * ones,
+        std=np.sqrt(variances.mean() + means.var()) * ones,
+        low=min(part.low.min() for part in parts) * ones,
+        high=max(part.high.max() for part in parts) * ones,
+    )

@@ -56,6 +56,7 @@ HOT = (
     "http/parser",
     "http/reply",
     "http/shared",
+    "http/turns",
     "models/registry",
     "models/served",
     "protocol/classification",

@@ -31,6 +31,13 @@ class Channel(ABC):
         """The exchange has room for more of its body."""
 
     @abstractmethod
+    def take_turn(self) -> bool:
+        """Continue with what did not fit into the last turn: called once for each `Turns.ask`.
+
+        True if something was begun that will take more of the event loop's time than this call.
+        """
+
+    @abstractmethod
     def peer(self) -> str:
         """The client's address, without its port; "" if the socket has none."""
 

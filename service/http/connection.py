@@ -26,10 +26,9 @@ from service.http.reply import CONTINUE, Scope, final_response
 from service.http.shared import Shared
 
 SLICE = 8 * 1024  # parsed at once: pipelined requests are objects, of many times their bytes
-PART = 2 * 1024  # of more than that at once: 20 requests, each of which may be answered right away
-PARTS = 16  # parsed before others have the event loop, if they take no longer than
-PARSE_S = 0.002  # 8 KiB of one-byte chunks are 1,300 calls
+PART = 2 * 1024  # of more than that at once
 TURN = 64 * 1024  # received at once: the transport would go on for 8 MB, while other clients wait
+TURN_S = 0.00025  # of a connection's turn; what is begun by then is finished: 2 KiB of one-byte chunks
 PROBE_S = 0.05  # until the answer to a probe is looked for
 
 
@@ -43,7 +42,8 @@ class Connection(Channel):
         self._flow = Flow(shared.limits, shared.now_s)
         self._parser = RequestParser(shared.limits, self._on_head, self._on_part, self._on_end)
         self._is_reading = True
-        self._will_advance = False
+        self._has_asked = False  # for a turn
+        self._has_begun = False  # a request, among the bytes that are being parsed
         self._counted_bytes = 0  # of shared.inflight_bytes
         self._writable: asyncio.Future[None] | None = None
         self._addresses: Scope = {}
@@ -64,18 +64,21 @@ class Connection(Channel):
         flow = self._flow
         if len(data) >= TURN and not flow.rests:
             flow.rests = True
-            self._loop.call_soon(self._end_rest)
+            self._ask_for_turn()
             self._update_reading()
         if flow.is_last:
             return
         if flow.incoming is not None:
             flow.heard_s = self._shared.now_s
-        if len(data) <= SLICE and not flow.unparsed:
+        # A body of known length costs a copy, however long it is.
+        if not flow.unparsed and (len(data) <= SLICE or len(data) <= self._parser.body_left):
             self._feed(data)
+            if flow.waiting and flow.may_advance:
+                self._ask_for_turn()
             self._update_reading()
         else:
             flow.unparsed += data
-            self._parse()
+            self._parse(time.perf_counter() + TURN_S)
         shared = self._shared
         if self._counted_bytes and shared.inflight_bytes > shared.limits.max_inflight_bytes:
             self._refuse_for_room()
@@ -142,10 +145,18 @@ class Connection(Channel):
             flow.waiting.clear()
         if not self._is_reading or flow.waiting or self._counted_bytes or flow.final_response is not None:
             # After what waits in the outbox, and never one inside the other.
-            self._advance_soon()
+            self._ask_for_turn()
 
     def body_taken(self) -> None:
-        self._advance_soon()
+        self._ask_for_turn()
+
+    def take_turn(self) -> bool:
+        flow = self._flow
+        self._has_asked = False
+        flow.rests = False
+        before = flow.current
+        self._advance()
+        return flow.current is not before and isinstance(flow.current, AsgiExchange)
 
     def peer(self) -> str:
         client = self._endpoints()["client"]
@@ -201,6 +212,7 @@ class Connection(Channel):
         self._transport.abort()
 
     def _feed(self, data: bytes) -> None:
+        self._has_begun = False
         try:
             self._parser.feed(data)
         except Refused as refused:
@@ -210,22 +222,20 @@ class Connection(Channel):
             self._flow.heard_s = self._shared.now_s  # a head that drips is not given more time
         self._flow.head_bytes = head_bytes
 
-    def _parse(self) -> None:
-        """Make requests of what is unparsed, until one has to wait or others should have the event loop."""
+    def _parse(self, until_s: float) -> None:
+        """Make requests of what is unparsed, until one has to wait or the connection's turn is over."""
         flow = self._flow
-        until_s = time.perf_counter() + PARSE_S
         view, at = memoryview(flow.unparsed), 0
-        for _ in range(PARTS):
-            if at == len(view) or not flow.parses or time.perf_counter() > until_s:
-                break
-            # A body of known length costs a copy, however long it is.
+        while at < len(view) and flow.parses:
             size = PART if flow.incoming is None else max(PART, self._parser.body_left)
             part = bytes(view[at : at + size])
             at += len(part)
             self._feed(part)
+            if time.perf_counter() > until_s:
+                break
         flow.unparsed = b"" if flow.is_last else bytes(view[at:])
-        if flow.unparsed and flow.parses:
-            self._advance_soon()
+        if (flow.waiting and flow.may_advance) or (flow.unparsed and flow.parses):
+            self._ask_for_turn()
         self._update_reading()
 
     def _on_head(self, head: Head) -> None:
@@ -240,7 +250,9 @@ class Connection(Channel):
         else:
             exchange = AsgiExchange(self, self._shared, head, self._endpoints())
         flow.incoming = exchange
-        if flow.may_advance and not flow.waiting:
+        # One of those that came together is answered right away; the next ones have their turns with others'.
+        if flow.may_advance and not flow.waiting and not self._has_begun:
+            self._has_begun = True
             flow.current = exchange
             exchange.begin()
         else:
@@ -257,29 +269,32 @@ class Connection(Channel):
             flow.is_last = flow.is_last or not exchange.keep_alive
             exchange.finish()
 
-    def _advance_soon(self) -> None:
-        """Advance in the next turn of the event loop, once, however many are answered in this one."""
-        if not self._will_advance:
-            self._will_advance = True
-            self._loop.call_soon(self._advance)
+    def _ask_for_turn(self) -> None:
+        if not self._has_asked:
+            self._has_asked = True
+            self._shared.turns.ask(self)
 
     def _advance(self) -> None:
-        """Give the next its turn: a request, the final response, or what is unparsed."""
-        self._will_advance = False
+        """Give the next their turn: requests, the final response, or what is unparsed."""
         flow = self._flow
-        if self._transport.is_closing() or flow.lingers_since_s >= 0:
+        if self._transport.is_closing():
             return
-        if flow.waiting and flow.may_advance:
+        until_s = time.perf_counter() + TURN_S
+        while flow.waiting and flow.may_advance:
             flow.current = flow.waiting.popleft()
             flow.current.begin()
-        elif flow.final_response is not None and flow.may_advance:
+            if time.perf_counter() > until_s:
+                break
+        if not flow.waiting and flow.final_response is not None and flow.may_advance:
             self.write(flow.final_response)
             flow.final_response = None
             self._linger()
-        if flow.unparsed:
-            self._parse()
-        else:
-            self._update_reading()
+        if flow.unparsed and flow.parses and time.perf_counter() <= until_s:
+            self._parse(until_s)
+            return
+        if (flow.waiting and flow.may_advance) or (flow.unparsed and flow.parses):
+            self._ask_for_turn()
+        self._update_reading()
 
     def _update_reading(self) -> None:
         """Read or not, and what is in flight: both follow from the state, and are set here alone."""
@@ -299,10 +314,6 @@ class Connection(Channel):
         if counted_bytes != self._counted_bytes:
             self._shared.inflight_bytes += counted_bytes - self._counted_bytes
             self._counted_bytes = counted_bytes
-
-    def _end_rest(self) -> None:
-        self._flow.rests = False
-        self._update_reading()
 
     def _refuse_for_room(self) -> None:
         """All connections hold too much, and this one has just asked for more."""

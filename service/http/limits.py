@@ -2,7 +2,8 @@
 
 In: numbers, most of them settings.  Out: a frozen `HttpLimits`, checked once.
 
-A refusal names the limit that it comes from: 408, 413, 431 or 503 as {"error": "…"} (docs/decisions/0023).
+A refusal names the limit that it comes from: 408, 413, 414, 431 or 503 as {"error": "…"}
+(docs/decisions/0023).
 """
 
 from dataclasses import dataclass, fields
@@ -22,6 +23,7 @@ class HttpLimits:
     write_timeout_s: float = 120.0  # until what was written has left this process
 
     max_head_bytes: int = 128 * KIB  # request line and headers; the trailers of a chunked body, again
+    max_target_bytes: int = 8 * KIB  # path and query: each byte costs time in routes and logs
     max_headers: int = 128
     head_timeout_s: float = 20.0  # a head, from its first byte to its last
     body_pause_s: float = 60.0  # no byte of a body at all

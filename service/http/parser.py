@@ -135,8 +135,13 @@ class RequestParser:
             self._is_in_head = True
 
     def on_url(self, url: bytes) -> None:
-        if self._is_in_head:
-            self._url += url
+        if not self._is_in_head:
+            return
+        self._url += url
+        if len(self._url) > self._limits.max_target_bytes:
+            limit = self._limits.max_target_bytes
+            self._refusal = Refused(414, f"the request's target has more than {limit} bytes")
+            raise self._refusal
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_in_head:  # a trailer, or replayed

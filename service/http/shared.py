@@ -14,6 +14,7 @@ from service.access.gate import Gate
 from service.http.limits import HttpLimits
 from service.http.outbox import Outbox
 from service.http.reply import Receive, Scope, Send
+from service.http.turns import Turns
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -48,6 +49,7 @@ class Shared:
         self.app = app
         self.limits = limits
         self.outbox = Outbox()
+        self.turns = Turns()
         self.connections: set[Any] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.inflight_bytes = 0  # sum of what the connections hold beyond their free bytes

@@ -19,7 +19,7 @@ from service.http.reply import error_body
 from service.models.registry import ModelRegistry
 from service.pictures.decoder import PictureDecoder
 from service.routes.describe import add_health, add_metadata, add_repository, add_statistics, answer
-from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, describe
+from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, KeptDocument, describe
 from service.routes.page import add_page
 from service.routes.page_headers import PageHeaders
 from service.routes.predict import Predictor
@@ -67,6 +67,7 @@ def build_app(
             expose_headers=EXPOSED,
         )
     app.openapi = lambda: describe(app, models)  # type: ignore[method-assign]
+    app.router.routes.insert(0, Route("/openapi.json", KeptDocument(app, models).__call__))
     return app
 
 

@@ -201,3 +201,13 @@ def test_6_10_3_unload_and_load_again(server: Server, client: httpx.Client) -> N
     assert control(client, "load").status_code == 200
     assert ask(client).json()["outputs"][0]["data"] == [1, 2, 3]
     assert index(client)[1] == {"name": "echo", "version": "1", "state": "READY", "reason": ""}
+
+
+def test_the_openapi_document_follows_the_first_served_model(client: httpx.Client) -> None:
+    def example() -> str:
+        operation = client.get("/openapi.json").json()["paths"]["/v2/models/{model}/infer"]["post"]
+        return str(operation["parameters"][0]["example"])
+
+    assert [example(), example()] == ["digits", "digits"]
+    assert control(client, "unload", "digits").status_code == 200
+    assert example() == "echo"

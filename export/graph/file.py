@@ -10,8 +10,9 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
+from export.compute.precision import computes_in_float64, in_float32
 from export.compute.runtime import load
-from export.errors import SourceError
+from export.errors import ExportError, SourceError
 from service.contract.text import first_line
 
 FIRST_OPSET = 7
@@ -26,14 +27,26 @@ def load_graph(path: Path) -> ir.Model:
         model = _deserialize(path)
         _check_header(path, model)
         _mark_unknown_sizes(model)
-        load(path, optimised=False)
-        model = ir.external_data.load_to_model(model)
+        model = _runnable(path, model)
         model.graph.sort()
     except SourceError:
         raise
     except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
         raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
     return model
+
+
+def _runnable(path: Path, model: ir.Model) -> ir.Model:
+    """The graph with its weights, in float32 where ONNX Runtime has no kernel for its float64."""
+    try:
+        load(path, optimised=False)
+        return ir.external_data.load_to_model(model)
+    except ExportError:
+        if not computes_in_float64(model):
+            raise
+    single = in_float32(ir.external_data.load_to_model(model))
+    load(serialize(single), optimised=False)
+    return single
 
 
 def _deserialize(path: Path) -> ir.Model:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from export.errors import SourceError
-from export.graph.sizes import infer_sizes, sizes_of
+from export.graph.sizes import sizes_of
+from export.graph.targets import infer_through_targets
 
 Shapes = Mapping[str, tuple[int, ...]]
 """A shape by the name of its input; "" where the graph has one input only.  With the rows, or without."""
@@ -69,4 +70,4 @@ def _infer_again(model: ir.Model) -> None:
                 output.shape = ir.Shape([output.shape[0], *[None] * (len(output.shape) - 1)])
             elif not output.is_graph_output():
                 output.shape = None
-    infer_sizes(model)
+    infer_through_targets(model)

@@ -10,7 +10,7 @@ from onnxscript.optimizer import fold_constants
 
 from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
-from export.graph.sizes import infer_sizes
+from export.graph.targets import infer_through_targets
 
 ROWS = "rows"
 FIRST_IR_WITHOUT_DEFAULTS = 4  # before, every initialiser had to be an input too
@@ -38,7 +38,7 @@ def prepare(model: ir.Model) -> ir.Model:
         for node in list(graph):
             if onnx_op(node) == "Identity":
                 replace_by_input(node, graph)
-    infer_sizes(model)
+    infer_through_targets(model)
     return tidy(model)
 
 
@@ -52,8 +52,8 @@ def tidy(model: ir.Model) -> ir.Model:
     return model
 
 
-def _keep_rows(reshape: ir.Node, target: np.ndarray, graph: ir.Graph) -> None:
-    """Let the first size of a Reshape's output be that of its input, which is written 0.
+def _keep_rows(reshape: ir.Node, target: np.ndarray, graph: ir.Graph, axis: int = 0) -> bool:
+    """Let one size of a Reshape's output be that of its input, which is written 0: the number of rows.
 
     With `allowzero` a 0 means an empty axis, as torch's exporter writes it.  Where the target has no other
     0, the attribute is of no use, and goes; where it has one, the tensor is empty, and its rows stay as
@@ -61,32 +61,87 @@ def _keep_rows(reshape: ir.Node, target: np.ndarray, graph: ir.Graph) -> None:
     """
     if reshape.attributes.get_int("allowzero", 0) == 1:
         if (target == 0).any():
-            return
+            return False
         del reshape.attributes["allowzero"]
     kept = target.copy()
-    kept[0] = 0
+    kept[axis] = 0
     reshape.replace_input_with(1, add_initializer(graph, f"{reshape.name}_shape", kept))
+    return True
+
+
+def _resize_places_only(resize: ir.Node, sizes: np.ndarray, graph: ir.Graph) -> None:
+    """Let the first size of a Resize be the number of rows that it is given: [Shape(x)[0], *sizes[1:]]."""
+    shape = ir.node("Shape", [resize.inputs[0]], name=f"{resize.name}_shape")
+    ends = [add_initializer(graph, f"{resize.name}_{end}", np.array([end])) for end in (0, 1)]
+    rows = ir.node("Slice", [shape.outputs[0], *ends], name=f"{resize.name}_rows")
+    places = add_initializer(graph, f"{resize.name}_places", sizes[1:])
+    joined = ir.node("Concat", [rows.outputs[0], places], {"axis": 0}, name=f"{resize.name}_sizes")
+    graph.insert_before(resize, [shape, rows, joined])
+    resize.replace_input_with(3, joined.outputs[0])
+
+
+def _follow_rows(node: ir.Node, fixed: set[int | ir.SymbolicDim], graph: ir.Graph) -> None:
+    """Take out of a node what fixes its number of rows, where the node has another way to say the same.
+
+    A recurrent layer's state of zeros, which is written for so many rows, is what it starts from without.
+    """
+    op_type, inputs = onnx_op(node), node.inputs
+    if op_type == "Reshape" or (op_type == "Resize" and len(inputs) > 3 and "axes" not in node.attributes):
+        target = constant(inputs[1 if op_type == "Reshape" else 3])
+        if target is not None and target.size and int(target[0]) in fixed:
+            if op_type == "Reshape":
+                _keep_rows(node, target, graph)
+            else:
+                _resize_places_only(node, target, graph)
+    elif op_type in ("LSTM", "GRU", "RNN"):
+        for index in range(5, min(len(inputs), 7)):
+            state = constant(inputs[index])
+            if state is not None and not state.any():
+                node.replace_input_with(index, None)
 
 
 def with_symbolic_rows(model: ir.Model) -> ir.Model:
     """A copy whose inputs and outputs have a symbolic first dimension.
 
-    A Reshape to a fixed first dimension equal to the fixed number of rows keeps its input's instead.
+    What fixes the rows of a Reshape, a Resize or a recurrent layer to the same number goes.
     Whether rows really are independent is for the proof to say.
     """
     model = model.clone()
     fixed = {value.shape[0] for value in model.graph.inputs if value.shape}
     for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.shape is None or not value.shape:
+        if value.shape is None and not value.is_graph_input():
+            continue  # an output's rank is found by a run
+        if not value.shape:
             raise SourceError(f"'{value.name}' has no dimension for rows: shape {value.shape}")
         value.shape = ir.Shape([ROWS, *value.shape[1:]])
     for node in list(model.graph):
-        target = constant(node.inputs[1]) if onnx_op(node) == "Reshape" else None
-        if target is not None and target.size and int(target[0]) in fixed:
-            _keep_rows(node, target, model.graph)
+        _follow_rows(node, fixed, model.graph)
+    _infer_anew(model)
+    while _keep_rows_elsewhere(model.graph, fixed):
+        _infer_anew(model)
+    return tidy(model)
+
+
+def _keep_rows_elsewhere(graph: ir.Graph, fixed: set[int | ir.SymbolicDim]) -> bool:
+    """Whether one more Reshape keeps its rows: one whose rows are not the first axis, as in (T, N, 2, 6)."""
+    for node in graph:
+        source = node.inputs[0] if onnx_op(node) == "Reshape" else None
+        target = constant(node.inputs[1]) if source is not None and source.shape is not None else None
+        if target is None or source is None or source.shape is None:
+            continue
+        for axis, (size, wanted) in enumerate(zip(source.shape, target, strict=False)):
+            is_rows = axis > 0 and isinstance(size, ir.SymbolicDim) and size.value == ROWS
+            if is_rows and int(wanted) in fixed and _keep_rows(node, target, graph, axis):
+                return True
+    return False
+
+
+def _infer_anew(model: ir.Model) -> None:
+    """Forget the shapes that were inferred for a fixed number of rows, and infer them again."""
     for node in model.graph:
         for output in node.outputs:
             if not output.is_graph_output():
                 output.shape = None
-    infer_sizes(model)
-    return tidy(model)
+            elif output.shape is not None:
+                output.shape = ir.Shape([ROWS, *output.shape[1:]])
+    infer_through_targets(model)

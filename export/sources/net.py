@@ -36,7 +36,7 @@ def of_net(
     `said_labels` are what the source says of its classes, where no `labels` are given.
     """
     net = uncompiled(net)
-    graph = prepare(trace(net, row_shape))
+    graph = prepare(trace(_in_float32(net), row_shape))
     outputs = [tensor_spec(value) for value in graph.graph.outputs]
     return Source(
         graph=graph,
@@ -60,6 +60,12 @@ def uncompiled(net: nn.Module) -> nn.Module:
         )
     assert isinstance(inner, nn.Module)
     return inner
+
+
+def _in_float32(net: nn.Module) -> nn.Module:
+    """The net, or a copy of one whose weights are in another float type; the truth keeps those."""
+    floats = {tensor.dtype for tensor in net.state_dict().values() if tensor.is_floating_point()}
+    return net if floats <= {torch.float32} else copy.deepcopy(net).float()
 
 
 def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:

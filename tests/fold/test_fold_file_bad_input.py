@@ -12,10 +12,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import export.graph.file
+from export.compute.reference import graph_evaluator
 from export.compute.runtime import load
 from export_kit import run_here
 from onnx_graphs import batchnorm, batchnorm_arrays, graph, value
@@ -107,7 +109,6 @@ REFUSED = {
     "opset 99": (conv_bn(opset=99), "opset 99, expected 7 to"),
     "no outputs": (conv_bn(outputs=[]), "it has no outputs"),
     "bfloat16": (conv_bn(dtype=ml_dtypes.bfloat16), "bfloat16"),
-    "float64 Conv": (conv_bn(dtype=np.float64), "Could not find an implementation for Conv"),
     "γ too short": (conv_bn(arrays=weights(bn_gamma=[1, 1, 1])), "between 3 and 4"),
     "all too long": (conv_bn(arrays=weights() | batchnorm_arrays(5, 0)), "between 5 and 4"),
     "μ of rank 2": (conv_bn(arrays=weights(bn_mean=[[1, 1, 1, 1]])), "expected to have rank 1"),
@@ -207,6 +208,18 @@ def test_every_opset_and_precision(save, opset, dtype):
     else:
         proto = conv_bn(dtype=dtype, opset=opset)
     assert assert_done(*save(proto), dtype=dtype) == ["folded"]
+
+
+def test_a_float64_conv_is_folded_in_float32(save):
+    """ONNX Runtime cannot run the file: what it means is computed by ONNX's reference implementation."""
+    source, target = save(conv_bn(dtype=np.float64))
+    done = run_here("fold", source, target)
+    assert done.returncode == 0, done.stderr
+    rows = {"x": np.random.default_rng(1).normal(size=(4, 4, 6, 6))}
+    (got,) = load(target, optimised=False)(rows).values()
+    expected = graph_evaluator(ir.load(source))(rows)["y"]
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("target", ["none/out.onnx", ".", "in.onnx/out.onnx", "a" * 300])

@@ -1,0 +1,84 @@
+"""Write a Reshape's target as numbers where the graph computes it from shapes.
+
+    Shape(p) → Slice [0:1] → Concat [−1] → Reshape(p, ·)    is    Reshape(p, [0, −1])
+
+Exporters write the first for a flatten of an open number of rows.  Shape inference gives up at some of them,
+and after a Reshape of unknown rank nothing is known of any tensor.
+"""
+
+import itertools
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph.edit import add_initializer, constant, onnx_op
+from export.graph.sizes import Size, infer_sizes, sizes_of
+
+
+def infer_through_targets(model: ir.Model) -> None:
+    """Infer the shape of every tensor, in place; each target that gets known may make the next one known."""
+    infer_sizes(model)
+    while _write_targets(model):
+        infer_sizes(model)
+
+
+def _write_targets(model: ir.Model) -> bool:
+    """Whether there was one to write."""
+    written = [_write_target(node, graph) for graph in model.graphs() for node in list(graph)]
+    return any(written)
+
+
+def _write_target(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether the node is a Reshape whose target is made constant: 0 is the size that its input has there."""
+    if onnx_op(node) != "Reshape" or constant(node.inputs[1]) is not None or node.inputs[0] is None:
+        return False
+    wanted, source = _elements(node.inputs[1]), node.inputs[0]
+    if wanted is None or (0 in wanted and node.attributes.get_int("allowzero", 0) == 1):
+        return False
+    found = sizes_of(source) if source.shape is not None else []
+    target: list[int | None] = []
+    for axis, size in enumerate(wanted):
+        is_kept = size is not None and found[axis : axis + 1] == [size]
+        target.append(size if isinstance(size, int) else 0 if is_kept else None)
+    if target.count(None) + target.count(-1) > 1:
+        return False
+    node.attributes.pop("allowzero", None)
+    numbers = np.array([-1 if size is None else size for size in target], dtype=np.int64)
+    node.replace_input_with(1, add_initializer(graph, f"{node.name or node.outputs[0].name}_target", numbers))
+    return True
+
+
+def _elements(value: ir.Value | None) -> list[Size] | None:
+    """The integers of a vector or a single one: each a number, or the name of the size that it is."""
+    if value is None:
+        return None
+    if (array := constant(value)) is not None:
+        is_vector = array.ndim <= 1 and array.dtype.kind in "iu"
+        return [int(number) for number in array.ravel()] if is_vector else None
+    node = value.producer()
+    if node is None:
+        return None
+    if onnx_op(node) == "Shape":
+        source = node.inputs[0]
+        if source is None or source.shape is None:
+            return None
+        sizes = sizes_of(source)
+        return sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(sizes))]
+    if onnx_op(node) not in ("Identity", "Cast", "Squeeze", "Unsqueeze", "Concat", "Gather", "Slice"):
+        return None
+    first, *others = (_elements(source) for source in node.inputs)
+    if onnx_op(node) in ("Identity", "Cast", "Squeeze", "Unsqueeze"):
+        return first
+    if first is None or None in others:
+        return None
+    rest = [other or [] for other in others]
+    if onnx_op(node) == "Concat":
+        return [*first, *itertools.chain(*rest)]
+    places = [number for numbers in rest for number in numbers if isinstance(number, int)]
+    if len(places) < sum(map(len, rest)):
+        return None  # a place that is itself computed
+    if onnx_op(node) == "Gather":
+        return [first[place] for place in places]
+    if len(places) < 2:
+        return None
+    return first[slice(places[0], places[1], places[3] if len(places) > 3 else 1)]

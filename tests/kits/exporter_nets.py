@@ -121,7 +121,7 @@ class Exported:
     dtype: torch.dtype = torch.float32
 
     def net(self) -> nn.Module:
-        """Seeded, with statistics, γ and β that nobody could leave out unseen."""
+        """Seeded, with statistics, γ and β: leaving one out changes the answers."""
         torch.manual_seed(0)
         net, chance = self.build().eval(), torch.Generator().manual_seed(1)
         for norm in (module for module in net.modules() if isinstance(module, _BatchNorm)):

@@ -41,7 +41,7 @@ class Drawing:
 
 def draw_fold(before: ir.Model, after: ir.Model, fold: FoldAccount) -> list[Drawing]:
     """Both graphs."""
-    status = {site.name: site.status for site in fold.sites}
+    status = {site.name: site.status for site in (*fold.sites, *fold.per_channel)}
     norms = {node: status.get(node.name or "", "plain") for node in before.graph}
     return [
         _draw("before", before.graph, {node: kind for node, kind in norms.items() if kind != "plain"}),

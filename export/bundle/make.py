@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -21,7 +21,6 @@ from export.bundle.pack import pack
 from export.bundle.report import render
 from export.compute.runtime import load
 from export.errors import SourceError
-from export.fold.account import account
 from export.fold.gauges.system import FREE, Price
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
@@ -48,6 +47,7 @@ from service.contract.golden_pictures import PICTURES_FILE, pictures_bytes
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import (
     INT8_SCHEMA_VERSION,
+    PER_CHANNEL_VERSION,
     PICTURE_TOLERANCE,
     SCHEMA_VERSION,
     FoldAccount,
@@ -173,11 +173,9 @@ def _fold(source: Source, golden: Golden, prices: frozenset[Price], half: bool) 
             weigh(graph)  # an overflow is named by its layer, before its answers are only "not finite"
         return prove(unfolded, _stored(graph, half), golden, noise, source.max_rows)
 
-    after, sites, proof = fold_proved(source.graph, options, proof_of)
-    assert len(list(batchnorms(after))) == account(sites).declined, "every BatchNorm is accounted for"
-    return _Folded(
-        before=before, after=after, stored=_stored(after, half), account=account(sites), proof=proof
-    )
+    after, account, proof = fold_proved(source.graph, options, proof_of)
+    assert len(list(batchnorms(after))) == account.declined, "every BatchNorm is accounted for"
+    return _Folded(before=before, after=after, stored=_stored(after, half), account=account, proof=proof)
 
 
 def _report(
@@ -280,7 +278,7 @@ def _manifest(
     quantized: Int8Graph | None,
 ) -> Manifest:
     return Manifest(
-        schema_version=SCHEMA_VERSION if quantized is None else INT8_SCHEMA_VERSION,
+        schema_version=_version_of(folded.account, quantized),
         digest="0" * 64,  # until it is sealed
         name=name,
         files={file: sha256(content) for file, content in files.items()},
@@ -303,6 +301,13 @@ def _manifest(
         provenance=provenance,
         int8=None if quantized is None else quantized.block,
     )
+
+
+def _version_of(fold: FoldAccount, quantized: Int8Graph | None) -> Literal[3, 4]:
+    """The oldest version that has every key of the manifest, so that older readers open what they can."""
+    if quantized is not None:
+        return INT8_SCHEMA_VERSION
+    return PER_CHANNEL_VERSION if fold.per_channel else SCHEMA_VERSION
 
 
 def postprocessing_of(source: Source, golden: Golden) -> Postprocessing | None:

@@ -24,14 +24,26 @@ def verdict(fold: FoldAccount, proof: Proof, num_rows: int) -> list[str]:
 
 def _of_fold(fold: FoldAccount) -> str:
     if not fold.found:
-        return "The net has no BatchNorm: nothing was folded, and the graph is served as it is."
+        return _of_chains(fold) or (
+            "The net has no BatchNorm: nothing was folded, and the graph is served as it is."
+        )
     gone = f"{fold.folded} of {fold.found} BatchNorms are folded away"
     parts = [gone if fold.found > 1 else f"{'The' if fold.folded else 'No'} BatchNorm is folded away"]
     if fold.reduced:
         parts.append(f"{fold.reduced} became an Add each")
     if fold.declined:
         parts.append(f"{fold.declined} stayed, for the reasons below")
-    return ", ".join(parts) + "."
+    return ", ".join(parts) + "." + (f" {chains}" if (chains := _of_chains(fold)) else "")
+
+
+def _of_chains(fold: FoldAccount) -> str:
+    """On what is written as Mul and Add; nothing where there is none."""
+    found = len(fold.per_channel)
+    if not found:
+        return ""
+    return (
+        f"{fold.per_channel_folded} of {found} per-channel Mul/Add, which act as BatchNorms, are folded away."
+    )
 
 
 def _fraction(share: float) -> str:

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             int8=int8,
         )
     fold = bundle.manifest.fold
-    show_sites(fold.sites, console)
+    show_sites(fold, console)
     for name, tolerance in proof.tolerances.items():
         console.print(
             f"proved: '{name}' differs from the unfolded net by at most {proof.folded.worst[name]:.3g}, "
@@ -60,7 +60,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
         )
     if bundle.manifest.int8 is not None:
         show_int8(bundle.manifest.int8, console)
-    facts = {"bundle": str(bundle.path), **fold.model_dump(exclude={"sites"}), **parity_facts(proof)}
+    facts = {"bundle": str(bundle.path), **fold.model_dump(exclude={"sites", "per_channel"})}
+    if fold.per_channel:
+        facts["per_channel"] = {"found": len(fold.per_channel), "folded": fold.per_channel_folded}
+    facts |= parity_facts(proof)
     if bundle.manifest.int8 is not None:
         facts["int8"] = int8_facts(bundle.manifest.int8)
     print(json.dumps(facts, indent=2))

@@ -33,6 +33,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
                 pixels=(options.mean, options.std) if options.inputs else None,
             ),
         )
-    show_sites(fold.sites, console)
+    show_sites(fold, console)
     print(fold.model_dump_json(indent=2))
     return 0

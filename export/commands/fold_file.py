@@ -12,9 +12,7 @@ from export.bundle.pack import write_whole
 from export.compute.rows import read_rows, some_rows
 from export.compute.truth import graph_truth
 from export.errors import SourceError
-from export.fold.account import account
-from export.fold.per_channel import count_per_channel
-from export.fold.proved import FoldOptions, fold_proved, reference_of
+from export.fold.proved import FoldOptions, fold_once, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import external_files, load_graph, serialize
 from export.graph.given import Shapes, with_sizes
@@ -47,10 +45,11 @@ def fold_file(
     unfolded = with_sizes(prepare(loaded), shapes or {})
     _check_targets(source, [target, *([report] if report else [])])
     if not any(batchnorms(unfolded)) and options.pixels is None:
-        # As it is in the file: what nothing was done to needs no proof, which would take most of the time.
-        others = count_per_channel(unfolded)
-        note(f"nothing to fold: 0 BatchNormalization, {others} per-channel Mul, Add, Sub or Div")
-        return _written(target, with_sizes(loaded, shapes or {}), report, account([]))
+        _, done = fold_once(unfolded, options)
+        if not done.per_channel_folded:
+            # As it is in the file: what nothing was done to needs no proof, which takes most of the time.
+            note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
+            return _written(target, with_sizes(loaded, shapes or {}), report, done)
     given = None if rows_file is None else read_rows(rows_file, unfolded)
     prove_reading(source, unfolded, seed, given)
     reference = reference_of(unfolded, options)
@@ -69,8 +68,8 @@ def fold_file(
     def prove(graph: ir.Model) -> None:
         prove_once(before, serialize(showing_scores(graph, chosen)), rows, answers, noise, chosen)
 
-    folded, sites, _ = fold_proved(unfolded, options, prove)
-    return _written(target, folded, report, account(sites))
+    folded, done, _ = fold_proved(unfolded, options, prove)
+    return _written(target, folded, report, done)
 
 
 def _written(target: Path, graph: ir.Model, report: Path | None, done: FoldAccount) -> FoldAccount:

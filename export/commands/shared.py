@@ -10,7 +10,7 @@ from rich.table import Table
 from export.errors import SourceError
 from export.fold.gauges.system import FREE, Price
 from export.graph.given import Shapes
-from service.contract.manifest import FoldSite
+from service.contract.manifest import FoldAccount
 
 
 def prices(options: argparse.Namespace) -> frozenset[Price]:
@@ -28,10 +28,13 @@ def shapes(given: Sequence[tuple[str, tuple[int, ...]]]) -> Shapes:
     return by_name
 
 
-def show_sites(sites: Sequence[FoldSite], console: Console) -> None:
-    """A table on stderr: what became of every BatchNorm, why, and its statistics' health."""
+def show_sites(fold: FoldAccount, console: Console) -> None:
+    """A table on stderr: what became of every BatchNorm, why, and its statistics' health.
+
+    What acts as one has rows of its own below, and a line says how many there are.
+    """
     table = Table("BatchNorm", "status", "where to, or why not", "smallest σ²", "largest |γ|/√(σ²+ε)", "dead")
-    for site in sites:
+    for site in (*fold.sites, *fold.per_channel):
         status, account = site.status, site.how or site.reason
         health = (site.smallest_variance, site.largest_gain, site.dead_channels)
         table.add_row(
@@ -41,3 +44,6 @@ def show_sites(sites: Sequence[FoldSite], console: Console) -> None:
             *("" if number is None else f"{number:.3g}" for number in health),
         )
     console.print(table)
+    if fold.per_channel:
+        counts = f"{fold.found} BatchNormalization, {len(fold.per_channel)} per-channel Mul/Add"
+        console.print(f"{counts}, {fold.folded + fold.reduced + fold.per_channel_folded} folded")

@@ -7,6 +7,8 @@ What became of it is a `FoldSite` of the manifest, from the stage that decides i
     y = scale · x + shift        scale = γ / √(σ² + ε)        shift = β − μ · scale
 
 (Ioffe & Szegedy 2015, algorithm 2; ONNX operator BatchNormalization, axis 1.)
+
+A chain of Mul and Add in a BatchNorm's place (see `export.fold.decomposed`) tells only scale and shift.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import FoldError
+from export.fold.decomposed import axis_of, is_decomposed
 from export.graph.edit import constant
 from service.contract.manifest import FoldSite
 
@@ -38,17 +41,19 @@ class BatchNorm(Affine):
 
     Args:
         name: the node's.
+        axis: of the channels.
         inputs: how large the values are that come in, |μ| + σ, shape (C,).
         outputs: how large those are that go out, |β| + |γ|, shape (C,).
-        smallest_variance: the minimum of σ² over the channels.
+        smallest_variance: the minimum of σ² over the channels; None where it is not known.
         dead_channels: how many channels have γ = 0 or σ² < 1e-12.
         negative_gammas: how many channels have γ < 0.
     """
 
     name: str
+    axis: int = 1
     inputs: np.ndarray
     outputs: np.ndarray
-    smallest_variance: float
+    smallest_variance: float | None
     dead_channels: int
     negative_gammas: int
 
@@ -103,6 +108,8 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
         raise FoldError(
             f"BatchNorm '{node.name}': σ² + ε must be above 0, found {variance.min() + epsilon:.3g}"
         )
+    if is_decomposed(node):
+        return _of_chain(node, gamma, beta)
     scale = gamma / np.sqrt(variance + epsilon)
     return BatchNorm(
         name=node.name or "",
@@ -113,6 +120,22 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
         smallest_variance=float(variance.min()),
         dead_channels=int(((variance < TINY_VARIANCE) | (gamma == 0)).sum()),
         negative_gammas=int((gamma < 0).sum()),
+    )
+
+
+def _of_chain(node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> BatchNorm:
+    """As if y had mean 0 and variance 1: then |x| is about (|t| + 1) / |s|."""
+    gain = np.abs(scale)
+    return BatchNorm(
+        name=node.name or "",
+        axis=axis_of(node),
+        scale=scale,
+        shift=shift,
+        inputs=(np.abs(shift) + 1) / np.where(gain == 0, 1, gain),
+        outputs=np.ones(scale.size),
+        smallest_variance=None,
+        dead_channels=int((scale == 0).sum()),
+        negative_gammas=int((scale < 0).sum()),
     )
 
 

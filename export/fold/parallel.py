@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm, read_batchnorm
+from export.fold.decomposed import is_decomposed
 from export.fold.linear.weights import Refusal, bias_or_zeros, own_weight, write
 from export.graph.edit import constant, has_one_reader
 from export.graph.moments import forget, know, moments_of
@@ -138,13 +139,15 @@ def _read_conv(node: ir.Node) -> Branch | None:
 def _as_conv(node: ir.Node, base: Branch) -> Branch | None:
     """A BatchNorm as a Conv with kernel 1, in as many groups as the base has: they read the same channels."""
     norm = read_batchnorm(node)
-    if isinstance(norm, FoldSite) or base.weight.shape[0] != norm.scale.size:
+    if isinstance(norm, FoldSite) or norm.axis != 1 or base.weight.shape[0] != norm.scale.size:
         return None
     ones = (1,) * (base.weight.ndim - 2)
     channels, per_group = base.weight.shape[:2]
     weight = np.zeros((channels, per_group, *ones))
     weight[range(channels), np.arange(channels) % per_group] = norm.scale.reshape(-1, *ones)
-    as_conv = replace(base, node=node, weight=weight, bias=norm.shift, norm=norm, dtypes=_dtypes(node))
+    # A chain's numbers are float64 for the fold's sake; what it computes with are the tensor's.
+    dtypes = base.dtypes if is_decomposed(node) else _dtypes(node)
+    as_conv = replace(base, node=node, weight=weight, bias=norm.shift, norm=norm, dtypes=dtypes)
     return replace(as_conv, strides=ones, dilations=ones, pads=tuple((0, 0) for _ in ones))
 
 

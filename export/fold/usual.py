@@ -33,7 +33,7 @@ def fold_usual(
     linear ops refused."""
     refusals = {}
     for node, norm in norms.items():
-        if node in fates or node.graph is not graph:
+        if node in fates or node.graph is not graph or norm.axis != 1:
             continue
         flatten_first(node, graph)
         source = node.inputs[0]

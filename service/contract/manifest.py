@@ -15,7 +15,7 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8
 from service.contract.preprocessing import Postprocessing, Preprocessing
@@ -23,6 +23,7 @@ from service.contract.strict import Strict
 
 SCHEMA_VERSION: Literal[3] = 3  # of a manifest that has none of the keys of version 4
 INT8_SCHEMA_VERSION: Literal[4] = 4
+PER_CHANNEL_VERSION: Literal[4] = 4
 MIN_GOLDEN_ROWS = 32
 FACTOR = 4
 ULPS = 4
@@ -116,13 +117,30 @@ class FoldSite(Strict):
 
 
 class FoldAccount(Strict):
-    """One entry for each BatchNormalization found; nothing is left out."""
+    """One entry for each BatchNormalization found; nothing is left out.
+
+    `per_channel` has one for each chain of Mul, Add, Sub and Div by constants that acts as a BatchNorm, named
+    after its first op (since version 4; left out where there is none).  The counts are of the others.
+    """
 
     found: Annotated[int, Field(ge=0)]
     folded: Annotated[int, Field(ge=0)]
     reduced: Annotated[int, Field(ge=0)] = 0
     declined: Annotated[int, Field(ge=0)]
     sites: list[FoldSite]
+    per_channel: list[FoldSite] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _without_what_says_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        facts: dict[str, Any] = dump(self)
+        if not self.per_channel:
+            facts.pop("per_channel", None)
+        return facts
+
+    @property
+    def per_channel_folded(self) -> int:
+        """How many of the chains are gone, or have become an Add."""
+        return sum(site.status != "declined" for site in self.per_channel)
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -214,6 +232,12 @@ class Manifest(Strict):
             newer |= self.preprocessing.keys_since_version_3()
         if newer:
             raise ValueError(f"schema version {self.schema_version}: {sorted(newer)} belong to version 3")
+        return self
+
+    @model_validator(mode="after")
+    def _chains_are_of_version_4(self) -> Self:
+        if self.fold.per_channel and self.schema_version < PER_CHANNEL_VERSION:
+            raise ValueError(f"schema version {self.schema_version}: fold.per_channel belongs to version 4")
         return self
 
     @model_validator(mode="after")

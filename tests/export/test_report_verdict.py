@@ -8,8 +8,9 @@ import pytest
 from export.bundle.verdict import accuracies, verdict
 
 
-def fold(found: int, folded: int, reduced: int = 0) -> Any:
-    return SimpleNamespace(found=found, folded=folded, reduced=reduced, declined=found - folded - reduced)
+def fold(found: int, folded: int, reduced: int = 0, chains: int = 0) -> Any:
+    counts = {"found": found, "folded": folded, "reduced": reduced, "declined": found - folded - reduced}
+    return SimpleNamespace(**counts, per_channel=[None] * chains, per_channel_folded=chains)
 
 
 def proof(worst: float, max_abs: float = 1.0) -> Any:
@@ -26,6 +27,12 @@ def proof(worst: float, max_abs: float = 1.0) -> Any:
         (
             fold(5, 3, 1),
             "3 of 5 BatchNorms are folded away, 1 became an Add each, 1 stayed, for the reasons below.",
+        ),
+        (fold(0, 0, chains=2), "2 of 2 per-channel Mul/Add, which act as BatchNorms, are folded away."),
+        (
+            fold(2, 2, chains=1),
+            "2 of 2 BatchNorms are folded away. "
+            "1 of 1 per-channel Mul/Add, which act as BatchNorms, are folded away.",
         ),
         (fold(0, 0), "The net has no BatchNorm: nothing was folded, and the graph is served as it is."),
     ],

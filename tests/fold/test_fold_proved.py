@@ -4,7 +4,6 @@ import onnx_ir as ir
 import pytest
 
 from export.errors import ParityError, ProofError
-from export.fold.account import account
 from export.fold.gauges.system import Price
 from export.fold.proved import FoldOptions, fold_proved
 from export.graph.prepare import prepare
@@ -25,24 +24,24 @@ def failing(times: int, error: type[ProofError], seen: list[int]):
 
 def test_what_costs_most_is_taken_back_first_and_alone():
     seen: list[int] = []
-    _, sites, proof = fold_proved(
+    _, done, proof = fold_proved(
         prepare(ir.from_proto(concat_net())), EVERYTHING, failing(1, ParityError, seen)
     )
     assert proof == "proved"
     assert seen == [0, 1], "one of two stays"
-    (kept,) = [site for site in sites if site.status == "declined"]
+    (kept,) = [site for site in done.sites if site.status == "declined"]
     assert "it would cost accuracy, as measured: beyond tolerance" in (kept.reason or "")
 
 
 def test_at_last_nothing_is_shifted():
     seen: list[int] = []
-    _, sites, proof = fold_proved(
+    _, done, proof = fold_proved(
         prepare(ir.from_proto(concat_net())), EVERYTHING, failing(2, ParityError, seen)
     )
     assert proof == "proved"
     assert seen == sorted(seen), "never more is folded after a failure"
     assert (seen[0], seen[-1]) == (0, 2)
-    assert all("it would cost accuracy" in (site.reason or "") for site in account(sites).sites)
+    assert all("it would cost accuracy" in (site.reason or "") for site in done.sites)
 
 
 @pytest.mark.parametrize(("error", "attempts"), [(ParityError, 4), (ProofError, 1)])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from export.compute.runtime import load
 from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.system import Price
+from export.fold.per_channel import fold_per_channel
 from export.fold.stages import fold
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
@@ -53,7 +54,7 @@ def apart(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
 def check(
     seed: int, prices: frozenset[Price], limit: float = LARGEST_CONDITION, *, runtime: bool = False
 ) -> int:
-    """Fold a random graph, and fold it again; how many BatchNorms went."""
+    """Fold a random graph, then what acts as BatchNorms, and fold it again; how many BatchNorms went."""
     net, shape, outputs = grow(seed)
     unfolded = prepare(ir.from_proto(net.model(shape, *outputs)))
     folded, sites = fold(unfolded, prices, limit)
@@ -68,11 +69,18 @@ def check(
     onnx.checker.check_model(ir.to_proto(folded), full_check=True)
     assert Price.THRESHOLD in prices or not {"Max", "Min"} & {node.op_type for node in folded.graph}
 
+    plain, better, chains = fold_per_channel(unfolded, folded, sites, prices, limit)
+    assert apart(expected, answers(plain, rows)) < EXACT
+    assert sum(site.status == "declined" for site in better) == len(list(batchnorms(plain))) <= len(declined)
+    assert len(plain.graph) <= len(folded.graph) or prices, "no op is added where none is paid"
+    assert all(site.reason or site.how for site in chains)
+    onnx.checker.check_model(ir.to_proto(plain), full_check=True)
+
     again, more = fold(folded, prices, limit)
     assert len(more) == len(declined) >= len(list(batchnorms(again)))
     assert apart(expected, answers(again, rows)) < EXACT
     if runtime:
-        run = load(serialize(in_float32(folded)), optimised=True)
+        run = load(serialize(in_float32(plain)), optimised=True)
         run({"x": rows.astype(np.float32)})
     return len(sites) - len(declined)
 

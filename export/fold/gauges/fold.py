@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm
+from export.fold.decomposed import is_decomposed
 from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.build import build
 from export.fold.gauges.cost import amplification, condition
@@ -154,7 +155,8 @@ def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:
         before = source.producer() if source is not None else None
         return is_linear(before) or any(map(is_linear, node.outputs[0].consumers()))
 
-    return sorted(candidates, key=lambda node: not is_next_to_linear(node))
+    # What is written as Mul and Add comes last: no BatchNorm stays for its sake.
+    return sorted(candidates, key=lambda node: (is_decomposed(node), not is_next_to_linear(node)))
 
 
 def _worst_quarter(costly: Mapping[ir.Node, float]) -> list[ir.Node]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm
+from export.fold.decomposed import axis_of
 from export.fold.gauges.absorb import affine_after, affine_before, check
 from export.fold.gauges.system import Equation, Link, Solution, System, has_constant, on_axis
 from export.fold.linear.weights import write
@@ -25,11 +26,11 @@ def constrain(node: ir.Node, system: System) -> bool:
         return False
     if source.shape is None or not all(has_constant(node, index) for index in range(1, 5)):
         return False
-    given, gamma = system.narrow(source, 1, node), constant(node.inputs[1])
+    given, gamma = system.narrow(source, axis_of(node), node), constant(node.inputs[1])
     assert gamma is not None
     if given is None or node.attributes.get_int("spatial", 1) == 0:
         return False
-    system.ids[node.outputs[0]] = system.fresh(on_axis(given.ndim, 1, gamma.size))
+    system.ids[node.outputs[0]] = system.fresh(on_axis(given.ndim, axis_of(node), gamma.size))
     return True
 
 
@@ -62,8 +63,8 @@ def unshifted(node: ir.Node, system: System) -> Equation:
 def absorb(node: ir.Node, solution: Solution) -> None:
     """Write the gauges around a BatchNorm that stays into its parameters."""
     gamma, beta, mean = (np.asarray(constant(node.inputs[index]), dtype=np.float64) for index in (1, 2, 3))
-    before = affine_before(solution, node, 1, gamma.size)
-    after = affine_after(solution, node, 1, gamma.size)
+    before = affine_before(solution, node, axis_of(node), gamma.size)
+    after = affine_after(solution, node, axis_of(node), gamma.size)
     arrays = {
         1: gamma * before.scale * after.scale,
         2: beta * after.scale + after.shift,

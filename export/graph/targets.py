@@ -72,6 +72,8 @@ def _elements(value: ir.Value | None) -> list[Size] | None:
     if first is None or None in others:
         return None
     rest = [other or [] for other in others]
+    if onnx_op(node) == "Slice" and not rest:  # before opset 10, its bounds are attributes
+        rest = [list(node.attributes.get_ints(bound, [])) for bound in ("starts", "ends")]
     if onnx_op(node) == "Concat":
         return [*first, *itertools.chain(*rest)]
     places = [number for numbers in rest for number in numbers if isinstance(number, int)]
@@ -79,6 +81,6 @@ def _elements(value: ir.Value | None) -> list[Size] | None:
         return None  # a place that is itself computed
     if onnx_op(node) == "Gather":
         return [first[place] for place in places]
-    if len(places) < 2:
+    if len(places) not in (2, 3, 4):
         return None
     return first[slice(places[0], places[1], places[3] if len(places) > 3 else 1)]

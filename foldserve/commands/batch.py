@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foldserve.commands.parser import Parser, refuse
+from foldserve.commands.parser import Parser, add_bundle, add_device, refuse
 
 
 def parser(prog: str) -> Parser:
@@ -28,12 +28,7 @@ def parser(prog: str) -> Parser:
         "foldserve batch models/digits/2 rows.npz labels.csv --top 3",
     )
     flags.epilog = f"{flags.epilog}\n\nKilled and started again, the same command continues where it was."
-    flags.add_argument(
-        "bundle",
-        type=Path,
-        metavar="models/NAME",
-        help="a model, whose newest version is used; or one version",
-    )
+    add_bundle(flags)
     flags.add_argument(
         "input",
         type=Path,
@@ -43,10 +38,7 @@ def parser(prog: str) -> Parser:
     flags.add_argument("output", type=Path, metavar="OUTPUT", help="a .parquet or .csv file")
     flags.add_argument("--top", type=int, default=1, metavar="K", help="labels of each row (default 1)")
     flags.add_argument("--outputs", action="store_true", help="the model's raw outputs too (.parquet)")
-    flags.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default auto)"
-    )
-    flags.add_argument("--threads", type=int, metavar="N", help="cores to use; unset: all that there are")
+    add_device(flags)
     flags.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help="rows that run at once (default 64)"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from foldserve.commands.parser import Parser, refuse
+from foldserve.commands.parser import Parser, add_bundle, add_device, refuse
 
 SECONDS = 0.3  # for each batch size
 
@@ -28,16 +28,8 @@ def parser(prog: str) -> Parser:
         "foldserve bench models/digits",
         "foldserve bench models/digits/2 --threads 1 --json",
     )
-    flags.add_argument(
-        "bundle",
-        type=Path,
-        metavar="models/NAME",
-        help="a model, whose newest version is used; or one version",
-    )
-    flags.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default auto)"
-    )
-    flags.add_argument("--threads", type=int, metavar="N", help="cores to use; unset: all that there are")
+    add_bundle(flags)
+    add_device(flags)
     flags.add_argument("--json", action="store_true", help="a JSON object, instead of a table")
     return flags
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -26,3 +27,21 @@ def refuse(reason: str, code: int = 2) -> int:
     """Say on stderr why the command ends; returns the exit code, 2 for the user's mistake."""
     print(f"foldserve: {reason}", file=sys.stderr)
     return code
+
+
+def add_bundle(flags: Parser) -> None:
+    """The argument of commands that run a bundle themselves."""
+    flags.add_argument(
+        "bundle",
+        type=Path,
+        metavar="models/NAME",
+        help="a model, whose newest version is used; or one version",
+    )
+
+
+def add_device(flags: Parser) -> None:
+    """Where such a command runs it."""
+    flags.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default auto)"
+    )
+    flags.add_argument("--threads", type=int, metavar="N", help="cores to use; unset: all that there are")

@@ -12,7 +12,7 @@ EXAMPLES = {
         "foldserve export bundle mynets:resnet --input-shape 3,224,224 \\",
         "  --weights resnet.pt --to models/resnet",
         "foldserve export bundle timm:resnet18 --weights net.pt --to models/r18",
-        "foldserve export bundle runs/digits/checkpoint.pt --to models/digits --dtype int8",
+        "foldserve export bundle resnet.onnx --dtype int8 --to models/resnet",
     ),
     "fold": ("foldserve export fold in.onnx out.onnx --report fold.json",),
     "verify": ("foldserve export verify models/digits/1",),

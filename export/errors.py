@@ -9,6 +9,11 @@ ExportError
     └── ParityError    they are finite, but beyond the tolerance
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.contract.sizes import Sizes, described
+
 
 class ExportError(Exception):
     """One sentence for the user: what was found, what was expected, where."""
@@ -36,3 +41,14 @@ class ProofError(ExportError):
 
 class ParityError(ProofError):
     """A graph whose answers are beyond the tolerance."""
+
+
+@contextmanager
+def naming(sizes: Sizes) -> Iterator[None]:
+    """Let a ProofError that is raised within say at which sizes, where sizes are open."""
+    try:
+        yield
+    except ProofError as error:
+        if not sizes:
+            raise
+        raise type(error)(f"at {described(sizes)}: {error}") from error

@@ -6,7 +6,7 @@ In: a `Source` and the folder `models/NAME`.  Out: the bundle, reopened by the s
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,9 +16,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from export.bundle.drawing import draw_fold
+from export.bundle.goldens import make_goldens, max_rows_at
 from export.bundle.half import to_half, weigh
 from export.bundle.pack import pack
-from export.bundle.report import render
+from export.bundle.report import render, shown_sizes
 from export.compute.runtime import load
 from export.errors import SourceError
 from export.fold.gauges.system import FREE, Price
@@ -27,11 +28,8 @@ from export.graph.edit import batchnorms
 from export.graph.file import serialize
 from export.int8.make import Int8Graph, Int8Options, make_int8
 from export.int8.moments import carry_moments
-from export.proof.choices import choices, untied
-from export.proof.golden import blended_inputs, golden_inputs
-from export.proof.prove import Proof, prove
+from export.proof.prove import Proof, prove, prove_sizes
 from export.proof.reading import prove_reading
-from export.proof.truth import true_answers
 from export.sources.source import Source
 from service.contract.bundle import (
     GOLDEN_FILE,
@@ -47,11 +45,13 @@ from service.contract.golden_pictures import PICTURES_FILE, pictures_bytes
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import (
     INT8_SCHEMA_VERSION,
+    OPEN_SIZES_VERSION,
     PER_CHANNEL_VERSION,
     PICTURE_TOLERANCE,
     SCHEMA_VERSION,
     FoldAccount,
     GoldenPictures,
+    GoldenSize,
     Manifest,
     Provenance,
 )
@@ -64,7 +64,6 @@ if TYPE_CHECKING:  # they need Pillow
     from export.proof.pictures import PictureProof
 
 PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
-SPARE_ROWS = 16  # zeros and other made rows are likelier to make scores tie
 RESERVED_NAME = "stats"  # /v2/models/stats is a route
 
 Say = Callable[[str], None]
@@ -108,32 +107,36 @@ def make_bundle(
     name = _model_name(folder)
     _check_outputs(source)
     if source.read_from is not None:
-        prove_reading(source.read_from.path, source.read_from.graph, seed=0, given=source.given)
+        golden_sizes = source.sizes.golden if source.sizes is not None else ()
+        prove_reading(source.read_from.path, source.read_from.graph, 0, source.given, golden_sizes)
     pictures = _pictures(source)
-    golden = make_golden(source, seed, say, pictures)
+    goldens = make_goldens(source, seed, say, pictures)
     if source.pixels is None:
-        golden = untied(source.graph, golden)
-        pictures = _kept(pictures, golden)
+        pictures = _kept(pictures, goldens)
     say("folding, and proving the folded graph one by one, all together, and in every bucket")
     if int8 is not None:
+        if source.sizes is not None:
+            raise SourceError(
+                "--dtype int8 is for nets whose sizes are all fixed: give numbers in --input-shape"
+            )
         source = replace(source, graph=source.graph.clone())
         carry_moments(source.graph)  # before the fold, which moves them along
-    folded = _fold(source, golden, prices, half)
+    folded = _fold(source, goldens, prices, half)
     quantized = None
     if int8 is not None:
-        quantized = make_int8(source, folded.after, folded.stored, golden, int8, say)
+        quantized = make_int8(source, folded.after, folded.stored, goldens[0], int8, say)
     provenance = _provenance(source, seed, command)
     files = {
         GRAPH_FILE: folded.stored,
-        GOLDEN_FILE: golden_bytes(golden),
-        REPORT_FILE: _report(name, source, golden, folded, provenance, half, pictures),
+        GOLDEN_FILE: golden_bytes(goldens[0] if source.sizes is None else goldens),
+        REPORT_FILE: _report(name, source, goldens, folded, provenance, half, pictures),
     }
     if pictures is not None:
         files[PICTURES_FILE] = pictures_bytes(pictures.pictures)
     if quantized is not None:
         files[INT8_GRAPH_FILE] = quantized.graph
         files[INT8_GOLDEN_FILE] = int8_golden_bytes(quantized.answers)
-    manifest = _manifest(name, source, golden, folded, provenance, files, pictures, quantized)
+    manifest = _manifest(name, source, goldens, folded, provenance, files, pictures, quantized)
     say("packing")
     return pack(folder, files, manifest.sealed()), folded.proof
 
@@ -159,19 +162,24 @@ def _check_outputs(source: Source) -> None:
         )
 
 
-def _fold(source: Source, golden: Golden, prices: frozenset[Price], half: bool) -> _Folded:
+def _fold(source: Source, goldens: Sequence[Golden], prices: frozenset[Price], half: bool) -> _Folded:
     pixels = (source.pixels.mean, source.pixels.std) if source.pixels is not None else None
     options = FoldOptions(prices=prices, pixels=pixels)
     before = reference_of(source.graph, options)
     unfolded = _stored(before, half)
-    noise = None
+    noises: list[dict[str, float]] = [{} for _ in goldens]
     if source.graph_truth is not None:
-        noise = replace(source.graph_truth, model=before).noise(golden.inputs, golden.outputs)
+        truth = replace(source.graph_truth, model=before)
+        noises = [truth.noise(golden.inputs, golden.outputs) for golden in goldens]
+    max_rows = [max_rows_at(source, golden) for golden in goldens]
 
     def proof_of(graph: ir.Model) -> Proof:
         if half:
             weigh(graph)  # an overflow is named by its layer, before its answers are only "not finite"
-        return prove(unfolded, _stored(graph, half), golden, noise, source.max_rows)
+        stored = _stored(graph, half)
+        if source.sizes is None:
+            return prove(unfolded, stored, goldens[0], noises[0], source.max_rows)
+        return prove_sizes(unfolded, stored, goldens, noises, max_rows)
 
     after, account, proof = fold_proved(source.graph, options, proof_of)
     assert len(list(batchnorms(after))) == account.declined, "every BatchNorm is accounted for"
@@ -181,20 +189,24 @@ def _fold(source: Source, golden: Golden, prices: frozenset[Price], half: bool) 
 def _report(
     name: str,
     source: Source,
-    golden: Golden,
+    goldens: Sequence[Golden],
     folded: _Folded,
     provenance: Provenance,
     half: bool,
     pictures: "PictureProof | None",
 ) -> bytes:
+    golden = goldens[len(goldens) // 2]
     return render(
         name,
         fold=folded.account,
         losses=weigh(folded.after) if half else None,
         drawings=draw_fold(folded.before, folded.after, folded.account),
         proof=folded.proof,
+        num_rows=sum(golden.num_rows for golden in goldens),
         golden=golden,
-        answers=in_batches(load(folded.stored, optimised=True), golden.inputs, source.max_rows),
+        answers=in_batches(load(folded.stored, optimised=True), golden.inputs, max_rows_at(source, golden)),
+        sizes=[] if source.sizes is None else shown_sizes(goldens, folded.proof),
+        ranges={} if source.sizes is None else source.sizes.ranges,
         inputs=source.inputs,
         outputs=source.outputs,
         provenance=provenance,
@@ -213,11 +225,12 @@ def _pictures(source: Source) -> "PictureProof | None":
     return prove_pictures(source)
 
 
-def _kept(pictures: "PictureProof | None", golden: Golden) -> "PictureProof | None":
+def _kept(pictures: "PictureProof | None", goldens: Sequence[Golden]) -> "PictureProof | None":
     """The pictures whose golden rows are left: rows whose scores tie have been dropped."""
     if pictures is None:
         return None
-    (inputs,) = golden.inputs.values()
+    groups = (next(iter(golden.inputs.values())) for golden in goldens)
+    inputs = next(rows for rows in groups if rows.shape[1:] == pictures.rows.shape[1:])
     kept: list[int] = []
     for index, row in enumerate(pictures.rows):
         if len(kept) < len(inputs) and np.array_equal(inputs[len(kept)], row):
@@ -245,40 +258,19 @@ def _stored(graph: ir.Model, half: bool) -> bytes:
     return to_half(serialize(graph)) if half else serialize(graph)
 
 
-def make_golden(source: Source, seed: int, say: Say, pictures: "PictureProof | None" = None) -> Golden:
-    """The golden rows of a source and their true answers."""
-    spare = SPARE_ROWS if choices(source.graph) else 0
-    if source.given is not None:
-        inputs = blended_inputs(source.given, seed, spare)
-    else:
-        inputs = golden_inputs(source.inputs, source.held_out, seed, spare)
-    if pictures is not None:  # first, so that no later step moves them
-        (name,) = inputs
-        inputs = {name: np.concatenate([pictures.rows, inputs[name]])}
-    num_rows = len(next(iter(inputs.values())))
-    say(f"computing {num_rows} golden answers: {source.truth}")
-    outputs = true_answers(
-        source.evaluate,
-        inputs,
-        lambda row: say(f"golden answer {row} of {num_rows}: {source.truth}"),
-        is_exact=source.graph_truth is None or source.graph_truth.is_exact,
-        max_rows=source.max_rows,
-    )
-    return Golden(inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs})
-
-
 def _manifest(
     name: str,
     source: Source,
-    golden: Golden,
+    goldens: Sequence[Golden],
     folded: _Folded,
     provenance: Provenance,
     files: dict[str, bytes],
     pictures: "PictureProof | None",
     quantized: Int8Graph | None,
 ) -> Manifest:
+    sizes = source.sizes
     return Manifest(
-        schema_version=_version_of(folded.account, quantized),
+        schema_version=_version_of(source, folded.account, quantized),
         digest="0" * 64,  # until it is sealed
         name=name,
         files={file: sha256(content) for file, content in files.items()},
@@ -286,7 +278,7 @@ def _manifest(
         outputs=source.outputs,
         labels=source.labels,
         preprocessing=source.preprocessing,
-        postprocessing=postprocessing_of(source, golden),
+        postprocessing=postprocessing_of(source, goldens[len(goldens) // 2]),
         golden_pictures=None
         if pictures is None
         else GoldenPictures(
@@ -296,6 +288,13 @@ def _manifest(
             max_difference=min(PICTURE_TOLERANCE, max(pictures.differences.values())),
         ),
         max_rows=source.max_rows,
+        sizes=None if sizes is None else dict(sizes.ranges),
+        golden_sizes=None
+        if sizes is None
+        else [
+            GoldenSize(sizes=dict(golden.sizes), tolerances=proof.tolerances)
+            for golden, proof in zip(goldens, folded.proof.by_size, strict=True)
+        ],
         tolerances=folded.proof.tolerances,
         fold=folded.account,
         provenance=provenance,
@@ -303,10 +302,12 @@ def _manifest(
     )
 
 
-def _version_of(fold: FoldAccount, quantized: Int8Graph | None) -> Literal[3, 4]:
+def _version_of(source: Source, fold: FoldAccount, quantized: Int8Graph | None) -> Literal[3, 4]:
     """The oldest version that has every key of the manifest, so that older readers open what they can."""
     if quantized is not None:
         return INT8_SCHEMA_VERSION
+    if source.sizes is not None:
+        return OPEN_SIZES_VERSION
     return PER_CHANNEL_VERSION if fold.per_channel else SCHEMA_VERSION
 
 

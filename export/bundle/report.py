@@ -17,6 +17,7 @@ from export.proof.prove import Proof
 from service.contract.bundle import Golden
 from service.contract.manifest import FoldAccount, Provenance, TensorSpec
 from service.contract.preprocessing import Preprocessing
+from service.contract.sizes import SizeRange, described
 
 if TYPE_CHECKING:  # they need torch or Pillow, which an ONNX file may do without
     from export.bundle.picture_table import ShownPicture
@@ -46,8 +47,11 @@ def render(
     losses: Sequence[HalfWeights] | None,
     drawings: Sequence[Drawing],
     proof: Proof,
+    num_rows: int,
     golden: Golden,
     answers: Mapping[str, np.ndarray],
+    sizes: Sequence["ShownSize"],
+    ranges: Mapping[str, SizeRange],
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     provenance: Provenance,
@@ -56,8 +60,10 @@ def render(
     preprocessing: Preprocessing | None,
     pictures: "Sequence[ShownPicture]",
 ) -> bytes:
-    """Fill the template; `answers` are the folded graph's to the golden rows, `losses` None in float32.
+    """Fill the template; `losses` is None in float32.
 
+    `golden` are golden rows, of the size in the middle where sizes are open, and `answers` are the folded
+    graph's to them; `num_rows` are those of all sizes, which `sizes` lists.
     `batchnorm` is what training left in the net, None where the source does not say.
     """
     environment = Environment(
@@ -67,9 +73,10 @@ def render(
         trim_blocks=True,
     )
     environment.filters["short"] = lambda value: f"{value:.3g}"
+    own = proof.by_size[len(proof.by_size) // 2] if proof.by_size else proof
     plots = [
         plot(output, golden.outputs[output], answers[output], tolerance.max_abs)
-        for output, tolerance in proof.tolerances.items()
+        for output, tolerance in own.tolerances.items()
     ]
     page = environment.get_template("report.html.jinja").render(
         name=name,
@@ -78,12 +85,15 @@ def render(
         drawings=drawings,
         box=(BOX_WIDTH, BOX_HEIGHT),
         proof=proof,
-        ways=_ways(proof),
-        verdict=verdict(fold, proof, golden.num_rows),
+        ways=_ways(own),
+        verdict=verdict(fold, proof, num_rows),
         accuracies=accuracies(provenance.training),
         labels=labels,
         preprocessing=preprocessing,
-        golden=golden,
+        num_rows=num_rows,
+        at=described(golden.sizes),
+        sizes=sizes,
+        ranges=ranges,
         plots=plots,
         inputs=inputs,
         outputs=outputs,
@@ -94,6 +104,30 @@ def render(
         height=HEIGHT,
     )
     return page.encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownSize:
+    """A golden size: its rows, and for each output the largest difference and what is allowed."""
+
+    sizes: str
+    num_rows: int
+    outputs: list[tuple[str, float, float]]
+
+
+def shown_sizes(goldens: Sequence[Golden], proof: Proof) -> list[ShownSize]:
+    """What was proved at each golden size."""
+    return [
+        ShownSize(
+            sizes=described(golden.sizes),
+            num_rows=golden.num_rows,
+            outputs=[
+                (name, own.folded.worst[name], tolerance.max_abs)
+                for name, tolerance in own.tolerances.items()
+            ],
+        )
+        for golden, own in zip(goldens, proof.by_size, strict=True)
+    ]
 
 
 def plot(output: str, expected: np.ndarray, answer: np.ndarray, max_abs: float) -> Plot:

@@ -11,10 +11,7 @@ from service.contract.manifest import FoldAccount
 
 def verdict(fold: FoldAccount, proof: Proof, num_rows: int) -> list[str]:
     """Sentences on what became of the BatchNorms, and on how near the answers are."""
-    worst, output = max(
-        (proof.folded.worst[name] / (tolerance.max_abs or 1.0), name)
-        for name, tolerance in proof.tolerances.items()
-    )
+    worst, output = max((share, name) for name, share in proof.shares.items())
     return [
         _of_fold(fold),
         f"Its answers to {num_rows} golden rows are the unfolded net's: the worst difference, of '{output}', "

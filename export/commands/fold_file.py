@@ -42,14 +42,16 @@ def fold_file(
     know of the proof.
     """
     loaded = load_graph(source)
-    unfolded = with_sizes(prepare(loaded), shapes or {})
+    unfolded, ranges = with_sizes(prepare(loaded), shapes or {})
+    if ranges:
+        raise SourceError("--input-shape: a range is for `bundle`; `fold` fixes a size, or leaves it open")
     _check_targets(source, [target, *([report] if report else [])])
     if not any(batchnorms(unfolded)) and options.pixels is None:
         _, done = fold_once(unfolded, options)
         if not done.per_channel_folded:
             # As it is in the file: what nothing was done to needs no proof, which takes most of the time.
             note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
-            return _written(target, with_sizes(loaded, shapes or {}), report, done)
+            return _written(target, with_sizes(loaded, shapes or {})[0], report, done)
     given = None if rows_file is None else read_rows(rows_file, unfolded)
     prove_reading(source, unfolded, seed, given)
     reference = reference_of(unfolded, options)

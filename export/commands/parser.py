@@ -102,11 +102,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def _input_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--input-shape",
-        type=_shape,
         action="append",
         default=[],
         metavar="[NAME=]C,H,W",
-        help="sizes that the source leaves open, e.g. 3,224,224; once for each input",
+        help="sizes that the source leaves open, e.g. 3,224,224; of an ONNX file also ranges, e.g. "
+        "3,48,32..640/32; once for each input, or for each open size by its NAME",
     )
     verb.add_argument(
         "--rows",
@@ -168,14 +168,6 @@ def _points(text: str) -> float:
     if not 0 <= (points := float(text)) <= 100:
         raise ValueError(text)
     return points
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, numbers = text.rpartition("=")
-    sizes = tuple(int(part) for part in numbers.split(","))
-    if min(sizes) < 1:
-        raise ValueError(text)
-    return name, sizes
 
 
 def _floats(text: str) -> tuple[float, ...]:

@@ -1,8 +1,10 @@
 """What `bundle` and `fold` share: which prices their flags allow, and how a fold's account is shown."""
 
 import argparse
+import re
 from collections.abc import Sequence
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +13,10 @@ from export.errors import SourceError
 from export.fold.gauges.system import FREE, Price
 from export.graph.given import Shapes
 from service.contract.manifest import FoldAccount
+from service.contract.sizes import SizeRange
+
+_RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?:/([0-9]{1,9}))?", re.ASCII)
+_NAME = re.compile(r"[^\W\d][\w.:/+*-]*")
 
 
 def prices(options: argparse.Namespace) -> frozenset[Price]:
@@ -21,11 +27,32 @@ def prices(options: argparse.Namespace) -> frozenset[Price]:
     return FREE | {price for price, is_asked in asked.items() if is_asked}
 
 
-def shapes(given: Sequence[tuple[str, tuple[int, ...]]]) -> Shapes:
-    """The shape of each input by name, "" for one without; raises SourceError if one is given twice."""
-    if len(by_name := dict(given)) < len(given):
+def shapes(texts: Sequence[str]) -> Shapes:
+    """The shape of each input by name, "" for one without, or one size by its name; raises SourceError."""
+    named = [(name, sizes.split(",")) for name, _, sizes in (text.rpartition("=") for text in texts)]
+    by_name = {name: tuple(_size(size.strip()) for size in sizes) for name, sizes in named}
+    if len(by_name) < len(named):
         raise SourceError("--input-shape: each input once")
     return by_name
+
+
+def _size(text: str) -> int | SizeRange | str:
+    """A number, a range lo..hi or lo..hi/step, or the name of an open size."""
+    if match := _RANGE.fullmatch(text):
+        low, high, step = (int(part or 1) for part in match.groups())
+        try:
+            return SizeRange(minimum=low, maximum=high, step=step)
+        except ValidationError as error:
+            reason = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+            raise SourceError(f"--input-shape: {text}: {reason}") from None
+    if _NAME.fullmatch(text):
+        return text
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise SourceError(
+            "--input-shape: expected a number from 1 on, a range lo..hi/step or the name of an open size, "
+            f"got '{text}'"
+        )
+    return int(text)
 
 
 def show_sites(fold: FoldAccount, console: Console) -> None:

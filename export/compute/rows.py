@@ -14,22 +14,26 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import SourceError
+from service.contract.sizes import Sizes
 from service.contract.text import first_line
 
 NUM_ROWS = 8
 UNKNOWN_SIZE = 64
+_UNKNOWN: Sizes = {}
 
 
-def random_rows(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Noise for every input, by name; an unknown first size is 8 rows, any other 64.
+def random_rows(
+    model: ir.Model, random: np.random.Generator, sizes: Sizes = _UNKNOWN
+) -> dict[str, np.ndarray]:
+    """Noise for every input, by name; an open size is as in `sizes`, else 8 rows if it is first, or 64.
 
     A name stands for one size: the rows of one input may be the second axis of an LSTM's state.
     """
-    named: dict[str, int] = {}
+    named = dict(sizes)
     for axis in (0, 1, 2):  # what an axis means is surest of the first
         for value in model.graph.inputs:
-            sizes = _sizes(value)
-            for size in sizes[axis:] if axis == 2 else sizes[axis : axis + 1]:
+            found = _sizes(value)
+            for size in found[axis:] if axis == 2 else found[axis : axis + 1]:
                 if isinstance(size, str):
                     named.setdefault(size, (NUM_ROWS, _channels(value), UNKNOWN_SIZE)[axis])
     return {value.name or "": _noise(value, named, random) for value in model.graph.inputs}
@@ -56,13 +60,30 @@ def read_rows(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
     return arrays
 
 
-def some_rows(model: ir.Model, given: Mapping[str, np.ndarray] | None, seed: int) -> dict[str, np.ndarray]:
-    """The first of the rows that are `given`, as many as the graph takes at once; noise if there are none."""
+def some_rows(
+    model: ir.Model, given: Mapping[str, np.ndarray] | None, seed: int, sizes: Sizes = _UNKNOWN
+) -> dict[str, np.ndarray]:
+    """The first of the rows that are `given`, as many as the graph takes at once; noise if there are none.
+
+    `sizes` are those of the rows, where the graph leaves them open.
+    """
     if given is None:
-        return random_rows(model, np.random.default_rng(seed))
+        return random_rows(model, np.random.default_rng(seed), sizes)
     fixed = {value.shape[0] for value in model.graph.inputs if value.shape}
     number = next((size for size in fixed if isinstance(size, int)), NUM_ROWS)
-    return {name: array[:number] for name, array in given.items()}
+    return resized(model, {name: array[:number] for name, array in given.items()}, sizes)
+
+
+def resized(model: ir.Model, rows: Mapping[str, np.ndarray], sizes: Sizes) -> dict[str, np.ndarray]:
+    """These rows at other sizes: cut off, or repeated along open axes, so that their numbers stay real."""
+    found = {}
+    for value in model.graph.inputs:
+        array = rows[value.name or ""]
+        for axis, name in enumerate(_sizes(value)):
+            if axis > 0 and isinstance(name, str) and name in sizes:
+                array = np.take(array, np.arange(sizes[name]) % array.shape[axis], axis)
+        found[value.name or ""] = array
+    return found
 
 
 def _fitting(array: np.ndarray, value: ir.Value, path: Path) -> np.ndarray:

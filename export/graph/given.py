@@ -1,57 +1,129 @@
-"""Fix open sizes of a graph's inputs, as the user gives them.
+"""Sizes of a graph's inputs, as the user gives them.
 
-In: a graph and a shape for some inputs.  Out: a copy in which these sizes are numbers, and so are all that
-follow from them.  A name stands for one size wherever it is: "H" of one input is "H" of every other.
+In: a graph and a shape for some inputs.  Out: a copy in which the given sizes are numbers, and so are all
+that follow from them; and a range for each size that stays open.
+
+    x=3,224,224      x=N,3,48,32..640/32      H=224..640/32
+
+A name stands for one size wherever it is: "H" of one input is "H" of every other.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
 
 import onnx_ir as ir
 
 from export.errors import SourceError
 from export.graph.sizes import sizes_of
 from export.graph.targets import infer_through_targets
+from service.contract.sizes import SizeRange, Sizes
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""A shape by the name of its input; "" where the graph has one input only.  With the rows, or without."""
+Given = int | SizeRange
+Shapes = Mapping[str, tuple[Given | str, ...]]
+"""A shape by the name of its input, with the rows or without; "" where the graph has one input only.
+
+A name in a shape is that of the file's own open size.  One size alone may stand by the name of an open size.
+"""
+REFERENCE_BYTES = 8  # of a number in float64
 
 
-def with_sizes(model: ir.Model, shapes: Shapes) -> ir.Model:
-    """A copy with these sizes; the number of rows stays open.  Raises SourceError where they do not fit."""
+@dataclass(kw_only=True)
+class _Binding:
+    """What is given so far for each open size, by its name."""
+
+    bound: dict[str, Given] = field(default_factory=dict)
+
+    def bind(self, name: str, given: Given, where: str) -> None:
+        if (known := self.bound.setdefault(name, given)) != given:
+            raise SourceError(f"--input-shape: '{name}' of '{where}' is {given}, elsewhere {known}")
+
+
+def with_sizes(model: ir.Model, shapes: Shapes) -> tuple[ir.Model, dict[str, SizeRange]]:
+    """A copy with these sizes, and the ranges; the number of rows stays open.
+
+    Raises SourceError where they do not fit.
+    """
     if not shapes:
-        return model
+        return model, {}
     model = model.clone()
     inputs = {value.name or "": value for value in model.graph.inputs}
-    bound: dict[str, int] = {}
+    binding = _Binding()
     for name, shape in shapes.items():
-        value = _input_named(inputs, name)
-        if value.shape is None:
-            raise SourceError(f"input '{value.name}' has no rank: --input-shape cannot be compared with it")
-        sizes = list(sizes_of(value))
-        given = [sizes[0], *shape] if len(shape) == len(sizes) - 1 else [*shape]
-        if len(given) != len(sizes):
-            raise SourceError(
-                f"--input-shape gives '{value.name}' {len(shape)} sizes, its shape is {value.shape}"
-            )
-        for axis, (found, wanted) in enumerate(zip(sizes, given, strict=True)):
-            if isinstance(found, int) and found != wanted:
-                raise SourceError(
-                    f"--input-shape: axis {axis} of '{value.name}' is {found} in the file, got {wanted}"
-                )
-            if isinstance(found, str) and axis > 0 and bound.setdefault(found, int(wanted or 0)) != wanted:
-                raise SourceError(
-                    f"--input-shape: '{found}' of '{value.name}' is {wanted}, elsewhere {bound[found]}"
-                )
-        value.shape = ir.Shape([sizes[0], *given[1:]])
-    for value in model.graph.inputs:
-        if value.shape is not None:
-            value.shape = ir.Shape([bound.get(size, size) if isinstance(size, str) else size
-                                    for size in sizes_of(value)])  # fmt: skip
-    _infer_again(model)
+        if name not in inputs and len(shape) == 1 and name in _open_names(model):
+            binding.bind(name, _number_or_range(shape[0], name), name)
+        else:
+            _bind_input(_input_named(model, inputs, name), shape, binding)
+    ranges = {name: given for name, given in binding.bound.items() if isinstance(given, SizeRange)}
+    numbers = {name: given for name, given in binding.bound.items() if isinstance(given, int)}
+    _bind_shapes(model, numbers)
+    if missing := [name for name in _open_names(model) if ranges and name not in ranges]:
+        raise SourceError(f"--input-shape: no size and no range is given for '{missing[0]}'")
+    return model, ranges
+
+
+def at_sizes(model: ir.Model, sizes: Sizes) -> ir.Model:
+    """A copy with numbers for these open sizes, and for all that follow from them."""
+    model = model.clone()
+    _bind_shapes(model, sizes)
     return model
 
 
-def _input_named(inputs: Mapping[str, ir.Value], name: str) -> ir.Value:
+def row_bytes(model: ir.Model, sizes: Sizes) -> int:
+    """The bytes of all tensors that one row becomes on its way, in float64; what is not known counts 0."""
+    whole = 0
+    for node in at_sizes(model, sizes).graph:
+        for output in node.outputs:
+            if output.shape is not None and all(isinstance(size, int) for size in sizes_of(output)[1:]):
+                whole += prod(size for size in sizes_of(output)[1:] if isinstance(size, int))
+    return REFERENCE_BYTES * whole
+
+
+def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Binding) -> None:
+    if value.shape is None:
+        raise SourceError(f"input '{value.name}' has no rank: --input-shape cannot be compared with it")
+    name, found = value.name or "", list(sizes_of(value))
+    if len(shape) not in (len(found) - 1, len(found)):
+        raise SourceError(f"--input-shape gives '{name}' {len(shape)} sizes, its shape is {value.shape}")
+    if len(shape) == len(found) and isinstance(shape[0], SizeRange):
+        raise SourceError(f"--input-shape: the rows of '{name}' need no range: any number of them is served")
+    for axis, wanted in enumerate(shape, len(found) - len(shape)):
+        if axis == 0:
+            continue
+        own = found[axis]
+        if isinstance(wanted, str):
+            if wanted != own:
+                raise SourceError(
+                    f"--input-shape: axis {axis} of '{name}' is {own} in the file, got {wanted}"
+                )
+        elif isinstance(own, int):
+            if own != wanted:
+                raise SourceError(
+                    f"--input-shape: axis {axis} of '{name}' is {own} in the file, got {wanted}"
+                )
+        else:
+            if own is None:
+                own = found[axis] = f"{name}_{axis}"
+            binding.bind(own, wanted, name)
+    value.shape = ir.Shape(found)
+
+
+def _bind_shapes(model: ir.Model, numbers: Sizes) -> None:
+    for value in model.graph.inputs:
+        if value.shape is not None:
+            rows, *others = sizes_of(value)
+            sizes = [rows, *(numbers.get(size, size) if isinstance(size, str) else size for size in others)]
+            value.shape = ir.Shape(sizes)
+    _infer_again(model)
+
+
+def _open_names(model: ir.Model) -> list[str]:
+    """The names of the open sizes of the inputs, but for the rows."""
+    shapes = [sizes_of(value)[1:] for value in model.graph.inputs if value.shape is not None]
+    return list(dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str)))
+
+
+def _input_named(model: ir.Model, inputs: Mapping[str, ir.Value], name: str) -> ir.Value:
     if name in inputs:
         return inputs[name]
     if name == "" and len(inputs) == 1:
@@ -59,7 +131,16 @@ def _input_named(inputs: Mapping[str, ir.Value], name: str) -> ir.Value:
     found = ", ".join(f"'{known}'" for known in inputs)
     if name == "":
         raise SourceError(f"--input-shape must name its input, NAME=C,H,W: the inputs are {found}")
-    raise SourceError(f"--input-shape: there is no input '{name}', the inputs are {found}")
+    opened = ", ".join(f"'{known}'" for known in _open_names(model)) or "none"
+    raise SourceError(
+        f"--input-shape: there is no input '{name}', the inputs are {found}, their open sizes {opened}"
+    )
+
+
+def _number_or_range(given: Given | str, name: str) -> Given:
+    if isinstance(given, str):
+        raise SourceError(f"--input-shape: '{name}' must be a number or a range, got {given}")
+    return given
 
 
 def _infer_again(model: ir.Model) -> None:

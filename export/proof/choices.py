@@ -140,11 +140,11 @@ def flips(
     )
 
 
-def untied(model: ir.Model, golden: Golden) -> Golden:
+def untied(model: ir.Model, golden: Golden, needed: int = MIN_GOLDEN_ROWS) -> Golden:
     """The golden rows whose chosen outputs no near-equal scores decide: only those can be compared.
 
     Raises:
-        ProofError: fewer are left than a bundle needs.
+        ProofError: fewer are left than `needed`.
     """
     found = choices(model)
     if not found:
@@ -162,7 +162,7 @@ def untied(model: ir.Model, golden: Golden) -> Golden:
             )
             tied = ties(choice, answers[name], margin)
             is_tied |= tied.reshape(golden.num_rows, -1).any(axis=1)
-    if (kept := int((~is_tied).sum())) < MIN_GOLDEN_ROWS:
+    if (kept := int((~is_tied).sum())) < needed:
         raise ProofError(
             f"near-equal scores decide output '{found[0].output}' ({found[0].op_type} '{found[0].node}') in "
             f"{golden.num_rows - kept} of {golden.num_rows} golden rows, so that it cannot be proved row by "
@@ -172,4 +172,5 @@ def untied(model: ir.Model, golden: Golden) -> Golden:
     return Golden(
         inputs={name: array[rows] for name, array in golden.inputs.items()},
         outputs={name: array[rows] for name, array in golden.outputs.items()},
+        sizes=golden.sizes,
     )

@@ -12,21 +12,26 @@ from service.contract.manifest import MIN_GOLDEN_ROWS, TensorSpec
 
 MAX_HELD_OUT = 24
 NUM_NOISE = 8
+MIN_MADE = 8  # the six that are drawn, and two of noise
 UNKNOWN_RANGE = (-3.0, 3.0)
 
 Arrays = dict[str, np.ndarray]
 
 
 def golden_inputs(
-    specs: Sequence[TensorSpec], held_out: np.ndarray | None, seed: int, spare: int = 0
+    specs: Sequence[TensorSpec],
+    held_out: np.ndarray | None,
+    seed: int,
+    spare: int = 0,
+    num_rows: int = MIN_GOLDEN_ROWS,
 ) -> Arrays:
     """Inputs (N, …) in each tensor's dtype.
 
-    `held_out` are rows of the only input; `spare` is how many rows more than needed to make.
+    `held_out` are rows of the only input; `num_rows` are wanted, and `spare` ones more.
     """
     random = np.random.default_rng(seed)
     num_held_out = 0 if held_out is None else min(len(held_out), MAX_HELD_OUT)
-    num_made = max(MIN_GOLDEN_ROWS - num_held_out, NUM_NOISE + 6) + spare
+    num_made = max(num_rows - num_held_out, min(NUM_NOISE + 6, num_rows)) + spare
     made = {spec.name: _made_rows(spec, num_made, random) for spec in specs}
     if held_out is None or num_held_out == 0:
         return made
@@ -35,7 +40,7 @@ def golden_inputs(
     return {name: np.concatenate([held_out[:num_held_out].astype(specs[0].dtype), made[name]])}
 
 
-def blended_inputs(given: Arrays, seed: int, spare: int = 0) -> Arrays:
+def blended_inputs(given: Arrays, seed: int, spare: int = 0, num_rows: int = MIN_GOLDEN_ROWS) -> Arrays:
     """The rows that are given, and mixtures of two of them until they are enough.
 
     What an op computes with is mostly convex (positive numbers, probabilities, a range), so that a mixture
@@ -43,8 +48,8 @@ def blended_inputs(given: Arrays, seed: int, spare: int = 0) -> Arrays:
     """
     random = np.random.default_rng(seed)
     num_given = len(next(iter(given.values())))
-    first = np.arange(min(num_given, MAX_HELD_OUT))
-    num_made = max(MIN_GOLDEN_ROWS - len(first), 0) + spare
+    first = np.arange(min(num_given, MAX_HELD_OUT, num_rows))
+    num_made = max(num_rows - len(first), 0) + spare
     one, other = random.integers(0, num_given, (2, num_made))
     share = random.uniform(size=num_made)
 
@@ -81,10 +86,10 @@ def _made_rows(spec: TensorSpec, num_rows: int, random: np.random.Generator) -> 
         np.where(checkers, low, high),
         np.where(checkers, high, low),
     ]
-    while len(rows) < num_rows:
+    while len(rows) < max(num_rows, MIN_MADE):
         uniform = random.uniform(low, high, shape)
         rows.append(uniform if len(rows) % 2 else np.clip(uniform + random.normal(0, 0.1, shape), low, high))
-    array = np.stack(rows)
+    array = np.stack(rows[-num_rows:])  # the last ones say most, where few are wanted
     return (
         array.round().astype(spec.dtype) if np.dtype(spec.dtype).kind in "iub" else array.astype(spec.dtype)
     )

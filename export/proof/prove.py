@@ -16,22 +16,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.compute.runtime import load
-from export.errors import ParityError, ProofError
+from export.errors import ParityError, ProofError, naming
 from export.proof.choices import Choice, flips
 from service.contract.bundle import Golden
 from service.contract.manifest import Tolerance, derived_tolerance
-from service.contract.parity import BUCKETS, Parity, difference, measure
+from service.contract.parity import BUCKETS, Parity, Run, difference, measure
 
 LARGEST_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was measured, for both graphs, and the tolerance that follows."""
+    """What was measured, for both graphs, and the tolerance that follows.
+
+    Where sizes are open, `by_size` are the proofs at each golden size; the whole then has the largest
+    differences of them, and for each output the widest of their tolerances.
+    """
 
     unfolded: Parity
     folded: Parity
     tolerances: dict[str, Tolerance]
+    by_size: Sequence["Proof"] = ()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The largest difference of each output, as a share of the tolerance at its size."""
+        return {
+            name: max(
+                proof.folded.worst[name] / (proof.tolerances[name].max_abs or 1.0)
+                for proof in self.by_size or (self,)
+            )
+            for name in self.tolerances
+        }
 
 
 def prove(
@@ -54,11 +70,45 @@ def prove(
         ParityError: the folded graph is beyond the tolerance.
         ProofError: the golden rows prove nothing.
     """
-    reference = measure(load(unfolded, optimised=False), golden, (), max_rows)
-    served = measure(load(folded, optimised=True), golden, BUCKETS, max_rows)
+    runs = load(unfolded, optimised=False), load(folded, optimised=True)
+    return _proof(*runs, golden, noise or {}, max_rows)
+
+
+def prove_sizes(
+    unfolded: bytes,
+    folded: bytes,
+    goldens: Sequence[Golden],
+    noises: Sequence[Mapping[str, float]],
+    max_rows: Sequence[int | None],
+) -> Proof:
+    """The same proof at each golden size, with tolerances of its own; raises what `prove` raises.
+
+    `noises` and `max_rows` are those of each size.
+    """
+    runs = load(unfolded, optimised=False), load(folded, optimised=True)
+    proofs = []
+    for golden, noise, most in zip(goldens, noises, max_rows, strict=True):
+        with naming(golden.sizes):
+            proofs.append(_proof(*runs, golden, noise, most))
+    return Proof(
+        unfolded=Parity.over([proof.unfolded for proof in proofs]),
+        folded=Parity.over([proof.folded for proof in proofs]),
+        tolerances={
+            name: max((proof.tolerances[name] for proof in proofs), key=lambda tolerance: tolerance.max_abs)
+            for name in proofs[0].tolerances
+        },
+        by_size=proofs,
+    )
+
+
+def _proof(
+    unfolded: Run, folded: Run, golden: Golden, noise: Mapping[str, float], max_rows: int | None
+) -> Proof:
+    reference = measure(unfolded, golden, (), max_rows)
+    served = measure(folded, golden, BUCKETS, max_rows)
     tolerances = {
         name: derive(
-            unfolded_error=max(reference.worst[name], (noise or {}).get(name, 0.0)),
+            unfolded_error=max(reference.worst[name], noise.get(name, 0.0)),
             folded_error=served.worst[name],
             truth=golden.outputs[name],
         )

@@ -6,7 +6,7 @@ Whatever loading and preparing change (constants, names that stand twice, inline
 prepared graph, and so in both sides of every later proof.  Here the file itself is the other side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,24 @@ from export.compute.reference import graph_evaluator
 from export.compute.rows import some_rows
 from export.compute.runtime import load
 from export.compute.truth import graph_truth
-from export.errors import ExportError, ProofError
+from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import compare, disagreement
 from service.contract.parity import Run
+from service.contract.sizes import Sizes
 
 
 def prove_reading(
-    path: Path, prepared: ir.Model, seed: int, given: Mapping[str, np.ndarray] | None = None
+    path: Path,
+    prepared: ir.Model,
+    seed: int,
+    given: Mapping[str, np.ndarray] | None = None,
+    sizes: Sequence[Sizes] = (),
 ) -> None:
-    """Run both on the rows that are `given`, else on noise.
+    """Run both on the rows that are `given`, else on noise; at each of `sizes` where sizes are open.
 
     Raises ProofError if the file is beyond the prepared graph's tolerance.
     """
@@ -38,14 +43,18 @@ def prove_reading(
         read_batchnorm(node)  # a layer whose numbers are broken is named, before its answers say nothing
     chosen = choices(prepared)
     shown = showing_scores(prepared, chosen)
-    rows = some_rows(prepared, given, seed)
-    truth = graph_truth(shown, rows)
-    answers = truth.evaluate(rows)
-    again = load(serialize(shown), optimised=False)(rows)
-    itself = _of_file(path)(rows)
-    tolerances = compare(again, {**again, **itself}, answers, truth.noise(rows, answers), chosen)
-    if why := disagreement(tolerances, itself, answers, chosen):
-        raise ProofError(f"{path} was not read as ONNX Runtime reads it: {why}")
+    runs = load(serialize(shown), optimised=False), _of_file(path)
+    for at in sizes or ({},):
+        rows = some_rows(prepared, given, seed, at)
+        if at:  # the largest size may need much memory, and reading does not depend on the number of rows
+            rows = {name: array[:2] for name, array in rows.items()}
+        with naming(at):
+            truth = graph_truth(shown, rows)
+            answers = truth.evaluate(rows)
+            again, itself = (run(rows) for run in runs)
+            tolerances = compare(again, {**again, **itself}, answers, truth.noise(rows, answers), chosen)
+            if why := disagreement(tolerances, itself, answers, chosen):
+                raise ProofError(f"{path} was not read as ONNX Runtime reads it: {why}")
 
 
 def _of_file(path: Path) -> Run:

@@ -16,7 +16,7 @@ from export.graph.edit import batchnorms
 from service.contract.bundle import Bundle, open_bundle
 from service.contract.golden_pictures import measure_pictures
 from service.contract.manifest import BundleError
-from service.contract.parity import BUCKETS, measure
+from service.contract.parity import BUCKETS, Parity, excess_at_sizes, measure
 from service.contract.text import first_line
 
 
@@ -28,10 +28,12 @@ def verify(path: Path) -> dict[str, Any]:
     try:
         bundle = open_bundle(path)
         unnamed = _unnamed_batchnorms(bundle.graph, bundle.manifest.fold.declined)
-        pictures = measure_pictures(
-            bundle.manifest, bundle.pictures, next(iter(bundle.golden.inputs.values()))
-        )
-        parity = measure(load(bundle.graph, optimised=True), bundle.golden, BUCKETS, bundle.manifest.max_rows)
+        pictures = measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
+        run = load(bundle.graph, optimised=True)
+        parities = [
+            measure(run, golden, BUCKETS, bundle.manifest.max_rows_at(golden.sizes))
+            for golden in bundle.goldens
+        ]
         int8, int8_failure = _replay_int8(bundle)
     except ModuleNotFoundError:
         raise  # the command line says how to install it
@@ -39,12 +41,13 @@ def verify(path: Path) -> dict[str, Any]:
         return facts | {"error": str(error)}
     except Exception as error:  # whatever a strange file makes a library raise, it is not proved
         return facts | {"error": f"{type(error).__name__}: {first_line(error)}"}
-    tolerances = bundle.manifest.tolerances
-    failure = unnamed or parity.excess(tolerances) or int8_failure
+    tolerances, parity = bundle.manifest.tolerances, Parity.over(parities)
+    failure = unnamed or excess_at_sizes(bundle, parities) or int8_failure
     return facts | {
         "proved": failure is None,
         "error": failure,
-        "golden_rows": bundle.golden.num_rows,
+        "golden_rows": bundle.num_golden_rows,
+        **({} if not bundle.by_size else {"golden_sizes": [dict(golden.sizes) for golden in bundle.by_size]}),
         "tolerances": {name: tolerance.max_abs for name, tolerance in tolerances.items()},
         "pictures": {
             "pipeline": bundle.manifest.golden_pictures.pipeline,

@@ -12,29 +12,39 @@ from export.graph.given import with_sizes
 from export.graph.prepare import prepare, with_symbolic_rows
 from export.sources.by_run import takes_many_rows, with_output_sizes
 from export.sources.declared import Declared, of_ultralytics
+from export.sources.open_sizes import OpenSizes, Ranges, golden_sizes, open_outputs
 from export.sources.pictures import pictures_of, with_range
 from export.sources.source import FileReading, Source, SourceOptions
 from export.sources.tensors import labels_for, tensor_spec
 from service.contract.bundle import sha256
+from service.contract.manifest import TensorSpec
+from service.contract.preprocessing import Preprocessing
+from service.contract.sizes import Sizes, described
 
 
 def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     """Read, check and prepare an ONNX file; raises SourceError.  Its rows become symbolic."""
     if options.weights is not None:
         raise SourceError(f"{path} is an ONNX file: it brings its own weights")
-    prepared = with_sizes(prepare(load_graph(path)), options.shapes)
+    prepared, ranges = with_sizes(prepare(load_graph(path)), options.shapes)
+    smallest = {name: held.minimum for name, held in ranges.items()}
     given = None if options.rows is None else read_rows(options.rows, prepared)
     graph, max_rows = with_symbolic_rows(prepared), None
-    rows = some_rows(graph, given, seed=0)
+    rows = some_rows(graph, given, seed=0, sizes=smallest)
     if _rows_are_fixed_at_one(prepared) and not takes_many_rows(graph, rows):
         graph, max_rows = prepared, 1
         rows = {name: array[:1] for name, array in rows.items()}
-    with_output_sizes(graph, rows)
-    inputs = [tensor_spec(value) for value in graph.graph.inputs]
+    inputs = [tensor_spec(value, ranges) for value in graph.graph.inputs]
     said = of_ultralytics(prepared.metadata_props) or Declared()
     pictures = pictures_of(options, inputs[0].row_shape, said)
     preprocessing = pictures.preprocessing
-    outputs = [tensor_spec(value) for value in graph.graph.outputs]
+    if ranges:
+        golden = golden_sizes(graph, ranges, _of_pictures(inputs, ranges, preprocessing))
+        outputs, own = open_outputs(graph, golden, given, max_rows)
+        sizes = OpenSizes(ranges={**ranges, **own}, golden=golden)
+    else:
+        with_output_sizes(graph, rows)
+        outputs, sizes = [tensor_spec(value) for value in graph.graph.outputs], None
     truth = graph_truth(graph, rows)
     return Source(
         description=f"ONNX file {path.name}",
@@ -51,9 +61,23 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
         activation=options.activation,
         given=given,
         max_rows=max_rows,
+        sizes=sizes,
         graph_truth=truth,
         read_from=FileReading(path=path, graph=prepared),
     )
+
+
+def _of_pictures(
+    inputs: list[TensorSpec], ranges: Ranges, preprocessing: Preprocessing | None
+) -> Sizes | None:
+    """The sizes of a row that a picture becomes; raises SourceError where the ranges do not hold them."""
+    if preprocessing is None or len(inputs) > 1:
+        return None
+    sizes = inputs[0].sizes_of(preprocessing.row_shape) or {}
+    for name, held in ranges.items():
+        if not held.holds(sizes[name]):
+            raise SourceError(f"a picture becomes a row with {described(sizes)}, but {name} is {held}")
+    return sizes
 
 
 def _rows_are_fixed_at_one(model: ir.Model) -> bool:

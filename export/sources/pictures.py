@@ -95,13 +95,16 @@ def pictures_of(options: SourceOptions, row_shape: Sequence[int], said: Declared
 
 
 def preprocessing_of(declared: Declared, row_shape: Sequence[int]) -> Preprocessing | None:
-    """What is declared, complete and fitting the row; None if nothing is; raises SourceError."""
+    """What is declared, complete and fitting the row; None if nothing is; raises SourceError.
+
+    Where `row_shape` is open (−1), a picture still becomes a row of one size: the declared one.
+    """
     if replace(declared, words=None) == Declared():
         return None
     if declared.mean is None or declared.std is None:
         raise SourceError("pictures need --mean and --std, per channel, such as 0,0,0 and 1,1,1 for none")
     layout = declared.layout or ("NHWC" if _is_channels_last(row_shape) else "NCHW")
-    channels, height, width = _sizes(row_shape, layout, declared)
+    channels, height, width = _sizes(_stated(row_shape, layout, declared), layout, declared)
     mode = declared.channels or ("L" if channels == 1 else "RGB")
     if (mode == "L") != (channels == 1):
         raise SourceError(f"channels {mode} contradict the input, whose row is {list(row_shape)}")
@@ -132,6 +135,26 @@ def preprocessing_of(declared: Declared, row_shape: Sequence[int]) -> Preprocess
 
 def _is_channels_last(row_shape: Sequence[int]) -> bool:
     return len(row_shape) == 3 and row_shape[0] not in (1, 3) and row_shape[2] in (1, 3)
+
+
+def _stated(row_shape: Sequence[int], layout: Layout, declared: Declared) -> tuple[int, ...]:
+    """The row's shape, with the declared height and width where it is open."""
+    if min(row_shape, default=0) >= 0:
+        return tuple(row_shape)
+    resize = declared.resize
+    size = declared.crop or (resize.size if resize is not None and resize.mode != "shorter" else None)
+    if size is None:
+        raise SourceError(
+            f"a picture must become a row of one size, and the row is {list(row_shape)}: say which with "
+            "--crop, or with --resize exact:HxW"
+        )
+    picture = [size[0], size[-1]]
+    axes = [0, 1] if layout == "NHWC" else [1, 2]
+    stated = list(row_shape)
+    for axis, side in zip(axes, picture, strict=True):
+        if len(stated) == 3 and stated[axis] < 0:
+            stated[axis] = side
+    return tuple(stated)
 
 
 def _sizes(row_shape: Sequence[int], layout: Layout, declared: Declared) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ from export.compute.truth import GraphTruth
 from export.errors import SourceError
 from export.graph.given import Shapes
 from export.sources.declared import Activation, Declared, Task
+from export.sources.open_sizes import OpenSizes
 from export.sources.transforms import Pipeline
 from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import Preprocessing
@@ -58,7 +59,13 @@ class SourceOptions:
             return None
         if list(self.shapes) != [""]:
             raise SourceError("--input-shape of a net is C,H,W of a row: its input has no name yet")
-        return self.shapes[""]
+        sizes = [size for size in self.shapes[""] if isinstance(size, int)]
+        if len(sizes) < len(self.shapes[""]):
+            raise SourceError(
+                "--input-shape of a net is numbers, because it is traced at one size: export it to ONNX with "
+                "open sizes, and give ranges for that file"
+            )
+        return tuple(sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,7 @@ class Source:
         held_out_labels: their classes, (N,).
         given: rows of every input by name, that all golden rows are made of, because noise does not fit.
         max_rows: the maximum of a batch; None where any number of rows goes.
+        sizes: which sizes are open, and the golden ones; None where all are fixed.
         preprocessing: what a picture becomes, None if the net takes no pictures.
         pipeline: the source's own, None where it has none but the declared preprocessing.
         task: what the first output is, None to derive it from its shape.
@@ -103,6 +111,7 @@ class Source:
     held_out_labels: np.ndarray | None = None
     given: Arrays | None = None
     max_rows: int | None = None
+    sizes: OpenSizes | None = None
     labels: list[str] | None = None
     preprocessing: Preprocessing | None = None
     pipeline: Pipeline | None = None

@@ -1,24 +1,26 @@
 """What a graph's inputs, outputs and labels are, as the manifest describes them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from export.errors import SourceError
+from export.graph.sizes import sizes_of
 from export.sources.transforms import imagenet_labels
 from service.contract.manifest import TensorSpec
 
 IMAGENET = "imagenet"
 
 
-def tensor_spec(value: ir.Value) -> TensorSpec:
-    """The manifest's description of a graph's input or output."""
-    sizes = [dim if isinstance(dim, int) else None for dim in value.shape or []]
+def tensor_spec(value: ir.Value, names: Collection[str] = ()) -> TensorSpec:
+    """The manifest's description of a graph's input or output; `names` are of sizes that may be open."""
+    found = sizes_of(value) if value.shape is not None else []
+    sizes = [dim if isinstance(dim, int) or dim in names else None for dim in found]
     if value.dtype is None or not sizes or None in sizes[1:]:
         raise SourceError(
             f"'{value.name}' must have a type, rows first, and fixed sizes after them, found {value.shape}: "
-            "--input-shape fixes sizes that are open"
+            "--input-shape fixes sizes that are open, or gives them a range"
         )
     try:
         dtype = value.dtype.numpy().name

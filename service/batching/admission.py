@@ -31,13 +31,15 @@ class Admission:
                 retry_after_s=_whole_seconds(self.forecast.drain_s(waiting + running)),
             )
 
-    def check_time(self, num_rows: int, timeout_s: float, *, begins_in_s: float, expected_s: float) -> None:
+    def check_time(
+        self, num_rows: int, timeout_s: float, *, begins_in_s: float, expected_s: float, cost: float = 1.0
+    ) -> None:
         """Raise DeadlinePassed or Overloaded if the answer, `expected_s` from now, cannot come in time.
 
         A job that can begin at once (`begins_in_s` is 0) is only held against its minimum: if an engine that
         was slow for a while refused those too, nothing would run and its recovery would never be noticed.
         """
-        minimum_s = self.forecast.minimum_s(num_rows)
+        minimum_s = self.forecast.minimum_s(num_rows, cost)
         if timeout_s < minimum_s:
             raise DeadlinePassed(
                 f"the request's timeout passed before it began: it allows {timeout_s:.3g} s, "

@@ -23,7 +23,7 @@ from functools import partial
 from service.batching.admission import Admission
 from service.batching.execution import BatchRunner, Clock, HandedOver, Observe, Run, RunInline
 from service.batching.forecast import Forecast
-from service.batching.job import BatchResult, Job, OnEnd, Piece, Tensors, pieces_of
+from service.batching.job import ONE_SIZE, BatchResult, Job, OnEnd, Piece, RowSize, Tensors, pieces_of
 from service.batching.queue import RowQueue
 from service.batching.running import RunningBatch, RunningBatches
 from service.batching.sharing import Sharing
@@ -97,8 +97,11 @@ class Batcher:
         *,
         priority: int = 0,
         on_end: OnEnd = lambda job: None,
+        size: RowSize = ONE_SIZE,
     ) -> Job:
         """Queue a job of `num_rows` ≥ 1 rows; `on_end` is called once with it, unless its caller cancels.
+
+        Rows share batches only with rows of the same `size`.
 
         Raises Draining, BadRequest, Overloaded, or DeadlinePassed if even an idle engine is too slow.
         """
@@ -106,24 +109,28 @@ class Batcher:
             raise Draining("the server is shutting down")
         self.check_space(num_rows)
         now = self._clock()
-        before = self._queue.rows_before(priority)
+        before = self._queue.work_before(priority)
         free_in_s = self._free_in_s(now)
-        expected_s = free_in_s + self.forecast.finish_s(before, num_rows)
+        expected_s = free_in_s + self.forecast.finish_s(before, num_rows, size.cost)
         if timeout_s is not None:
             begins_in_s = free_in_s + self.forecast.drain_s(before)
-            self._admission.check_time(num_rows, timeout_s, begins_in_s=begins_in_s, expected_s=expected_s)
+            self._admission.check_time(
+                num_rows, timeout_s, begins_in_s=begins_in_s, expected_s=expected_s, cost=size.cost
+            )
+        largest = min(self.largest, size.max_rows)
         job = Job(
             num_rows=num_rows,
-            num_pieces=-(-num_rows // self.largest),
+            num_pieces=-(-num_rows // largest),
             on_end=on_end,
             submitted_at=now,
             deadline=None if timeout_s is None else now + timeout_s,
             priority=priority,
             expected_s=expected_s,
+            size=size,
         )
         if timeout_s is not None:
             job.timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, job)
-        self._queue.put(job, pieces_of(job, tensors, self.largest))
+        self._queue.put(job, pieces_of(job, tensors, largest))
         if not self._is_pump_due:
             # Not at once: everything else that arrives in this turn of the event loop joins the batch.
             # Otherwise the first of 64 requests would run alone and the other 63 would wait for it.
@@ -132,14 +139,22 @@ class Batcher:
         return job
 
     async def ask(
-        self, tensors: Tensors, num_rows: int, timeout_s: float | None = None, *, priority: int = 0
+        self,
+        tensors: Tensors,
+        num_rows: int,
+        timeout_s: float | None = None,
+        *,
+        priority: int = 0,
+        size: RowSize = ONE_SIZE,
     ) -> Job:
         """Submit and wait for the job, which then has its answers; cancelling this wait cancels the job.
 
         Raises what `submit` raises, and the job's own error.
         """
         ended: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        job = self.submit(tensors, num_rows, timeout_s, priority=priority, on_end=partial(_set, ended))
+        job = self.submit(
+            tensors, num_rows, timeout_s, priority=priority, on_end=partial(_set, ended), size=size
+        )
         try:
             await ended
         except asyncio.CancelledError:
@@ -215,7 +230,8 @@ class Batcher:
 
     def _hand_over(self, pieces: list[Piece], num_rows: int, num_lanes: int) -> None:
         now = self._clock()
-        ends_at = now + self._free_in_s(now) + self.forecast.batch_s(num_rows)
+        seconds = self.forecast.batch_s(num_rows, pieces[0].job.size.cost)
+        ends_at = now + self._free_in_s(now) + seconds
         batch = RunningBatch(pieces, num_rows, ends_at)
         self._running.add(batch)
         handed = self._runner.hand_over(pieces, num_lanes)
@@ -307,7 +323,8 @@ class Batcher:
         now = self._clock()
         now += self._free_in_s(now)
         slacks = [math.inf if piece.job.deadline is None else piece.job.deadline - now for piece in head]
-        return self._queue.pop(self.forecast.best_count([piece.num_rows for piece in head], slacks))
+        counts = [piece.num_rows for piece in head]
+        return self._queue.pop(self.forecast.best_count(counts, slacks, head[0].job.size.cost))
 
     def _expire(self, job: Job) -> None:
         """Fail a job whose deadline has passed, by its timer or because its turn came first."""

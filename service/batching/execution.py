@@ -165,7 +165,7 @@ class BatchRunner:
     def _learn(self, batch: Sequence[Piece], num_rows: int, result: BatchResult, handed_at: float) -> None:
         # A batch that lay ready began long after it was handed over: that wait is not the lane's overhead.
         turnaround_s = self._clock() - max(handed_at, result.begun)
-        self._forecast.note_batch(num_rows, result.seconds, turnaround_s)
+        self._forecast.note_batch(num_rows, result.seconds, turnaround_s, batch[0].job.size.cost)
         self._note(Execution(num_rows=num_rows, num_jobs=len(batch), result=result))
 
     def _note(self, execution: Execution) -> None:

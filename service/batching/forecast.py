@@ -3,12 +3,15 @@
 In: seconds of one batch in each bucket, as measured at load; then every batch that runs.
 Out: how many rows to run next; when a new job would be answered.
 
-    seconds(n rows) = curve(smallest bucket ≥ n) · slowdown + overhead
+    seconds(n rows) = (curve(smallest bucket ≥ n) · slowdown + overhead) · cost
     rate(n rows)    = n / (seconds(n) + a hand-over)    the smallest batch runs whose rate comes near the best
     drain(n rows)   = ⌈n / best bucket⌉ · seconds(best bucket) / lanes
     alone(n rows)   = its pieces in turn, over the lanes
     answer(n rows)  = until a lane is free + the rows before it and its own, in best batches
     promise         = answer · (bias + 3 · spread)
+
+Where a net leaves sizes open, the curve is that of one size, and the `cost` of a row of another one is how
+many times as long it takes; else it is 1.
 
 Slowdown (engine seconds over the curve's), overhead (seconds of a batch outside the engine), bias and spread
 (of answers over their forecasts, a turn of the event loop added to both) are smoothed as TCP smooths its
@@ -51,11 +54,11 @@ class Forecast:
         """The smallest bucket that holds `num_rows`, at most the largest."""
         return self.buckets[self._place(num_rows)]
 
-    def batch_s(self, num_rows: int) -> float:
+    def batch_s(self, num_rows: float, cost: float = 1.0) -> float:
         """Seconds of a batch of `num_rows`; of an unseen bucket, those of the nearest seen one below it."""
-        return self._seconds[self._place(num_rows)]
+        return self._seconds[self._place(num_rows)] * cost
 
-    def best_count(self, sizes: Sequence[int], slacks: Sequence[float]) -> int:
+    def best_count(self, sizes: Sequence[int], slacks: Sequence[float], cost: float = 1.0) -> int:
         """How many of the pieces that wait should run now: the fewest with a rate near the best, all in time.
 
         `sizes` are their rows, in order, within the largest bucket together; `slacks` the seconds that each
@@ -70,20 +73,20 @@ class Forecast:
             num_rows += size
             slack = min(slack, own_slack)
             place = self._place(num_rows)
-            seconds = self._seconds[place]
+            seconds = self._seconds[place] * cost
             if count > 1 and seconds > slack:
                 break  # a larger bucket takes longer still
             fullest[place] = (count, num_rows / (seconds + HAND_OVER_S))
         enough = NEAR * max(rate for _, rate in fullest.values())
         return next(count for count, rate in fullest.values() if rate >= enough)
 
-    def alone_s(self, num_rows: int) -> float:
+    def alone_s(self, num_rows: int, cost: float = 1.0) -> float:
         """Seconds of a job of `num_rows` when nothing else waits or runs."""
-        return self._in_turn(num_rows, self._seconds)
+        return self._in_turn(num_rows, self._seconds) * cost
 
-    def minimum_s(self, num_rows: int) -> float:
+    def minimum_s(self, num_rows: int, cost: float = 1.0) -> float:
         """The same on an engine as fast as at load: no deadline may be shorter."""
-        return self._in_turn(num_rows, self._base)
+        return self._in_turn(num_rows, self._base) * cost
 
     def _in_turn(self, num_rows: int, seconds: Sequence[float]) -> float:
         """Seconds of a job's pieces over the lanes, by the `seconds` of each bucket."""
@@ -93,15 +96,15 @@ class Forecast:
             return (rounds + 1) * seconds[-1]
         return rounds * seconds[-1] + (seconds[self._place(rest)] if rest else 0.0)
 
-    def drain_s(self, num_rows: int) -> float:
-        """Seconds until `num_rows` that wait have been run."""
-        return -(-num_rows // self.best_bucket) * self._best_s / self.lanes
+    def drain_s(self, work: float) -> float:
+        """Seconds until all that waits has been run; `work` is that in rows of cost 1."""
+        return -(-work // self.best_bucket) * self._best_s / self.lanes
 
-    def finish_s(self, rows_before: int, num_rows: int) -> float:
-        """Seconds until `num_rows` have run after `rows_before`, from when a lane is free."""
-        if rows_before == 0:
-            return self.alone_s(num_rows)
-        whole, rest = divmod(rows_before + num_rows, self.best_bucket)
+    def finish_s(self, work_before: float, num_rows: int, cost: float = 1.0) -> float:
+        """Seconds until `num_rows` have run after `work_before`, from when a lane is free."""
+        if work_before == 0:
+            return self.alone_s(num_rows, cost)
+        whole, rest = divmod(work_before + num_rows * cost, self.best_bucket)
         return whole * self._best_s / self.lanes + (self.batch_s(rest) if rest else 0.0)
 
     def promise_s(self, answer_s: float) -> float:
@@ -118,9 +121,9 @@ class Forecast:
         """Whether the curve can be trusted: a graph's loops may take as long as its rows tell them to."""
         return self._num_steady >= STEADY_AFTER
 
-    def note_batch(self, num_rows: int, engine_s: float, turnaround_s: float) -> None:
+    def note_batch(self, num_rows: int, engine_s: float, turnaround_s: float, cost: float = 1.0) -> None:
         """Learn from a batch: `engine_s` in the engine, `turnaround_s` until its answers could be dealt."""
-        expected = self._curve.setdefault(self.bucket(num_rows), engine_s / self._slowdown)
+        expected = cost * self._curve.setdefault(self.bucket(num_rows), engine_s / self._slowdown / cost)
         ratio = min(engine_s / max(expected, _MIN_SECONDS), _MAX_RATIO)
         # In a row: a graph that has once taken far longer than its curve may do so again at any time.
         self._num_steady = self._num_steady + 1 if engine_s <= expected * _MAX_RATIO + STALL_S else 0
@@ -135,7 +138,7 @@ class Forecast:
             self._spread += SMOOTHING / 4 * (abs(ratio - self._bias) - self._spread)
             self._bias += SMOOTHING / 4 * (ratio - self._bias)
 
-    def _place(self, num_rows: int) -> int:
+    def _place(self, num_rows: float) -> int:
         return min(bisect_left(self.buckets, num_rows), len(self.buckets) - 1)
 
     def _draw_curve(self) -> None:

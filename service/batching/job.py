@@ -20,11 +20,30 @@ Tensors = Mapping[str, np.ndarray]
 OnEnd = Callable[["Job"], None]
 
 
+@dataclass(frozen=True, slots=True)
+class RowSize:
+    """What rows that may share a batch have in common.
+
+    Args:
+        key: the sizes that their net leaves open; rows with different keys never share a batch.
+        max_rows: the maximum of a batch of such rows.
+        cost: how many times as long as a row of the forecast's curve one of them takes.
+    """
+
+    key: tuple[int, ...] = ()
+    max_rows: int = 1 << 31
+    cost: float = 1.0
+
+
+ONE_SIZE = RowSize()  # of all rows of a net whose sizes are fixed
+
+
 class Job:
     """One caller's rows; settled once, by its answers, an error, its deadline or its caller's hanging up.
 
     `on_end` is called with the job once it has `answers` or an `error`, and never after `drop`. `on_settled`
     is how the queue that holds a job's rows learns that they wait no longer; it is called before `on_end`.
+    All rows of a job have one `size`.
     Times are of the batcher's clock, `…_s` are seconds.
     """
 
@@ -33,6 +52,7 @@ class Job:
         "_on_end",
         "_parts",
         "answers",
+        "arrival",
         "compute_s",
         "deadline",
         "error",
@@ -43,6 +63,7 @@ class Job:
         "on_settled",
         "priority",
         "queue_s",
+        "size",
         "submitted_at",
         "timer",
     )
@@ -57,6 +78,7 @@ class Job:
         deadline: float | None = None,
         priority: int = 0,
         expected_s: float = 0.0,
+        size: RowSize = ONE_SIZE,
     ) -> None:
         self.num_rows = num_rows
         self.num_pieces = num_pieces
@@ -64,6 +86,8 @@ class Job:
         self.deadline = deadline
         self.priority = priority
         self.expected_s = expected_s
+        self.size = size
+        self.arrival = 0  # its number among all jobs of its queue
         self.timer: asyncio.TimerHandle | None = None
         self.queue_s = 0.0
         self.compute_s = 0.0

@@ -4,6 +4,11 @@ In: pieces of jobs.  Out: the pieces that should run next.
 
     priority 1 before 2 before 3 …;  0 (the client names none) stands for DEFAULT_PRIORITY
 
+Rows of different sizes never share a batch. The oldest row of the highest priority decides the size of the
+next batch, and those that wait with the same size join it: so no row waits for more batches than there were
+rows before it, whatever sizes other clients send. Rows of a lower priority join only where none of a higher
+one would be passed over.
+
 A plain data structure: no clock, no event loop, no locks. The rows of a job that settles while it waits leave
 the count at once; its pieces are passed over when their turn comes.
 """
@@ -17,67 +22,113 @@ from service.batching.job import Job, Piece
 DEFAULT_PRIORITY = 2
 _SLACK = 64
 
+SizeKey = tuple[int, ...]
+
 
 class RowQueue:
     """Pieces that wait; `num_rows` are the rows of those whose jobs are not settled."""
 
     def __init__(self) -> None:
         self.num_rows = 0
+        self._num_arrivals = 0
         self._clear()
 
     def put(self, job: Job, pieces: list[Piece]) -> None:
         """Append all pieces of a job to its priority; the job tells this queue when it settles."""
         level = level_of(job)
-        waiting = self._levels.get(level)
-        if waiting is None:
-            waiting = self._levels[level] = deque()
-            self._rows_at[level] = 0
+        by_size = self._levels.get(level)
+        if by_size is None:
+            by_size = self._levels[level] = {}
+            self._work_at[level] = 0.0
             insort(self._order, level)
+        key = job.size.key
+        waiting = by_size.get(key)
+        if waiting is None:
+            waiting = by_size[key] = deque()
         waiting.extend(pieces)
+        self._num_arrivals += 1
+        job.arrival = self._num_arrivals
         self._num_pieces += len(pieces)
         self._rows_of[job] = job.num_rows
-        self._rows_at[level] += job.num_rows
+        self._work_at[level] += job.num_rows * job.size.cost
         self.num_rows += job.num_rows
         job.on_settled = self._remove
 
     def __iter__(self) -> Iterator[Piece]:
-        """Pieces in the order in which they will run."""
+        """All pieces, by priority and then by arrival."""
         for level in self._order:
-            for piece in self._levels[level]:
-                if not piece.job.is_settled:
-                    yield piece
+            by_size = self._levels[level]
+            pieces = [piece for waiting in by_size.values() for piece in waiting if not piece.job.is_settled]
+            if len(by_size) > 1:
+                pieces.sort(key=_arrival)
+            yield from pieces
 
     def head(self, num_rows: int) -> list[Piece]:
-        """The pieces that run next, of at most `num_rows` together; the first one however many it has."""
+        """The pieces that run next, all of one size, of at most `num_rows` together.
+
+        The first one however many it has; never more than a batch of that size may have.
+        """
         pieces: list[Piece] = []
-        for piece in self:
-            num_rows -= piece.num_rows
-            if pieces and num_rows < 0:
-                break
-            pieces.append(piece)
+        for waiting in self._next_size()[1]:
+            for piece in waiting:
+                if piece.job.is_settled:
+                    continue
+                if not pieces:
+                    num_rows = min(num_rows, piece.job.size.max_rows)
+                num_rows -= piece.num_rows
+                if pieces and num_rows < 0:
+                    return pieces
+                pieces.append(piece)
         return pieces
 
     def pop(self, count: int) -> list[Piece]:
-        """Take the next `count` pieces out; there must be as many."""
+        """Take the next `count` pieces out; there must be as many in the head."""
         taken: list[Piece] = []
-        while len(taken) < count:
-            level = self._order[0]
-            waiting = self._levels[level]
-            piece = waiting.popleft()
-            self._num_pieces -= 1
-            if not piece.job.is_settled:
-                self._count_off(piece.job, level, piece.num_rows)
-                taken.append(piece)
-            if not waiting:
-                del self._levels[level], self._rows_at[level], self._order[0]
+        key, turn = self._next_size()
+        for waiting in turn:
+            while waiting and len(taken) < count:
+                piece = waiting.popleft()
+                self._num_pieces -= 1
+                if not piece.job.is_settled:
+                    self._count_off(piece.job, level_of(piece.job), piece.num_rows)
+                    taken.append(piece)
         if self.num_rows == 0:
             self._clear()
+        else:
+            self._drop_empty(key)
         return taken
 
-    def rows_before(self, priority: int) -> int:
-        """How many of the waiting rows will run before those of a new job of this priority."""
+    def work_before(self, priority: int) -> float:
+        """How much waits that will run before a new job of this priority, in rows of cost 1."""
         own = priority or DEFAULT_PRIORITY
-        return sum(rows for level, rows in self._rows_at.items() if level <= own)
+        return sum(work for level, work in self._work_at.items() if level <= own)
+
+    def _next_size(self) -> tuple[SizeKey, list[deque[Piece]]]:
+        """The size of the next batch, and where its pieces wait: one deque for each priority, in order."""
+        key: SizeKey = ()
+        turn: list[deque[Piece]] = []
+        for level in self._order:
+            by_size = self._levels[level]
+            if not turn:
+                first = _oldest(by_size)
+                if first is None:
+                    continue  # all of this priority has settled
+                key = first.job.size.key
+            elif key not in by_size:
+                break
+            turn.append(by_size[key])
+            if len(by_size) > 1:
+                break
+        return key, turn
+
+    def _drop_empty(self, key: SizeKey) -> None:
+        for level in list(self._order):
+            by_size = self._levels[level]
+            if key in by_size and not by_size[key]:
+                del by_size[key]
+            if not by_size:
+                del self._levels[level], self._work_at[level]
+                self._order.remove(level)
 
     def _remove(self, job: Job) -> None:
         """Count off the waiting rows of a job that has settled."""
@@ -90,31 +141,48 @@ class RowQueue:
             self._compact()
 
     def _clear(self) -> None:
-        self._levels: dict[int, deque[Piece]] = {}
+        self._levels: dict[int, dict[SizeKey, deque[Piece]]] = {}
         self._order: list[int] = []
-        self._rows_at: dict[int, int] = {}
+        self._work_at: dict[int, float] = {}
         self._rows_of: dict[Job, int] = {}
         self._num_pieces = 0
 
     def _count_off(self, job: Job, level: int, num_rows: int) -> None:
         self.num_rows -= num_rows
-        self._rows_at[level] -= num_rows
+        self._work_at[level] -= num_rows * job.size.cost
         self._rows_of[job] -= num_rows
         if self._rows_of[job] == 0:
             del self._rows_of[job]
             job.on_settled = None  # all of it is taken: its end is no longer this queue's concern
 
     def _compact(self) -> None:
+        self._num_pieces = 0
         for level in list(self._order):
-            kept = deque(piece for piece in self._levels[level] if not piece.job.is_settled)
+            kept = {
+                key: left
+                for key, waiting in self._levels[level].items()
+                if (left := deque(piece for piece in waiting if not piece.job.is_settled))
+            }
+            self._num_pieces += sum(map(len, kept.values()))
             if kept:
                 self._levels[level] = kept
             else:
-                del self._levels[level], self._rows_at[level]
+                del self._levels[level], self._work_at[level]
                 self._order.remove(level)
-        self._num_pieces = sum(map(len, self._levels.values()))
 
 
 def level_of(job: Job) -> int:
     """The job's place among the priorities: 1 runs first."""
     return job.priority or DEFAULT_PRIORITY
+
+
+def _oldest(by_size: dict[SizeKey, deque[Piece]]) -> Piece | None:
+    """The piece that arrived first of those whose jobs are not settled."""
+    firsts = (
+        next((piece for piece in waiting if not piece.job.is_settled), None) for waiting in by_size.values()
+    )
+    return min((piece for piece in firsts if piece is not None), key=_arrival, default=None)
+
+
+def _arrival(piece: Piece) -> int:
+    return piece.job.arrival

@@ -4,6 +4,9 @@ In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.np
 and int8.onnx with int8.npz where there is an int8 graph.
 Out: a `Bundle` whose every byte has the digest that the manifest gives, or a `BundleError`.
 
+golden.npz holds `input.NAME` and `output.NAME`, rows first; where sizes are open, `GROUP.input.NAME` and
+`GROUP.output.NAME`, with the group's place in the manifest's `golden_sizes`.
+
 The files are read once: the bytes that were checked are the bytes that are used.  Messages name files, never
 the directory: they reach clients.
 """
@@ -12,7 +15,7 @@ import hashlib
 import io
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from service.contract.golden_pictures import PICTURES_FILE, read_pictures
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, TensorSpec, parse_manifest
 from service.contract.signature import SIGNATURE_FILE, TrustedKeys
+from service.contract.sizes import Sizes, described
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
@@ -33,10 +37,14 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """Rows with the unfolded net's answers: inputs (N, …) in the graph's dtypes, outputs in float64."""
+    """Rows with the unfolded net's answers: inputs (N, …) in the graph's dtypes, outputs in float64.
+
+    `sizes` are the open sizes that these rows have; empty where all are fixed.
+    """
 
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
+    sizes: Sizes = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -54,7 +62,11 @@ class QuantizedGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """An opened bundle; `digest` is the sha-256 of its manifest, which vouches for everything else."""
+    """An opened bundle; `digest` is the sha-256 of its manifest, which vouches for everything else.
+
+    `golden` are the golden rows; where sizes are open, those of the size in the middle, and `by_size` those
+    of every golden size, ascending.
+    """
 
     path: Path
     manifest: Manifest
@@ -63,6 +75,22 @@ class Bundle:
     golden: Golden
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # golden ones, encoded, by name
     int8: QuantizedGraph | None = None
+    by_size: Sequence[Golden] = ()
+
+    @property
+    def goldens(self) -> Sequence[Golden]:
+        """The golden rows of every golden size; one group where all sizes are fixed."""
+        return self.by_size or (self.golden,)
+
+    @property
+    def num_golden_rows(self) -> int:
+        """The number of golden rows of all sizes."""
+        return sum(golden.num_rows for golden in self.goldens)
+
+    @property
+    def picture_rows(self) -> np.ndarray:
+        """The golden rows of the first input that golden pictures become: those of the pictures' size."""
+        return picture_group(self.manifest, self.goldens).inputs[self.manifest.inputs[0].name]
 
 
 def sha256(content: bytes) -> str:
@@ -85,9 +113,11 @@ def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
         content[name] = _read(path / name)
         if (found := sha256(content[name])) != expected:
             raise BundleError(f"{name}: sha-256 is {found[:12]}…, the manifest says {expected[:12]}…")
-    golden = read_golden(content[GOLDEN_FILE], manifest, GOLDEN_FILE)
+    goldens = read_goldens(content[GOLDEN_FILE], manifest, GOLDEN_FILE)
+    middle = goldens[len(goldens) // 2]
     pictures = {}
     if manifest.golden_pictures is not None:
+        golden = picture_group(manifest, goldens)
         last = manifest.golden_pictures.first_row + len(manifest.golden_pictures.names)
         if last > golden.num_rows:
             raise BundleError(f"{GOLDEN_FILE}: {golden.num_rows} rows, the golden pictures need {last}")
@@ -97,9 +127,10 @@ def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
         manifest=manifest,
         digest=sha256(text),
         graph=content[GRAPH_FILE],
-        golden=golden,
+        golden=middle,
         pictures=pictures,
-        int8=_read_int8(content, manifest, golden),
+        int8=_read_int8(content, manifest, middle),
+        by_size=() if manifest.sizes is None else goldens,
     )
 
 
@@ -121,27 +152,42 @@ def _read_int8(content: Mapping[str, bytes], manifest: Manifest, golden: Golden)
     )
 
 
-def read_golden(content: bytes, manifest: Manifest, where: str) -> Golden:
+def picture_group(manifest: Manifest, goldens: Sequence[Golden]) -> Golden:
+    """The golden rows that have the size of a picture's row; raises BundleError if there are none."""
+    if manifest.preprocessing is None or manifest.sizes is None:
+        return goldens[0]
+    sizes = manifest.inputs[0].sizes_of(manifest.preprocessing.row_shape)
+    for golden in goldens:
+        if golden.sizes == sizes:
+            return golden
+    raise BundleError(f"{GOLDEN_FILE}: no golden rows of the size of a picture's row")
+
+
+def read_goldens(content: bytes, manifest: Manifest, where: str) -> list[Golden]:
     """Read golden.npz and check it against the manifest's tensors; raises BundleError, naming `where`."""
     arrays = _read_arrays(content, where)
-    expected = {f"input.{spec.name}" for spec in manifest.inputs}
-    expected |= {f"output.{spec.name}" for spec in manifest.outputs}
+    groups = (
+        [("", {})]
+        if manifest.golden_sizes is None
+        else [(f"{index}.", group.sizes) for index, group in enumerate(manifest.golden_sizes)]
+    )
+    names = [f"{side}.{spec.name}" for side, specs in _sides(manifest) for spec in specs]
+    expected = {prefix + name for prefix, _ in groups for name in names}
     if set(arrays) != expected:
         raise BundleError(f"{where}: holds arrays {sorted(arrays)}, expected {sorted(expected)}")
-    inputs = {spec.name: _checked(arrays, "input", spec, spec.dtype, where) for spec in manifest.inputs}
-    outputs = {spec.name: _checked(arrays, "output", spec, "float64", where) for spec in manifest.outputs}
-    if len(counts := {len(array) for array in (*inputs.values(), *outputs.values())}) != 1:
-        raise BundleError(f"{where}: the arrays disagree on the number of rows: {sorted(counts)}")
-    golden = Golden(inputs=inputs, outputs=outputs)
-    if golden.num_rows < MIN_GOLDEN_ROWS:
-        raise BundleError(f"{where}: {golden.num_rows} rows, expected at least {MIN_GOLDEN_ROWS}")
-    return golden
+    goldens = [_group(arrays, prefix, sizes, manifest, where) for prefix, sizes in groups]
+    if (num_rows := sum(golden.num_rows for golden in goldens)) < MIN_GOLDEN_ROWS:
+        raise BundleError(f"{where}: {num_rows} rows, expected at least {MIN_GOLDEN_ROWS}")
+    return goldens
 
 
-def golden_bytes(golden: Golden) -> bytes:
-    """The content of golden.npz: arrays `input.<name>` and `output.<name>`, rows first."""
-    arrays = {f"input.{name}": array for name, array in golden.inputs.items()}
-    arrays |= {f"output.{name}": array for name, array in golden.outputs.items()}
+def golden_bytes(goldens: Golden | Sequence[Golden]) -> bytes:
+    """The content of golden.npz: one group of rows without a prefix, or several, each with its number."""
+    groups = {"": goldens} if isinstance(goldens, Golden) else {f"{i}.": one for i, one in enumerate(goldens)}
+    arrays: Arrays = {}
+    for prefix, golden in groups.items():
+        arrays |= {f"{prefix}input.{name}": array for name, array in golden.inputs.items()}
+        arrays |= {f"{prefix}output.{name}": array for name, array in golden.outputs.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
@@ -163,15 +209,37 @@ def _read_arrays(content: bytes, where: str) -> Arrays:
         raise BundleError(f"{where}: not an archive of arrays: {error}") from None
 
 
+def _sides(manifest: Manifest) -> tuple[tuple[str, list[TensorSpec]], ...]:
+    return ("input", manifest.inputs), ("output", manifest.outputs)
+
+
+def _group(arrays: Arrays, prefix: str, sizes: Sizes, manifest: Manifest, where: str) -> Golden:
+    """One group's arrays, checked; its inputs have exactly its sizes, its outputs what the graph makes."""
+    inputs = {
+        spec.name: _checked(arrays, f"{prefix}input", spec.at(sizes), spec.dtype, where)
+        for spec in manifest.inputs
+    }
+    outputs = {
+        spec.name: _checked(arrays, f"{prefix}output", spec.at(sizes), "float64", where)
+        for spec in manifest.outputs
+    }
+    if len(counts := {len(array) for array in (*inputs.values(), *outputs.values())}) != 1:
+        raise BundleError(f"{where}: the arrays disagree on the number of rows: {sorted(counts)}")
+    golden = Golden(inputs=inputs, outputs=outputs, sizes=sizes)
+    if golden.num_rows == 0:
+        raise BundleError(f"{where}: no golden rows at {described(sizes)}")
+    return golden
+
+
 def _checked(arrays: Arrays, kind: str, spec: TensorSpec, dtype: str, where: str) -> np.ndarray:
     array = arrays[f"{kind}.{spec.name}"]
-    if array.dtype != np.dtype(dtype) or array.shape[1:] != spec.row_shape:
+    if array.dtype != np.dtype(dtype) or array.ndim == 0 or spec.sizes_of(array.shape[1:]) is None:
         raise BundleError(
             f"{where}: {kind}.{spec.name} is {array.dtype} of shape {list(array.shape)}, "
-            f"expected {dtype} of shape [rows, {', '.join(map(str, spec.row_shape))}]"
+            f"expected {dtype} of shape [rows, {', '.join(map(str, spec.shape[1:]))}]"
         )
-    if kind == "output" and not np.isfinite(array).all():
-        raise BundleError(f"{where}: output.{spec.name} holds answers that are not finite")
+    if kind.endswith("output") and not np.isfinite(array).all():
+        raise BundleError(f"{where}: {kind}.{spec.name} holds answers that are not finite")
     return array
 
 

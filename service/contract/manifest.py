@@ -8,22 +8,29 @@ The manifest holds the digest of every other file, and from schema version 2 on 
 
 so that a flipped bit in a label or a mean is found as one in a weight is.  It is no defence against someone
 who can write the file, and so its digest too.
+
+From schema version 4 on, sizes may be open: a shape names them, `sizes` gives their ranges, and the golden
+rows are in groups, one for each of `golden_sizes`.  A net of fixed sizes is still written as version 3.
 """
 
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8
 from service.contract.preprocessing import Postprocessing, Preprocessing
+from service.contract.sizes import SizeRange, Sizes, max_rows_of
 from service.contract.strict import Strict
 
 SCHEMA_VERSION: Literal[3] = 3  # of a manifest that has none of the keys of version 4
 INT8_SCHEMA_VERSION: Literal[4] = 4
 PER_CHANNEL_VERSION: Literal[4] = 4
+OPEN_SIZES_VERSION: Literal[4] = 4
 MIN_GOLDEN_ROWS = 32
 FACTOR = 4
 ULPS = 4
@@ -43,11 +50,14 @@ class BundleError(Exception):
 
 
 class TensorSpec(Strict):
-    """One input or output of the graph; `shape` starts with None, the symbolic number of rows."""
+    """One input or output of the graph.
+
+    `shape` starts with None, the symbolic number of rows; a name in it is an open size.
+    """
 
     name: Name
     dtype: Literal["float32", "float16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool"]
-    shape: list[Annotated[int, Field(ge=0)] | None]
+    shape: list[Annotated[int, Field(ge=0)] | Name | None]
     minimum: float | None = None
     maximum: float | None = None
     layout: str | None = None
@@ -55,13 +65,34 @@ class TensorSpec(Strict):
     @model_validator(mode="after")
     def _rows_come_first(self) -> Self:
         if not self.shape or self.shape[0] is not None or None in self.shape[1:]:
-            raise ValueError(f"shape must be [null, fixed, ...], rows first, got {self.shape}")
+            raise ValueError(f"shape must be [null, size, ...], rows first, got {self.shape}")
         return self
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row, without the rows' dimension."""
-        return tuple(dim for dim in self.shape[1:] if dim is not None)
+        """Shape of one row, without the rows' dimension; −1 where a size is open."""
+        return tuple(dim if isinstance(dim, int) else -1 for dim in self.shape[1:])
+
+    @property
+    def open_sizes(self) -> dict[int, str]:
+        """The names of open sizes by their axes in a row."""
+        return {axis: dim for axis, dim in enumerate(self.shape[1:]) if isinstance(dim, str)}
+
+    def at(self, sizes: Sizes) -> "TensorSpec":
+        """This tensor with numbers for its open sizes."""
+        shape = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in self.shape]
+        return self.model_copy(update={"shape": shape})
+
+    def sizes_of(self, row_shape: Sequence[int]) -> dict[str, int] | None:
+        """The open sizes of a row of this shape; None if it is no row of this tensor, whatever the ranges."""
+        own = self.shape[1:]
+        sizes: dict[str, int] = {}
+        if len(row_shape) != len(own):
+            return None
+        for dim, found in zip(own, row_shape, strict=True):
+            if dim != found and (isinstance(dim, int) or sizes.setdefault(str(dim), found) != found):
+                return None
+        return sizes
 
 
 def derived_tolerance(*, unfolded_error: float, output_range: float) -> float:
@@ -181,10 +212,19 @@ class GoldenPictures(Strict):
     max_difference: Annotated[float, Field(ge=0, le=PICTURE_TOLERANCE)]
 
 
+class GoldenSize(Strict):
+    """A group of golden rows: a number for each open size of the inputs, and the tolerances of that group."""
+
+    sizes: dict[Name, Annotated[int, Field(ge=1)]]
+    tolerances: dict[str, Tolerance]
+
+
 class Manifest(Strict):
     """The whole of `manifest.json`.
 
     `max_rows` is the maximum of a batch, for a net whose rows are not independent; None: any number goes.
+    `sizes` are the ranges of all open sizes, None where there are none; `golden_sizes` are ascending, and
+    `tolerances` are then the widest of theirs.
     """
 
     schema_version: Literal[1, 2, 3, 4]
@@ -197,6 +237,8 @@ class Manifest(Strict):
     preprocessing: Preprocessing | None
     postprocessing: Postprocessing | None = None
     max_rows: Annotated[int, Field(ge=1)] | None = None
+    sizes: dict[Name, SizeRange] | None = None
+    golden_sizes: Annotated[list[GoldenSize], Field(min_length=1)] | None = None
     golden_pictures: GoldenPictures | None = None
     tolerances: dict[str, Tolerance]
     fold: FoldAccount
@@ -255,12 +297,56 @@ class Manifest(Strict):
             raise ValueError(f"int8's tolerances and sqnr_db must name the outputs {outputs}")
         return self
 
+    @model_validator(mode="after")
+    def _open_sizes_agree(self) -> Self:
+        named = {name for spec in (*self.inputs, *self.outputs) for name in spec.open_sizes.values()}
+        if named != set(self.sizes or {}) or (self.sizes is None) != (self.golden_sizes is None):
+            raise ValueError(
+                f"sizes must give the range of each open size, {sorted(named)}, and golden_sizes go with it; "
+                f"got {sorted(self.sizes or {})}"
+            )
+        if self.sizes is None:
+            return self
+        if self.schema_version < OPEN_SIZES_VERSION:
+            raise ValueError(f"schema version {self.schema_version}: open sizes belong to version 4")
+        if self.int8 is not None:
+            raise ValueError("int8 is for nets whose sizes are all fixed")
+        for group in self.golden_sizes or []:
+            given, ranges = group.sizes, self.input_sizes
+            if set(given) != set(ranges) or not all(ranges[name].holds(given[name]) for name in given):
+                raise ValueError(f"golden_sizes must be within the ranges of the inputs' sizes, got {given}")
+            if sorted(group.tolerances) != sorted(self.tolerances):
+                raise ValueError(f"golden_sizes must give a tolerance for each output, at {group.sizes}")
+        return self
+
+    @property
+    def input_sizes(self) -> dict[str, SizeRange]:
+        """The ranges of the inputs' open sizes; empty where all are fixed."""
+        names = {name for spec in self.inputs for name in spec.open_sizes.values()}
+        return {name: held for name, held in (self.sizes or {}).items() if name in names}
+
+    def tolerances_at(self, group: int) -> dict[str, Tolerance]:
+        """The tolerances of a group of golden rows."""
+        return self.tolerances if self.golden_sizes is None else self.golden_sizes[group].tolerances
+
+    def max_rows_at(self, sizes: Sizes) -> int | None:
+        """The maximum of a batch of rows of these sizes; None: any number goes."""
+        return self.max_rows if self.sizes is None else max_rows_of(self.row_bytes(sizes), self.max_rows)
+
+    def row_bytes(self, sizes: Sizes) -> int:
+        """The bytes of one row of all inputs together, at these sizes."""
+        return sum(math.prod(at.row_shape) * np.dtype(at.dtype).itemsize for at in self._inputs_at(sizes))
+
+    def _inputs_at(self, sizes: Sizes) -> list[TensorSpec]:
+        return [spec.at(sizes) for spec in self.inputs]
+
     def sealed(self) -> bytes:
         """The content of manifest.json: indented JSON that holds its own digest.
 
         Keys of version 4 that say nothing are left out: readers of version 3 open what they can serve.
         """
-        left_out = {"int8"} if self.int8 is None else set()
+        unused = ("int8", "sizes", "golden_sizes")
+        left_out = {name for name in unused if getattr(self, name) is None}
         blanked = self.model_copy(update={"digest": _BLANK})
         blank = blanked.model_dump_json(indent=2, exclude=left_out).encode()
         return blank.replace(_BLANK.encode(), hashlib.sha256(blank).hexdigest().encode(), 1)

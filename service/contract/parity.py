@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.contract.bundle import Golden
+from service.contract.bundle import Bundle, Golden
 from service.contract.int8 import Int8Tolerance
 from service.contract.manifest import Tolerance
+from service.contract.sizes import described
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -36,7 +37,7 @@ class Parity:
     def worst(self) -> Differences:
         """Largest difference of each output over every way of batching."""
         ways = [self.one_by_one, self.all_together, *self.buckets.values()]
-        return {name: max(way[name] for way in ways) for name in self.one_by_one}
+        return _largest(ways)
 
     def joined(self, buckets: Mapping[int, Differences]) -> "Parity":
         """This parity and further measurements of some buckets; the larger difference of each counts."""
@@ -48,6 +49,19 @@ class Parity:
         }
         return Parity(one_by_one=self.one_by_one, all_together=self.all_together, buckets=both)
 
+    @classmethod
+    def over(cls, parities: Sequence["Parity"]) -> "Parity":
+        """The largest differences of several golden sizes; a bucket counts where a size has it."""
+        sizes = sorted({size for parity in parities for size in parity.buckets})
+        return cls(
+            one_by_one=_largest([parity.one_by_one for parity in parities]),
+            all_together=_largest([parity.all_together for parity in parities]),
+            buckets={
+                size: _largest([parity.buckets[size] for parity in parities if size in parity.buckets])
+                for size in sizes
+            },
+        )
+
     def excess(self, tolerances: Mapping[str, Tolerance] | Mapping[str, Int8Tolerance]) -> str | None:
         """One sentence on the worst output beyond its tolerance, or None: the graph is proved."""
         beyond = {name: d for name, d in self.worst.items() if not d <= tolerances[name].max_abs}
@@ -58,6 +72,18 @@ class Parity:
             f"output '{name}' differs from its golden answers by {beyond[name]:.3g}, "
             f"the tolerance is {tolerances[name].max_abs:.3g}"
         )
+
+
+def excess_at_sizes(bundle: Bundle, parities: Sequence[Parity]) -> str | None:
+    """One sentence on the first golden size at which an output is beyond its tolerance there, or None."""
+    for group, (golden, parity) in enumerate(zip(bundle.goldens, parities, strict=True)):
+        if excess := parity.excess(bundle.manifest.tolerances_at(group)):
+            return f"{excess} at {described(golden.sizes)}" if golden.sizes else excess
+    return None
+
+
+def _largest(ways: Sequence[Differences]) -> Differences:
+    return {name: max(way[name] for way in ways) for name in ways[0]}
 
 
 def allowed(buckets: Sequence[int], max_rows: int | None) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ def unsupported_reason(manifest: Manifest) -> str | None:
     row_shape = preprocessing.row_shape
     tensor = manifest.inputs[0]
     takes_rows = tensor.dtype.startswith("float") or tensor.dtype == "uint8"
-    if len(manifest.inputs) != 1 or tensor.row_shape != row_shape or not takes_rows:
+    if len(manifest.inputs) != 1 or tensor.sizes_of(row_shape) is None or not takes_rows:
         return f"its input is not a float or uint8 tensor of shape {list(row_shape)}"
     output = manifest.outputs[0]
     if task_of(manifest) in ("classification", "multi-label"):
@@ -42,9 +42,10 @@ def activation_of(manifest: Manifest, *, ends_in_softmax: bool) -> str:
 
 
 def picture_facts(manifest: Manifest) -> dict[str, Any]:
-    """What clients and people may want to know: labels, preprocessing, postprocessing, ranges, accuracy."""
+    """What clients and people may want to know: sizes, labels, preprocessing, ranges, accuracy …"""
     training = manifest.provenance.training
     return {
+        **({} if manifest.sizes is None else {"sizes": _ranges(manifest)}),
         "labels": manifest.labels,
         "preprocessing": None
         if manifest.preprocessing is None
@@ -61,6 +62,10 @@ def picture_facts(manifest: Manifest) -> dict[str, Any]:
         else manifest.golden_pictures.model_dump(mode="json"),
         "accuracy": {name: value for name, value in training.items() if "accuracy" in name},
     }
+
+
+def _ranges(manifest: Manifest) -> dict[str, Any]:
+    return {name: held.model_dump() for name, held in manifest.input_sizes.items()}
 
 
 def labels_of(manifest: Manifest) -> list[str]:

@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from service.batching.job import BatchResult, Tensors
-from service.contract.bundle import Bundle
+from service.contract.bundle import Bundle, Golden
 from service.contract.manifest import Manifest
-from service.contract.parity import BUCKETS, Parity, allowed, measure, measure_buckets
+from service.contract.parity import BUCKETS, Parity, allowed, excess_at_sizes, measure, measure_buckets
+from service.contract.sizes import described
 from service.contract.text import first_line
 from service.engine.plan import LaneBuffers, PlanRequest, choose_plan, open_lanes
+from service.engine.row_sizes import RowSizes
 from service.engine.session import (
     CPU,
     Device,
@@ -59,6 +61,8 @@ class EngineConfig:
 class Engine:
     """Sets of buffers, one for each lane, over a loaded session; a lane is for one thread at a time.
 
+    Where sizes are open, `seconds` are of the golden size in the middle, and `sizes` knows what others cost.
+
     `seconds` of each bucket and `parity` are what the proof measured; `cold_executions` counts batches in a
     bucket that it had not run before, which would mean that a client waited for a warm-up.
     """
@@ -74,12 +78,15 @@ class Engine:
         has_control_flow: bool = False,
     ) -> None:
         self.provider = provider
-        self.may_run_inline = provider == CPU and not has_control_flow
+        # The seconds of a batch inline must be known: a Loop takes what its rows say, and rows of another
+        # size may take 20 times as long as those of the curve.
+        self.may_run_inline = provider == CPU and not has_control_flow and manifest.sizes is None
         self.plan = plan
         self.buckets = tuple(buckets)
         self.parity: Parity | None = None
         self.seconds: dict[int, float] = {}
         self.cold_executions = 0
+        self.sizes = RowSizes(manifest, buckets)
         self._first = manifest.inputs[0].name
         self._warm: set[tuple[int, int]] = set()
         self._is_warm = False
@@ -128,9 +135,10 @@ class Engine:
         The minimum of several runs: the first in a bucket warms it, and others may be disturbed.
         """
         num_rows = len(tensors[self._first])
+        largest = min(self.largest, self.sizes.of_rows(tensors).max_rows)
         parts = []
-        for start in range(0, num_rows, self.largest):
-            stop = min(start + self.largest, num_rows)
+        for start in range(0, num_rows, largest):
+            stop = min(start + largest, num_rows)
             result = self.run(lane, [{name: array[start:stop] for name, array in tensors.items()}])
             parts.append(result.answers)
             bucket = self.bucket(stop - start)
@@ -148,7 +156,7 @@ class Engine:
 
 def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
     """A session that fits the manifest, proved on the golden rows in every lane; raises EngineError."""
-    config = replace(config, buckets=allowed(config.buckets, bundle.manifest.max_rows))
+    config = replace(config, buckets=_buckets(config, bundle.manifest))
     provider = find_provider(bundle.graph, config.device)
     plan = choose_plan(
         PlanRequest(
@@ -173,6 +181,14 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
         return _proved(bundle, plain, config, provider)
 
 
+def _buckets(config: EngineConfig, manifest: Manifest) -> tuple[int, ...]:
+    """The allowed ones; where sizes are open, also those for large rows, of which few fit in a batch."""
+    buckets = allowed(config.buckets, manifest.max_rows)
+    if manifest.sizes is None:
+        return buckets
+    return tuple(sorted({*buckets, *(size for size in BUCKETS if size < buckets[-1])}))
+
+
 def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: str) -> Engine:
     manifest = bundle.manifest
     lanes = open_lanes(bundle.graph, manifest, provider, plan, config.buckets[-1])
@@ -184,18 +200,32 @@ def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: s
         provider,
         has_control_flow=has_control_flow(bundle.graph),
     )
+    curves, parities = [], []
+    for golden in bundle.goldens:
+        engine.seconds = {}
+        parities.append(_replayed(engine, golden, manifest))
+        curves.append(engine.seconds)
+    if excess := excess_at_sizes(bundle, parities):
+        raise EngineError(f"{excess} (on {provider})")
+    engine.seconds = curves[len(curves) // 2]
+    engine.sizes.learn([golden.sizes for golden in bundle.goldens], curves)
+    engine.parity = Parity.over(parities)
+    engine.seal()
+    return engine
+
+
+def _replayed(engine: Engine, golden: Golden, manifest: Manifest) -> Parity:
+    """The golden rows of one size in every lane and in every bucket that such rows may have."""
+    plan, buckets = engine.plan, allowed(engine.buckets, manifest.max_rows_at(golden.sizes))
     try:
-        parity = measure(partial(engine.run_all, 0), bundle.golden, engine.buckets)
+        parity = measure(partial(engine.run_all, 0), golden, buckets)
         for lane in range(plan.lanes):
             # Again with other rows: a captured graph is replayed, and must not repeat the answers to those
             # that it was captured with. Every lane has buffers of its own, so every lane is proved.
             for first in (0, 1, 2) if plan.has_cuda_graphs else (1,) * (lane > 0):
                 run = partial(engine.run_all, lane)
-                parity = parity.joined(measure_buckets(run, bundle.golden, engine.buckets, first))
+                parity = parity.joined(measure_buckets(run, golden, buckets, first))
     except ModelFailed as error:
-        raise EngineError(f"the golden rows could not be run: {error}") from None
-    if excess := parity.excess(manifest.tolerances):
-        raise EngineError(f"{excess} (on {provider})")
-    engine.parity = parity
-    engine.seal()
-    return engine
+        where = f" at {described(golden.sizes)}" if golden.sizes else ""
+        raise EngineError(f"the golden rows could not be run{where}: {error}") from None
+    return parity

@@ -29,6 +29,7 @@ import orjson
 from service.contract.bundle import Golden
 from service.contract.files import publish
 from service.contract.manifest import Manifest
+from service.contract.parity import allowed
 from service.engine.buffers import Buffers
 from service.engine.device_buffers import DeviceBuffers
 from service.engine.session import (
@@ -40,6 +41,7 @@ from service.engine.session import (
     check_tensors,
     open_session,
 )
+from service.engine.sized_buffers import SizedBuffers
 
 TIE = 0.95
 BETTER = 1.05  # what a change must gain to count as more than noise
@@ -86,7 +88,7 @@ class Measured:
     alone_s: float
 
 
-LaneBuffers = Buffers | DeviceBuffers
+LaneBuffers = Buffers | DeviceBuffers | SizedBuffers
 
 
 def open_lanes(
@@ -102,7 +104,9 @@ def open_lanes(
     for lane in range(plan.lanes):
         session = sessions[lane % len(sessions)]
         check_tensors(session, manifest)
-        if provider == CUDA:
+        if manifest.sizes is not None:
+            lanes.append(SizedBuffers(session, manifest))
+        elif provider == CUDA:
             lanes.append(DeviceBuffers(session, manifest, largest, has_graphs=plan.has_cuda_graphs))
         else:
             lanes.append(Buffers(session, manifest, largest, has_bindings=plan.has_bindings))
@@ -131,7 +135,7 @@ def choose_plan(request: PlanRequest) -> SessionPlan:
     )
     best = measured[chosen]
     # One after another, each on top of what was chosen so far: all combinations would take seconds.
-    for changes in _changes(request.provider, chosen):
+    for changes in _changes(request.provider, chosen, has_open_sizes=request.manifest.sizes is not None):
         changed = replace(chosen, **changes)
         found = _try(changed, request)
         if found and found.rows_per_s > BETTER * best.rows_per_s and found.alone_s < BETTER * best.alone_s:
@@ -146,20 +150,26 @@ def choose_plan(request: PlanRequest) -> SessionPlan:
 
 
 def _starts(request: PlanRequest) -> Iterator[SessionPlan]:
+    has_patterns = request.manifest.sizes is None
     if request.provider != CPU:
-        yield SessionPlan(threads=1, lanes=request.lanes or 2)
+        yield SessionPlan(threads=1, lanes=request.lanes or 2, has_memory_patterns=has_patterns)
         return
     for lanes in (
         [request.lanes] if request.lanes else sorted({1, request.threads // 2 or 1, request.threads})
     ):
-        yield SessionPlan(threads=max(1, request.threads // lanes), lanes=lanes)
+        threads = max(1, request.threads // lanes)
+        yield SessionPlan(threads=threads, lanes=lanes, has_memory_patterns=has_patterns)
 
 
-def _changes(provider: str, plan: SessionPlan) -> list[dict[str, Any]]:
+def _changes(provider: str, plan: SessionPlan, *, has_open_sizes: bool) -> list[dict[str, Any]]:
+    """What to try on top of `plan`; nothing that is bound to one shape where sizes are open."""
     if provider != CPU:
         searches = [{"conv_search": "EXHAUSTIVE"}, {"conv_search": "DEFAULT"}]
-        return [*searches, {"has_tf32": True}, {"has_cuda_graphs": True}]
-    changes: list[dict[str, Any]] = [{"has_bindings": False}, {"has_arena": False}]
+        graphs = [] if has_open_sizes else [{"has_cuda_graphs": True}]
+        return [*searches, {"has_tf32": True}, *graphs]
+    changes: list[dict[str, Any]] = [{"has_arena": False}]
+    if not has_open_sizes:
+        changes.insert(0, {"has_bindings": False})
     return changes + ([{"is_parallel": True}] if plan.threads > 1 else [])
 
 
@@ -179,7 +189,7 @@ def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
     deadline = time.perf_counter() + MAX_SECONDS
     rates: list[float] = []
     alone_s = 0.0
-    for bucket in request.buckets:
+    for bucket in allowed(request.buckets, request.manifest.max_rows_at(request.golden.sizes)):
         rows = {
             name: np.resize(array, (bucket, *array.shape[1:]))
             for name, array in request.golden.inputs.items()

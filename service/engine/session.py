@@ -44,12 +44,17 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionPlan:
-    """How ONNX Runtime runs a graph: `threads` for one batch, `lanes` batches at once, and its options."""
+    """How ONNX Runtime runs a graph: `threads` for one batch, `lanes` batches at once, and its options.
+
+    `has_memory_patterns`: it remembers what each shape of the inputs needs, without a bound. Where sizes are
+    open, clients choose the shapes, so there it must not.
+    """
 
     threads: int = 1
     lanes: int = 1
     has_bindings: bool = True
     has_arena: bool = True
+    has_memory_patterns: bool = True
     is_parallel: bool = False
     conv_search: Literal["EXHAUSTIVE", "HEURISTIC", "DEFAULT"] = "HEURISTIC"
     has_tf32: bool = False
@@ -103,6 +108,7 @@ def open_session(graph: bytes, provider: str, plan: SessionPlan) -> Any:
         ort.ExecutionMode.ORT_PARALLEL if plan.is_parallel else ort.ExecutionMode.ORT_SEQUENTIAL
     )
     options.enable_cpu_mem_arena = plan.has_arena
+    options.enable_mem_pattern = plan.has_memory_patterns
     options.log_severity_level = 3
     # A thread that spins for work takes its core from the event loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

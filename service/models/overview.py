@@ -47,9 +47,15 @@ def _served(served: Served) -> dict[str, Any]:
         "labels": len(labels_of(manifest)) if reason is None else None,
         "preprocessing": None if preprocessing is None else preprocessing.model_dump(),
         "inputs": [
-            {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.row_shape)}
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": list(tensor.row_shape),
+                "smallest": list(tensor.extreme("minimum")),
+            }
             for tensor in served.signature.inputs.values()
         ],
+        "sizes": ", ".join(f"{name} from {held}" for name, held in manifest.input_sizes.items()),
         "outputs": [tensor.name for tensor in served.signature.outputs.values()],
         "proof": {
             "proved_at": served.proved_at,

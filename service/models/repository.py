@@ -88,7 +88,7 @@ def load_version(
     try:
         bundle = open_bundle(root / name / version, trusted)
         # Decoded here and not in a process: the digests vouch for them as they do for the graph.
-        measure_pictures(bundle.manifest, bundle.pictures, next(iter(bundle.golden.inputs.values())))
+        measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
         engine = load_engine(bundle, config)
     except (BundleError, EngineError) as error:
         return Refused(name=name, version=version, reason=str(error))

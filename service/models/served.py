@@ -46,7 +46,7 @@ class Served:
         self.version = loaded.version
         self.manifest = loaded.manifest
         self.digest = loaded.bundle.digest
-        self.num_golden_rows = loaded.bundle.golden.num_rows
+        self.num_golden_rows = loaded.bundle.num_golden_rows
         self.proved_at = time.time()
         self.engine = engine = loaded.engine
         self.metrics = metrics
@@ -54,7 +54,8 @@ class Served:
         self.signature = signature_of(self.name, self.version, self.manifest, config.queue_rows)
         self.parser = RequestParser(self.signature)
         self.no_rows: Tensors = {
-            spec.name: np.empty((0, *spec.row_shape), spec.dtype) for spec in self.manifest.outputs
+            spec.name: np.empty((0, *self.signature.outputs[spec.name].extreme("minimum")), spec.dtype)
+            for spec in self.manifest.outputs
         }
         self.ends_in_softmax = are_distributions(loaded.bundle.golden.outputs[self.manifest.outputs[0].name])
         self.head = f"x-model-digest: sha256:{self.digest}\r\nx-model-version: {self.version}\r\n".encode()

@@ -61,10 +61,10 @@ const numpyOf = (datatype) => ({ FP16: "float16", FP32: "float32", FP64: "float6
 
 function ofRows(url, name, served) {
   const path = `${url}/v2/models/${encodeURIComponent(name)}/infer`;
-  const arrays = served.inputs.map((input) => `        ${python(input.name)}: np.zeros((1, ${input.shape.map((size) => `${size}, `).join("").trim()}), ${python(numpyOf(input.datatype))}),`);
-  const inputs = served.inputs.map((input) => ({ name: input.name, datatype: input.datatype, shape: [1, ...input.shape] }));
+  const arrays = served.inputs.map((input) => `        ${python(input.name)}: np.zeros((1, ${input.smallest.map((size) => `${size}, `).join("").trim()}), ${python(numpyOf(input.datatype))}),`);
+  const inputs = served.inputs.map((input) => ({ name: input.name, datatype: input.datatype, shape: [1, ...input.smallest] }));
   const zero = (input) => (input.datatype === "BOOL" ? "false" : "0");
-  const size = (input) => input.shape.reduce((a, b) => a * b, 1);
+  const size = (input) => input.smallest.reduce((a, b) => a * b, 1);
   const json = `{"inputs": [${served.inputs.map((input, i) => `${JSON.stringify(inputs[i]).slice(0, -1)},"data":[${size(input) > 40 ? `${zero(input)}, … ${size(input)} values` : Array(size(input)).fill(zero(input)).join(",")}]}`).join(", ")}]}`;
   const key = hasKey();
   return {

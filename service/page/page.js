@@ -65,7 +65,7 @@ function showModel() {
   at("model-note").textContent = !model ? "The models folder holds no model."
     : !served ? `${model.reason.charAt(0).toUpperCase()}${model.reason.slice(1)}.`
     : takesPictures ? `Version ${served.version}: a picture becomes ${served.preprocessing.width}×${served.preprocessing.height} ${served.preprocessing.mode === "L" ? "grey" : "colour"} pixels; ${served.labels} labels.`
-    : `Version ${served.version} takes no pictures (${served.no_pictures}). Inputs: ${served.inputs.map((input) => `${input.name} ${input.datatype} [${input.shape.join(", ")}]`).join("; ")}.`;
+    : `Version ${served.version} takes no pictures (${served.no_pictures}). Inputs: ${served.inputs.map((input) => `${input.name} ${input.datatype} [${input.shape.join(", ")}]`).join("; ")}${served.sizes ? `, where −1 is ${served.sizes}` : ""}.`;
   const mode = served?.preprocessing?.mode;
   if (takesPictures && at("canvas").dataset.mode !== mode) { at("canvas").dataset.mode = mode; draw.setPaper(mode); }
   showProof(model);
@@ -136,9 +136,9 @@ const percent = (share) => `${(100 * share).toFixed(share > 0.9995 && share < 1 
 
 async function sendZeros() {
   const { inputs, outputs } = current().served;
-  const size = (input) => input.shape.reduce((a, b) => a * b, 1);
+  const size = (input) => input.smallest.reduce((a, b) => a * b, 1);
   const bytes = { BOOL: 1, UINT8: 1, INT8: 1, INT16: 2, FP16: 2, INT32: 4, FP32: 4 };
-  const tensors = inputs.map((input) => ({ name: input.name, datatype: input.datatype, shape: [1, ...input.shape], parameters: { binary_data_size: size(input) * (bytes[input.datatype] ?? 8) } }));
+  const tensors = inputs.map((input) => ({ name: input.name, datatype: input.datatype, shape: [1, ...input.smallest], parameters: { binary_data_size: size(input) * (bytes[input.datatype] ?? 8) } }));
   const head = JSON.stringify({ inputs: tensors });
   const body = new Blob([head, ...tensors.map((tensor) => new Uint8Array(tensor.parameters.binary_data_size))]);
   say("Asking …");

@@ -7,6 +7,7 @@ why it is refused: the status as the number, and a sentence.
 The parent reads that form as it reads any client's: what it gets from here is checked like all the rest.
 """
 
+from dataclasses import astuple
 from typing import Any
 
 import orjson
@@ -16,7 +17,7 @@ from service.isolation.child import Answer, answer_requests
 from service.protocol.compression import decoded
 from service.protocol.head import Head
 from service.protocol.request import InferRequest, RequestParser
-from service.protocol.signature import Signature, Tensor
+from service.protocol.signature import OpenSize, Signature, Tensor
 
 MAX_MESSAGE = 2000  # characters: more than a client reads of it
 READ = b"p"
@@ -27,7 +28,13 @@ def expected_json(signature: Signature, encoding: bytes | None, length: bytes | 
     """What the process must know: signature, Content-Encoding, Inference-Header-Content-Length, limit."""
     tensors = [
         [
-            {"name": t.name, "datatype": t.datatype, "row_shape": list(t.row_shape), "size": t.size}
+            {
+                "name": t.name,
+                "datatype": t.datatype,
+                "row_shape": list(t.row_shape),
+                "size": t.size,
+                "open_sizes": [astuple(one) for one in t.open_sizes],
+            }
             for t in side.values()
         ]
         for side in (signature.inputs, signature.outputs)
@@ -36,6 +43,7 @@ def expected_json(signature: Signature, encoding: bytes | None, length: bytes | 
         {
             "model": [signature.name, signature.version, signature.max_rows],
             "tensors": tensors,
+            "size_names": signature.size_names,
             "encoding": None if encoding is None else encoding.decode("latin-1"),
             "length": None if length is None else length.decode("latin-1"),
             "limit": limit,
@@ -97,12 +105,20 @@ def _signature(expected: dict[str, Any]) -> Signature:
                 datatype=given["datatype"],
                 row_shape=tuple(given["row_shape"]),
                 size=given["size"],
+                open_sizes=tuple(OpenSize(*one) for one in given["open_sizes"]),
             )
             for given in side
         }
         for side in expected["tensors"]
     )
-    return Signature(name=name, version=version, inputs=inputs, outputs=outputs, max_rows=max_rows)
+    return Signature(
+        name=name,
+        version=version,
+        inputs=inputs,
+        outputs=outputs,
+        max_rows=max_rows,
+        size_names=tuple(expected["size_names"]),
+    )
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ class RequestInput:
 class Head:
     """A checked request without its rows; `timeout_s` and `priority` are 0 where the client gave none.
 
+    `sizes` are those of its rows that the model leaves open, in the order of `Signature.size_names`.
+
     `answer` is the JSON of its answer, kept once it was printed and only if every output is binary: then it
     holds no values, and the next request with this head gets the same one.
     """
@@ -53,6 +55,7 @@ class Head:
     inputs: list[RequestInput]
     outputs: list[RequestedOutput]
     num_rows: int
+    sizes: tuple[int, ...] = ()
     id: str | None = None
     timeout_s: float = 0.0
     priority: int = 0
@@ -81,6 +84,7 @@ def read_head(document: dict[str, Any], signature: Signature, *, has_header: boo
         inputs=list(inputs.values()),
         outputs=_read_outputs(document, flag(parameters, "binary_data_output", default=False), signature),
         num_rows=_num_rows(inputs, signature),
+        sizes=_sizes(inputs, signature) if signature.size_names else (),
         id=request_id,
         timeout_s=unsigned(parameters, "timeout") / 1e6,
         priority=unsigned(parameters, "priority"),
@@ -111,10 +115,7 @@ def _read_input(entry: Any, signature: Signature, *, has_header: bool) -> Reques
             f"but model '{signature.name}' expects '{tensor.datatype}'"
         )
     if len(shape) != len(tensor.row_shape) + 1 or tuple(shape[1:]) != tensor.row_shape:
-        raise BadRequest(
-            f"unexpected shape for input '{name}' for model '{signature.name}'. "
-            f"Expected {tensor.shape}, got {shape}"
-        )
+        _check_open_shape(shape, tensor, signature)
     # The rank is the model's by now, so the product is of few numbers.
     num_elements = prod(shape)
     if num_elements * tensor.size > 2**63 - 1:
@@ -123,6 +124,38 @@ def _read_input(entry: Any, signature: Signature, *, has_header: bool) -> Reques
         return RequestInput(tensor, tuple(shape), num_elements, None, entry["data"])
     num_bytes = _num_bytes(parameters, tensor, num_elements, signature, has_header=has_header)
     return RequestInput(tensor, tuple(shape), num_elements, num_bytes)
+
+
+def _check_open_shape(shape: list[int], tensor: Tensor, signature: Signature) -> None:
+    """Raise BadRequest unless the shape differs from the tensor's only in open sizes, within their ranges."""
+    unexpected = (
+        f"unexpected shape for input '{tensor.name}' for model '{signature.name}'. "
+        f"Expected {tensor.shape}, got {shape}"
+    )
+    opened = {open_size.axis for open_size in tensor.open_sizes}
+    if len(shape) != len(tensor.row_shape) + 1 or any(
+        found != expected and axis not in opened
+        for axis, (found, expected) in enumerate(zip(shape[1:], tensor.row_shape, strict=True))
+    ):
+        raise BadRequest(unexpected)
+    for one in tensor.open_sizes:
+        found = shape[1 + one.axis]
+        if not one.minimum <= found <= one.maximum or (found - one.minimum) % one.step:
+            raise BadRequest(f"{unexpected}: '{one.name}' is {found}, expected {one.range}")
+
+
+def _sizes(inputs: dict[str, RequestInput], signature: Signature) -> tuple[int, ...]:
+    """The open sizes of the rows; raises BadRequest where two inputs disagree on one."""
+    found: dict[str, int] = {}
+    for given in inputs.values():
+        for one in given.tensor.open_sizes:
+            size = given.shape[1 + one.axis]
+            if found.setdefault(one.name, size) != size:
+                raise BadRequest(
+                    f"the inputs for model '{signature.name}' disagree on the size '{one.name}': "
+                    f"{found[one.name]} and {size}"
+                )
+    return tuple([found[name] for name in signature.size_names])
 
 
 def _check_source(entry: dict[str, Any], parameters: dict[str, Any]) -> None:

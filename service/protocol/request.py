@@ -108,6 +108,11 @@ class RequestParser:
                 f"inputs in '{signature.name}' model configuration"
             )
         tensor = next(iter(signature.inputs.values()))
+        if tensor.open_sizes:
+            raise BadRequest(
+                f"a raw request gives no shape, and input '{tensor.name}' of model '{signature.name}' has "
+                f"open sizes: {tensor.shape}"
+            )
         num_bytes = tensor.row_elements * tensor.size
         if len(body) != num_bytes:
             raise BadRequest(

@@ -67,6 +67,7 @@ class InferCall:
             head.timeout_s or served.default_timeout_s,
             priority=head.priority,
             on_end=self._end,
+            size=served.engine.sizes(head.sizes),
         )
         self._exchange.on_hang_up = self._hang_up
 

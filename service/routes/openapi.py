@@ -3,6 +3,7 @@
 In: the app and the served models.  Out: the OpenAPI document.
 """
 
+from math import prod
 from typing import Any
 
 import orjson
@@ -178,8 +179,8 @@ def _request_example(signature: Signature | None) -> dict[str, Any]:
             {
                 "name": tensor.name,
                 "datatype": tensor.datatype,
-                "shape": [1, *tensor.row_shape],
-                "data": [False if tensor.datatype == "BOOL" else 0] * tensor.row_elements,
+                "shape": [1, *tensor.extreme("minimum")],
+                "data": [False if tensor.datatype == "BOOL" else 0] * prod(tensor.extreme("minimum")),
             }
             for tensor in signature.inputs.values()
         ],

@@ -138,7 +138,8 @@ class Predictor:
             shown = await run_in_threadpool(drawn_row, rows[0], preprocessing) if wants_row else None
             record.num_rows = len(rows)
             record.decode_s = time.perf_counter() - record.begun - record.read_s
-            job = await served.batcher.ask(tensors, len(rows), served.default_timeout_s)
+            size = served.engine.sizes.of_rows(tensors)
+            job = await served.batcher.ask(tensors, len(rows), served.default_timeout_s, size=size)
         assert job.answers is not None
         record.queue_s, record.compute_s = job.queue_s, job.compute_s
         answers: np.ndarray = job.answers[served.manifest.outputs[0].name]

@@ -79,7 +79,7 @@ def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> N
         assert queue.head(10**6) == waiting
         assert queue.num_rows == naive.num_rows()
         for asked in (0, 1, 2, 3, 4, 7, 9):
-            assert queue.rows_before(asked) == naive.num_rows(up_to=asked or 2)
+            assert queue.work_before(asked) == naive.num_rows(up_to=asked or 2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -112,11 +112,11 @@ def test_priorities_come_first_and_arrival_next() -> None:
     )
 
 
-def test_rows_before_are_those_of_its_own_priority_and_of_better_ones() -> None:
+def test_work_before_is_that_of_its_own_priority_and_of_better_ones() -> None:
     queue = RowQueue()
     for num_rows, priority in ((1, 1), (10, 2), (100, 0), (1000, 3)):
         put(queue, job_of(num_rows, priority))
-    assert [queue.rows_before(priority) for priority in (0, 1, 2, 3, 4)] == [111, 1, 111, 1111, 1111]
+    assert [queue.work_before(priority) for priority in (0, 1, 2, 3, 4)] == [111, 1, 111, 1111, 1111]
 
 
 def test_a_job_that_fails_with_half_of_its_pieces_taken_takes_the_other_half_along() -> None:
@@ -128,7 +128,7 @@ def test_a_job_that_fails_with_half_of_its_pieces_taken_takes_the_other_half_alo
     long.fail(ValueError("its first piece"))
     long.fail(ValueError("again"))
     long.drop()
-    assert (queue.num_rows, queue.rows_before(0)) == (1, 1)
+    assert (queue.num_rows, queue.work_before(0)) == (1, 1)
     assert [piece.job for piece in queue.pop(1)] == [mate]
     assert (queue.num_rows, list(queue), queue.head(1)) == (0, [], [])
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.bundle.make import make_golden
+from export.bundle.goldens import make_golden
 from export.errors import ProofError
 from export.fold.stages import fold
 from export.graph.file import serialize

@@ -144,6 +144,13 @@ def read_answer(headers: Any, body: bytes) -> tuple[dict[str, Any], Arrays]:
     return document, arrays
 
 
+def resident_mb(server: Server) -> float:
+    """The memory of a server's first process."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
+
+
 def wait_until(is_true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     """Poll a server until it says so."""
     deadline = time.monotonic() + timeout_s

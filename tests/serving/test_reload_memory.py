@@ -5,18 +5,12 @@ from pathlib import Path
 import httpx
 
 from control_kit import FLAGS, control
-from service_kit import Server, serving, wait_until
+from service_kit import Server, resident_mb, serving, wait_until
 from tiny_nets import digits_net, write_bundle
 
 RELOADS = 12
 ONE_MODEL_MB = 25  # 6,000 hidden units: 19 MB of weights, and what a session makes of them
 GROWTH_MB = 12  # half of one model's weights: that one stays would be seen at the second reload
-
-
-def resident_mb(server: Server) -> float:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(line.split()[1]) / 1024
 
 
 def threads_of(server: Server) -> int:

@@ -1,0 +1,108 @@
+"""The golden rows of a source and their true answers, at each golden size where sizes are open.
+
+In: a `Source`.  Out: a `Golden` for each size; one where all sizes are fixed.
+
+At a size there are as many rows as 1 GiB of float64 and 64 MiB of golden.npz hold, from 1 to 8; the smallest
+size has what is missing to 32.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.compute.rows import resized
+from export.errors import naming
+from export.graph.given import row_bytes
+from export.proof.choices import choices, untied
+from export.proof.golden import blended_inputs, golden_inputs
+from export.proof.truth import true_answers
+from export.sources.source import Source
+from service.contract.bundle import Golden
+from service.contract.manifest import MIN_GOLDEN_ROWS
+from service.contract.sizes import Sizes, described, max_rows_of
+
+if TYPE_CHECKING:  # it needs Pillow
+    from export.proof.pictures import PictureProof
+
+SPARE_ROWS = 16  # zeros and other made rows are likelier to make scores tie
+ROWS_AT_A_SIZE = 8
+PROOF_BYTES = 1 << 30  # of rows that are computed at once, with all that they become, in float64
+STORED_BYTES = 64 << 20  # of the rows of one size, before they are compressed
+
+Say = Callable[[str], None]
+
+
+def make_goldens(source: Source, seed: int, say: Say, pictures: "PictureProof | None") -> list[Golden]:
+    """The golden rows of each golden size, ascending, without those that near-equal scores decide.
+
+    Raises ProofError that names the size at which the net fails.
+    """
+    if source.sizes is None:
+        golden = make_golden(source, seed, say, pictures)
+        return [golden if source.pixels is not None else untied(source.graph, golden)]
+    numbers = [_num_rows(source, sizes) for sizes in source.sizes.golden]
+    numbers[0] += max(0, MIN_GOLDEN_ROWS - sum(numbers))
+    goldens = []
+    for place, (sizes, num_rows) in enumerate(zip(source.sizes.golden, numbers, strict=True)):
+        own = pictures if pictures is not None and _are_of(source, pictures, sizes) else None
+        with naming(sizes):
+            golden = make_golden(source, seed + place, say, own, sizes, num_rows)
+            goldens.append(untied(source.graph, golden, num_rows) if source.pixels is None else golden)
+    return goldens
+
+
+def make_golden(
+    source: Source,
+    seed: int,
+    say: Say,
+    pictures: "PictureProof | None" = None,
+    sizes: Sizes | None = None,
+    num_rows: int = MIN_GOLDEN_ROWS,
+) -> Golden:
+    """`num_rows` golden rows, of these sizes where they are open, and their true answers."""
+    sizes = sizes or {}
+    spare = SPARE_ROWS if choices(source.graph) else 0
+    if source.given is not None:
+        given = resized(source.graph, source.given, sizes)
+        inputs = blended_inputs(given, seed, spare, num_rows)
+    else:
+        specs = [spec.at(sizes) for spec in source.inputs]
+        inputs = golden_inputs(specs, source.held_out, seed, spare, num_rows)
+    if pictures is not None:  # first, so that no later step moves them
+        (name,) = inputs
+        inputs = {name: np.concatenate([pictures.rows, inputs[name]])}
+    whole = len(next(iter(inputs.values())))
+    at = f" at {described(sizes)}" if sizes else ""
+    say(f"computing {whole} golden answers{at}: {source.truth}")
+    outputs = true_answers(
+        source.evaluate,
+        inputs,
+        lambda row: say(f"golden answer {row} of {whole}{at}: {source.truth}"),
+        is_exact=source.graph_truth is None or source.graph_truth.is_exact,
+        max_rows=source.max_rows,
+    )
+    return Golden(
+        inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs}, sizes=sizes
+    )
+
+
+def max_rows_at(source: Source, golden: Golden) -> int | None:
+    """The maximum of a batch of rows as large as these, as the manifest's reader has it."""
+    if source.sizes is None:
+        return source.max_rows
+    return max_rows_of(sum(array[0].nbytes for array in golden.inputs.values()), source.max_rows)
+
+
+def _num_rows(source: Source, sizes: Sizes) -> int:
+    assert source.sizes is not None
+    largest = {name: held.maximum for name, held in source.sizes.ranges.items()}
+    specs = [spec.at({**largest, **sizes}) for spec in (*source.inputs, *source.outputs)]
+    stored = sum(8 * prod(spec.row_shape) for spec in specs)
+    fitting = min(PROOF_BYTES // max(row_bytes(source.graph, sizes), 1), STORED_BYTES // max(stored, 1))
+    return max(1, min(ROWS_AT_A_SIZE, fitting))
+
+
+def _are_of(source: Source, pictures: "PictureProof", sizes: Sizes) -> bool:
+    return source.inputs[0].sizes_of(pictures.rows.shape[1:]) == sizes

@@ -4,8 +4,8 @@ In: a graph before its fold.  Out: the same graph, with `Moments` at every tenso
 
     before a BatchNorm   mean μ, deviation σ          after it   mean β, deviation |γ|
     y = f(x), f one of   Relu, Clip, Sigmoid …        the moments of f of a normal, cut at 6σ
-    x + y                sums; variances add, as if both were independent
-    pools                the mean; the deviation of one number, which an average can only lower
+    x + y                sums of means and of bounds; deviations as of a correlation of 1/2
+    pools                mean and deviation of one number; 4σ bound an average of all places
 
 Each channel's numbers are taken for normal, which is what a BatchNorm's statistics describe.  They end at a
 linear op with no BatchNorm after it: its inputs are correlated, and no statistic says how.
@@ -21,6 +21,8 @@ from export.graph.edit import constant, onnx_op
 from export.graph.moments import Moments, know, moments_of
 
 SIGMAS = 6.0
+AVERAGE_SIGMAS = 4.0
+CORRELATION = 0.5
 _Z = np.linspace(-SIGMAS, SIGMAS, 481)
 _WEIGHTS = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
 
@@ -116,6 +118,8 @@ def _after(node: ir.Node, output: ir.Value) -> Moments | None:
     function = _function(node)
     if function is not None:
         return of_function(function, x)
+    if op_type in ("GlobalAveragePool", "ReduceMean"):
+        x = _averaged(x)
     if op_type in _SAME:
         return x
     if op_type == "Pad":
@@ -195,13 +199,15 @@ def _exactly(array: np.ndarray) -> Moments:
 
 
 def _sum(x: Moments, y: Moments) -> Moments:
-    mean, std = x.mean + y.mean, np.sqrt(x.std**2 + y.std**2)
-    return Moments(
-        mean=mean,
-        std=std,
-        low=np.maximum(x.low + y.low, mean - SIGMAS * std),
-        high=np.minimum(x.high + y.high, mean + SIGMAS * std),
-    )
+    """Terms of a residual net are alike: 6σ of independent ones would cut off what their sum reaches."""
+    variance = x.std**2 + y.std**2 + 2 * CORRELATION * x.std * y.std
+    return Moments(mean=x.mean + y.mean, std=np.sqrt(variance), low=x.low + y.low, high=x.high + y.high)
+
+
+def _averaged(x: Moments) -> Moments:
+    """Of all places: nowhere near the extremes of one."""
+    low, high = x.mean - AVERAGE_SIGMAS * x.std, x.mean + AVERAGE_SIGMAS * x.std
+    return Moments(mean=x.mean, std=x.std, low=np.maximum(x.low, low), high=np.minimum(x.high, high))
 
 
 def _product(x: Moments, y: Moments) -> Moments:

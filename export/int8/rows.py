@@ -9,6 +9,7 @@ Neither is read whole: 2,000 rows of 3×224×224 are 1.2 GB.
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,14 +134,17 @@ def open_rows(
     def checked() -> Iterator[Batch]:
         done = 0
         for one in rows.read():
-            yield _checked(one, specs, path, done)
+            yield _checked(one, specs, path, done, labels)
             done += len(next(iter(one.inputs.values())))
 
     return Rows(num_rows=rows.num_rows, read=checked, words=rows.words)
 
 
-def _checked(batch: Batch, specs: Sequence[TensorSpec], path: Path, first: int) -> Batch:
-    """The batch in the inputs' types."""
+def _checked(
+    batch: Batch, specs: Sequence[TensorSpec], path: Path, first: int, labels: Sequence[str] | None
+) -> Batch:
+    """The batch in the inputs' types; `first` is the number of its first row."""
+    _check_labels(batch.labels, path, labels)
     inputs = {}
     for spec in specs:
         array, where = batch.inputs[spec.name], f"--calibrate {path}: '{spec.name}'"
@@ -165,12 +169,24 @@ def _checked(batch: Batch, specs: Sequence[TensorSpec], path: Path, first: int) 
     return Batch(inputs=inputs, labels=batch.labels)
 
 
+def _check_labels(found: np.ndarray | None, path: Path, labels: Sequence[str] | None) -> None:
+    if found is None:
+        return
+    last = len(labels) - 1 if labels else None
+    is_whole = found.ndim == 1 and found.dtype.kind in "iu"
+    if not is_whole or found.min() < 0 or (last is not None and found.max() > last):
+        wanted = "0, 1, 2 …" if last is None else f"0 … {last}"
+        raise SourceError(
+            f"--calibrate {path}: labels must be whole numbers {wanted}, found {np.ravel(found)[0]}"
+        )
+
+
 def _of_npz(path: Path, specs: Sequence[TensorSpec], batch: int) -> Rows:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             shapes = {name: _header(archive, name) for name in names}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f"--calibrate {path}: not an .npz file of arrays: {first_line(error)}") from None
     inputs = [spec.name for spec in specs]
     arrays = [name for name in names if name != LABELS or LABELS in inputs]
@@ -188,7 +204,11 @@ def _of_npz(path: Path, specs: Sequence[TensorSpec], batch: int) -> Rows:
         with zipfile.ZipFile(path) as archive:
             streams = {name: _streamed(archive, name, batch) for name in read_names}
             for _ in range(0, number, batch):
-                part = {name: next(stream) for name, stream in streams.items()}
+                try:
+                    part = {name: next(stream) for name, stream in streams.items()}
+                except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                    reason = first_line(error)
+                    raise SourceError(f"--calibrate {path}: cannot be read to its end: {reason}") from None
                 labels = part.get(LABELS) if labelled else None
                 yield Batch(inputs={name: part[array] for name, array in of_input.items()}, labels=labels)
 

@@ -1,0 +1,152 @@
+"""Moments: what BatchNorms know, carried through ops and through the fold, is what rows really show."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import helper
+from torch import nn
+
+from export.fold.stages import fold
+from export.graph.file import serialize
+from export.graph.moments import Moments, know, moments_of
+from export.graph.prepare import prepare
+from export.int8.moments import carry_moments, clip_limits, normal
+from export.int8.observe import observe
+from export.sources.trace import trace
+from onnx_graphs import graph
+from training import nets
+
+ROWS = np.random.default_rng(1).normal(size=(64, 3, 16, 16)).astype(np.float32)
+
+
+def drawn(name: str, **settings: object) -> nn.Module:
+    """A net whose statistics are those of ROWS."""
+    torch.manual_seed(0)
+    net = nets.build_net(name, {"input_shape": (3, 16, 16), "num_classes": 5, **settings})
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    with torch.no_grad():
+        net.train()(torch.from_numpy(ROWS))
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("resnet", {"depth": 8, "width": 8}), ("preact-resnet", {"depth": 8, "width": 8}), ("repvgg", {})],
+)
+def test_they_are_what_rows_show_after_the_fold(name, settings):
+    """Every tensor that a BatchNorm knew: its mean and deviation, in the units that the fold stores it in."""
+    unfolded = prepare(trace(drawn(name, **settings), (3, 16, 16)))
+    assert carry_moments(unfolded) > 3
+    folded, _ = fold(unfolded)
+    carry_moments(folded)
+    known = {value.name: moments_of(value) for node in folded.graph for value in node.outputs}
+    proto = onnx.load_from_string(serialize(folded))
+    seen = observe(proto, lambda: [{proto.graph.input[0].name: ROWS}], with_bins=False)
+    checked = 0
+    for node in proto.graph.node:
+        moments, one = known.get(node.output[0]), seen.get(node.output[0])
+        if moments is None or one is None:
+            continue
+        low, high = float(moments.low.min()), float(moments.high.max())
+        width = one.high - one.low
+        assert low <= one.low + 0.15 * width, node.name
+        assert high >= one.high - 0.15 * width, node.name
+        if node.op_type == "Conv" and moments.mean.size == one.mean.size:
+            deviation = float(moments.std.max())
+            assert np.abs(moments.mean.ravel() - one.mean).max() < 0.5 * deviation, node.name
+            checked += 1
+    assert checked > 3
+
+
+def test_a_tensor_stored_otherwise_has_other_moments():
+    stored = normal(np.array([1.0, 2.0]), np.array([1.0, 0.5])).stored(
+        np.array([-2.0, 1.0]), np.array([1.0, 0.0])
+    )
+    assert stored.mean.tolist() == [-4.0, 2.0]
+    assert stored.std.tolist() == [2.0, 0.5]
+    assert stored.low.tolist() == [-16.0, -1.0]
+    assert stored.high.tolist() == [8.0, 5.0]
+
+
+def after(*nodes: onnx.NodeProto, weights: dict[str, np.ndarray] | None = None) -> Moments | None:
+    """What is known at the end, when "x" is N(0.5, 1) in channel 0 and N(−1, 2²) in channel 1."""
+    model = prepare(ir.from_proto(graph(list(nodes), weights or {}, ["rows", 2, 4, 4], dtype=np.float32)))
+    shape = (1, 2, 1, 1)
+    know(
+        model.graph.inputs[0],
+        normal(np.array([0.5, -1.0]).reshape(shape), np.array([1.0, 2.0]).reshape(shape)),
+    )
+    carry_moments(model)
+    return moments_of(model.graph.outputs[0])
+
+
+def drawn_rows() -> np.ndarray:
+    chance = np.random.default_rng(0).normal(size=(200_000, 2))
+    return chance * [1.0, 2.0] + [0.5, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "function"),
+    [
+        ("Relu", {}, lambda x: np.maximum(x, 0)),
+        ("Sigmoid", {}, lambda x: 1 / (1 + np.exp(-x))),
+        ("LeakyRelu", {"alpha": 0.2}, lambda x: np.where(x < 0, 0.2 * x, x)),
+        ("HardSwish", {}, lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+        ("Tanh", {}, np.tanh),
+        ("Elu", {"alpha": 1.0}, lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x)),
+    ],
+)
+def test_a_function_of_a_normal_is_as_drawn(op_type, attributes, function):
+    moments = after(helper.make_node(op_type, ["x"], ["y"], **attributes))
+    assert moments is not None
+    values = function(drawn_rows())
+    assert moments.mean.ravel() == pytest.approx(values.mean(axis=0), abs=0.01)
+    assert moments.std.ravel() == pytest.approx(values.std(axis=0), rel=0.02)
+    assert (moments.low.ravel() <= values.min(axis=0) + 0.01).all()
+    assert (moments.high.ravel() >= values.max(axis=0) - 0.01).all()
+
+
+def test_a_clip_bounds_the_range():
+    limits = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    moments = after(helper.make_node("Clip", ["x", "low", "high"], ["y"]), weights=limits)
+    assert moments is not None
+    assert (moments.low.min(), moments.high.max()) == (0, 6)
+
+
+def test_a_gate_is_not_taken_for_independent():
+    nodes = [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Mul", ["x", "s"], ["y"])]
+    moments = after(*nodes)
+    assert moments is not None
+    rows = drawn_rows()
+    assert moments.mean.ravel() == pytest.approx((rows / (1 + np.exp(-rows))).mean(axis=0), abs=0.01)
+    assert moments.low.min() > -0.3, "x · sigmoid(x) is never below −0.28"
+
+
+@pytest.mark.parametrize("op_type", ["Flatten", "Transpose", "GlobalAveragePool", "MaxPool", "Concat"])
+def test_moments_have_the_rank_of_their_tensor(op_type):
+    attributes = {
+        "Transpose": {"perm": [0, 2, 3, 1]},
+        "MaxPool": {"kernel_shape": [2, 2]},
+        "Concat": {"axis": 1},
+    }
+    inputs = ["x", "x"] if op_type == "Concat" else ["x"]
+    moments = after(helper.make_node(op_type, inputs, ["y"], **attributes.get(op_type, {})))
+    assert moments is not None
+    sizes = {"Flatten": (1, 32), "Transpose": (1, 1, 1, 1), "Concat": (1, 4, 1, 1)}
+    assert moments.mean.shape == sizes.get(op_type, (1, 2, 1, 1))
+
+
+def test_a_linear_op_without_a_batchnorm_ends_them():
+    weight = {"w": np.ones((3, 2, 1, 1), np.float32)}
+    assert after(helper.make_node("Conv", ["x", "w"], ["y"]), weights=weight) is None
+
+
+def test_the_limits_of_a_clip():
+    clip = ir.node("Clip", [ir.Value(name="x")], {"min": -1.0, "max": 2.0})
+    assert clip_limits(clip) == (-1.0, 2.0)

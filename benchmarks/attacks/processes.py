@@ -15,6 +15,7 @@ class MemoryWatch:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._program = _program(pid)
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self.quiet_mb = self._now_mb()
@@ -33,7 +34,17 @@ class MemoryWatch:
             self.peak_mb = max(self.peak_mb, self._now_mb())
 
     def _now_mb(self) -> float:
-        return sum(resident_mb(pid) for pid in (self._pid, *children_of(self._pid)))
+        # A child that has not begun to run its own program shares all pages with its parent.
+        children = [pid for pid in children_of(self._pid) if _program(pid) != self._program]
+        return sum(resident_mb(pid) for pid in (self._pid, *children))
+
+
+def _program(pid: int) -> bytes:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def children_of(pid: int) -> list[int]:

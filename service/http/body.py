@@ -1,31 +1,81 @@
 """The body of a request, read whole and never beyond the limit.
 
 In: the ASGI messages.  Out: bytes, decompressed if the client compressed them; TooLarge as soon as it is.
+
+Little that was compressed is inflated at once. What becomes more than 1 MiB waits for its turn and for
+memory: one is inflated at a time, and only a few are held, for 60 kB can become 60 MB.
 """
 
 import asyncio
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from service.errors import HungUp, TooLarge
 from service.http.connected import while_connected
 from service.http.reply import Receive
+from service.isolation.capacity import Capacity, Lease
 from service.protocol.compression import Buffer, decompress, window_bits
 
-
-async def read_body(receive: Receive, declared: bytes | None, encoding: bytes | None, limit: int) -> Buffer:
-    """The whole body; `declared` and `encoding` are the request's Content-Length and Content-Encoding."""
-    if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
-        raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
-    bits = window_bits(encoding)
-    body = await _receive_all(receive, limit)
-    return body if bits is None else await while_connected(receive, _inflated(body, bits, limit))
+LIGHT_BYTES = 1 << 20  # of a compressed body, as sent and once decompressed
+MAX_HEAVY = 2  # decompressed bodies that are held at once
 
 
-async def _inflated(body: Buffer, bits: int, limit: int) -> Buffer:
+class Body:
+    """What a client sent; the memory of a heavy one is counted until `end`."""
+
+    def __init__(self, content: Buffer, lease: Lease | None = None) -> None:
+        self.content = content
+        self._lease = lease
+
+    def end(self) -> None:
+        """The body is not needed any more."""
+        self.content = b""
+        if self._lease is not None:
+            self._lease.end()
+
+
+class BodyReader:
+    """Reads the bodies of one route, of at most `limit` bytes; belongs to one event loop."""
+
+    def __init__(self, threads: Executor, limit: int) -> None:
+        self._threads = threads
+        self._limit = limit
+        self._capacity = Capacity(MAX_HEAVY, MAX_HEAVY * limit)
+        self._heavy_thread = ThreadPoolExecutor(1, thread_name_prefix="inflate")
+
+    async def read(self, receive: Receive, declared: bytes | None, encoding: bytes | None) -> Body:
+        """The whole body; `declared` and `encoding` are the request's Content-Length and Content-Encoding.
+
+        Raises TooLarge, BadRequest, UnknownEncoding or HungUp.
+        """
+        limit = self._limit
+        if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+            raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
+        bits = window_bits(encoding)
+        body = await _receive_all(receive, limit)
+        return Body(body) if bits is None else await while_connected(receive, self._inflated(body, bits))
+
+    async def _inflated(self, body: Buffer, bits: int) -> Body:
+        if len(body) <= LIGHT_BYTES < self._limit:
+            try:
+                return Body(await _in_thread(self._threads, body, bits, LIGHT_BYTES))
+            except TooLarge:
+                pass
+        lease = await self._capacity.lease(self._limit)
+        try:
+            return Body(await _in_thread(self._heavy_thread, body, bits, self._limit), lease)
+        except BaseException:
+            lease.end()
+            raise
+
+
+async def _in_thread(threads: Executor, body: Buffer, bits: int, limit: int) -> Buffer:
     is_wanted = True
     try:
-        return await asyncio.to_thread(decompress, body, bits, limit, lambda: is_wanted)
+        return await asyncio.get_running_loop().run_in_executor(
+            threads, decompress, body, bits, limit, lambda: is_wanted
+        )
     finally:
-        is_wanted = False  # cancelled: the thread sees it before the next slice
+        is_wanted = False  # cancelled: the thread sees it before the next step
 
 
 async def _receive_all(receive: Receive, limit: int) -> Buffer:

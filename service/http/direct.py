@@ -48,6 +48,12 @@ class DirectExchange(Exchange):
         """Everything after the head, as sent."""
         return self._only if self._joined is None else self._joined
 
+    def take_body(self) -> Buffer:
+        """The body; the exchange keeps it no longer, though it counts as held until the answer."""
+        body = self.body
+        self._drop_body()
+        return body
+
     def begin(self) -> None:
         super().begin()
         if not self.is_answered and (error := self.closed_gate()) is not None:

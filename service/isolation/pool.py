@@ -8,12 +8,14 @@ Why no library does this: docs/decisions/0028-hostile-work-elsewhere.md.
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from service.isolation.process import IsolatedProcess
 
 IDLE_S = 60.0
 END_TIMEOUT_S = 1.0  # a killed process may still be in the kernel
+THREADS = 64  # at most: one for each process that works or ends
 
 
 class ProcessPool:
@@ -23,6 +25,7 @@ class ProcessPool:
         self.timeout_s = timeout_s
         self._module = module
         self._idle_s = idle_s
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="isolated")
         self._idle: list[IsolatedProcess] = []  # the longest idle first
         self._borrowed: set[IsolatedProcess] = set()
         self._ending: set[asyncio.Task[None]] = set()  # killed, and not seen off yet
@@ -32,7 +35,7 @@ class ProcessPool:
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[IsolatedProcess]:
         """One for a request, killed if it still works when the block ends; TimeoutError at the deadline."""
-        process = self._idle.pop() if self._idle else await IsolatedProcess.start(self._module)
+        process = self._idle.pop() if self._idle else await self._start()
         self._borrowed.add(process)
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -53,6 +56,10 @@ class ProcessPool:
             self._end(process)
         if self._ending:
             await asyncio.wait(self._ending, timeout=END_TIMEOUT_S)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _start(self) -> IsolatedProcess:
+        return await IsolatedProcess.start(self._module, self._threads)
 
     def _end(self, process: IsolatedProcess) -> None:
         process.kill()

@@ -11,18 +11,23 @@ import ctypes
 import gc
 
 LARGE_BLOCK = 8 << 20
-_M_MMAP_THRESHOLD = -3  # malloc.h
+KEPT = 4 << 20  # of freed memory at the end of the heap, for what is received next
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def map_large_blocks() -> None:
-    """Let every block of 8 MiB or more come straight from the system.
+    """Let every block of 8 MiB or more come straight from the system, and keep the end of the heap.
 
     A body that arrives in parts grows.  A mapped block grows by moving pages; one in the heap by copying, for
     up to 20 ms on the event loop.  glibc takes the heap for blocks of up to 32 MiB once it has freed one.
+
+    With one of its thresholds set glibc adapts neither, and gives the end of the heap back after each part
+    that was received: 60 MB then take 50,000 page faults, or 0.15 s, instead of 17,000.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+        mallopt(_M_TRIM_THRESHOLD, KEPT)
 
 
 def return_freed_memory() -> None:

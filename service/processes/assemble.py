@@ -13,6 +13,7 @@ from service.access.keys import ApiKeys, read_keys
 from service.access.rate import Proxies, RateLimit
 from service.contract.signature import read_trusted_keys
 from service.engine.engine import EngineConfig
+from service.http.body import BodyReader
 from service.http.limits import HttpLimits
 from service.http.shared import Shared
 from service.models.registry import ModelRegistry, RegistryConfig
@@ -59,7 +60,8 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
     def build_app() -> Any:
         from service.routes.app import build_app  # as slow to import as all the rest
 
-        return build_app(settings, models, workers, recorder, decoder)
+        bodies = BodyReader(threads, settings.max_body_bytes)
+        return build_app(settings, models, workers, recorder, decoder, bodies)
 
     front = Front(models, workers, build_app)
     heavy = HeavyRequests(max(1, usable_cores() // settings.workers), settings.max_body_bytes)

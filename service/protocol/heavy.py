@@ -6,13 +6,12 @@ Python's and the parsers' work on 60 MB of JSON takes up to a second, in which n
 runs Python. In a process of its own it holds up no other client, and ends with its own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import BadRequest, ServiceError, TooLarge
 from service.isolation.capacity import Capacity
 from service.isolation.pool import ProcessPool
-from service.isolation.process import Ended
+from service.isolation.process import Ended, Part
 from service.protocol.child import READ, expected_json
 from service.protocol.compression import Buffer
 from service.protocol.signature import Signature
@@ -46,19 +45,20 @@ class HeavyRequests:
         self._processes = ProcessPool(MODULE, TIMEOUT_S, idle_s=IDLE_S)
 
     async def read(
-        self, signature: Signature, body: Buffer, encoding: bytes | None, header_length: bytes | None
+        self, signature: Signature, body: list[Buffer], encoding: bytes | None, header_length: bytes | None
     ) -> BinaryRequest:
         """The request in the binary form; cancelled, what waits is dropped and the process is killed.
 
-        Raises what reading it raises, and Unavailable.
+        The body is the only element of its list, and is taken from there: once the process has it, a caller
+        that holds it nowhere else has let it go. Raises what reading it raises, and Unavailable.
         """
-        most_bytes = len(body) if encoding is None else self._max_body_bytes
+        most_bytes = len(body[0]) if encoding is None else self._max_body_bytes
         expected = expected_json(signature, encoding, header_length, self._max_body_bytes)
         num_tensor_bytes = sum(tensor.row_elements * tensor.size for tensor in signature.inputs.values())
         max_answer_bytes = _MAX_TEXT_BYTES + signature.max_rows * num_tensor_bytes
         lease = await self._capacity.lease(RESIDENT * most_bytes)
         try:
-            return await self._ask([expected, body], VIRTUAL * most_bytes, max_answer_bytes)
+            return await self._ask([expected, body.pop()], VIRTUAL * most_bytes, max_answer_bytes)
         finally:
             lease.end()
 
@@ -66,7 +66,7 @@ class HeavyRequests:
         """End the processes."""
         await self._processes.close()
 
-    async def _ask(self, parts: Sequence[Buffer], num_bytes: int, max_answer_bytes: int) -> BinaryRequest:
+    async def _ask(self, parts: list[Part], num_bytes: int, max_answer_bytes: int) -> BinaryRequest:
         try:
             async with self._processes.borrow() as process:
                 kind, content, number = await process.ask(parts, num_bytes, max_answer_bytes)

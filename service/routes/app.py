@@ -15,6 +15,7 @@ from starlette.routing import Route
 from service import __version__
 from service.access.cors import EXPOSED
 from service.errors import ServiceError, UnknownModel
+from service.http.body import BodyReader
 from service.http.reply import error_body
 from service.models.registry import ModelRegistry
 from service.pictures.decoder import PictureDecoder
@@ -36,8 +37,12 @@ def build_app(
     workers: WorkerGroup,
     recorder: RequestRecorder,
     decoder: PictureDecoder,
+    bodies: BodyReader,
 ) -> FastAPI:
-    """The ASGI application of every route but the hot one; `decoder` turns pictures into rows."""
+    """The ASGI application of every route but the hot one.
+
+    `bodies` reads the bodies of `/predict`, `decoder` turns pictures into rows.
+    """
     app = FastAPIOffline(
         title="foldserve",
         version=__version__,
@@ -49,7 +54,7 @@ def build_app(
     )
     for path in _INFER_PATHS:
         app.router.routes.append(Route(path, _not_here, methods=["POST"]))
-    predictor = Predictor(models, recorder, decoder, max_body_bytes=settings.max_body_bytes)
+    predictor = Predictor(models, recorder, decoder, bodies)
     add_health(app, models, workers)
     add_statistics(app, models, workers)
     add_metadata(app, models, has_control=settings.model_control)

@@ -132,11 +132,11 @@ class InferEndpoint:
             self._models.check_open()
             served = call.record.served = self._models.get(*self._target(exchange.path))
             served.batcher.check_space(1)  # a full queue refuses before the body is parsed
-            body = exchange.body
-            if exchange.encoding is None and _json_length(body, exchange.header_length) <= LONG_JSON:
-                call.submit(served, served.parser.parse(body, exchange.header_length))
+            body, length = exchange.body, exchange.header_length
+            if exchange.encoding is None and _json_length(body, length) <= LONG_JSON:
+                call.submit(served, served.parser.parse(body, length))
                 return
-            task = asyncio.get_running_loop().create_task(self._read(call, exchange, served, body))
+            task = asyncio.get_running_loop().create_task(self._read(call, exchange, served))
             self._readings.add(task)  # the event loop itself holds tasks only weakly
             task.add_done_callback(self._readings.discard)
         except Exception as error:
@@ -149,13 +149,13 @@ class InferEndpoint:
             call.record.served = self._models.get(*self._target(exchange.path))
         call.fail(error)
 
-    async def _read(self, call: InferCall, exchange: DirectExchange, served: Served, body: Buffer) -> None:
+    async def _read(self, call: InferCall, exchange: DirectExchange, served: Served) -> None:
         reading = asyncio.current_task()
         assert reading is not None
         exchange.on_hang_up = partial(_cancel, reading)  # its process is killed, what waits is never begun
         try:
             with served.held():  # a version that is replaced meanwhile stays open for this request
-                request = await self._read_elsewhere(exchange, served, body)
+                request = await self._read_elsewhere(exchange, served)
                 exchange.on_hang_up = None
                 if exchange.disconnected:
                     raise HungUp("the client hung up before its answer was ready")
@@ -165,7 +165,8 @@ class InferEndpoint:
         except Exception as error:
             call.fail(error)
 
-    async def _read_elsewhere(self, exchange: DirectExchange, served: Served, body: Buffer) -> InferRequest:
+    async def _read_elsewhere(self, exchange: DirectExchange, served: Served) -> InferRequest:
+        body = exchange.take_body()
         encoding, length = exchange.encoding, exchange.header_length
         is_compressed = window_bits(encoding) is not None
         if is_compressed and len(body) <= LIGHT_BODY:
@@ -175,7 +176,9 @@ class InferEndpoint:
                 is_compressed = False
         if not is_compressed and _json_length(body, length) <= LONG_JSON:
             return served.parser.parse(body, length)
-        read = await self._heavy.read(served.signature, body, encoding if is_compressed else None, length)
+        taken = [body]
+        del body  # 60 MB, which its process holds from then on
+        read = await self._heavy.read(served.signature, taken, encoding if is_compressed else None, length)
         return served.parser.parse(read.body, read.header_length)
 
     def _target(self, path: bytes) -> tuple[str, str | None]:

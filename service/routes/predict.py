@@ -19,7 +19,7 @@ from starlette.responses import Response
 from service.contract.picture_support import unsupported_reason
 from service.contract.preprocessing import Preprocessing
 from service.errors import BadRequest, ServiceError
-from service.http.body import read_body
+from service.http.body import BodyReader
 from service.http.connected import while_connected
 from service.http.reply import error_body
 from service.models.registry import ModelRegistry
@@ -36,20 +36,19 @@ DEFAULT_TOP = 5
 
 
 class Predictor:
-    """Answers pictures, which `decoder` makes rows of."""
+    """Answers pictures: `bodies` reads what a client sent, `decoder` makes rows of it."""
 
     def __init__(
         self,
         models: ModelRegistry,
         recorder: RequestRecorder,
         decoder: PictureDecoder,
-        *,
-        max_body_bytes: int,
+        bodies: BodyReader,
     ) -> None:
         self._models = models
         self._recorder = recorder
         self._decoder = decoder
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
 
     async def __call__(self, request: Request) -> Response:
         """The answer to one request, as JSON, or its error."""
@@ -95,17 +94,18 @@ class Predictor:
         top = _top(request.query_params.get("top"), made.num_labels)
         wants_row = _flag("row", request.query_params.get("row"))
         headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
-        body = await read_body(
-            request.receive,
-            headers.get(b"content-length"),
-            headers.get(b"content-encoding"),
-            self._max_body_bytes,
+        body = await self._bodies.read(
+            request.receive, headers.get(b"content-length"), headers.get(b"content-encoding")
         )
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        # What is begun for a client is over when it hangs up: parsing, decoding, waiting for the model.
-        pictures, answers, shown = await while_connected(
-            request.receive, self._answers(record, served, content_type, body, preprocessing, wants_row)
-        )
+        try:
+            # What is begun for a client is over when it hangs up: parsing, decoding, waiting for the model.
+            pictures, answers, shown = await while_connected(
+                request.receive,
+                self._answers(record, served, content_type, body.content, preprocessing, wants_row),
+            )
+        finally:
+            body.end()
         begun = time.perf_counter()
         predictions = [
             {**({} if file is None else {"file": file}), **made.prediction(row, top)}

@@ -127,6 +127,17 @@ def test_json(server: Inside, name: str, is_compressed: bool) -> None:
     assert worst_turn_s(server, attack) < MAX_TURN_S
 
 
+def test_compressed_pictures(server: Inside) -> None:
+    """60 kB that become 60 MB of nothing, for a route that inflates in a thread of the service."""
+    body, headers = gzip.compress(bytes(60 * MB), 1), {"content-encoding": "gzip"}
+
+    def attack() -> None:
+        answer = httpx.post(f"{server.url}/predict", content=body, headers=headers, timeout=120)
+        assert answer.status_code == 400
+
+    assert worst_turn_s(server, attack) < MAX_TURN_S
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_forms(server: Inside, name: str) -> None:
     content_type, body, status, _ = ATTACKS[name]

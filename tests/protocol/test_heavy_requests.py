@@ -16,8 +16,10 @@ import pytest
 from benchmarks.attacks.processes import children_of
 from in_process_kit import Inside, inside
 from service.isolation.child import Answer
-from service.isolation.process import IsolatedProcess
-from service.protocol.child import READ, REFUSED
+from service.isolation.pool import ProcessPool
+from service.isolation.process import IsolatedProcess, Part
+from service.protocol.child import READ, REFUSED, expected_json
+from service.protocol.signature import Signature
 from service_kit import binary_body, wait_until, x_request
 from tiny_nets import digits_net, echo_net, pair_net, write_bundle
 from wire_kit import post
@@ -119,6 +121,20 @@ async def test_its_process_ends_with_a_client_that_hangs_up(
     lost = before.difference
     await asyncio.to_thread(wait_until, lambda: len(lost(children_of(os.getpid()))) == 1, "it is gone")
     assert not heavy._borrowed
+
+
+async def test_a_part_is_let_go_once_its_process_has_it() -> None:
+    pool = ProcessPool("service.protocol.child", 30)
+    expected = expected_json(
+        Signature(name="m", version="1", inputs={}, outputs={}, max_rows=1), None, None, 9
+    )
+    parts: list[Part] = [expected, bytearray(b" " * (3 << 20))]
+    try:
+        async with pool.borrow() as process:
+            kind, text, status = await process.ask(parts, 64 << 20, 1000)
+        assert (kind, b"is not JSON" in text, status, parts) == (REFUSED, True, 400, [])
+    finally:
+        await pool.close()
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_a_file_is_served_as_it_answers_itself(road, name):
     assert done[name].returncode == 0, done[name].stderr
     found = json.loads(done[name].stdout)
     assert found["folded"] + found["reduced"] == found["found"], done[name].stderr
+    assert found["found"] > 0 or found["per_channel"] == {"found": 1, "folded": 1}, done[name].stderr
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])

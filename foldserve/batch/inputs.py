@@ -15,7 +15,7 @@ import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Input:
             self.num_rows = len(self._files)
         elif path.suffix == ".npz":
             self._read = self._npz
-            self._arrays = _arrays(path, manifest.inputs)
+            self._arrays = _arrays(path, manifest)
             self.num_rows = len(next(iter(self._arrays.values())))
         elif path.suffix in (".parquet", ".pq"):
             self._read = self._parquet
@@ -127,15 +127,18 @@ class Input:
         for row, record in _positions(rows, start):
             keys = [str(key) for key in record["key"].to_pylist()] if "key" in with_keys else None
             keys = keys or [str(number) for number in range(row, row + len(record))]
-            if columns == inputs:
+            if columns == inputs and self._manifest.sizes is not None:
+                yield from _open_chunks(keys, record, self._manifest)
+            elif columns == inputs:
                 arrays = {spec.name: _column(record[spec.name], spec) for spec in self._manifest.inputs}
                 yield Chunk(keys=keys, arrays=arrays)
             else:
                 yield Chunk(keys=keys, pictures=[_bytes(value) for value in record[columns[0]].to_pylist()])
 
 
-def _arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+def _arrays(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """The arrays of the model's inputs; the only array of an archive may have any name."""
+    specs = manifest.inputs
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = [spec.name for spec in specs]
@@ -153,17 +156,46 @@ def _arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
         found[spec.name] = _typed(found[spec.name], spec)
     if len(counts := {len(array) for array in found.values()}) != 1:
         raise BatchError(f"{path}: the arrays disagree on the number of rows: {sorted(counts)}")
+    _check_sizes(found, manifest)
     return found
+
+
+def _check_sizes(arrays: Mapping[str, np.ndarray], manifest: Manifest) -> None:
+    """Raise BatchError unless the open sizes of these rows agree, and are within their ranges."""
+    found: dict[str, int] = {}
+    for spec in manifest.inputs:
+        for name, size in (spec.sizes_of(arrays[spec.name].shape[1:]) or {}).items():
+            if found.setdefault(name, size) != size or not manifest.input_sizes[name].holds(size):
+                raise BatchError(
+                    f"'{name}' of '{spec.name}' is {size}, expected {manifest.input_sizes[name]}, "
+                    "and the same in every input"
+                )
+
+
+def _open_chunks(keys: list[str], record: Any, manifest: Manifest) -> Iterator[Chunk]:
+    """Consecutive rows of one size each, of columns whose nested lists have the shape of a row."""
+    columns = {
+        spec.name: [np.asarray(row) for row in record[spec.name].to_pylist()] for spec in manifest.inputs
+    }
+    shapes = [tuple(rows[place].shape for rows in columns.values()) for place in range(len(keys))]
+    for _, places in groupby(range(len(keys)), key=lambda place: shapes[place]):
+        run = list(places)
+        arrays = {
+            spec.name: _typed(np.stack(columns[spec.name][run[0] : run[-1] + 1]), spec)
+            for spec in manifest.inputs
+        }
+        _check_sizes(arrays, manifest)
+        yield Chunk(keys=keys[run[0] : run[-1] + 1], arrays=arrays)
 
 
 def _typed(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     """Rows in an input's shape and datatype; raises BatchError."""
-    if array.shape[1:] != spec.row_shape and array[:1].size == np.prod(spec.row_shape):
+    if not spec.open_sizes and array[:1].size == np.prod(spec.row_shape):
         array = array.reshape(len(array), *spec.row_shape)
-    if array.shape[1:] != spec.row_shape or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+    if spec.sizes_of(array.shape[1:]) is None or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
         raise BatchError(
             f"rows of '{spec.name}' are {array.dtype} of shape {list(array.shape[1:])}, "
-            f"the model takes {spec.dtype} of shape {list(spec.row_shape)}"
+            f"the model takes {spec.dtype} of shape {list(spec.shape[1:])}"
         )
     return array.astype(spec.dtype, copy=False)
 

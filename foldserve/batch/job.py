@@ -119,9 +119,21 @@ class Job:
 
     def _answered(self, lane: int, batch: Batch) -> dict[str, np.ndarray]:
         if not len(next(iter(batch.tensors.values()))):
-            return {spec.name: np.empty((0, *spec.row_shape), spec.dtype) for spec in self._manifest.outputs}
+            return {
+                spec.name: np.empty(0, object)
+                if spec.open_sizes
+                else np.empty((0, *spec.row_shape), spec.dtype)
+                for spec in self._manifest.outputs
+            }
         try:
-            return dict(self.engine.run(lane, [batch.tensors]).answers)
+            if self._manifest.sizes is None:
+                return dict(self.engine.run(lane, [batch.tensors]).answers)
+            # Large rows do not all fit in one batch, and answers of several sizes share a part.
+            answers = self.engine.run_all(lane, batch.tensors)
+            return {
+                spec.name: _apart(answers[spec.name]) if spec.open_sizes else answers[spec.name]
+                for spec in self._manifest.outputs
+            }
         except ModelFailed as error:
             raise BatchError(f"{error}, on the rows from '{batch.keys[0]}' on") from None
 
@@ -148,6 +160,8 @@ class Columns:
             end = "" if rank == 1 else f"_{rank}"
             fields += [(f"label{end}", pyarrow.string()), (f"probability{end}", pyarrow.float64())]
         fields += [(f"output.{spec.name}", pyarrow.list_(_type(spec.dtype))) for spec in self._raw]
+        self._open = [spec.name for spec in self._raw if spec.open_sizes]
+        fields += [(f"shape.{name}", pyarrow.list_(pyarrow.int64())) for name in self._open]
         self.schema = pyarrow.schema([*fields, ("error", pyarrow.string())])
 
     def table(
@@ -172,8 +186,11 @@ class Columns:
             for rank in range(self._top):
                 columns += [column(labels[order[:, rank]]), column(best[:, rank])]
         for spec in self._raw:
-            flat = answers[spec.name].reshape(len(answers[spec.name]), -1)
-            columns.append([None if has_none[i] else flat[row_of[i]] for i in range(len(keys))])
+            rows = answers[spec.name]
+            columns.append([None if has_none[i] else rows[row_of[i]].ravel() for i in range(len(keys))])
+        for name in self._open:
+            rows = answers[name]
+            columns.append([None if has_none[i] else rows[row_of[i]].shape for i in range(len(keys))])
         columns.append(pyarrow.array(errors, pyarrow.string()))
         arrays = [
             values.cast(field.type)
@@ -230,6 +247,14 @@ def _rows_of(keys: list[str], pictures: Sequence[bytes | str], manifest: Manifes
     if tensor.dtype == "uint8":  # the graph normalises pixels itself: a row is whole but for rounding
         rows = np.rint(rows)
     return Batch(keys=keys, errors=errors, tensors={tensor.name: rows.astype(tensor.dtype, copy=False)})
+
+
+def _apart(rows: np.ndarray) -> np.ndarray:
+    """The rows as objects, so that they may stand beside rows of other sizes."""
+    apart = np.empty(len(rows), object)
+    for place, row in enumerate(rows):
+        apart[place] = row
+    return apart
 
 
 def _grouped(batches: Iterable[Answered], size: int) -> Iterator[Answered]:

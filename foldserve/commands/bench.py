@@ -54,13 +54,18 @@ def main(words: Sequence[str], prog: str) -> int:
     print(f"{facts['bundle']} on {facts['provider']}: {facts['lanes']} lanes of {facts['threads']} threads")
     print(f"{'rows':>6}{'ms':>10}{'rows/s':>12}")
     for one in facts["batches"]:
-        print(f"{one['rows']:>6}{one['ms']:>10.3f}{one['rows_per_second']:>12.0f}")
+        at = "".join(f"  {name}={size}" for name, size in one.get("sizes", {}).items())
+        print(f"{one['rows']:>6}{one['ms']:>10.3f}{one['rows_per_second']:>12.0f}{at}")
     return 0
 
 
 def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Load and prove the bundle, then run its golden rows in every bucket of the first lane."""
+    """Load and prove the bundle, then run its golden rows in every bucket of the first lane.
+
+    Where sizes are open, the rows of each golden size.
+    """
     from service.contract.bundle import open_bundle
+    from service.contract.parity import allowed
     from service.engine.engine import EngineConfig, load_engine
     from service.settings import default_cache, usable_cores
 
@@ -68,9 +73,14 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     threads = options.threads or usable_cores()
     engine = load_engine(bundle, EngineConfig(device=options.device, threads=threads, cache=default_cache()))
     batches = []
-    for num_rows in engine.buckets:
-        taken = np.arange(num_rows) % bundle.golden.num_rows
-        rows = {name: array[taken] for name, array in bundle.golden.inputs.items()}
+    cases = [
+        (golden, num_rows)
+        for golden in bundle.goldens
+        for num_rows in allowed(engine.buckets, engine.sizes.of_rows(golden.inputs).max_rows)
+    ]
+    for golden, num_rows in cases:
+        taken = np.arange(num_rows) % golden.num_rows
+        rows = {name: array[taken] for name, array in golden.inputs.items()}
         seconds: list[float] = []
         end = time.perf_counter() + SECONDS
         while time.perf_counter() < end or len(seconds) < 3:
@@ -78,7 +88,8 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
             engine.run(0, [rows])
             seconds.append(time.perf_counter() - begun)
         median = statistics.median(seconds)
-        batches.append({"rows": num_rows, "ms": median * 1e3, "rows_per_second": num_rows / median})
+        sizes = {"sizes": dict(golden.sizes)} if golden.sizes else {}
+        batches.append({**sizes, "rows": num_rows, "ms": median * 1e3, "rows_per_second": num_rows / median})
     plan = engine.plan
     about = {"bundle": str(path), "provider": engine.provider, "lanes": plan.lanes, "threads": plan.threads}
     return {**about, "batches": batches}

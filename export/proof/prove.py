@@ -70,8 +70,8 @@ def prove(
         ParityError: the folded graph is beyond the tolerance.
         ProofError: the golden rows prove nothing.
     """
-    runs = load(unfolded, optimised=False), load(folded, optimised=True)
-    return _proof(*runs, golden, noise or {}, max_rows)
+    reference = measure(load(unfolded, optimised=False), golden, (), max_rows)
+    return _proof(reference, load(folded, optimised=True), golden, noise or {}, max_rows)
 
 
 def prove_sizes(
@@ -83,13 +83,22 @@ def prove_sizes(
 ) -> Proof:
     """The same proof at each golden size, with tolerances of its own; raises what `prove` raises.
 
-    `noises` and `max_rows` are those of each size.
+    A size has few rows, whose largest error is as large as chance makes it. So e_unfolded, as a share of the
+    output's range, is the largest of all sizes.  `noises` and `max_rows` are those of each size.
     """
-    runs = load(unfolded, optimised=False), load(folded, optimised=True)
+    reference, served = load(unfolded, optimised=False), load(folded, optimised=True)
+    references = [
+        measure(reference, golden, (), most) for golden, most in zip(goldens, max_rows, strict=True)
+    ]
+    shares = _error_shares(goldens, references)
     proofs = []
-    for golden, noise, most in zip(goldens, noises, max_rows, strict=True):
+    for golden, noise, most, own in zip(goldens, noises, max_rows, references, strict=True):
+        least = {
+            name: max(noise.get(name, 0.0), share * float(np.abs(golden.outputs[name]).max(initial=0.0)))
+            for name, share in shares.items()
+        }
         with naming(golden.sizes):
-            proofs.append(_proof(*runs, golden, noise, most))
+            proofs.append(_proof(own, served, golden, least, most))
     return Proof(
         unfolded=Parity.over([proof.unfolded for proof in proofs]),
         folded=Parity.over([proof.folded for proof in proofs]),
@@ -101,10 +110,20 @@ def prove_sizes(
     )
 
 
+def _error_shares(goldens: Sequence[Golden], references: Sequence[Parity]) -> dict[str, float]:
+    """The largest error of each output as a share of its range, over all sizes."""
+    shares = dict.fromkeys(goldens[0].outputs, 0.0)
+    for golden, reference in zip(goldens, references, strict=True):
+        for name, error in reference.worst.items():
+            output_range = float(np.abs(golden.outputs[name]).max(initial=0.0))
+            if output_range and np.isfinite(error):  # else that size is refused by itself
+                shares[name] = max(shares[name], error / output_range)
+    return shares
+
+
 def _proof(
-    unfolded: Run, folded: Run, golden: Golden, noise: Mapping[str, float], max_rows: int | None
+    reference: Parity, folded: Run, golden: Golden, noise: Mapping[str, float], max_rows: int | None
 ) -> Proof:
-    reference = measure(unfolded, golden, (), max_rows)
     served = measure(folded, golden, BUCKETS, max_rows)
     tolerances = {
         name: derive(

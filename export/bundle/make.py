@@ -18,6 +18,7 @@ import onnxruntime
 from export.bundle.drawing import draw_fold
 from export.bundle.goldens import make_goldens, max_rows_at
 from export.bundle.half import to_half, weigh
+from export.bundle.int8_section import int8_section
 from export.bundle.pack import pack
 from export.bundle.report import render, shown_sizes
 from export.compute.runtime import load
@@ -129,7 +130,7 @@ def make_bundle(
     files = {
         GRAPH_FILE: folded.stored,
         GOLDEN_FILE: golden_bytes(goldens[0] if source.sizes is None else goldens),
-        REPORT_FILE: _report(name, source, goldens, folded, provenance, half, pictures),
+        REPORT_FILE: _report(name, source, goldens, folded, provenance, half, pictures, quantized),
     }
     if pictures is not None:
         files[PICTURES_FILE] = pictures_bytes(pictures.pictures)
@@ -194,8 +195,10 @@ def _report(
     provenance: Provenance,
     half: bool,
     pictures: "PictureProof | None",
+    quantized: Int8Graph | None,
 ) -> bytes:
     golden = goldens[len(goldens) // 2]
+    answers = in_batches(load(folded.stored, optimised=True), golden.inputs, max_rows_at(source, golden))
     return render(
         name,
         fold=folded.account,
@@ -204,7 +207,7 @@ def _report(
         proof=folded.proof,
         num_rows=sum(golden.num_rows for golden in goldens),
         golden=golden,
-        answers=in_batches(load(folded.stored, optimised=True), golden.inputs, max_rows_at(source, golden)),
+        answers=answers,
         sizes=[] if source.sizes is None else shown_sizes(goldens, folded.proof),
         ranges={} if source.sizes is None else source.sizes.ranges,
         inputs=source.inputs,
@@ -214,6 +217,7 @@ def _report(
         labels=source.labels,
         preprocessing=source.preprocessing,
         pictures=_shown(source, pictures),
+        int8=None if quantized is None else int8_section(quantized.block, answers, quantized.answers),
     )
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.bundle.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
 from export.bundle.half import HalfWeights
+from export.bundle.int8_section import SIDE, Int8Section
 from export.bundle.verdict import accuracies, verdict
 from export.proof.prove import Proof
 from service.contract.bundle import Golden
@@ -59,6 +60,7 @@ def render(
     labels: Sequence[str] | None,
     preprocessing: Preprocessing | None,
     pictures: "Sequence[ShownPicture]",
+    int8: Int8Section | None = None,
 ) -> bytes:
     """Fill the template; `losses` is None in float32.
 
@@ -100,6 +102,8 @@ def render(
         provenance=provenance,
         batchnorm=batchnorm,
         pictures=pictures,
+        int8=int8,
+        int8_side=SIDE,
         width=WIDTH,
         height=HEIGHT,
     )

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from export.bundle.int8_section import sentences
 from service.contract.int8 import Int8
 
 
@@ -22,24 +23,7 @@ def show_int8(int8: Int8, console: Console) -> None:
         )
     console.print(table)
     for sentence in sentences(int8):
-        console.print(sentence, highlight=False)
-
-
-def sentences(int8: Int8) -> list[str]:
-    """What it costs and what it brings."""
-    worst = min(int8.sqnr_db.values())
-    said = [f"int8: SQNR {worst:.1f} dB over {int8.sqnr_rows} rows, ranges by {int8.ranges.method}"]
-    if int8.agreement is not None:
-        said.append(f"int8: {int8.agreement.same} of {int8.agreement.rows} rows keep their label")
-    if int8.accuracy is not None:
-        said.append(
-            f"int8: {100 * int8.accuracy.float32:.2f} % right in float32, {100 * int8.accuracy.int8:.2f} % "
-            f"in int8, of {int8.accuracy.rows} labelled rows"
-        )
-    said += [
-        f"int8: {one.ratio:.2f} × as fast as float32 at batch {one.batch}, one thread" for one in int8.speed
-    ]
-    return said
+        console.print(f"int8: {sentence}", highlight=False)
 
 
 def int8_facts(int8: Int8) -> dict[str, object]:

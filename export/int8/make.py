@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from export.compute.runtime import load
-from export.errors import Int8Error, SourceError
+from export.errors import SourceError
 from export.int8.cpu import cpu_in_words, saturates
 from export.int8.gate import Limits, check_accuracy, check_speed
 from export.int8.layers import costliest, kept_float, layers_of
@@ -80,7 +80,6 @@ def make_int8(
         SourceError: the rows to calibrate with cannot be used, or there is nothing to take ranges from.
         Int8Error: too inexact or not faster, with the numbers.
     """
-    _check_sizes(source)
     model = with_opset(onnx.load_from_string(stored))
     reasons = kept_float(model)
     batch = min(BATCH, source.max_rows or BATCH)
@@ -135,15 +134,6 @@ def make_int8(
         layers=layers,
     )
     return Int8Graph(graph=graph, answers=answers, block=block)
-
-
-def _check_sizes(source: Source) -> None:
-    for spec in source.inputs:
-        if None in spec.shape[1:]:
-            raise Int8Error(
-                f"--dtype int8 needs fixed sizes, input '{spec.name}' leaves some open: fix them by "
-                "--input-shape"
-            )
 
 
 def _rows_to_fit(source: Source, folded: ir.Model, calibrate: Path | None, batch: int) -> Rows | None:

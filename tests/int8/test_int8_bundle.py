@@ -57,6 +57,13 @@ def test_what_stays_float_says_why(bundled):
     assert layers["Conv"].range_source == "batchnorm"
 
 
+def test_the_report_shows_what_int8_costs(bundled):
+    page = (bundled[1].path / "report.html").read_text(encoding="utf-8")
+    for part in ("In int8", "ConvTranspose in float", "The golden rows that move most", "batchnorm", "dB"):
+        assert part in page
+    assert "In int8" not in page.partition("<h2>In int8</h2>")[0]
+
+
 def test_the_answers_are_float(bundled):
     graph = onnx.load_from_string(bundled[1].int8.graph).graph
     (last,) = [node for node in graph.node if graph.output[0].name in node.output]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from export.bundle.verdict import accuracies, verdict
+from export.proof.prove import Proof
 
 
 def fold(found: int, folded: int, reduced: int = 0, chains: int = 0) -> Any:
@@ -14,8 +15,9 @@ def fold(found: int, folded: int, reduced: int = 0, chains: int = 0) -> Any:
 
 
 def proof(worst: float, max_abs: float = 1.0) -> Any:
-    tolerances = {"y": SimpleNamespace(max_abs=max_abs)}
-    return SimpleNamespace(folded=SimpleNamespace(worst={"y": worst}), tolerances=tolerances)
+    tolerances: Any = {"y": SimpleNamespace(max_abs=max_abs)}
+    measured: Any = SimpleNamespace(worst={"y": worst})
+    return Proof(unfolded=measured, folded=measured, tolerances=tolerances)
 
 
 @pytest.mark.parametrize(

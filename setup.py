@@ -1,6 +1,6 @@
 """The build: the hot path of the service as machine code, with mypyc and a C compiler, where both are.
 
-In: the sources of HOT.  Out: an extension module beside each of them, one library that they share, and
+In: the sources of HOT, and C.  Out: an extension module beside each of them, one library that they share, and
 service/_hotpath.json with the digest of every source that was compiled. `python -m service` checks those
 digests, so an edited source is never shadowed by what was compiled before.
 
@@ -22,7 +22,7 @@ import sysconfig
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
@@ -73,6 +73,8 @@ HOT = (
     "telemetry/metrics",
     "telemetry/request_log",
 )
+# Resizing with Pillow's filters; Pillow itself does it where this is not compiled.
+C = "service/contract/_resample.c"
 SOURCES = [f"service/{module}.py" for module in HOT]
 
 
@@ -90,17 +92,18 @@ def unsupported_reason() -> str | None:
 
 def stamp_text() -> str:
     """The digest of each source that is compiled."""
-    digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in SOURCES}
+    digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (*SOURCES, C)}
     return json.dumps(digests, indent=1) + "\n"
 
 
 def is_current() -> bool:
     """Whether the extension modules beside the sources were compiled of them, for this interpreter."""
     stamp = Path(STAMP)
+    made = (*SOURCES, C, "service/_hotpath__mypyc.py")
     return (
         stamp.is_file()
         and stamp.read_text() == stamp_text()
-        and all(Path(path).with_suffix(SUFFIX).is_file() for path in (*SOURCES, "service/_hotpath__mypyc.py"))
+        and all(Path(path).with_suffix(SUFFIX).is_file() for path in made)
     )
 
 
@@ -150,9 +153,10 @@ def extensions() -> list:
     # `make check` checks the types. Here those of other packages are left out, so that the same code is made
     # whether they are installed, as for `make compiled`, or not, as where pip builds a wheel.
     options = ["--config-file=", "--no-site-packages", "--ignore-missing-imports"]
-    return mypycify(
+    modules = mypycify(
         [*options, *SOURCES], opt_level="2", debug_level="0", group_name=LIBRARY, target_dir="build/mypyc"
     )
+    return [*modules, Extension("service.contract._resample", [C], extra_compile_args=["-O3"])]
 
 
 class BuildOneName(build):

@@ -48,4 +48,4 @@ def compiled_modules(root: Path = ROOT) -> list[str]:
             raise CompiledError(f"{source} was compiled and is gone; {remedy}")
         if hashlib.sha256(source.read_bytes()).hexdigest() != digest:
             raise CompiledError(f"{source} was edited since it was compiled; {remedy}")
-    return [path.removesuffix(".py").replace("/", ".") for path in digests]
+    return [path.rpartition(".")[0].replace("/", ".") for path in digests]

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from service.contract.jpeg import decoded_jpeg
 from service.contract.resampling import framed
 from service.contract.target import Target, default_background
 from service.contract.text import first_line
@@ -40,24 +41,26 @@ class UnknownFormatError(PictureError):
 
 def read_pixels(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
     """The pixels (C, H, W) uint8 of one picture in one of Pillow's `formats`; raises PictureError."""
-    with _in_colours(content, target, formats) as image:
-        pixels_hwc = framed(image, target.frame)
+    with _opened(content, target.max_pixels, formats) as image:
+        levels = _fast_levels(image, content, target)
+        pixels_hwc = framed(_in_colours(image, target) if levels is None else levels, target.frame)
     if target.mode == "BGR":
         pixels_hwc = pixels_hwc[..., ::-1]
     return np.ascontiguousarray(pixels_hwc.transpose(2, 0, 1))
 
 
 def read_image(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """A picture as it is before it is resized, in mode L or RGB; raises PictureError."""
-    with _in_colours(content, target, formats) as image:
-        return image
+    """A picture as it is before it is resized, in mode L or RGB, decoded by Pillow; raises PictureError."""
+    with _opened(content, target.max_pixels, formats) as image:
+        return _in_colours(image, target)
 
 
 def inspect_picture(
     content: bytes | bytearray, max_pixels: int, formats: Sequence[str] = FORMATS
 ) -> tuple[bool, int, int]:
     """Whether a picture is grey, and its height and width once turned; raises PictureError."""
-    with _decoding(content, max_pixels, formats, is_turned=True) as image:
+    with _opened(content, max_pixels, formats) as image:
+        _turn(image)
         return image.mode.startswith(GREYS), image.height, image.width
 
 
@@ -67,26 +70,36 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise PictureError(f"has {width}×{height} pixels, at most {max_pixels} are decoded")
 
 
-@contextmanager
-def _in_colours(content: bytes | bytearray, target: Target, formats: Sequence[str]) -> Iterator[Image.Image]:
-    """The decoded picture in mode L or RGB."""
+def _fast_levels(image: Image.Image, content: bytes | bytearray, target: Target) -> np.ndarray | None:
+    """Levels of an opened JPEG that neither is turned nor changes its colours; None of any other picture."""
+    turn = image.getexif().get(ExifTags.Base.Orientation, 1) if target.is_turned else 1
+    if turn != 1 or (image.mode == "L") != (target.mode == "L"):
+        return None
+    return decoded_jpeg(image, content)
+
+
+def _in_colours(image: Image.Image, target: Target) -> Image.Image:
+    """An opened picture, decoded, turned, and in mode L or RGB."""
     background = default_background(target.mode) if target.background is None else target.background
-    with _decoding(content, target.max_pixels, formats, is_turned=target.is_turned) as decoded:
-        yield _in_mode(decoded, "L" if target.mode == "L" else "RGB", background)
+    if target.is_turned:
+        _turn(image)
+    image.load()  # a palette's mode is known only then
+    return _in_mode(image, "L" if target.mode == "L" else "RGB", background)
+
+
+def _turn(image: Image.Image) -> None:
+    """Decode a picture and turn it as EXIF says."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)  # else it copies one that needs no turning
 
 
 @contextmanager
-def _decoding(
-    content: bytes | bytearray, max_pixels: int, formats: Sequence[str], *, is_turned: bool
-) -> Iterator[Image.Image]:
-    """The decoded picture; whatever Pillow raises while it is used becomes a PictureError."""
+def _opened(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -> Iterator[Image.Image]:
+    """The picture, whose header alone is read; whatever is raised while it is used becomes a PictureError."""
     try:
         with _pillow_limit_off(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = _open(content, max_pixels, formats)
-            if is_turned:
-                ImageOps.exif_transpose(image, in_place=True)  # else it copies one that needs no turning
-            yield image
+            yield _open(content, max_pixels, formats)
     except PictureError:
         raise
     except MemoryError:
@@ -104,7 +117,6 @@ def _open(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -
         raise UnknownFormatError(f"is none of {', '.join(formats)}") from None
     width, height = image.size
     check_size(width, height, max_pixels)  # as the header says: before a pixel is decoded
-    image.load()
     return image
 
 

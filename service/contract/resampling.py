@@ -1,23 +1,16 @@
 """A picture in its final mode → the pixels of a row: resized, cropped and padded in one step.
 
-In: a Pillow image and a `Frame`.  Out: pixels (height, width, channels) uint8.
+In: a picture and a `Frame`.  Out: pixels (height, width, channels) uint8.
 
 Of a large result only the pixels that the row keeps are computed: all of a 1×65535 picture whose shorter side
-becomes 256 would take 12 GB, for a row of 150 kB. Pillow takes that part as a `box` in single precision, so
-there a pixel may differ by a level or two from a crop afterwards; a result of up to a megapixel is exact.
+becomes 256 would take 12 GB, for a row of 150 kB. What is antialiased is in filters.py.
 """
 
 import numpy as np
-from PIL import Image
 
+from service.contract.filters import Picture, filtered, levels_of, size_of
 from service.contract.framing import Frame, Interpolation, Resize, Span, centred
 
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-MAX_WHOLE = 1 << 20  # pixels of a result that is computed whole
 MAX_COPIED = 1 << 20  # pixels of a picture that is copied whole
 
 Taps = list[tuple[np.ndarray, np.ndarray]]
@@ -26,11 +19,12 @@ Taps = list[tuple[np.ndarray, np.ndarray]]
 _CUBIC = -0.75  # OpenCV's and torch's, where nothing is antialiased; Pillow's filter has −0.5
 
 
-def framed(image: Image.Image, frame: Frame) -> np.ndarray:
-    """The pixels (height, width, channels) uint8 of a picture of mode L or RGB."""
-    resized_height, resized_width = frame.resize.resized(image.height, image.width)
+def framed(picture: Picture, frame: Frame) -> np.ndarray:
+    """The pixels (height, width, channels) uint8 of a picture."""
+    resized_height, resized_width = frame.resize.resized(*size_of(picture))
     rows, columns = centred(resized_height, frame.height), centred(resized_width, frame.width)
-    part_hwc = _resampled(image, (resized_height, resized_width), rows, columns, frame.resize)
+    part_hwc = _resampled(picture, (resized_height, resized_width), rows, columns, frame.resize)
+    part_hwc = part_hwc[..., :3]  # where colours have 4 bytes, the last means nothing
     if part_hwc.shape[:2] == (frame.height, frame.width):
         return part_hwc
     whole_hwc = np.empty((frame.height, frame.width, part_hwc.shape[2]), np.uint8)
@@ -42,37 +36,22 @@ def framed(image: Image.Image, frame: Frame) -> np.ndarray:
 
 
 def _resampled(
-    image: Image.Image, resized: tuple[int, int], rows: Span, columns: Span, resize: Resize
+    picture: Picture, resized: tuple[int, int], rows: Span, columns: Span, resize: Resize
 ) -> np.ndarray:
-    if resized == (image.height, image.width):
-        edges = (columns.start, rows.start, columns.start + columns.length, rows.start + rows.length)
-        part = image if (columns.length, rows.length) == image.size else image.crop(edges)
-        return _pixels(part)
-    vertical, horizontal = image.height / resized[0], image.width / resized[1]
+    height, width = size_of(picture)
+    if resized == (height, width):
+        right, bottom = columns.start + columns.length, rows.start + rows.length
+        if isinstance(picture, np.ndarray):
+            return picture[rows.start : bottom, columns.start : right]
+        is_whole = (columns.length, rows.length) == picture.size
+        return levels_of(picture if is_whole else picture.crop((columns.start, rows.start, right, bottom)))
     if resize.interpolation == "nearest" or not resize.antialias:
         return _interpolated(
-            image,
-            _taps(rows, vertical, image.height, resize.interpolation),
-            _taps(columns, horizontal, image.width, resize.interpolation),
+            picture,
+            _taps(rows, height / resized[0], height, resize.interpolation),
+            _taps(columns, width / resized[1], width, resize.interpolation),
         )
-    resampling = _FILTERS[resize.interpolation]
-    if resized[0] * resized[1] <= MAX_WHOLE:
-        whole = image.resize((resized[1], resized[0]), resampling)
-        return _pixels(whole)[
-            rows.start : rows.start + rows.length, columns.start : columns.start + columns.length
-        ]
-    # Never beyond the picture: rounding may put the end of the last pixel there.
-    box = (
-        columns.start * horizontal,
-        rows.start * vertical,
-        min((columns.start + columns.length) * horizontal, image.width),
-        min((rows.start + rows.length) * vertical, image.height),
-    )
-    return _pixels(image.resize((columns.length, rows.length), resampling, box))
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
+    return filtered(picture, resized, rows, columns, resize.interpolation)
 
 
 def _nearest(span: Span, scale: float) -> np.ndarray:
@@ -109,11 +88,11 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
     return weight
 
 
-def _interpolated(image: Image.Image, vertical: Taps, horizontal: Taps) -> np.ndarray:
+def _interpolated(picture: Picture, vertical: Taps, horizontal: Taps) -> np.ndarray:
     """The weighted sums over all pairs of taps, rounded."""
     all_rows, row_places = np.unique([rows for rows, _ in vertical], return_inverse=True)
     all_columns, column_places = np.unique([columns for columns, _ in horizontal], return_inverse=True)
-    pixels_hwc = _picked(image, all_rows, all_columns)
+    pixels_hwc = _picked(picture, all_rows, all_columns)
     if len(vertical) == len(horizontal) == 1:
         nearest_hwc: np.ndarray = pixels_hwc[row_places[0][:, np.newaxis], column_places[0]]
         return nearest_hwc
@@ -126,10 +105,12 @@ def _interpolated(image: Image.Image, vertical: Taps, horizontal: Taps) -> np.nd
     return rounded
 
 
-def _picked(image: Image.Image, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _picked(picture: Picture, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Some rows and columns of a picture; of a large one line by line: an array is a copy of it all."""
-    if image.height * image.width <= MAX_COPIED:
-        picked_hwc: np.ndarray = _pixels(image)[rows[:, np.newaxis], columns]
+    height, width = size_of(picture)
+    if isinstance(picture, np.ndarray) or height * width <= MAX_COPIED:
+        levels_hwc = picture if isinstance(picture, np.ndarray) else levels_of(picture)
+        picked_hwc: np.ndarray = levels_hwc[rows[:, np.newaxis], columns]
         return picked_hwc
-    lines = [_pixels(image.crop((0, row, image.width, row + 1)))[0, columns] for row in rows.tolist()]
+    lines = [levels_of(picture.crop((0, row, width, row + 1)))[0, columns] for row in rows.tolist()]
     return np.stack(lines)

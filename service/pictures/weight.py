@@ -48,6 +48,7 @@ class _Header:
     pixel_bytes: int  # of a pixel of the decoded picture
     decoder_bytes: int = 0  # of a pixel, beside the picture while it is decoded
     kept_bytes: int = 0  # of a pixel, beside it until it is used
+    scans: int = 1
     is_plain: bool = True  # nothing in the file but pixels costs anything worth counting
 
 
@@ -56,13 +57,10 @@ def weigh(content: bytes | bytearray, num_channels: int, max_pixels: int) -> Wei
 
     Raises PictureError if it is over `max_pixels`, UnknownFormatError if it is none.
     """
-    scans = 1
     if content.startswith(_PNG):
         header = _png(content)
     elif content.startswith(b"\xff\xd8\xff"):
         header = _jpeg(content)
-        # In a larger file, which is not light whatever it holds, the search itself would take long.
-        scans = content.count(bytes((0xFF, _START_OF_SCAN))) if len(content) <= LIGHT_BYTES else 1
     elif content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         header = _webp(content)
     elif content:
@@ -73,7 +71,7 @@ def weigh(content: bytes | bytearray, num_channels: int, max_pixels: int) -> Wei
         return Weight(pixels=max_pixels, work=max_pixels, num_bytes=None, is_light=False)
     check_size(header.width, header.height, max_pixels)
     pixels = header.width * header.height
-    work = pixels * max(1, scans)
+    work = pixels * header.scans
     made_bytes = max(header.pixel_bytes, 1 if num_channels == 1 else 4)  # the same, turned, or converted
     # Resizing takes 16 bytes of coefficients a column and row, decoding some rows: much if a row is long.
     edge_bytes = 16 * (header.width + header.height) + 4 * header.pixel_bytes * header.width
@@ -154,8 +152,15 @@ def _jpeg(content: bytes | bytearray) -> _Header | None:
         height=int.from_bytes(frame[1:3]),
         pixel_bytes=1 if frame[5] == 1 else 4,
         decoder_bytes=0 if is_one_scan else _coefficient_bytes(frame),
+        scans=1 if is_one_scan else _scans(content),
         is_plain=position <= LIGHT_METADATA,
     )
+
+
+def _scans(content: bytes | bytearray) -> int:
+    """How many scans may follow; after one of all components libjpeg accepts no other."""
+    # In a larger file, which is not light whatever it holds, the search itself would take long.
+    return max(1, content.count(bytes((0xFF, _START_OF_SCAN)))) if len(content) <= LIGHT_BYTES else 1
 
 
 def _coefficient_bytes(frame: bytes | bytearray) -> int:

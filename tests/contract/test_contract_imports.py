@@ -37,7 +37,7 @@ def packages_that_come_with(*modules: str) -> set[str]:
         ("files", set()),
         ("text", set()),
         ("probabilities", {"numpy"}),
-        ("pictures", {"numpy", "PIL"}),
+        ("pictures", {"numpy", "PIL", "simplejpeg"}),
     ],
 )
 def test_what_training_uses_of_the_contract_needs_no_more_than_training_has(module, allowed):

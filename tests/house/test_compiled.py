@@ -18,6 +18,7 @@ ASKED = ("test_batcher*.py", "test_forecast*.py")  # they ask the parts from out
 MADE = shutil.ignore_patterns("*.so", "_hotpath.json", "__pycache__")
 COMPILE = ("setup.py", "--quiet", "build_ext", "--inplace")
 TWO = 'HOT = ("http/reply", "http/outbox")\n'
+OF_TWO = "".join(f"  service.{name}\n" for name in ("http.reply", "http.outbox", "contract._resample"))
 NO_COMPILER = (
     "service: not compiled, it runs interpreted and slower: there is no C compiler no-such-compiler (set CC)"
 )
@@ -106,7 +107,7 @@ def test_an_edited_source_is_refused_until_it_is_compiled_again(project):
     assert version(project) == "foldserve 0.1.0, interpreted\n"
     assert runs_from(project) == ".py"
     compile_in(project)
-    assert version(project) == "foldserve 0.1.0, compiled:\n  service.http.reply\n  service.http.outbox\n"
+    assert version(project) == f"foldserve 0.1.0, compiled:\n{OF_TWO}"
     assert runs_from(project) == ".so"
 
     source = project / "service" / "http" / "reply.py"
@@ -119,6 +120,12 @@ def test_an_edited_source_is_refused_until_it_is_compiled_again(project):
     compile_in(project)
     assert version(project).startswith("foldserve 0.1.0, compiled:")
     assert runs_from(project) == ".so"
+
+
+def test_edited_c_is_refused_too(compiled):
+    source = compiled / "service" / "contract" / "_resample.c"
+    source.write_text(source.read_text() + "\n/* edited */\n")
+    assert f"{source} was edited since it was compiled" in refusal(compiled)
 
 
 def test_a_source_that_is_not_compiled_may_be_edited(compiled):
@@ -148,12 +155,13 @@ def test_a_module_that_is_no_longer_compiled_loses_its_machine_code(compiled):
     compile_in(compiled)
     assert runs_from(compiled) == ".py"
     lines = version(compiled).splitlines()
-    assert lines == ["foldserve 0.1.0, compiled:", "  service.http.outbox", "  service.routes.request_record"]
+    names = ("http.outbox", "routes.request_record", "contract._resample")
+    assert lines == ["foldserve 0.1.0, compiled:", *(f"  service.{name}" for name in names)]
 
 
 def test_make_interpreted_removes_what_was_compiled(compiled):
     made = {path.name for path in compiled.joinpath("service").rglob("*") if path.suffix in {".so", ".json"}}
-    assert len(made) == 4
+    assert len(made) == 5
     shutil.copy(ROOT / "Makefile", compiled)
     subprocess.run(["make", "interpreted"], cwd=compiled, check=True)
     assert runs_from(compiled) == ".py"
@@ -203,7 +211,7 @@ def test_an_installed_wheel_runs_compiled_and_adds_nothing_beside_its_packages(p
     assert {path.name for path in elsewhere.iterdir() if path.suffix != ".dist-info"} == {"foldserve"}
     packages = elsewhere / "foldserve" / "_packages"
     shown = run(packages, "-m", "service", "--version")
-    assert shown.stdout == "foldserve 0.1.0, compiled:\n  service.http.reply\n  service.http.outbox\n"
+    assert shown.stdout == f"foldserve 0.1.0, compiled:\n{OF_TWO}"
     assert runs_from(packages) == ".so"
     source = packages / "service" / "http" / "reply.py"
     source.write_text(source.read_text() + "\n# edited\n")

@@ -21,6 +21,7 @@ from export.fold.decomposed import is_decomposed
 from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.build import build
 from export.fold.gauges.cost import amplification, condition
+from export.fold.gauges.dead import dead_readers, silence
 from export.fold.gauges.hints import flags_that_fold
 from export.fold.gauges.places import reach, where
 from export.fold.gauges.rules import LINEAR, RULES
@@ -78,9 +79,10 @@ def _candidates(
     fates: Fates = {}
     candidates = {}
     for node, norm in norms.items():
-        if dead := int((norm.scale == 0).sum()):
+        dead = int((norm.scale == 0).sum())
+        if dead == norm.scale.size or (dead and dead_readers(node, norm) is None):
             reason = f"γ = 0 in {dead} of {norm.scale.size} channels, and no linear op right before it"
-            fates[node] = norm.declined(reason)
+            fates[node] = norm.declined(f"{reason}, nor are they read by unpadded ones alone")
         elif norm.name in kept:
             fates[node] = norm.declined(kept[norm.name])
         elif system.of(node.outputs[0]).any():
@@ -180,6 +182,9 @@ def _write(
     written = {node for node, _ in touched if any(constant(value) is not None for value in node.inputs)}
     places = {node: where(node, written, paid) for node in plan.gone}
     _store_moments(graph, solution)
+    for node in plan.gone:
+        if (norms[node].scale == 0).any() and (readers := dead_readers(node, norms[node])):
+            silence(readers)
     for node, absorb in touched:
         try:
             absorb(node, solution)

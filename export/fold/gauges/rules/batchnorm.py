@@ -35,16 +35,18 @@ def constrain(node: ir.Node, system: System) -> bool:
 
 
 def gone(node: ir.Node, norm: BatchNorm, system: System) -> Equation:
-    """What must hold for the node to be gone."""
+    """What must hold for the node to be gone; nothing in channels with γ = 0 (see `dead`)."""
     source = node.inputs[0]
     assert source is not None
-    before = np.broadcast_to(np.ravel(system.of(source)), norm.scale.shape)
-    after = np.broadcast_to(np.ravel(system.of(node.outputs[0])), norm.scale.shape)
+    alive = norm.scale != 0
+    scale, shift = norm.scale[alive], norm.shift[alive]
+    before = np.broadcast_to(np.ravel(system.of(source)), norm.scale.shape)[alive]
+    after = np.broadcast_to(np.ravel(system.of(node.outputs[0])), norm.scale.shape)[alive]
     return Equation(
         says=f"BatchNorm '{node.name}' needs a scale and shift of its own",
-        magnitude=Link(first=before, second=after, factor=np.abs(norm.scale)),
-        sign=Link(first=before, second=after, factor=np.sign(norm.scale)),
-        offset=([(before, norm.scale), (after, -np.ones(norm.scale.size))], norm.shift),
+        magnitude=Link(first=before, second=after, factor=np.abs(scale)),
+        sign=Link(first=before, second=after, factor=np.sign(scale)),
+        offset=([(before, scale), (after, -np.ones(scale.size))], shift),
         node=node,
     )
 

@@ -52,6 +52,24 @@ def test_a_padded_conv_takes_a_channel_that_is_zero():
     assert statuses(model(STREAM, dead_in("b", beta=0.3), X, ("ya", "yb"))) == ["folded", "declined"]
 
 
+@pytest.mark.parametrize("opset", [17, 18])
+def test_features_after_a_mean(opset):
+    mean = {"axes": [2, 3]} if opset < 18 else {}
+    nodes = [
+        *STREAM[:1],
+        *(norm("h", "na", "a"), node("Relu", "na", "ra")),
+        node("ReduceMean", "ra" if mean else "ra axes", "f", keepdims=0, **mean),
+        *(
+            node("Gemm", "f v", "ya"),
+            norm("h", "nb", "b"),
+            node("Relu", "nb", "rb"),
+            node("Conv", "rb wa", "yb"),
+        ),
+    ]
+    arrays = {**dead_in("a"), "v": weights(C, 5), "axes": np.array([2, 3])}
+    assert statuses(model(nodes, arrays, X, ("ya", "yb"), opset=opset)) == ["folded", "folded"]
+
+
 def test_features_after_a_pool():
     nodes = [
         *STREAM[:1],

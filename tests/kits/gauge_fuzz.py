@@ -17,12 +17,16 @@ Tensor = tuple[str, Size]
 NORMS = 0.3
 OUTPUTS = 0.03
 HEADS = 0.7
+WORN = (
+    *(("gamma", 1e-6), ("gamma", 0.0), ("gamma", 30.0), ("var", 0.0), ("var", 1e6), ("mean", 1e4)),
+    *(("mean", -300.0), ("beta", -50.0)),
+)
 
 
 class Grower:
     """A graph on its way; `tensors` are what the next op may read, `read` what some op has read."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, trained: bool = False) -> None:
         random = np.random.default_rng(seed)
         self.net = Net(seed, int(random.choice(OPSETS)))
         self.random = self.net.random
@@ -33,6 +37,7 @@ class Grower:
         self.weights: dict[Size, str] = {}
         self.is_positive = bool(random.random() < 0.5)
         self.has_shift = bool(random.random() < 0.8)
+        self.trained = trained
 
     def chance(self, probability: float) -> bool:
         return bool(self.random.random() < probability)
@@ -49,7 +54,15 @@ class Grower:
 
     def norm(self, x: str, size: Size) -> Tensor:
         positive = self.is_positive or self.chance(0.3)
-        return self.net.norm(x, size[0], positive=positive, shift=self.has_shift or self.chance(0.2)), size
+        y = self.net.norm(x, size[0], positive=positive, shift=self.has_shift or self.chance(0.2))
+        if self.trained and self.chance(0.5):
+            self.wear(y.removesuffix(".y"), int(self.random.integers(size[0])))
+        return y, size
+
+    def wear(self, norm: str, channel: int) -> None:
+        """Give a channel a statistic that training leaves behind."""
+        kind, number = self.pick(*WORN)
+        self.net.arrays[f"{norm}.{kind}"][channel] = number
 
     def grow(self, num_ops: int) -> None:
         while len(self.net.nodes) < num_ops:
@@ -58,7 +71,8 @@ class Grower:
             if self.chance(NORMS):
                 self.add([self.norm(x, size)])
             else:
-                self.add(self.pick(*OPS[len(size)])(self, x, size))
+                more = [decomposed] * 4 if self.trained else []
+                self.add(self.pick(*OPS[len(size)], *more)(self, x, size))
 
     def add(self, outputs: list[Tensor]) -> None:
         self.read |= {name for node in self.net.nodes for name in node.input}
@@ -74,8 +88,9 @@ class Grower:
         return list(dict.fromkeys(names))
 
 
-def grow(seed: int) -> tuple[Net, list[int | str], list[str]]:
-    grower = Grower(seed)
+def grow(seed: int, *, trained: bool = False) -> tuple[Net, list[int | str], list[str]]:
+    """`trained`: with statistics as trained nets have them, and BatchNorms written as Mul and Add."""
+    grower = Grower(seed, trained)
     grower.grow(int(grower.random.integers(10, 41)))
     return grower.net, ["rows", *grower.shape], grower.outputs()
 
@@ -120,6 +135,23 @@ def by_constant(g: Grower, x: str, size: Size) -> list[Tensor]:
     kind = str(g.pick("Add", "Sub", "Mul", "Div"))
     shapes = ((), (size[0], *[1] * (len(size) - 1)), (1, *size), size[-1:])
     return [(g.net.op(kind, x, g.net.factor(*g.pick(*shapes))), size)]
+
+
+def decomposed(g: Grower, x: str, size: Size) -> list[Tensor]:
+    """A BatchNorm in up to five ops; on the last axis between two Transposes, as for channels last."""
+    shape = (size[0], *[1] * (len(size) - 1))
+    is_last = len(size) > 1 and g.chance(0.4)
+    if is_last:
+        shape = (size[0],)
+        x = g.net.op("Transpose", x, perm=[0, *range(2, len(size) + 1), 1])
+    for kind in ("Sub", "Div", "Mul", "Add"):
+        if kind == "Mul" or g.chance(0.6):
+            scale = 1e-4 if g.chance(0.02) else 1.0
+            operands = [x, g.net.constant(g.net.random.uniform(0.5, 2, shape) * scale)]
+            x = g.net.op(kind, *(operands if kind in ("Sub", "Div") or g.chance(0.5) else reversed(operands)))
+    if is_last:
+        x = g.net.op("Transpose", x, perm=[0, len(size), *range(1, len(size))])
+    return [(x, size)]
 
 
 def pool(g: Grower, x: str, size: Size) -> list[Tensor]:

@@ -50,7 +50,7 @@ def dead_readers(node: ir.Node, norm: BatchNorm) -> Readers | None:
             kind = onnx_op(reader) or ""
             if kind in _PASS and len(reader.outputs) == 1:
                 pending.append((reader.outputs[0], _PASS[kind](values)))
-            elif _is_flat(reader):
+            elif _is_flat(reader) or _averages_places(reader):
                 pending.append((reader.outputs[0], values))
             elif index == 0 and _takes(reader, values):
                 readers[reader] = Affine(scale=np.where(dead, 0.0, 1.0), shift=values)
@@ -80,6 +80,17 @@ def _takes(node: ir.Node, values: np.ndarray) -> bool:
         return channels == values.size and not (values.any() and pads(node, weight.shape[2:]))
     channels = weight.shape[1 if node.attributes.get_int("transB", 0) == 1 else 0]
     return channels == values.size and node.attributes.get_int("transA", 0) == 0
+
+
+def _averages_places(node: ir.Node) -> bool:
+    """A ReduceMean or ReduceMax over axes after the channels."""
+    source = node.inputs[0]
+    axes = node.attributes.get_ints("axes", None)
+    if axes is None and len(node.inputs) > 1 and (given := constant(node.inputs[1])) is not None:
+        axes = given.tolist()
+    if onnx_op(node) not in ("ReduceMean", "ReduceMax") or source is None or source.shape is None or not axes:
+        return False
+    return min(axis % len(source.shape) for axis in axes) > 1
 
 
 def _is_flat(node: ir.Node) -> bool:

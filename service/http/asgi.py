@@ -19,6 +19,7 @@ from service.http.reply import (
     CLOSE,
     CONTINUE,
     JSON,
+    ONE_WRITE_UP_TO,
     STATUS_LINES,
     Message,
     Scope,
@@ -29,7 +30,6 @@ from service.http.reply import (
 from service.http.shared import Shared
 
 BUFFER_UP_TO = 64 * 1024  # of a body that the app does not read
-ONE_WRITE_UP_TO = 256 * 1024  # joining head and body costs a copy of the body
 
 _log = logging.getLogger("foldserve")
 

@@ -10,7 +10,15 @@ from service.errors import ServiceError
 from service.http.channel import Channel
 from service.http.exchange import Exchange, no_room
 from service.http.parser import Head
-from service.http.reply import CLOSE, CONTINUE, JSON, STATUS_LINES, error_body, header_lines
+from service.http.reply import (
+    CLOSE,
+    CONTINUE,
+    JSON,
+    ONE_WRITE_UP_TO,
+    STATUS_LINES,
+    error_body,
+    header_lines,
+)
 from service.http.shared import Shared
 from service.protocol.compression import Buffer
 
@@ -100,9 +108,14 @@ class DirectExchange(Exchange):
             b"" if shared.cors is None else shared.cors.lines(self.origin),
             b"content-length: %d\r\n" % num_bytes,
             b"\r\n" if keeps_alive else CLOSE + b"\r\n",
-            *body,
         ]
-        shared.outbox.put(self._channel, b"".join(content), closes=not keeps_alive)
+        if num_bytes <= ONE_WRITE_UP_TO:
+            content += body
+            body = ()
+        put = shared.outbox.put
+        put(self._channel, b"".join(content), closes=not keeps_alive and not body)
+        for index, part in enumerate(body, 1):
+            put(self._channel, part, closes=not keeps_alive and index == len(body))
         self._channel.answered(keeps_alive=keeps_alive)
 
     def answer_error(self, error: ServiceError, head: bytes) -> None:

@@ -18,6 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
 MAX_MESSAGE = 1000
+ONE_WRITE_UP_TO = 256 * 1024  # of a body: joining it with its head costs a copy
 
 JSON = (b"content-type", b"application/json")
 CLOSE = b"connection: close\r\n"

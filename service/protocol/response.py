@@ -8,7 +8,6 @@ Numbers print in the shortest form that reads back as the same float32. NaN and 
 print as Triton prints them, and the output's parameters say so.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,13 @@ import orjson
 
 from service.protocol.classification import bytes_of, classes_of
 from service.protocol.head import Head
+from service.protocol.long_answers import HOLE, bytes_in_parts, json_in_parts
 from service.protocol.signature import Signature
+
+LONG = 32 * 1024  # numbers in JSON: 1 ms
+_BINARY_WORK = 1 / 16  # of a number in JSON
+_CLASS_WORK = 50
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +38,18 @@ class InferResponse:
     num_nonfinite: int = 0
 
 
+def is_long(head: Head, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether encoding the answer takes too long for the event loop."""
+    work = 0.0
+    for output in head.outputs:
+        array = tensors[output.name]
+        if output.num_classes:
+            work += array.size + len(array) * output.num_classes * _CLASS_WORK
+        else:
+            work += array.size * _BINARY_WORK if output.is_binary else array.size
+    return work > LONG
+
+
 def encode_response(
     signature: Signature,
     head: Head,
@@ -44,10 +61,12 @@ def encode_response(
     """
     if head.answer is not None:
         parts = [head.answer]
-        parts += [tensors[output.name].tobytes() for output in head.outputs]
+        for output in head.outputs:
+            parts += _bytes_of(tensors[output.name])
         return InferResponse(parts, len(head.answer))
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
+    holes: list[np.ndarray] = []
     num_nonfinite = 0
     for output in head.outputs:
         array = tensors[output.name]
@@ -56,34 +75,32 @@ def encode_response(
             array, datatype = classes_of(array, output.num_classes, signature.labels), "BYTES"
         entry: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": array.shape}
         if output.is_binary:
-            content = array.tobytes() if datatype != "BYTES" else bytes_of(array)
-            tail.append(content)
-            entry["parameters"] = {"binary_data_size": len(content)}
+            content = _bytes_of(array) if datatype != "BYTES" else [bytes_of(array)]
+            tail += content
+            entry["parameters"] = {"binary_data_size": sum([len(part) for part in content])}
         else:
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            is_finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
+            if not is_finite:
                 entry["parameters"] = {"nonfinite": True}
                 num_nonfinite += 1
-            entry["data"] = array.ravel() if datatype != "BYTES" else array.ravel().tolist()
+            if datatype == "BYTES":
+                entry["data"] = array.ravel().tolist()
+            elif is_finite and array.size <= LONG:
+                entry["data"] = array.ravel()
+            else:
+                entry["data"] = HOLE
+                holes.append(array.ravel())
         outputs.append(entry)
     document = {"model_name": signature.name, "model_version": signature.version, "outputs": outputs}
     if head.id is not None:
         document["id"] = head.id
-    text = _with_nonfinite(document) if num_nonfinite else orjson.dumps(document, option=_OPTIONS)
+    texts = json_in_parts(document, holes) if holes else [orjson.dumps(document, option=_OPTIONS)]
     if not any(tail):
-        return InferResponse([text], None, num_nonfinite)
+        return InferResponse(texts, None, num_nonfinite)
     if all(output.is_binary and not output.num_classes for output in head.outputs):
-        head.answer = text
-    return InferResponse([text, *tail], len(text), num_nonfinite)
+        head.answer = texts[0]
+    return InferResponse([*texts, *tail], sum([len(text) for text in texts]), num_nonfinite)
 
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
-
-
-def _with_nonfinite(document: dict[str, Any]) -> bytes:
-    def numbers(array: np.ndarray) -> list[Any]:
-        if array.dtype.kind != "f":
-            plain: list[Any] = array.tolist()
-            return plain
-        return [float(str(value)) for value in array]
-
-    return json.dumps(document, default=numbers, separators=(",", ":")).encode()
+def _bytes_of(array: np.ndarray) -> list[bytes]:
+    return [array.tobytes()] if array.size <= LONG else list(bytes_in_parts(array))

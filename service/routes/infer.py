@@ -16,7 +16,7 @@ from functools import partial
 from urllib.parse import unquote
 
 from service.batching.job import Job, Tensors
-from service.errors import HungUp, ServiceError, TooLarge, UnknownModel
+from service.errors import Draining, HungUp, ServiceError, TooLarge, UnknownModel
 from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
 from service.models.served import Served
@@ -24,7 +24,7 @@ from service.protocol.compression import Buffer, decoded, window_bits
 from service.protocol.head import Head
 from service.protocol.heavy import HeavyRequests
 from service.protocol.request import InferRequest
-from service.protocol.response import encode_response
+from service.protocol.response import InferResponse, encode_response, is_long
 from service.routes.request_record import RequestRecorder
 
 LONG_JSON = 128 * 1024  # the worst of this length takes 4 ms; longer JSON is read in a process
@@ -42,11 +42,12 @@ class InferCall:
     The batcher holds it as the job's callback, the exchange as the callback for a client who hangs up.
     """
 
-    __slots__ = ("_exchange", "_head", "_job", "_recorder", "record")
+    __slots__ = ("_exchange", "_head", "_job", "_recorder", "_threads", "record")
 
-    def __init__(self, exchange: DirectExchange, recorder: RequestRecorder) -> None:
+    def __init__(self, exchange: DirectExchange, recorder: RequestRecorder, threads: Executor) -> None:
         self._exchange = exchange
         self._recorder = recorder
+        self._threads = threads
         self._head: Head | None = None
         self._job: Job | None = None
         self.record = recorder.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
@@ -96,11 +97,30 @@ class InferCall:
         self.fail(HungUp("the client hung up before its answer was ready"))
 
     def _answer(self, tensors: Tensors) -> None:
-        record, served, head = self.record, self.record.served, self._head
+        served, head = self.record.served, self._head
         assert served is not None
         assert head is not None
         begun = time.perf_counter()
-        response = encode_response(served.signature, head, tensors)
+        if is_long(head, tensors):
+            encoding = asyncio.get_running_loop().run_in_executor(
+                self._threads, encode_response, served.signature, head, tensors
+            )
+            encoding.add_done_callback(lambda encoded: self._encoded(encoded, begun))
+        else:
+            self._send(encode_response(served.signature, head, tensors), begun)
+
+    def _encoded(self, encoded: "asyncio.Future[InferResponse]", begun: float) -> None:
+        """A thread has made a long answer, or has not; the client may have gone meanwhile."""
+        try:
+            self._send(encoded.result(), begun)
+        except asyncio.CancelledError:
+            self.fail(Draining("the server shut down before the answer was ready"))
+        except Exception as error:
+            self.fail(error)
+
+    def _send(self, response: InferResponse, begun: float) -> None:
+        record, served = self.record, self.record.served
+        assert served is not None
         now = time.perf_counter()
         record.encode_s, total_s = now - begun, now - record.begun
         own = _JSON if response.header_length is None else _BINARY % response.header_length
@@ -112,7 +132,7 @@ class InferCall:
 class InferEndpoint:
     """Answers inference requests to every model.
 
-    `threads` and `heavy` read what would hold the event loop for long.
+    `threads` and `heavy` read, and `threads` encode, what would hold the event loop for long.
     """
 
     def __init__(
@@ -127,7 +147,7 @@ class InferEndpoint:
 
     def answer(self, exchange: DirectExchange) -> None:
         """Answer one request whose body is whole, now or once its batch has run; raises nothing."""
-        call = InferCall(exchange, self._recorder)
+        call = InferCall(exchange, self._recorder, self._threads)
         try:
             self._models.check_open()
             served = call.record.served = self._models.get(*self._target(exchange.path))
@@ -144,7 +164,7 @@ class InferEndpoint:
 
     def refuse(self, exchange: DirectExchange, error: ServiceError) -> None:
         """Answer a request whose body is not wanted with `error`."""
-        call = InferCall(exchange, self._recorder)
+        call = InferCall(exchange, self._recorder, self._threads)
         with contextlib.suppress(ServiceError):  # an error too says which model it comes from
             call.record.served = self._models.get(*self._target(exchange.path))
         call.fail(error)

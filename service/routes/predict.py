@@ -7,11 +7,10 @@ A net with its softmax inside answers with probabilities already; see probabilit
 """
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,7 +20,7 @@ from service.contract.preprocessing import Preprocessing
 from service.errors import BadRequest, ServiceError
 from service.http.body import BodyReader
 from service.http.connected import while_connected
-from service.http.reply import error_body
+from service.http.reply import Receive, Scope, Send, error_body
 from service.models.registry import ModelRegistry
 from service.models.served import Served
 from service.pictures.decoder import PictureDecoder
@@ -33,6 +32,9 @@ from service.routes.request_record import RequestRecord, RequestRecorder
 
 ALL_LABELS_UP_TO = 10
 DEFAULT_TOP = 5
+INLINE_NUMBERS = 4096  # of rows or answers: a label with its probability takes half a microsecond
+
+Result = TypeVar("Result")
 
 
 class Predictor:
@@ -59,18 +61,20 @@ class Predictor:
             self._models.check_open()
             served = record.served = self._choose(request.query_params.get("model"))
             with served.held():
-                body = orjson.dumps(await self._answer(record, served, request))
+                body = await self._answer(record, served, request)
         except Exception as raised:
             return self._refuse(record, raised)
         total_s = time.perf_counter() - record.begun
         self._recorder.answered(record, total_s)
-        return _response(200, body, record.head_with_timing(total_s))
+        return _with_head(_PartsResponse(body), record.head_with_timing(total_s))
 
     def _refuse(self, record: RequestRecord, raised: Exception) -> Response:
         # In a frame of its own: a variable in one of those that the error holds would close a circle, and
         # keep the body, up to 64 MiB, until garbage is collected.
         error = self._recorder.failed(record, raised)
-        return _response(error.status, error_body(str(error)), record.head, error.headers)
+        content = error_body(str(error))
+        response = Response(content, error.status, error.headers, media_type="application/json")
+        return _with_head(response, record.head)
 
     def _choose(self, name: str | None) -> Served:
         if name is not None:
@@ -85,7 +89,8 @@ class Predictor:
         listed = ", ".join(taking_pictures) if taking_pictures else "none so far"
         raise BadRequest(f"say which model with ?model=NAME; those that take pictures: {listed}")
 
-    async def _answer(self, record: RequestRecord, served: Served, request: Request) -> dict[str, Any]:
+    async def _answer(self, record: RequestRecord, served: Served, request: Request) -> list[bytes]:
+        """The answer's JSON, in parts."""
         if reason := unsupported_reason(served.manifest):
             raise BadRequest(f"model '{served.name}' takes no pictures: {reason}")
         preprocessing = served.manifest.preprocessing
@@ -107,14 +112,15 @@ class Predictor:
         finally:
             body.end()
         begun = time.perf_counter()
-        predictions = [
-            {**({} if file is None else {"file": file}), **made.prediction(row, top)}
-            for (file, _), row in zip(pictures, made.activated(answers), strict=True)
-        ]
-        record.encode_s += time.perf_counter() - begun
+        told: list[dict[str, Any]] = [{} if file is None else {"file": file} for file, _ in pictures]
         if shown is not None:
-            predictions[0]["row"] = shown
-        return {"model_name": served.name, "model_version": served.version, "predictions": predictions}
+            told[0]["row"] = shown
+        document = {"model_name": served.name, "model_version": served.version}
+        parts = await _inline_or_in_thread(
+            answers.size <= INLINE_NUMBERS, made.body, document, told, answers, top
+        )
+        record.encode_s += time.perf_counter() - begun
+        return parts
 
     async def _answers(
         self,
@@ -131,10 +137,9 @@ class Predictor:
             raise BadRequest(f"'row' is for one picture, got {len(pictures)}")
         record.read_s = time.perf_counter() - record.begun
         async with self._decoder.rows(pictures, preprocessing) as rows:
-            dtype = served.manifest.inputs[0].dtype
-            if dtype == "uint8":  # the graph normalises pixels itself: a row is whole but for rounding
-                rows = np.rint(rows)
-            tensors = {served.manifest.inputs[0].name: rows.astype(dtype, copy=False)}
+            spec = served.manifest.inputs[0]
+            is_quick = rows.size <= INLINE_NUMBERS or rows.dtype == spec.dtype
+            tensors = {spec.name: await _inline_or_in_thread(is_quick, _as_dtype, rows, spec.dtype)}
             shown = await run_in_threadpool(drawn_row, rows[0], preprocessing) if wants_row else None
             record.num_rows = len(rows)
             record.decode_s = time.perf_counter() - record.begun - record.read_s
@@ -143,18 +148,41 @@ class Predictor:
         assert job.answers is not None
         record.queue_s, record.compute_s = job.queue_s, job.compute_s
         answers: np.ndarray = job.answers[served.manifest.outputs[0].name]
-        if not np.isfinite(answers).all():
+        if not await _inline_or_in_thread(answers.size <= INLINE_NUMBERS, _are_finite, answers):
             raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
         return pictures, answers, shown
 
 
-def _response(
-    status: int,
-    body: bytes,
-    head: bytes,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    response = Response(body, status, headers, media_type="application/json")
+class _PartsResponse(Response):
+    """An answer of known length that is never joined: that would copy a long one on the event loop."""
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        length = str(sum(map(len, parts)))
+        super().__init__(None, 200, {"content-length": length}, media_type="application/json")
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for index, part in enumerate(self._parts, 1):
+            await send({"type": "http.response.body", "body": part, "more_body": index < len(self._parts)})
+
+
+async def _inline_or_in_thread(is_inline: bool, work: Callable[..., Result], *arguments: Any) -> Result:
+    """What `work` returns: right away where that is quicker, in a thread where the event loop would wait."""
+    return work(*arguments) if is_inline else await run_in_threadpool(work, *arguments)
+
+
+def _as_dtype(rows: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "uint8":  # the graph normalises pixels itself: a row is whole but for rounding
+        rows = np.rint(rows)
+    return rows.astype(dtype, copy=False)
+
+
+def _are_finite(answers: np.ndarray) -> bool:
+    return bool(np.isfinite(answers).all())
+
+
+def _with_head(response: Response, head: bytes) -> Response:
     lines = (line.partition(b": ") for line in head.splitlines())
     response.raw_headers += [(name, value) for name, _, value in lines]
     return response

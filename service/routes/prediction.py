@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from service.contract.manifest import Manifest
 from service.contract.picture_support import activation_of, labels_of, task_of
 from service.contract.probabilities import sigmoid, softmax
 from service.protocol.datatypes import BY_DTYPE
+from service.protocol.long_answers import HOLE, json_in_parts
 
 
 class Predictions:
@@ -46,16 +48,26 @@ class Predictions:
             return sigmoid(answers)
         return answers.astype(np.float64) if self._labels else answers
 
-    def prediction(self, row: np.ndarray, top: int) -> dict[str, Any]:
-        """The keys for one row of `activated` answers, with the `top` labels."""
+    def body(
+        self, document: dict[str, Any], files: Sequence[dict[str, Any]], answers: np.ndarray, top: int
+    ) -> list[bytes]:
+        """An answer's JSON in parts: `document`, and for each of `files` its keys and the prediction."""
+        holes: list[np.ndarray] = []
+        document["predictions"] = [
+            {**keys, **self._prediction(row, top, holes)}
+            for keys, row in zip(files, self.activated(answers), strict=True)
+        ]
+        return json_in_parts(document, holes) if holes else [orjson.dumps(document)]
+
+    def _prediction(self, row: np.ndarray, top: int, holes: list[np.ndarray]) -> dict[str, Any]:
+        """The keys for one row of `activated` answers, with the `top` labels; its numbers go to `holes`."""
+        if self.task in ("embedding", "spatial"):
+            holes.append(row.ravel())
         if self.task == "embedding":
-            return {"embedding": row.ravel().tolist()}
+            return {"embedding": HOLE}
         if self.task == "spatial":
             name, datatype = self._output.name, BY_DTYPE[row.dtype.name]
-            shape = list(row.shape)
-            return {
-                "output": {"name": name, "datatype": datatype, "shape": shape, "data": row.ravel().tolist()}
-            }
+            return {"output": {"name": name, "datatype": datatype, "shape": list(row.shape), "data": HOLE}}
         ranked = _ranked(row, self._labels)
         if self.task == "multi-label":
             labels = [each for each in ranked if each["probability"] >= self._threshold]

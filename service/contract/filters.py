@@ -32,6 +32,7 @@ _PILLOW = {
 }
 _PILLOW_VERSION = int(PIL.__version__.partition(".")[0])
 _KINDS = {"bilinear": 0, "bicubic": 1, "lanczos": 2}
+REACH = {"bilinear": 1, "bicubic": 2, "lanczos": 3}  # of a filter, in pixels of the smaller picture
 
 Picture: TypeAlias = "Image.Image | np.ndarray"
 """A Pillow image of mode L or RGB, or levels (height, width, channels) as jpeg.py decodes them."""
@@ -57,7 +58,7 @@ def _compiled(picture: Picture, resized: tuple[int, int], rows: Span, columns: S
     left, right = _reach(across, columns.length)
     channels = _num_channels(picture)
     part = np.empty((rows.length, columns.length, channels), np.uint8)
-    if _is_height_first((height, width), resized):
+    if is_height_before_width((height, width), resized):
         lines = np.empty((rows.length, right - left, channels), np.uint8)
         step = max(1, BAND_BYTES // (channels * (bottom - top)))
         for first in range(left, right, step):
@@ -79,7 +80,7 @@ def _compiled(picture: Picture, resized: tuple[int, int], rows: Span, columns: S
     return part
 
 
-def _is_height_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
+def is_height_before_width(size: tuple[int, int], resized: tuple[int, int]) -> bool:
     """Whether Pillow resizes the height before the width: since version 13, where it shrinks much more."""
     by_height, by_width = (side - to for side, to in zip(size, resized, strict=True))
     return _PILLOW_VERSION >= 13 and by_height > 0 and by_height > 2 * by_width

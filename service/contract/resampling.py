@@ -8,9 +8,19 @@ becomes 256 would take 12 GB, for a row of 150 kB. What is antialiased is in fil
 
 import numpy as np
 
-from service.contract.filters import Picture, filtered, levels_of, size_of
+from service.contract.filters import (
+    BAND_BYTES,
+    MAX_WHOLE,
+    REACH,
+    Picture,
+    filtered,
+    is_height_before_width,
+    levels_of,
+    size_of,
+)
 from service.contract.framing import Frame, Interpolation, Resize, Span, centred
 
+MAX_STEPS = 1 << 20  # of a side's pixels that are added up
 MAX_COPIED = 1 << 20  # pixels of a picture that is copied whole
 
 Taps = list[tuple[np.ndarray, np.ndarray]]
@@ -35,6 +45,26 @@ def framed(picture: Picture, frame: Frame) -> np.ndarray:
     return whole_hwc
 
 
+def working_bytes(height: int, width: int, num_channels: int, frame: Frame) -> int:
+    """The maximum of what `framed` holds beside a picture and its row, whichever way it is computed."""
+    resize, row_pixels = frame.resize, frame.height * frame.width
+    resized_height, resized_width = resize.resized(height, width)
+    if (resized_height, resized_width) == (height, width):
+        return num_channels * row_pixels
+    if resize.interpolation == "nearest" or not resize.antialias:
+        taps = {"nearest": 1, "bilinear": 2}.get(resize.interpolation, 4)
+        picked = min(height, taps * frame.height) * min(width, taps * frame.width)
+        lines = taps * frame.height * width if height * width > MAX_COPIED else height * width
+        return num_channels * (picked + lines + 20 * row_pixels)
+    made_height, made_width = resized_height, resized_width
+    if resized_height * resized_width > MAX_WHOLE:
+        made_height, made_width = min(made_height, frame.height), min(made_width, frame.width)
+    is_height_first = is_height_before_width((height, width), (resized_height, resized_width))
+    lines = made_height * width if is_height_first else height * made_width
+    edges = 16 * REACH[resize.interpolation] * (height + width)
+    return (1 if num_channels == 1 else 4) * (lines + made_height * made_width) + edges + 4 * BAND_BYTES
+
+
 def _resampled(
     picture: Picture, resized: tuple[int, int], rows: Span, columns: Span, resize: Resize
 ) -> np.ndarray:
@@ -55,7 +85,12 @@ def _resampled(
 
 
 def _nearest(span: Span, scale: float) -> np.ndarray:
-    """The picture's index for each pixel of a span; added up one by one, as in Pillow, to round alike."""
+    """The picture's index for each pixel of a span; added up one by one, as in Pillow, to round alike.
+
+    But not for a part of a result that is too long to be made: 14 million steps would take 230 MB.
+    """
+    if span.start + span.length > MAX_STEPS:
+        return ((np.arange(span.start, span.start + span.length) + 0.5) * scale).astype(np.intp)
     steps = np.full(span.start + span.length, scale)
     steps[0] = scale / 2
     return np.add.accumulate(steps)[span.start :].astype(np.intp)

@@ -34,7 +34,7 @@ class PictureRequest:
         weights = []
         for file, content in self.pictures:
             with _naming(file):
-                weights.append(weigh(content, self.target.shape[0], self.target.max_pixels))
+                weights.append(weigh(content, self.target))
         return weights
 
     def decode(self) -> np.ndarray:

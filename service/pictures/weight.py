@@ -3,7 +3,8 @@
 In: the bytes of a JPEG, PNG or WebP file.  Out: a `Weight`, or a PictureError if it has too many pixels.
 
     work    pixels × scans: each scan of a JPEG may change every pixel once more
-    bytes   what a decoder holds at once: its own planes, the picture, and what is made of it
+    bytes   what is held at once: the decoder's own planes, the picture, what is made of it, and the lines
+            between resizing one side and the other
 
 Nothing is decoded and every loop is bounded, so this may run on the event loop. A header that cannot be read
 that way is not refused here: it weighs as much as a picture may, and the decoder says what is wrong with it.
@@ -13,9 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.contract.pictures import UnknownFormatError, check_size
+from service.contract.resampling import working_bytes
+from service.contract.target import Target
 
 LIGHT_WORK = 1_000_000  # pixels × scans, 10 to 40 ms of a core
 LIGHT_BYTES = 1 << 20  # of the file: bounds what a decoder does with bytes that are not pixels
+LIGHT_MEMORY = 128 << 20  # of decoding and resizing at once; threads are few, and none can be stopped
 LIGHT_FILES = 16  # of a request: each takes 0.2 ms, in which no other thread runs Python
 LIGHT_METADATA = 1 << 16  # bytes of profiles and EXIF, which are read in Python, entry by entry
 
@@ -52,8 +56,8 @@ class _Header:
     is_plain: bool = True  # nothing in the file but pixels costs anything worth counting
 
 
-def weigh(content: bytes | bytearray, num_channels: int, max_pixels: int) -> Weight:
-    """The weight of one picture, decoded to 1 or 3 channels.
+def weigh(content: bytes | bytearray, target: Target) -> Weight:
+    """The weight of one picture that becomes pixels of `target`.
 
     Raises PictureError if it is over `max_pixels`, UnknownFormatError if it is none.
     """
@@ -67,20 +71,25 @@ def weigh(content: bytes | bytearray, num_channels: int, max_pixels: int) -> Wei
         raise UnknownFormatError("is none of JPEG, PNG, WEBP")
     else:
         return Weight(pixels=0, work=0, num_bytes=0, is_light=True)
+    max_pixels, num_channels = target.max_pixels, target.num_channels
     if header is None:
         return Weight(pixels=max_pixels, work=max_pixels, num_bytes=None, is_light=False)
     check_size(header.width, header.height, max_pixels)
     pixels = header.width * header.height
     work = pixels * header.scans
     made_bytes = max(header.pixel_bytes, 1 if num_channels == 1 else 4)  # the same, turned, or converted
-    # Resizing takes 16 bytes of coefficients a column and row, decoding some rows: much if a row is long.
-    edge_bytes = 16 * (header.width + header.height) + 4 * header.pixel_bytes * header.width
+    sides = (max(1, header.height), max(1, header.width))  # without pixels it is refused, but later
+    # Decoding holds some lines, which is much if they are long. EXIF may turn the picture.
+    edge_bytes = 4 * header.pixel_bytes * header.width
+    resize_bytes = max(working_bytes(*turned, num_channels, target.frame) for turned in (sides, sides[::-1]))
     beside_bytes = max(header.decoder_bytes, header.kept_bytes + made_bytes)
+    num_bytes = pixels * (header.pixel_bytes + beside_bytes) + edge_bytes + resize_bytes
+    is_plain = header.is_plain and len(content) <= LIGHT_BYTES
     return Weight(
         pixels=pixels,
         work=work,
-        num_bytes=pixels * (header.pixel_bytes + beside_bytes) + edge_bytes,
-        is_light=header.is_plain and len(content) <= LIGHT_BYTES and work <= LIGHT_WORK,
+        num_bytes=num_bytes,
+        is_light=is_plain and work <= LIGHT_WORK and num_bytes <= LIGHT_MEMORY,
     )
 
 

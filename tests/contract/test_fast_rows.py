@@ -184,7 +184,7 @@ def test_the_order_of_both_sides_is_pillows():
     chance = np.random.default_rng(1)
     for _ in range(100):
         height, width, to_height, to_width = chance.integers(20, 99, 4).tolist()
-        is_first = filters._is_height_first((height, width), (to_height, to_width))
+        is_first = filters.is_height_before_width((height, width), (to_height, to_width))
         assert is_first in order_of_pillow((height, width), (to_height, to_width))
 
 

@@ -10,9 +10,15 @@ from PIL import Image
 
 from benchmarks.attacks import pictures as hostile
 from service.contract.pictures import PictureError, UnknownFormatError
+from service.contract.target import Target
 from service.pictures.weight import LIGHT_BYTES, LIGHT_FILES, Weight, are_light, weigh
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8))
+
+
+def target(num_channels: int, max_pixels: int, **how: Any) -> Target:
+    sides = {"height": 28, "width": 28, **how}
+    return Target(mode="L" if num_channels == 1 else "RGB", max_pixels=max_pixels, **sides)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -43,7 +49,7 @@ ORDINARY = {
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_an_ordinary_picture_is_light_and_has_its_size(name: str) -> None:
-    weight = weigh(ORDINARY[name], 3, 10**6)
+    weight = weigh(ORDINARY[name], target(3, 10**6))
     assert weight.is_light
     assert weight.pixels == 60 * 40
     assert weight.work >= weight.pixels
@@ -52,9 +58,9 @@ def test_an_ordinary_picture_is_light_and_has_its_size(name: str) -> None:
 
 
 def test_scans_are_counted() -> None:
-    assert weigh(ORDINARY["jpeg"], 3, 10**6).work == 60 * 40
-    assert weigh(ORDINARY["progressive"], 3, 10**6).work == 60 * 40 * 10
-    bomb = weigh(hostile.scan_bomb(100, 200, 200), 3, 10**6)
+    assert weigh(ORDINARY["jpeg"], target(3, 10**6)).work == 60 * 40
+    assert weigh(ORDINARY["progressive"], target(3, 10**6)).work == 60 * 40 * 10
+    bomb = weigh(hostile.scan_bomb(100, 200, 200), target(3, 10**6))
     assert bomb.work >= 101 * 200 * 200
     assert not bomb.is_light
 
@@ -73,7 +79,7 @@ def test_scans_are_counted() -> None:
     ids=["png", "webp", "jpeg", "chunks", "text", "metadata", "bytes"],
 )
 def test_what_takes_long_is_not_light(content: bytes) -> None:
-    assert not weigh(content, 1, 10**8).is_light
+    assert not weigh(content, target(1, 10**8)).is_light
 
 
 def second_frame(content: bytes) -> bytes:
@@ -105,33 +111,35 @@ def second_header(content: bytes) -> bytes:
     ],
 )
 def test_a_header_that_hides_its_size_weighs_as_much_as_a_picture_may(content: bytes) -> None:
-    assert weigh(content, 1, 10**7) == Weight(pixels=10**7, work=10**7, num_bytes=None, is_light=False)
+    assert weigh(content, target(1, 10**7)) == Weight(
+        pixels=10**7, work=10**7, num_bytes=None, is_light=False
+    )
 
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_no_prefix_of_a_picture_makes_weighing_fail(name: str) -> None:
     content = ORDINARY[name]
     for length in range(12, min(len(content), 700)):
-        weigh(content[:length], 3, 10**9)
+        weigh(content[:length], target(3, 10**9))
 
 
 def test_what_is_no_picture_is_refused() -> None:
-    assert weigh(b"", 1, 10).is_light, "the decoder says that it is empty"
+    assert weigh(b"", target(1, 10)).is_light, "the decoder says that it is empty"
     for content in (b"GIF89a", b"\r" * 100, ORDINARY["jpeg"][1:]):
         with pytest.raises(UnknownFormatError):
-            weigh(content, 1, 10)
+            weigh(content, target(1, 10))
 
 
 def test_too_many_pixels_are_refused() -> None:
     with pytest.raises(PictureError, match="has 60×40 pixels, at most 2399 are decoded"):
-        weigh(ORDINARY["png"], 1, 2399)
+        weigh(ORDINARY["png"], target(1, 2399))
 
 
 def test_light_pictures_are_heavy_together() -> None:
-    weight = weigh(encoded(Image.new("L", (800, 800)), "PNG"), 1, 10**6)
+    weight = weigh(encoded(Image.new("L", (800, 800)), "PNG"), target(1, 10**6))
     assert are_light([weight], 1000)
     assert not are_light([weight, weight], 1000)
     assert not are_light([weight], LIGHT_BYTES + 1)
-    small = weigh(ORDINARY["grey jpeg"], 1, 10**6)
+    small = weigh(ORDINARY["grey jpeg"], target(1, 10**6))
     assert are_light([small] * LIGHT_FILES, 1000)
     assert not are_light([small] * (LIGHT_FILES + 1), 1000)

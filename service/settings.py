@@ -75,6 +75,10 @@ class Settings(BaseSettings):
         le=1024,
         description="cores that one model may use; unset: all that there are",
     )
+    int8: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description="whether an int8 graph answers: auto where it replays and is faster; require; off",
+    )
     lanes: int | None = Field(
         None,
         ge=1,

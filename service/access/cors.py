@@ -11,6 +11,7 @@ EXPOSED = (
     "inference-header-content-length",
     "retry-after",
     "server-timing",
+    "x-model-precision",
     "x-model-version",
     "x-request-id",
 )

@@ -11,10 +11,11 @@ Padded rows never leave this file.
 
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from service.contract.manifest import Manifest
 from service.contract.parity import BUCKETS, Parity, allowed, excess_at_sizes, measure, measure_buckets
 from service.contract.sizes import described
 from service.contract.text import first_line
-from service.engine.plan import LaneBuffers, PlanRequest, choose_plan, open_lanes
+from service.engine.plan import LaneBuffers, PlanRequest, busy_seconds, choose_plan, open_lanes
 from service.engine.row_sizes import RowSizes
 from service.engine.session import (
     CPU,
@@ -36,11 +37,15 @@ from service.engine.session import (
 )
 from service.errors import ModelFailed
 
+Excess = Callable[[Bundle, Sequence[Parity]], str | None]
+"""What is beyond a tolerance, in one sentence, or None."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where and how to run; raises ValueError for numbers that make no sense.
 
+    `int8` says whether a bundle's int8 graph may answer (auto: where it is faster), must, or must not;
     `threads` is how many cores a model may use, `lanes` how many batches run at once (None: as measured),
     `buckets` the allowed batch sizes, `cache` the folder of measured plans (None: measure at each start).
     """
@@ -50,6 +55,7 @@ class EngineConfig:
     lanes: int | None = None
     buckets: tuple[int, ...] = BUCKETS
     cache: Path | None = None
+    int8: Literal["auto", "require", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -58,13 +64,22 @@ class EngineConfig:
             raise ValueError(f"buckets must be ascending numbers ≥ 1, got {list(self.buckets)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """In which numbers a version answers, and why not in int8 where its bundle has an int8 graph."""
+
+    name: Literal["float32", "int8"] = "float32"
+    reason: str | None = None
+
+
 class Engine:
     """Sets of buffers, one for each lane, over a loaded session; a lane is for one thread at a time.
 
     Where sizes are open, `seconds` are of the golden size in the middle, and `sizes` knows what others cost.
 
-    `seconds` of each bucket and `parity` are what the proof measured; `cold_executions` counts batches in a
-    bucket that it had not run before, which would mean that a client waited for a warm-up.
+    `seconds` of each bucket and `parity` are what the proof measured; `precision` is set by precision.py,
+    where an engine that answers in int8 also gets the float32 graph's parity. `cold_executions` counts
+    batches in a bucket that it had not run before: a client would have waited for a warm-up.
     """
 
     def __init__(
@@ -84,6 +99,7 @@ class Engine:
         self.plan = plan
         self.buckets = tuple(buckets)
         self.parity: Parity | None = None
+        self.precision = Precision()
         self.seconds: dict[int, float] = {}
         self.cold_executions = 0
         self.sizes = RowSizes(manifest, buckets)
@@ -145,6 +161,13 @@ class Engine:
             self.seconds[bucket] = min(result.seconds, self.seconds.get(bucket, result.seconds))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def rows_per_s(self, bucket: int, rows: Tensors) -> float:
+        """Rows a second with every lane busy with batches of `rows`, repeated to fill the bucket."""
+        filled = {name: np.resize(array, (bucket, *array.shape[1:])) for name, array in rows.items()}
+        for buffers in self._buffers:
+            buffers.fill([filled], bucket, bucket)
+        return bucket * len(self._buffers) / busy_seconds(self._buffers, bucket)
+
     def release(self) -> None:
         """Free the session and its buffers; `run` must not be called again."""
         self._buffers = ()
@@ -154,8 +177,11 @@ class Engine:
         self._is_warm = True
 
 
-def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
-    """A session that fits the manifest, proved on the golden rows in every lane; raises EngineError."""
+def load_engine(bundle: Bundle, config: EngineConfig, excess: Excess = excess_at_sizes) -> Engine:
+    """A session that fits the manifest, proved on the golden rows in every lane; raises EngineError.
+
+    `excess` compares with the tolerances of the bundle's graph; int8's are others.
+    """
     config = replace(config, buckets=_buckets(config, bundle.manifest))
     provider = find_provider(bundle.graph, config.device)
     plan = choose_plan(
@@ -172,13 +198,13 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
         )
     )
     try:
-        return _proved(bundle, plan, config, provider)
+        return _proved(bundle, plan, config, provider, excess)
     except EngineError:
         if not (plan.has_tf32 or plan.has_cuda_graphs):
             raise
         # TF32 and CUDA graphs were faster in the measurement, but the proof decides whether they are right.
         plain = replace(plan, has_tf32=False, has_cuda_graphs=False)
-        return _proved(bundle, plain, config, provider)
+        return _proved(bundle, plain, config, provider, excess)
 
 
 def _buckets(config: EngineConfig, manifest: Manifest) -> tuple[int, ...]:
@@ -189,7 +215,7 @@ def _buckets(config: EngineConfig, manifest: Manifest) -> tuple[int, ...]:
     return tuple(sorted({*buckets, *(size for size in BUCKETS if size < buckets[-1])}))
 
 
-def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: str) -> Engine:
+def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: str, excess: Excess) -> Engine:
     manifest = bundle.manifest
     lanes = open_lanes(bundle.graph, manifest, provider, plan, config.buckets[-1])
     engine = Engine(
@@ -205,8 +231,8 @@ def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: s
         engine.seconds = {}
         parities.append(_replayed(engine, golden, manifest))
         curves.append(engine.seconds)
-    if excess := excess_at_sizes(bundle, parities):
-        raise EngineError(f"{excess} (on {provider})")
+    if beyond := excess(bundle, parities):
+        raise EngineError(f"{beyond} (on {provider})")
     engine.seconds = curves[len(curves) // 2]
     engine.sizes.learn([golden.sizes for golden in bundle.goldens], curves)
     engine.parity = Parity.over(parities)

@@ -196,9 +196,9 @@ def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
         }
         for buffers in lanes:
             buffers.fill([rows], bucket, bucket)
-        alone = _seconds(lanes[:1], bucket)
+        alone = busy_seconds(lanes[:1], bucket)
         alone_s = alone_s or alone
-        busy = alone if len(lanes) == 1 else _seconds(lanes, bucket)
+        busy = alone if len(lanes) == 1 else busy_seconds(lanes, bucket)
         rates.append(bucket * len(lanes) / busy)
         # Two buckets in a row below the maximum: larger ones only take longer, and teach nothing.
         has_peaked = len(rates) > 2 and max(rates[-2:]) < max(rates[:-2])
@@ -207,7 +207,7 @@ def _measure(lanes: Sequence[LaneBuffers], request: PlanRequest) -> Measured:
     return Measured(rows_per_s=max(rates), alone_s=alone_s)
 
 
-def _seconds(lanes: Sequence[LaneBuffers], bucket: int) -> float:
+def busy_seconds(lanes: Sequence[LaneBuffers], bucket: int) -> float:
     """Median seconds of one batch, the mean over `lanes`, which all run at once; a first run warms each."""
     took: list[float] = []
 

@@ -4,10 +4,12 @@ In: what is known of each model, the models folder.  Out: plain values, for JSON
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from service.contract.bundle import REPORT_FILE
+from service.contract.int8 import Int8
 from service.contract.picture_support import labels_of, unsupported_reason
 from service.models.registry import ModelState
 from service.models.repository_index import versions_of
@@ -60,6 +62,8 @@ def _served(served: Served) -> dict[str, Any]:
         "proof": {
             "proved_at": served.proved_at,
             "provider": served.engine.provider,
+            "precision": asdict(served.engine.precision),
+            "int8": None if manifest.int8 is None else _said_of(manifest.int8),
             "golden_rows": served.num_golden_rows,
             "golden_pictures": 0 if manifest.golden_pictures is None else len(manifest.golden_pictures.names),
             "batch_norms": {"found": manifest.fold.found, "folded": manifest.fold.folded},
@@ -68,4 +72,14 @@ def _served(served: Served) -> dict[str, Any]:
                 for name, difference in served.metrics.parity.items()
             ],
         },
+    }
+
+
+def _said_of(int8: Int8) -> dict[str, Any]:
+    """How near the int8 graph's answers are to float32's, as the manifest says."""
+    return {
+        "sqnr_db": int8.sqnr_db,
+        "agreement": None if int8.agreement is None else int8.agreement.model_dump(),
+        "accuracy": None if int8.accuracy is None else int8.accuracy.model_dump(),
+        "ranges": int8.ranges.source,
     }

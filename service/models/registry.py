@@ -226,14 +226,16 @@ class ModelRegistry:
         metrics = self.metrics.add_version(fact.name, fact.version)
         assert fact.engine.parity is not None
         metrics.parity = fact.engine.parity.worst
+        metrics.precision = fact.engine.precision.name
         self.metrics.proved[fact.name, fact.version] = True
         before, state.served = state.served, Served(fact, metrics, self.config.queue)
         if before is not None:
             self._retire(before)
         _log.info(
-            "event=proved model=%s version=%s provider=%s parity=%.3g lanes=%d threads=%d buckets=%s "
-            "seconds=%.2f digest=%s",
-            *(fact.name, fact.version, fact.engine.provider, max(metrics.parity.values())),
+            "event=proved model=%s version=%s provider=%s precision=%s parity=%.3g lanes=%d threads=%d "
+            "buckets=%s seconds=%.2f digest=%s",
+            *(fact.name, fact.version, fact.engine.provider, metrics.precision),
+            max(metrics.parity.values()),
             *(fact.engine.plan.lanes, fact.engine.plan.threads, ",".join(map(str, fact.engine.buckets))),
             *(fact.seconds, fact.bundle.digest[:12]),
         )

@@ -14,7 +14,8 @@ from service.contract.bundle import Bundle, open_bundle
 from service.contract.golden_pictures import measure_pictures
 from service.contract.manifest import BundleError, Manifest
 from service.contract.signature import TrustedKeys
-from service.engine.engine import Engine, EngineConfig, load_engine
+from service.engine.engine import Engine, EngineConfig
+from service.engine.precision import load_fastest
 from service.engine.session import EngineError
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
@@ -89,7 +90,7 @@ def load_version(
         bundle = open_bundle(root / name / version, trusted)
         # Decoded here and not in a process: the digests vouch for them as they do for the graph.
         measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
-        engine = load_engine(bundle, config)
+        engine = load_fastest(bundle, config)
     except (BundleError, EngineError) as error:
         return Refused(name=name, version=version, reason=str(error))
     except Exception as error:  # a damaged file makes libraries raise anything: the others are served

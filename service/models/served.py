@@ -58,7 +58,10 @@ class Served:
             for spec in self.manifest.outputs
         }
         self.ends_in_softmax = are_distributions(loaded.bundle.golden.outputs[self.manifest.outputs[0].name])
-        self.head = f"x-model-digest: sha256:{self.digest}\r\nx-model-version: {self.version}\r\n".encode()
+        self.head = (
+            f"x-model-digest: sha256:{self.digest}\r\nx-model-version: {self.version}\r\n"
+            f"x-model-precision: {engine.precision.name}\r\n"
+        ).encode()
         lanes = engine.plan.lanes
         forecast = Forecast(engine.buckets, engine.seconds, lanes)
         self._lanes = Lanes(engine.run, lanes, name=f"engine-{self.name}")
@@ -95,10 +98,14 @@ class Served:
     def properties(self) -> dict[str, str]:
         """The properties that metadata lists beside the tensors."""
         parity = max(self.metrics.parity.values())
+        precision = self.engine.precision
+        why = {} if precision.reason is None else {"precision_reason": precision.reason}
         return {
             "digest_sha256": self.digest,
             "parity_max_abs": f"{parity:.3g}",
             "provider": self.engine.provider,
+            "precision": precision.name,
+            **why,
             "batch_norms_folded": f"{self.manifest.fold.folded} of {self.manifest.fold.found}",
         }
 

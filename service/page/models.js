@@ -43,6 +43,15 @@ function verdict(proof) {
 
 const portion = (share) => (share >= 0.1 ? `${Math.round(share * 100)} %` : `${short(share * 100)} %`);
 
+// What is said of int8 where the bundle holds an int8 graph.
+function precision({ precision: serves, int8 }) {
+  if (!int8) return "";
+  if (serves.name !== "int8") return `It answers in float32, and not in int8: ${serves.reason}.`;
+  const near = Object.entries(int8.sqnr_db).map(([name, db]) => `${name} at ${short(db)} dB`).join(", ");
+  const same = int8.agreement ? `; ${int8.agreement.same} of ${int8.agreement.rows} rows get the same label` : "";
+  return `It answers in int8, whose golden answers replayed on this machine. That is another function, near to float32: ${near}${same}.`;
+}
+
 export function showProof(model) {
   const proof = model?.served?.proof;
   at("proof").replaceChildren();
@@ -54,6 +63,8 @@ export function showProof(model) {
     const share = one.difference === 0 ? 0 : one.difference / one.tolerance;
     box.append(make("p", {}, `${one.name}: differs by at most ${short(one.difference)}; ${short(one.tolerance)} is allowed (${portion(share)} of it).`), bar(share));
   }
+  const inInt8 = precision(proof);
+  if (inInt8) box.append(make("p", {}, inInt8));
   const { found, folded } = proof.batch_norms;
   box.append(make("p", { className: "soft" }, `${folded} of ${found} BatchNorms are folded away. Exported ${new Date(model.served.created).toLocaleDateString()} from ${model.served.source}.`));
   at("proof").append(box);

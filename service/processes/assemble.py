@@ -99,6 +99,7 @@ def build_models(settings: Settings) -> ModelRegistry:
                 lanes=settings.lanes,
                 buckets=settings.buckets,
                 cache=settings.cache,
+                int8=settings.int8,
             ),
             queue=QueueConfig(
                 queue_rows=settings.queue_rows,

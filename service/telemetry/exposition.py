@@ -74,6 +74,15 @@ class _Page:
             for output, difference in facts["parity"].items():
                 parity.add_metric([facts["name"], facts["version"], output], difference)
         yield parity
+        precision = GaugeMetricFamily(
+            "foldserve_precision",
+            "1 for each precision in which a worker answers for this version",
+            labels=[*_LABELS, "precision"],
+        )
+        for facts in versions:
+            for name, is_used in facts["precisions"].items():
+                precision.add_metric([facts["name"], facts["version"], name], is_used)
+        yield precision
         for name, text in _GAUGES.items():
             gauge = GaugeMetricFamily(f"foldserve_{name}", text, labels=_LABELS)
             for facts in versions:

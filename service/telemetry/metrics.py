@@ -97,6 +97,7 @@ class VersionMetrics:
     failed_s: float = 0.0
     last_inference: float = 0.0
     parity: dict[str, float] = field(default_factory=dict)
+    precision: str = "float32"
     batch_sizes: dict[int, BatchSize] = field(default_factory=dict)
     _live: Live | None = None
     _cold_executions: int = 0  # of those that are followed no more
@@ -169,6 +170,7 @@ class VersionMetrics:
             "batch_sizes": {str(rows): asdict(size) for rows, size in self.batch_sizes.items()},
             "last_inference": self.last_inference,
             "parity": self.parity,
+            "precisions": {self.precision: 1} if live else {},
         }
 
     def settle(self) -> None:
@@ -235,21 +237,23 @@ def added(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def without_gauges(snapshot: dict[str, Any]) -> dict[str, Any]:
     """The counts of a snapshot alone: what remains true of a worker that is dead."""
     versions = [
-        facts | {"gauges": dict.fromkeys(facts["gauges"], 0), "parity": {}} for facts in snapshot["versions"]
+        facts | {"gauges": dict.fromkeys(facts["gauges"], 0), "parity": {}, "precisions": {}}
+        for facts in snapshot["versions"]
     ]
     return snapshot | {"versions": versions, "proved": []}
 
 
 def _sum(one: Any, other: Any) -> Any:
-    """Numbers added, lists item by item, mappings key by key; names as they are; the worse parity."""
+    """Numbers added, lists item by item, mappings key by key; names as they are; the worse parity;
+    a precision that any side has."""
     if isinstance(one, dict):
         both = {key: _sum(one[key], other[key]) if key in other else one[key] for key in one}
         both |= {key: other[key] for key in other if key not in one}
         for key in both.keys() & {"last_inference"}:
             both[key] = max(one[key], other[key])
-        if "parity" in one and "parity" in other:
-            sides = (one["parity"], other["parity"])
-            both["parity"] = {
+        for key in both.keys() & {"parity", "precisions"}:
+            sides = (one[key], other[key])
+            both[key] = {
                 name: max(side[name] for side in sides if name in side) for name in sides[0] | sides[1]
             }
         return both

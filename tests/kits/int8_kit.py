@@ -63,15 +63,19 @@ def write_int8_bundle(
     net: TinyNet | None = None,
     *,
     int8: bytes | None = None,
+    golden_by: bytes | None = None,
     change: Callable[[dict[str, Any]], None] = lambda manifest: None,
 ) -> Path:
-    """Write a bundle of version 4; `int8` replaces int8.onnx, its golden answers stay the right ones."""
+    """Write a bundle of version 4; `int8` replaces int8.onnx, its golden answers stay the right ones.
+
+    Those are of the quantized net, or of the graph `golden_by`.
+    """
     net = digits_net() if net is None else net
     write_bundle(folder, net)
     with np.load(folder / "golden.npz") as golden:
         rows = {name.removeprefix("input."): golden[name] for name in golden.files if name[:6] == "input."}
     right = quantized(net, rows)
-    answers = answers_of(right, rows)
+    answers = answers_of(golden_by or right, rows)
     content = {INT8_GRAPH_FILE: int8 or right, INT8_GOLDEN_FILE: int8_golden_bytes(answers)}
     for name, file in content.items():
         (folder / name).write_bytes(file)

@@ -66,12 +66,13 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """
     from service.contract.bundle import open_bundle
     from service.contract.parity import allowed
-    from service.engine.engine import EngineConfig, load_engine
+    from service.engine.engine import EngineConfig
+    from service.engine.precision import load_fastest
     from service.settings import default_cache, usable_cores
 
     bundle = open_bundle(path)
     threads = options.threads or usable_cores()
-    engine = load_engine(bundle, EngineConfig(device=options.device, threads=threads, cache=default_cache()))
+    engine = load_fastest(bundle, EngineConfig(device=options.device, threads=threads, cache=default_cache()))
     batches = []
     cases = [
         (golden, num_rows)
@@ -91,5 +92,11 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         sizes = {"sizes": dict(golden.sizes)} if golden.sizes else {}
         batches.append({**sizes, "rows": num_rows, "ms": median * 1e3, "rows_per_second": num_rows / median})
     plan = engine.plan
-    about = {"bundle": str(path), "provider": engine.provider, "lanes": plan.lanes, "threads": plan.threads}
+    about = {
+        "bundle": str(path),
+        "provider": engine.provider,
+        "precision": engine.precision.name,
+        "lanes": plan.lanes,
+        "threads": plan.threads,
+    }
     return {**about, "batches": batches}

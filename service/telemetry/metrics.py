@@ -244,8 +244,7 @@ def without_gauges(snapshot: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sum(one: Any, other: Any) -> Any:
-    """Numbers added, lists item by item, mappings key by key; names as they are; the worse parity;
-    a precision that any side has."""
+    """Numbers added, lists item by item, mappings key by key; names as they are; the worse parity."""
     if isinstance(one, dict):
         both = {key: _sum(one[key], other[key]) if key in other else one[key] for key in one}
         both |= {key: other[key] for key in other if key not in one}

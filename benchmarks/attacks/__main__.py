@@ -27,6 +27,7 @@ from benchmarks.attacks.server import Server
 from benchmarks.common import cpu_model, new_parser
 
 P99_RATIO, HEALTH_MS, MEMORY_MB, LEFT_S, END_S = 10.0, 100.0, 512.0, 1.0, 32.0  # the bars
+WARM_S = 0.2  # what is imported with the first requests
 BEFORE_END_S = 1.0
 HEAD = "| attack | infer p99, ms | /predict p99, ms | health, ms | memory, MiB | left, s | end, s | answers |"
 RULE = "| --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -35,6 +36,7 @@ RULE = "| --- | --- | --- | --- | --- | --- | --- | --- |"
 def measure(attack: Attack, models: Path, cache: Path, seconds: float) -> str:
     """A row of the table."""
     with Server(models, cache) as server:
+        server.neighbour(WARM_S)
         quiet = server.neighbour(seconds / 2)
         with MemoryWatch(server.pid) as memory, Attackers(server.port, attack) as attackers:
             try:

@@ -1,5 +1,6 @@
 """A server to be attacked: `python -m service` in a process of its own, with default limits."""
 
+import http.client
 import json
 import socket
 import subprocess
@@ -16,27 +17,25 @@ LONGEST_S = 30.0
 
 
 class Server:
-    """It runs until the block ends."""
+    """It runs until the block ends, with further `flags`; ready once `model` is."""
 
-    def __init__(self, models: Path, cache: Path) -> None:
+    def __init__(self, models: Path, cache: Path, *flags: str, model: str = "digits") -> None:
+        self._model = model
         self.port = _free_port()
         command = [sys.executable, "-m", "service", "--models", str(models), "--port", str(self.port)]
         self._process = subprocess.Popen(
-            [*command, "--cache", str(cache), "--request-log", "off"], stderr=subprocess.DEVNULL
+            [*command, "--cache", str(cache), "--request-log", "off", *flags], stderr=subprocess.DEVNULL
         )
         self.pid = self._process.pid
 
     def __enter__(self) -> "Server":
         end = time.monotonic() + READY_S
         while time.monotonic() < end and self._process.poll() is None:
-            try:
-                self.neighbour(0.1)
-            except subprocess.CalledProcessError:
-                time.sleep(0.1)
-            else:
+            if self._is_ready():
                 return self
+            time.sleep(0.1)
         self.__exit__()
-        raise SystemExit("the server did not get ready; is there a model digits? (make model)")
+        raise SystemExit(f"the server did not get ready; is there a model {self._model}? (make model)")
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
@@ -70,6 +69,16 @@ class Server:
         except subprocess.TimeoutExpired:
             return float("inf")
         return time.monotonic() - begun
+
+    def _is_ready(self) -> bool:
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=READY_S)
+        try:
+            client.request("GET", f"/v2/models/{self._model}/ready")
+            return client.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            client.close()
 
     def _cpu_s(self) -> float:
         return sum(cpu_s(pid) for pid in (self.pid, *children_of(self.pid)))

@@ -3,7 +3,7 @@
 In: the paths.  Out: the account of every BatchNorm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from export.bundle.pack import write_whole
 from export.compute.rows import read_rows, some_rows
 from export.compute.truth import graph_truth
-from export.errors import SourceError
+from export.errors import SourceError, naming
 from export.fold.proved import FoldOptions, fold_once, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import external_files, load_graph, serialize
@@ -20,7 +20,9 @@ from export.graph.prepare import prepare
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import prove_once
 from export.proof.reading import prove_reading
+from export.sources.open_sizes import golden_sizes
 from service.contract.manifest import FoldAccount
+from service.contract.sizes import Sizes
 
 
 def fold_file(
@@ -37,14 +39,13 @@ def fold_file(
 ) -> FoldAccount:
     """Fold, and write the account to `report`; on any error, both files are as they were.
 
-    `shapes` fixes open sizes of the inputs, in OUT.onnx too; `rows_file` holds rows for the proof where noise
-    does not fit.  `say` is a callback, given what is being done; `note` another, given what a user should
-    know of the proof.
+    `shapes` fixes open sizes of the inputs, in OUT.onnx too; a size that is given a range stays open, and the
+    proof is at several sizes of it.  `rows_file` holds rows for the proof where noise does not fit.
+    `say` is a callback, given what is being done; `note` another, given what a user should know of the proof.
     """
     loaded = load_graph(source)
     unfolded, ranges = with_sizes(prepare(loaded), shapes or {})
-    if ranges:
-        raise SourceError("--input-shape: a range is for `bundle`; `fold` fixes a size, or leaves it open")
+    sizes: Sequence[Sizes] = golden_sizes(unfolded, ranges, None) if ranges else ()
     _check_targets(source, [target, *([report] if report else [])])
     if not any(batchnorms(unfolded)) and options.pixels is None:
         _, done = fold_once(unfolded, options)
@@ -53,22 +54,25 @@ def fold_file(
             note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
             return _written(target, with_sizes(loaded, shapes or {})[0], report, done)
     given = None if rows_file is None else read_rows(rows_file, unfolded)
-    prove_reading(source, unfolded, seed, given)
+    prove_reading(source, unfolded, seed, given, sizes)
     reference = reference_of(unfolded, options)
     say("folding, and proving the folded graph on random rows")
     chosen = choices(reference)
     shown = showing_scores(reference, chosen)
-    rows = some_rows(reference, given, seed)
-    truth, before = graph_truth(shown, rows), serialize(shown)
-    answers = truth.evaluate(rows)
-    noise = truth.noise(rows, answers)
+    rows = [some_rows(reference, given, seed, at) for at in sizes or ({},)]
+    truth, before = graph_truth(shown, rows[0]), serialize(shown)
+    answers = [truth.evaluate(inputs) for inputs in rows]
+    noises = [truth.noise(*of_size) for of_size in zip(rows, answers, strict=True)]
     if not truth.is_exact:
         note(f"proved against {truth.words}")
     for choice in chosen:
         note(f"'{choice.output}' is chosen by {choice.op_type} '{choice.node}': its scores are proved")
 
     def prove(graph: ir.Model) -> None:
-        prove_once(before, serialize(showing_scores(graph, chosen)), rows, answers, noise, chosen)
+        after = serialize(showing_scores(graph, chosen))
+        for at, inputs, truths, noise in zip(sizes or ({},), rows, answers, noises, strict=True):
+            with naming(at):
+                prove_once(before, after, inputs, truths, noise, chosen)
 
     folded, done, _ = fold_proved(unfolded, options, prove)
     return _written(target, folded, report, done)

@@ -40,7 +40,7 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     preprocessing = pictures.preprocessing
     if ranges:
         golden = golden_sizes(graph, ranges, _of_pictures(inputs, ranges, preprocessing))
-        outputs, own = open_outputs(graph, golden, given, max_rows)
+        outputs, own = open_outputs(graph, ranges, golden, given, max_rows)
         sizes = OpenSizes(ranges={**ranges, **own}, golden=golden)
     else:
         with_output_sizes(graph, rows)

@@ -5,6 +5,7 @@ In: a graph and the ranges of its inputs' open sizes.  Out: an `OpenSizes`; the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -21,6 +22,7 @@ from service.contract.sizes import SizeRange, Sizes, described
 
 LARGEST_ROW = 4 << 30  # bytes of one row and all that it becomes, in float64
 MAX_SIZES = 7
+MAX_TRIED = 16
 
 Ranges = Mapping[str, SizeRange]
 
@@ -63,16 +65,32 @@ def golden_sizes(model: ir.Model, ranges: Ranges, stated: Sizes | None) -> list[
     return sorted(found, key=lambda sizes: _num_elements(model, sizes))
 
 
+def tried_sizes(ranges: Ranges, golden: Sequence[Sizes]) -> list[Sizes]:
+    """More sizes that a graph should run at: a skip connection may fit at every other one only."""
+    random = np.random.default_rng(0)
+    choices = [range(held.minimum, held.maximum + 1, held.step) for held in ranges.values()]
+    if prod(map(len, choices)) <= MAX_TRIED:
+        found = [*product(*choices)]
+    else:
+        found = [tuple(own[random.integers(len(own))] for own in choices) for _ in range(MAX_TRIED)]
+    named = [dict(zip(ranges, sizes, strict=True)) for sizes in found]
+    return [sizes for sizes in named if sizes not in golden]
+
+
 def open_outputs(
-    model: ir.Model, sizes: Sequence[Sizes], given: Mapping[str, np.ndarray] | None, max_rows: int | None
+    model: ir.Model,
+    ranges: Ranges,
+    sizes: Sequence[Sizes],
+    given: Mapping[str, np.ndarray] | None,
+    max_rows: int | None,
 ) -> tuple[list[TensorSpec], dict[str, SizeRange]]:
     """The graph's outputs as a run at each of `sizes` has them, and the ranges of sizes that are their own.
 
-    Raises SourceError that names the size at which the graph cannot run.
+    Raises SourceError that names the size at which the graph cannot run: one of these, or of `tried_sizes`.
     """
     run = load(serialize(model), optimised=False)
     shapes: dict[str, list[tuple[int, ...]]] = {value.name or "": [] for value in model.graph.outputs}
-    for at in sizes:
+    for at in (*sizes, *tried_sizes(ranges, sizes)):
         rows = {name: array[:2] for name, array in some_rows(model, given, 0, at).items()}
         one = {name: array[:1] for name, array in rows.items()}
         try:
@@ -80,6 +98,8 @@ def open_outputs(
             together = alone if max_rows == 1 else run(rows)
         except ExportError as error:
             raise SourceError(f"--input-shape: at {described(at)} {error}") from None
+        if at not in sizes:
+            continue  # it runs, which is all that is asked
         for name, found in shapes.items():
             if alone[name].ndim == 0 or alone[name].shape[1:] != together[name].shape[1:]:
                 raise SourceError(
@@ -87,12 +107,12 @@ def open_outputs(
                     "they cannot share a batch"
                 )
             found.append(alone[name].shape[1:])
-    specs, ranges = [], dict[str, SizeRange]()
+    specs, own = [], dict[str, SizeRange]()
     for value in model.graph.outputs:
-        spec, own = _output(value, shapes[value.name or ""], sizes)
+        spec, of_output = _output(value, shapes[value.name or ""], sizes)
         specs.append(spec)
-        ranges |= own
-    return specs, ranges
+        own |= of_output
+    return specs, own
 
 
 def _output(

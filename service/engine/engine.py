@@ -233,11 +233,17 @@ def _proved(bundle: Bundle, plan: SessionPlan, config: EngineConfig, provider: s
         curves.append(engine.seconds)
     if beyond := excess(bundle, parities):
         raise EngineError(f"{beyond} (on {provider})")
-    engine.seconds = curves[len(curves) // 2]
+    engine.seconds = _extended(curves[len(curves) // 2], engine.buckets)
     engine.sizes.learn([golden.sizes for golden in bundle.goldens], curves)
     engine.parity = Parity.over(parities)
     engine.seal()
     return engine
+
+
+def _extended(curve: dict[int, float], buckets: Sequence[int]) -> dict[int, float]:
+    """The seconds of each bucket; of those too large for rows of this size, as many times the largest's."""
+    largest = max(curve)
+    return {**{bucket: curve[largest] * bucket / largest for bucket in buckets if bucket > largest}, **curve}
 
 
 def _replayed(engine: Engine, golden: Golden, manifest: Manifest) -> Parity:

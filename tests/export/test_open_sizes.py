@@ -198,9 +198,27 @@ def test_the_size_at_which_a_net_fails_is_named(tmp_path):
     assert bundled(proto, tmp_path / "models", "net", "3,8,16").exists()
 
 
-def test_a_net_and_a_folded_file_take_numbers(tmp_path):
+def test_a_net_that_fails_at_every_other_size_is_refused_with_one(tmp_path):
+    """A skip connection over a stride of 2 and an upsampling fits where the width is even."""
+    nodes = [
+        *(node("Conv", "x w", "c", strides=[2, 2], pads=[1] * 4), norm("c", "n")),
+        *(node("Resize", "n - scales", "up", mode="nearest"), node("Add", "up x", "y")),
+    ]
+    arrays = {"w": weights(3, 3, 3, 3), **norm_arrays(3), "scales": np.array([1, 1, 2, 2], np.float32)}
+    proto = model(nodes, arrays, {"x": ["N", 3, 8, "W"]})
+    refused(proto, tmp_path, "at W=", "3,8,8..64")
+    assert bundled(proto, tmp_path / "models", "net", "3,8,8..64/2").exists()
+
+
+def test_a_net_takes_numbers(tmp_path):
     done = run_here("bundle", "nets:Plain", "--input-shape", "3,8..16,8", "--to", tmp_path / "net")
     assert_refused(done, "a net is numbers, because it is traced at one size")
+
+
+def test_a_folded_file_stays_open_and_is_proved_at_several_sizes(tmp_path):
     onnx.save(recogniser(), tmp_path / "in.onnx")
     done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx", "--input-shape", WIDTHS)
-    assert_refused(done, "a range is for `bundle`")
+    assert json.loads(done.stdout)["folded"] == 2, done.stderr
+    folded = onnx.load(tmp_path / "out.onnx")
+    rows = {"x": np.random.default_rng(0).normal(size=(3, 3, 8, 176)).astype(np.float32)}
+    np.testing.assert_allclose(itself(folded, rows)["y"], itself(recogniser(), rows)["y"], atol=1e-5)

@@ -37,6 +37,11 @@ def true_answers(
     for row in range(len(next(iter(inputs.values())))):
         rows.append(evaluate({name: array[row : row + 1] for name, array in inputs.items()}))
         show(row + 1)
+    for name in rows[0]:
+        if len(shapes := {answer[name].shape[1:] for answer in rows}) > 1:
+            raise ProofError(
+                f"the size of output '{name}' depends on the rows' own numbers: {sorted(shapes)}"
+            )
     answers = {name: np.concatenate([answer[name] for answer in rows]) for name in rows[0]}
     for name, together in in_batches(evaluate, inputs, max_rows).items():
         limit = (INDEPENDENT if is_exact else INDEPENDENT_FLOAT32) * float(

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from export.errors import ExportError
 from export.int8.rows import Rows, made_rows, of_arrays, open_rows
 from export.sources.declared import Declared
 from export.sources.opening import open_source
 from export.sources.source import Source, SourceOptions
 from training.data import load_split, normalize
+from training.nets.foreign.packages import find_in_package
 from training.runs.checkpoint import load_checkpoint
 
 NUM_ROWS = 4000
@@ -53,7 +55,10 @@ def find_nets(
         if package is not None and importlib.util.find_spec(package) is None:
             yield f"{name}: {package} is not installed"
             continue
-        yield _drawn(name, factory, side, pictures if name == "lite0" else None)
+        try:
+            yield _drawn(name, factory, side, pictures if name == "lite0" else None)
+        except ExportError as error:
+            yield f"{name}: {error}"
     for path in sorted(trained.glob("*/checkpoint.pt")) if trained is not None else []:
         if not only or path.parent.name in only:
             yield _trained(path)
@@ -121,16 +126,19 @@ def resnet50() -> nn.Module:
 
 def mobileone() -> nn.Module:
     """Branches that the fold merges into one Conv."""
-    import timm
-
-    return lively(lambda: timm.create_model("mobileone_s0"))
+    return lively(lambda: _timm("mobileone_s0"))
 
 
 def densenet121() -> nn.Module:
     """BatchNorms before their Convs."""
-    import timm
+    return lively(lambda: _timm("densenet121"))
 
-    return lively(lambda: timm.create_model("densenet121"))
+
+def _timm(name: str) -> nn.Module:
+    build = find_in_package(f"timm:{name}", {})
+    net = build(num_classes=1000, input_shape=(3, SIDE, SIDE))
+    assert isinstance(net, nn.Module)
+    return net
 
 
 def lite0() -> nn.Module:

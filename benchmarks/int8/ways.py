@@ -22,7 +22,7 @@ from export.compute.runtime import load
 from export.fold.gauges.system import FREE, Price
 from export.fold.stages import fold
 from export.graph.file import serialize
-from export.int8.layers import kept_float
+from export.int8.layers import kept_float, last_linear
 from export.int8.measure import compare
 from export.int8.moments import carry_moments
 from export.int8.observe import observe
@@ -50,7 +50,7 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     reasons = frozenset(kept_float(model))
 
     def both(ranges: TensorRanges) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-        recipe = Recipe(ranges=ranges.ranges, floats=reasons)
+        recipe = Recipe(ranges=ranges.ranges, floats=reasons, last=last_linear(model))
         first = quantize(model, recipe)
         return first, quantize(corrected(model, first, ranges.means), recipe)
 

@@ -38,6 +38,18 @@ def kept_float(model: onnx.ModelProto) -> dict[str, str]:
     return reasons
 
 
+def last_linear(model: onnx.ModelProto) -> frozenset[str]:
+    """The MatMuls and Gemms after which no linear op comes: what they put out is not rounded."""
+    leads: set[str] = set()
+    found = set()
+    for node in reversed(model.graph.node):
+        if node.op_type in ("MatMul", "Gemm") and not leads & set(node.output):
+            found.add(node.name)
+        if node.op_type in _WEIGHTED or leads & set(node.output):
+            leads |= set(node.input)
+    return frozenset(found)
+
+
 def _cuts_zero_off(clip: onnx.NodeProto, model: onnx.ModelProto) -> bool:
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     given = {attribute.name: attribute.f for attribute in clip.attribute}

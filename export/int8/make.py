@@ -19,7 +19,7 @@ from export.compute.runtime import load
 from export.errors import SourceError
 from export.int8.cpu import cpu_in_words, saturates
 from export.int8.gate import Limits, check_accuracy, check_speed
-from export.int8.layers import costliest, kept_float, layers_of
+from export.int8.layers import costliest, kept_float, last_linear, layers_of
 from export.int8.measure import Comparison, Measure, class_output, compare, layer_noise, measure_speed
 from export.int8.observe import observe
 from export.int8.quantize import Recipe, corrected, quantize, with_opset
@@ -170,7 +170,9 @@ def _candidates(
     exact = load(model.SerializeToString(), optimised=True)
     found = []
     for method, ranges in tried:
-        recipe = Recipe(ranges=ranges.ranges, floats=frozenset(reasons), reduce_range=saturates())
+        recipe = Recipe(
+            ranges=ranges.ranges, floats=frozenset(reasons), last=last_linear(model), reduce_range=saturates()
+        )
         plain = quantize(model, recipe)
         unbiased = quantize(corrected(model, plain, ranges.means), recipe)
         for is_corrected, written in ((False, plain), (True, unbiased)):

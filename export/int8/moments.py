@@ -107,8 +107,8 @@ def of_function(function: Function, x: Moments) -> Moments:
 def _after(node: ir.Node, output: ir.Value) -> Moments | None:
     op_type = onnx_op(node) or ""
     inputs = [moments_of(value) for value in node.inputs]
-    if op_type == "Softmax":
-        return _between(output, 0.0, 1.0)
+    if op_type == "Softmax" or (op_type in ("Sigmoid", "HardSigmoid") and moments_of(node.inputs[0]) is None):
+        return _between(output, 0.0, 1.0)  # a squeeze-and-excitation's gate, whatever it reads
     if op_type in ("Add", "Sub", "Mul", "Div"):
         return _of_two(node, op_type)
     if op_type == "Concat":
@@ -184,14 +184,60 @@ def _of_two(node: ir.Node, op_type: str) -> Moments | None:
 def _gated(node: ir.Node, known: list[Moments | None]) -> Moments | None:
     """x · f(x), such as SiLU, whose factors are anything but independent."""
     for x, gate in ((0, 1), (1, 0)):
-        value = node.inputs[gate]
-        producer = value.producer() if value is not None else None
-        moments = known[x]
-        if producer is None or moments is None or producer.inputs[0] is not node.inputs[x]:
-            continue
-        if (function := _function(producer)) is not None:
-            return of_function(lambda numbers, f=function: numbers * f(numbers), moments)  # type: ignore[misc]
+        root, moments = node.inputs[x], known[x]
+        function = _function_of(node.inputs[gate], root)
+        if moments is not None and function is not None:
+            return of_function(_times_x(function), moments)
     return None
+
+
+def _times_x(function: Function) -> Function:
+    return lambda x: x * function(x)
+
+
+def _function_of(value: ir.Value | None, root: ir.Value | None) -> Function | None:
+    """What was computed of `root`, number by number, to get `value`: Clip(x + 3, 0, 6) / 6.  Else None."""
+    steps: list[Function] = []
+    while value is not root:
+        producer = value.producer() if value is not None else None
+        if producer is None:
+            return None
+        step, source = _step(producer)
+        if step is None:
+            return None
+        steps.append(step)
+        value = source
+
+    def composed(x: np.ndarray) -> np.ndarray:
+        for step in reversed(steps):
+            x = step(x)
+        return x
+
+    return composed
+
+
+_ARITHMETIC: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+}
+
+
+def _step(node: ir.Node) -> tuple[Function | None, ir.Value | None]:
+    """A node as a function of one input, and that input: of a number alone, or with one constant number."""
+    op_type = onnx_op(node) or ""
+    if op_type not in _ARITHMETIC:
+        return _function(node), node.inputs[0] if node.inputs else None
+    compute = _ARITHMETIC[op_type]
+    first, second = (constant(value) for value in node.inputs)
+    if second is not None and second.size == 1:
+        right = second.reshape(()).astype(np.float64)
+        return (lambda x: compute(x, right)), node.inputs[0]
+    if first is not None and first.size == 1:
+        left = first.reshape(()).astype(np.float64)
+        return (lambda x: compute(left, x)), node.inputs[1]
+    return None, None
 
 
 def _exactly(array: np.ndarray) -> Moments:

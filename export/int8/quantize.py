@@ -43,10 +43,18 @@ _MARK = ("onnx.quant.pre_process", "onnxruntime.quant")  # without it, the quant
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to quantize: the ranges, what stays float by name, whether weights have 7 bits."""
+    """How to quantize.
+
+    Args:
+        ranges: of every tensor, by name.
+        floats: nodes that stay float.
+        last: MatMuls and Gemms after which no linear op comes, whose output stays float.
+        reduce_range: weights have 7 bits.
+    """
 
     ranges: Ranges
     floats: frozenset[str]
+    last: frozenset[str] = frozenset()
     reduce_range: bool = False
 
 
@@ -96,7 +104,7 @@ def quantize(model: onnx.ModelProto, recipe: Recipe) -> onnx.ModelProto:
             raise ExportError(f"ONNX Runtime's quantizer refuses the graph: {first_line(error)}") from error
         written = onnx.load(target)
     onnx.helper.set_model_props(written, _props(model))
-    _float_answers(written)
+    _float_answers(written, recipe.last)
     return written
 
 
@@ -104,20 +112,24 @@ def _props(model: onnx.ModelProto) -> dict[str, str]:
     return {prop.key: prop.value for prop in model.metadata_props}
 
 
-def _float_answers(model: onnx.ModelProto) -> None:
-    """Take the last QuantizeLinear and DequantizeLinear away where a MatMul or Gemm makes an output."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    for output in model.graph.output:
-        dequantize = producers.get(output.name)
-        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+def _float_answers(model: onnx.ModelProto, last: frozenset[str]) -> None:
+    """Take QuantizeLinear and DequantizeLinear away after the last MatMuls and Gemms."""
+    readers = {name: node for node in model.graph.node for name in node.input}
+    outputs = {value.name for value in model.graph.output}
+    for linear in [node for node in model.graph.node if node.name in last]:
+        quantized = readers.get(linear.output[0])
+        dequantized = readers.get(quantized.output[0]) if quantized is not None else None
+        if quantized is None or quantized.op_type != "QuantizeLinear" or dequantized is None:
             continue
-        quantize_node = producers.get(dequantize.input[0])
-        linear = producers.get(quantize_node.input[0]) if quantize_node is not None else None
-        if quantize_node is None or linear is None or linear.op_type not in ("Gemm", "MatMul"):
-            continue
-        linear.output[0] = output.name
-        model.graph.node.remove(quantize_node)
-        model.graph.node.remove(dequantize)
+        seen = dequantized.output[0]
+        if seen in outputs:
+            linear.output[0] = seen
+        for node in model.graph.node:
+            for index, name in enumerate(node.input):
+                if name == seen:
+                    node.input[index] = linear.output[0]
+        model.graph.node.remove(quantized)
+        model.graph.node.remove(dequantized)
 
 
 def corrected(model: onnx.ModelProto, written: onnx.ModelProto, means: Means) -> onnx.ModelProto:

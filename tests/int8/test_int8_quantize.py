@@ -10,7 +10,7 @@ from export.compute.runtime import load
 from export.errors import Int8Error
 from export.graph.prepare import prepare
 from export.int8.gate import Limits, check_accuracy, check_speed
-from export.int8.layers import costliest, kept_float, layers_of
+from export.int8.layers import costliest, kept_float, last_linear, layers_of
 from export.int8.measure import MAX_DB, Comparison, Noise, compare, layer_noise, measure_speed
 from export.int8.observe import Seen, observe
 from export.int8.quantize import Recipe, corrected, quantize, rounded_weights, with_opset
@@ -57,7 +57,9 @@ def made(model: onnx.ModelProto, *, reduce_range: bool = False, correct: bool = 
     seen = observe(model, lambda: [ROWS], with_bins=False)
     found = from_rows(seen, squared_error=False)
     reasons = kept_float(model)
-    recipe = Recipe(ranges=found.ranges, floats=frozenset(reasons), reduce_range=reduce_range)
+    recipe = Recipe(
+        ranges=found.ranges, floats=frozenset(reasons), last=last_linear(model), reduce_range=reduce_range
+    )
     written = quantize(model, recipe)
     if correct:
         written = quantize(corrected(model, written, found.means), recipe)

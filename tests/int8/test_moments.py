@@ -128,6 +128,31 @@ def test_a_gate_is_not_taken_for_independent():
     assert moments.low.min() > -0.3, "x · sigmoid(x) is never below −0.28"
 
 
+def test_a_gate_in_several_steps_is_not_either():
+    """HardSwish as exporters write it: x · Clip(x + 3, 0, 6) / 6."""
+    weights = {"three": np.array(3.0), "six": np.array(6.0), "zero": np.array(0.0)}
+    nodes = [
+        helper.make_node("Add", ["x", "three"], ["a"]),
+        helper.make_node("Clip", ["a", "zero", "six"], ["c"]),
+        helper.make_node("Div", ["c", "six"], ["d"]),
+        helper.make_node("Mul", ["x", "d"], ["y"]),
+    ]
+    moments = after(*nodes, weights=weights)
+    whole = after(helper.make_node("HardSwish", ["x"], ["y"]))
+    assert moments is not None
+    assert whole is not None
+    assert moments.mean == pytest.approx(whole.mean)
+    assert moments.low == pytest.approx(whole.low)
+
+
+def test_a_sigmoid_of_anything_is_between_0_and_1():
+    weight = {"w": np.ones((2, 2, 1, 1))}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Sigmoid", ["c"], ["y"])]
+    moments = after(*nodes, weights=weight)
+    assert moments is not None
+    assert (moments.low.min(), moments.high.max()) == (0, 1)
+
+
 @pytest.mark.parametrize("op_type", ["Flatten", "Transpose", "GlobalAveragePool", "MaxPool", "Concat"])
 def test_moments_have_the_rank_of_their_tensor(op_type):
     attributes = {

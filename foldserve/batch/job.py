@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -25,7 +25,8 @@ from service.contract.manifest import BundleError, Manifest
 from service.contract.picture_support import labels_of, unsupported_reason
 from service.contract.pictures import PictureError, read_pixels
 from service.contract.probabilities import are_distributions, softmax
-from service.engine.engine import Engine, EngineConfig, load_engine
+from service.engine.engine import Engine, EngineConfig
+from service.engine.precision import load_fastest
 from service.engine.session import EngineError
 from service.errors import ModelFailed
 
@@ -72,11 +73,18 @@ class Job:
         self.parts = Parts(output, {**job, "outputs": options.with_outputs})
 
     def load(self) -> None:
-        """Load the engine and prove it on this machine; raises BatchError."""
+        """Load the engine and prove it on this machine; raises BatchError.
+
+        A job that continues keeps its precision, whatever is faster now: an output is all of one graph.
+        """
+        config = self._options.engine
+        if self.parts.precision is not None:
+            config = replace(config, int8="require" if self.parts.precision == "int8" else "off")
         try:
-            self.engine: Engine = load_engine(self._bundle, self._options.engine)
+            self.engine: Engine = load_fastest(self._bundle, config)
         except EngineError as error:
             raise BatchError(f"the bundle is not proved on this machine: {error}") from None
+        self.parts.begin(self.engine.precision.name)
 
     def run(self, say: Callable[[int], None]) -> tuple[int, int]:
         """Answer every row that has no answer yet; `say` is called with the rows that are done.

@@ -2,7 +2,7 @@
 
 In: tables of answers, each of the next rows.  Out: OUTPUT, a .parquet or .csv file.
 
-    OUTPUT.parts/job.json       what the parts belong to: the bundle, the input, the columns
+    OUTPUT.parts/job.json       what the parts belong to: the bundle, the input, the columns, the precision
     OUTPUT.parts/00000.parquet  the first rows; a killed job leaves whole parts only
     OUTPUT                      all of them, once the last one is there; then the parts are removed
 """
@@ -21,7 +21,10 @@ from service.contract.files import aside, publish, sync
 
 
 class Parts:
-    """The parts of an output; those that are there already count."""
+    """The parts of an output; those that are there already count.
+
+    `precision` is that of the answers; None until a job has begun.
+    """
 
     def __init__(self, output: Path, job: dict[str, Any]) -> None:
         if output.suffix not in (".parquet", ".csv"):
@@ -29,22 +32,36 @@ class Parts:
         if output.exists():
             raise BatchError(f"{output}: is there already; remove it, or choose another name")
         self._output = output
+        self._job = job
+        self.precision: str | None = None
         self._folder = output.with_name(f"{output.name}.parts")
         try:
-            self._begin(job)
+            self._open()
         except OSError as error:
             raise BatchError(f"{self._folder}: {error.strerror}") from None
 
-    def _begin(self, job: dict[str, Any]) -> None:
+    def _open(self) -> None:
         told = self._folder / "job.json"
-        if told.exists() and json.loads(told.read_text()) != job:
-            raise BatchError(
-                f"{self._folder}: holds parts of a job with another input, bundle or columns; remove it"
-            )
+        if told.exists():
+            known = json.loads(told.read_text())
+            self.precision = known.pop("precision", None)
+            if known != self._job:
+                raise BatchError(
+                    f"{self._folder}: holds parts of a job with another input, bundle or columns; remove it"
+                )
         self._folder.mkdir(parents=True, exist_ok=True)
-        publish(told, json.dumps(job).encode())
+        self._write()
         self._files = sorted(self._folder.glob("[0-9]*.parquet"))
         self.num_rows = sum(pyarrow.parquet.ParquetFile(file).metadata.num_rows for file in self._files)
+
+    def begin(self, precision: str) -> None:
+        """Note the precision of the answers, so that a job that continues gives no others."""
+        self.precision = precision
+        self._write()
+
+    def _write(self) -> None:
+        known = {} if self.precision is None else {"precision": self.precision}
+        publish(self._folder / "job.json", json.dumps({**self._job, **known}).encode())
 
     def add(self, table: pyarrow.Table) -> None:
         """Write the next part."""

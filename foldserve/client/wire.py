@@ -13,6 +13,7 @@ import numpy as np
 
 from foldserve.client.errors import BadRequest
 
+PRECISION = "X-Model-Precision"
 LENGTH = "Inference-Header-Content-Length"
 _DTYPES = {
     **{"BOOL": "?", "UINT8": "u1", "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8"},
@@ -22,24 +23,32 @@ _DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Outputs by name, rows first; who answered, and the milliseconds of each phase by the server's clock."""
+    """Outputs by name, rows first; who answered, and the milliseconds of each phase by the server's clock.
+
+    `precision` is "int8" or "float32", as the server says; "" from one that does not say.
+    """
 
     outputs: dict[str, np.ndarray]
     model: str
     version: str
     request_id: str
     timing_ms: dict[str, float]
+    precision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The most probable label of a picture; `top` has it and the next ones, as (label, probability)."""
+    """The most probable label of a picture; `top` has it and the next ones, as (label, probability).
+
+    `precision` as in an `Answer`.
+    """
 
     label: str
     probability: float
     top: list[tuple[str, float]]
     model: str
     version: str
+    precision: str = ""
 
 
 def infer_body(
@@ -103,6 +112,7 @@ def read_answer(response: httpx.Response) -> Answer:
         model=document["model_name"],
         version=document.get("model_version", ""),
         request_id=response.headers.get("x-request-id", ""),
+        precision=response.headers.get(PRECISION, ""),
         timing_ms={name.strip(): float(ms) for name, _, ms in timings if ms},
     )
 
@@ -117,6 +127,7 @@ def read_predictions(response: httpx.Response) -> list[Prediction]:
             top=[(one["label"], one["probability"]) for one in each["top"]],
             model=document["model_name"],
             version=document["model_version"],
+            precision=response.headers.get(PRECISION, ""),
         )
         for each in document["predictions"]
     ]

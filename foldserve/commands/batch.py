@@ -65,6 +65,7 @@ def main(words: Sequence[str], prog: str) -> int:
         threads=options.threads or usable_cores(),
         buckets=(options.batch_size,),
         cache=default_cache(),
+        int8=options.int8,
     )
     console = Console(stderr=True)
     try:
@@ -88,6 +89,7 @@ def main(words: Sequence[str], prog: str) -> int:
         return 130
     seconds = time.perf_counter() - begun
     facts = {"output": str(options.output), "rows": num_rows, "without_answer": num_failed}
+    facts["precision"] = job.engine.precision.name
     rate = round((num_rows - before) / seconds, 1)
     print(json.dumps({**facts, "rows_before": before, "seconds": round(seconds, 3), "rows_per_second": rate}))
     return 1 if num_failed else 0

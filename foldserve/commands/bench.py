@@ -52,6 +52,8 @@ def main(words: Sequence[str], prog: str) -> int:
         print(json.dumps(facts))
         return 0
     print(f"{facts['bundle']} on {facts['provider']}: {facts['lanes']} lanes of {facts['threads']} threads")
+    why = facts["precision_reason"]
+    print(f"in {facts['precision']}" + (f": {why}" if why else ""))
     print(f"{'rows':>6}{'ms':>10}{'rows/s':>12}")
     for one in facts["batches"]:
         at = "".join(f"  {name}={size}" for name, size in one.get("sizes", {}).items())
@@ -72,7 +74,8 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     bundle = open_bundle(path)
     threads = options.threads or usable_cores()
-    engine = load_fastest(bundle, EngineConfig(device=options.device, threads=threads, cache=default_cache()))
+    config = EngineConfig(device=options.device, threads=threads, cache=default_cache(), int8=options.int8)
+    engine = load_fastest(bundle, config)
     batches = []
     cases = [
         (golden, num_rows)
@@ -96,6 +99,7 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         "bundle": str(path),
         "provider": engine.provider,
         "precision": engine.precision.name,
+        "precision_reason": engine.precision.reason,
         "lanes": plan.lanes,
         "threads": plan.threads,
     }

@@ -44,4 +44,10 @@ def add_device(flags: Parser) -> None:
     flags.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default auto)"
     )
+    flags.add_argument(
+        "--int8",
+        choices=["auto", "require", "off"],
+        default="auto",
+        help="an int8 graph: where it is proved and faster here, always, never",
+    )
     flags.add_argument("--threads", type=int, metavar="N", help="cores to use; unset: all that there are")

@@ -115,7 +115,7 @@ async def _predict(options: argparse.Namespace) -> int:
                 is_whole = False
                 _print(options, path, found, {})
             else:
-                about = {"model": found.model, "version": found.version}
+                about = {"model": found.model, "version": found.version, "precision": found.precision}
                 _print(options, path, [*found.top], about)
     return 0 if is_whole else 1
 

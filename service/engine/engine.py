@@ -184,19 +184,7 @@ def load_engine(bundle: Bundle, config: EngineConfig, excess: Excess = excess_at
     """
     config = replace(config, buckets=_buckets(config, bundle.manifest))
     provider = find_provider(bundle.graph, config.device)
-    plan = choose_plan(
-        PlanRequest(
-            graph=bundle.graph,
-            digest=bundle.digest,
-            manifest=bundle.manifest,
-            golden=bundle.golden,
-            provider=provider,
-            threads=config.threads,
-            lanes=config.lanes,
-            buckets=config.buckets,
-            cache=config.cache,
-        )
-    )
+    plan = choose_plan(plan_request(bundle, config, provider))
     try:
         return _proved(bundle, plan, config, provider, excess)
     except EngineError:
@@ -205,6 +193,21 @@ def load_engine(bundle: Bundle, config: EngineConfig, excess: Excess = excess_at
         # TF32 and CUDA graphs were faster in the measurement, but the proof decides whether they are right.
         plain = replace(plan, has_tf32=False, has_cuda_graphs=False)
         return _proved(bundle, plain, config, provider, excess)
+
+
+def plan_request(bundle: Bundle, config: EngineConfig, provider: str) -> PlanRequest:
+    """What is measured to plan the bundle's graph; `config.buckets` are those that the manifest allows."""
+    return PlanRequest(
+        graph=bundle.graph,
+        digest=bundle.digest,
+        manifest=bundle.manifest,
+        golden=bundle.golden,
+        provider=provider,
+        threads=config.threads,
+        lanes=config.lanes,
+        buckets=config.buckets,
+        cache=config.cache,
+    )
 
 
 def _buckets(config: EngineConfig, manifest: Manifest) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from service.contract.signature import TrustedKeys
 from service.engine.engine import Engine, EngineConfig
 from service.engine.precision import load_fastest
 from service.engine.session import EngineError
+from service.models.memory import return_freed_memory
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
 NO_MODELS = frozenset({"lost+found"})  # what a file system puts into an empty volume
@@ -91,6 +92,8 @@ def load_version(
         # Decoded here and not in a process: the digests vouch for them as they do for the graph.
         measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
         engine = load_fastest(bundle, config)
+        if bundle.int8 is not None:
+            return_freed_memory()  # of the graph that does not serve
     except (BundleError, EngineError) as error:
         return Refused(name=name, version=version, reason=str(error))
     except Exception as error:  # a damaged file makes libraries raise anything: the others are served

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from service.contract.bundle import int8_golden_bytes
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8Speed, int8_tolerance
 from service.contract.manifest import Manifest
+from service.contract.parity import Run
 from tiny_nets import TinyNet, digits_net, write_bundle
 
 Arrays = dict[str, np.ndarray]
@@ -64,18 +66,19 @@ def write_int8_bundle(
     *,
     int8: bytes | None = None,
     golden_by: bytes | None = None,
+    golden_run: Run | None = None,
     change: Callable[[dict[str, Any]], None] = lambda manifest: None,
 ) -> Path:
     """Write a bundle of version 4; `int8` replaces int8.onnx, its golden answers stay the right ones.
 
-    Those are of the quantized net, or of the graph `golden_by`.
+    Those are of the quantized net, or of the graph `golden_by`, or of a function of rows.
     """
     net = digits_net() if net is None else net
     write_bundle(folder, net)
     with np.load(folder / "golden.npz") as golden:
         rows = {name.removeprefix("input."): golden[name] for name in golden.files if name[:6] == "input."}
     right = quantized(net, rows)
-    answers = answers_of(golden_by or right, rows)
+    answers = dict(golden_run(rows)) if golden_run else answers_of(golden_by or right, rows)
     content = {INT8_GRAPH_FILE: int8 or right, INT8_GOLDEN_FILE: int8_golden_bytes(answers)}
     for name, file in content.items():
         (folder / name).write_bytes(file)
@@ -137,3 +140,28 @@ def faster(*_: object) -> list[Int8Speed]:
 def slower(*_: object) -> list[Int8Speed]:
     """A machine on which it is half as fast."""
     return [Int8Speed(batch=batch, float32_ms=1.0, int8_ms=2.0) for batch in (1, 8)]
+
+
+def made_slow(int8: bytes, products: int = 40) -> bytes:
+    """The graph of a `digits_net` with matrix products on its way whose result is zero: the same answers."""
+    model = onnx.load_from_string(int8)
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.zeros((784, 784), np.float32), "slow.w"))
+    (last,) = [node for node in graph.node if "logits" in node.output]
+    last.output[0] = "slow.logits"
+    name = "slow.0"
+    graph.node.append(helper.make_node("Flatten", ["input"], [name], axis=1))
+    for step in range(1, products + 1):
+        graph.node.append(helper.make_node("MatMul", [name, "slow.w"], [f"slow.{step}"]))
+        name = f"slow.{step}"
+    graph.initializer.append(numpy_helper.from_array(np.zeros((784, 10), np.float32), "slow.end"))
+    graph.node.append(helper.make_node("MatMul", [name, "slow.end"], ["slow.zero"]))
+    graph.node.append(helper.make_node("Add", ["slow.logits", "slow.zero"], ["logits"]))
+    return model.SerializeToString()
+
+
+def large_net() -> TinyNet:
+    """A net whose weights are larger than a core's caches in float32: int8 reads a quarter of them."""
+    net = digits_net(hidden=3000)
+    net.tolerance *= 100  # sums of so many products
+    return net

@@ -23,7 +23,7 @@ def saturating(graph: bytes, bits: int = 16) -> Run:
     }
     producers = {name: node for node in model.graph.node for name in node.output}
     single = {
-        node.name: ReferenceEvaluator(
+        node.output[0]: ReferenceEvaluator(
             onnx.helper.make_model(_graph_of(node), opset_imports=model.opset_import)
         )
         for node in model.graph.node
@@ -46,7 +46,7 @@ def saturating(graph: bytes, bits: int = 16) -> Run:
                 made = _product(node, sources, values, bits)
             else:
                 feed = {name: values[name] for name in node.input if name}
-                for name, array in zip(node.output, single[node.name].run(None, feed), strict=True):
+                for name, array in zip(node.output, single[node.output[0]].run(None, feed), strict=True):
                     values[name] = array
                 continue
             values[node.output[0]] = made

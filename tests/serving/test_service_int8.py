@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from foldserve.client import Client
-from int8_kit import quantized, write_int8_bundle
+from int8_kit import answers_of, quantized, write_int8_bundle
 from service.contract.bundle import open_bundle
 from service.engine.engine import Engine, EngineConfig
 from service.engine.precision import load_fastest
@@ -146,11 +146,23 @@ def test_a_changed_weight_leaves_float32_in_service(tmp_path):
         assert metric(client, 'foldserve_precision{model="digits",precision="float32",version="1"}') == 1
 
 
-@pytest.mark.parametrize(("setting", "name"), [("require", "int8"), ("off", "float32")])
-def test_answers_say_their_precision_and_are_the_same_bits_in_every_batch(tmp_path, setting, name):
+@pytest.mark.parametrize(
+    ("setting", "name", "threads", "lanes"),
+    [
+        ("require", "int8", 2, 2),
+        ("require", "int8", 2, 1),
+        ("require", "int8", 1, 1),
+        ("off", "float32", 2, 2),
+    ],
+)
+def test_answers_say_their_precision_and_are_the_same_bits_in_every_batch(
+    tmp_path, setting, name, threads, lanes
+):
     """Rows in requests of 1 to 16 from many clients at once fall into every bucket and both lanes."""
-    write_int8_bundle(tmp_path / "digits" / "1")
-    flags = ["--int8", setting, "--threads", "2", "--lanes", "2"]
+    bundle = open_bundle(write_int8_bundle(tmp_path / "digits" / "1"))
+    assert bundle.int8 is not None
+    expected = answers_of(bundle.int8.graph, {"input": ROWS})["logits"]
+    flags = ["--int8", setting, "--threads", str(threads), "--lanes", str(lanes)]
     with serving(tmp_path, *flags) as server, httpx.Client(base_url=server.url) as client:
         picture = Path(__file__).parents[2] / "docs/seven.png"
         answer = client.post("/predict", content=picture.read_bytes())
@@ -167,13 +179,15 @@ def test_answers_say_their_precision_and_are_the_same_bits_in_every_batch(tmp_pa
         def ask(seed: int) -> dict[int, bytes]:
             chosen = np.random.default_rng(seed).permutation(16)[: 1 + seed % 16]
             with Client(server.url) as one:
-                logits = one.infer("digits", {"input": ROWS[chosen]}).outputs["logits"]
+                answer = one.infer("digits", {"input": ROWS[chosen]})
+            assert answer.precision == name
+            logits = answer.outputs["logits"]
             return {int(row): logits[place].tobytes() for place, row in enumerate(chosen)}
 
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(ask, range(64)))
     bits = [{found[row] for found in answers if row in found} for row in range(16)]
-    assert name == "float32" or [len(of_row) for of_row in bits] == [1] * 16
+    assert name == "float32" or bits == [{row.tobytes()} for row in expected]
 
 
 def test_a_wrong_value_is_one_sentence(tmp_path):

@@ -213,7 +213,7 @@ def test_the_readme_names_every_setting_and_no_other():
 
 
 def test_the_readmes_settings_have_their_real_defaults():
-    for name, default in re.findall(rf"`{PREFIX}([A-Z_]+)`[^|]*\|\s*`([^`]*)`", README):
+    for name, default in re.findall(rf"`{PREFIX}([A-Z0-9_]+)`[^|]*\|\s*`([^`]*)`", README):
         value = Settings.model_fields[name.lower()].default
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         if name not in {"THREADS", "CACHE"}:  # as many as there are cores; in the user's home

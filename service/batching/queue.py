@@ -178,10 +178,14 @@ def level_of(job: Job) -> int:
 
 def _oldest(by_size: dict[SizeKey, deque[Piece]]) -> Piece | None:
     """The piece that arrived first of those whose jobs are not settled."""
-    firsts = (
-        next((piece for piece in waiting if not piece.job.is_settled), None) for waiting in by_size.values()
-    )
-    return min((piece for piece in firsts if piece is not None), key=_arrival, default=None)
+    oldest: Piece | None = None
+    for waiting in by_size.values():
+        for piece in waiting:
+            if not piece.job.is_settled:
+                if oldest is None or piece.job.arrival < oldest.job.arrival:
+                    oldest = piece
+                break
+    return oldest
 
 
 def _arrival(piece: Piece) -> int:

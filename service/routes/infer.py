@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from functools import partial
 from urllib.parse import unquote
 
-from service.batching.job import Job, Tensors
+from service.batching.job import ONE_SIZE, Job, Tensors
 from service.errors import Draining, HungUp, ServiceError, TooLarge, UnknownModel
 from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
@@ -68,7 +68,7 @@ class InferCall:
             head.timeout_s or served.default_timeout_s,
             priority=head.priority,
             on_end=self._end,
-            size=served.engine.sizes(head.sizes),
+            size=served.engine.sizes(head.sizes) if head.sizes else ONE_SIZE,
         )
         self._exchange.on_hang_up = self._hang_up
 

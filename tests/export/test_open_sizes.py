@@ -184,6 +184,8 @@ def test_ranges_that_contradict_each_other_or_are_missing(tmp_path):
     refused(two_inputs(), tmp_path, "'W' of 'z' is 8 to 32, elsewhere 8 to 16", "x=3,8,8..16", "z=3,8,8..32")
     refused(segmentation(), tmp_path, "no size and no range is given for 'H'", "W=8..16")
     refused(segmentation(), tmp_path, "or gives them a range")
+    int8 = ("--dtype=int8",)
+    refused(segmentation(), tmp_path, "int8 is for nets whose sizes are all fixed", *PICTURES, flags=int8)
     flags = ("--mean=0,0,0", "--std=1,1,1")
     refused(segmentation(), tmp_path, "say which with --crop", *PICTURES, flags=flags)
     refused(segmentation(), tmp_path, "but H is 8 to 24", *PICTURES, flags=(*flags, "--crop=10x16"))

@@ -107,6 +107,8 @@ def make_bundle(
     """
     name = _model_name(folder)
     _check_outputs(source)
+    if int8 is not None and source.sizes is not None:
+        raise SourceError("--dtype int8 is for nets whose sizes are all fixed: give numbers in --input-shape")
     if source.read_from is not None:
         golden_sizes = source.sizes.golden if source.sizes is not None else ()
         prove_reading(source.read_from.path, source.read_from.graph, 0, source.given, golden_sizes)
@@ -116,10 +118,6 @@ def make_bundle(
         pictures = _kept(pictures, goldens)
     say("folding, and proving the folded graph one by one, all together, and in every bucket")
     if int8 is not None:
-        if source.sizes is not None:
-            raise SourceError(
-                "--dtype int8 is for nets whose sizes are all fixed: give numbers in --input-shape"
-            )
         source = replace(source, graph=source.graph.clone())
         carry_moments(source.graph)  # before the fold, which moves them along
     folded = _fold(source, goldens, prices, half)

@@ -35,9 +35,10 @@ from benchmarks.serving.systems import ROOT
 from foldserve.client import Client
 from service.contract.bundle import open_bundle
 
-ROUNDS, SECONDS, CONNECTIONS = 7, 4.0, 16
+ROUNDS, SECONDS, CONNECTIONS = 7, 3.0, 16
 CORE = 0
 BUCKETS = (1, 2, 4, 8)
+SERVED = "served int8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +135,17 @@ def main() -> None:
         batch = min(BUCKETS, key=lambda size: abs(size - mean))
         name = bundle.manifest.inputs[0].name
         runs = {}
-        for graph, content in (("int8", bundle.int8.graph), ("float32", bundle.graph)):
+        graphs = [("int8", size, bundle.int8.graph) for size in BUCKETS]
+        for graph, size, content in (*graphs, ("float32", batch, bundle.graph)):
             settings = ort.SessionOptions()
             settings.intra_op_num_threads = 1
             session = ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-            runs[graph] = alone(session, {name: rows[:batch]}, batch)
-        rates: dict[str, list[Rate]] = {"served int8": [], "bare int8": [], "bare float32": []}
+            runs[bare(graph, size)] = alone(session, {name: rows[:size]}, size)
+        rates: dict[str, list[Rate]] = {name: [] for name in (SERVED, *runs)}
         for _ in range(ROUNDS):
-            rates["served int8"].append(measured(ask, service.processor_s))
-            for graph, run in runs.items():
-                rates[f"bare {graph}"].append(on_core(run))
+            rates[SERVED].append(measured(ask, service.processor_s))
+            for name, run in runs.items():
+                rates[name].append(on_core(run))
         service.close()
     table(rates, mean, batch)
 
@@ -171,25 +173,23 @@ def on_core(run: Callable[[float], int]) -> Rate:
         os.sched_setaffinity(0, cores)
 
 
+def bare(graph: str, batch: int) -> str:
+    """The name of a line of the table."""
+    return f"bare {graph}, batches of {batch}"
+
+
 def table(rates: dict[str, list[Rate]], mean: float, batch: int) -> None:
-    """Medians, and medians of the ratios of each round."""
-    print(
-        f"mean batch {mean:.2f}, bare in batches of {batch}, {ROUNDS} rounds, load {os.getloadavg()[0]:.1f}\n"
-    )
-    print("| on one core | rows/s of the clock | rows/s of processor time |\n| --- | ---: | ---: |")
+    """Medians, and for each other line the median of its ratios in each round."""
+    print(f"Mean batch of the service {mean:.2f}; {ROUNDS} rounds; load average {os.getloadavg()[0]:.1f}.\n")
+    print("| on one core | rows/s of the clock | rows/s of processor time | served ÷ it, processor time |")
+    print("| --- | ---: | ---: | ---: |")
     for name, found in rates.items():
-        clock, processor = (statistics.median(getattr(rate, key) for rate in found) for key in COLUMNS)
-        print(f"| {name} | {clock:.1f} | {processor:.1f} |")
-    for other in ("bare int8", "bare float32"):
-        pairs = list(zip(rates["served int8"], rates[other], strict=True))
-        ratios = [
-            statistics.median(getattr(ours, key) / getattr(bare, key) for ours, bare in pairs)
-            for key in COLUMNS
-        ]
-        print(f"| served int8 ÷ {other} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
-
-
-COLUMNS = ("clock", "processor")
+        clock = statistics.median(rate.clock for rate in found)
+        processor = statistics.median(rate.processor for rate in found)
+        pairs = zip(rates[SERVED], found, strict=True)
+        ratio = statistics.median(ours.processor / other.processor for ours, other in pairs)
+        mark = " (as served)" if name == bare("int8", batch) else ""
+        print(f"| {name}{mark} | {clock:.1f} | {processor:.1f} | {ratio:.2f} |")
 
 
 def argument_parser() -> argparse.ArgumentParser:

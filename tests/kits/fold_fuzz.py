@@ -4,8 +4,8 @@
 
 Relative to each output's range; an output near 0 counts as a thousandth of the largest.  The answers are
 sums of many thousand terms whose rounding is that of both graphs: 1e-12 holds where `LARGEST_CONDITION` does.
-Statistics of trained nets say other things of the rows than rows of noise do: there, the unfolded graph's own
-rounding is measured, and added.
+Statistics of trained nets say other things of the rows than rows of noise do: an offset of 10⁴, amplified by
+30/√ε, leaves 10⁻⁸ of float64, where a wrong fold leaves 10⁻⁶ and more.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from gauge_fuzz import grow
 from gauge_kit import EXACT, answers
 
 PRICES = [frozenset(), frozenset(Price), *(frozenset({price}) for price in Price)]
-ROUNDINGS = 100
+EXACT_AT_HUGE_MEANS = 1e-7
 WRONG = 1e-2
 
 
@@ -59,17 +59,6 @@ def apart(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
         float(np.abs(e - f).max(initial=0)) / max(float(np.abs(e).max(initial=0)), floor)
         for e, f in zip(expected, found, strict=True)
     )
-
-
-def rounding(model: ir.Model, rows: np.ndarray, expected: list[np.ndarray]) -> float:
-    """How far the answers move when every weight is moved by its last bit."""
-    model, random = model.clone(), np.random.default_rng(0)
-    for value in model.graph.initializers.values():
-        if value.dtype == ir.DataType.DOUBLE:
-            array = value.const_value.numpy()
-            moved = array * (1 + 2.0**-52 * random.choice([-1, 1], array.shape))
-            value.const_value = ir.tensor(moved, name=value.name)
-    return apart(expected, answers(model, rows))
 
 
 def left_by_onnx_runtime(model: ir.Model, rows: np.ndarray, expected: list[np.ndarray]) -> int | None:
@@ -106,7 +95,7 @@ def check(
     folded, sites = fold(unfolded, prices, limit)
     rows = np.random.default_rng(seed).normal(size=[2, *shape[1:]])
     expected = answers(unfolded, rows)
-    bound = EXACT + (ROUNDINGS * rounding(unfolded, rows, expected) if trained else 0)
+    bound = EXACT_AT_HUGE_MEANS if trained else EXACT
     assert apart(expected, answers(folded, rows)) < bound
 
     declined = [site for site in sites if site.status == "declined"]

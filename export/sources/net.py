@@ -12,6 +12,7 @@ from torch import nn
 from export.compute.reference import Arrays, Evaluate
 from export.errors import ProofError, SourceError
 from export.graph.prepare import prepare
+from export.sources.answers import tensors_of
 from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
@@ -82,7 +83,7 @@ def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:
                 answer = exact(*rows)
             except Exception as error:  # the user's own forward
                 raise ProofError(f"the net does not run in float64: {first_line(error)}") from error
-        tensors = answer if isinstance(answer, list | tuple) else [answer]
+        tensors = tensors_of(answer, exact).values()
         return {
             name: tensor.detach().double().numpy() for name, tensor in zip(output_names, tensors, strict=True)
         }

@@ -22,10 +22,10 @@ from torch.overrides import TorchFunctionMode
 from export.errors import TraceError
 from export.graph.edit import batchnorms
 from export.graph.prepare import ROWS
+from export.sources.answers import returning_tensors, tensors_of
 from service.contract.text import first_line
 
 INPUT = "input"
-OUTPUT = "logits"
 OPSET = 20
 UNNAMED = "(computed)"
 
@@ -40,12 +40,11 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
     """
     net.eval()
     rows = torch.zeros(2, *row_shape)
-    ran, outputs = watch_batchnorms(net, rows)
-    names = [OUTPUT] if outputs == 1 else [f"output_{index}" for index in range(outputs)]
+    ran, names = watch_batchnorms(net, rows)
     with _quiet():
         try:
             program = torch.onnx.export(
-                net,
+                returning_tensors(net),
                 (rows,),
                 dynamo=True,
                 optimize=False,
@@ -87,8 +86,8 @@ def check_batchnorms(model: ir.Model, ran: Sequence[str], owners: Mapping[str, s
         )
 
 
-def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], int]:
-    """Run the net once; returns the paths of the BatchNorms that ran, in order, and its number of outputs."""
+def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], list[str]]:
+    """Run the net once; returns the paths of the BatchNorms that ran, in order, and its outputs' names."""
     watcher = _Watcher(net)
     with torch.no_grad(), watcher:
         try:
@@ -100,22 +99,7 @@ def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], int
             raise TraceError(
                 f"{type(net).__name__} fails on rows of shape {shape}: {first_line(error.__cause__ or error)}"
             ) from error
-    tensors = answer if isinstance(answer, list | tuple) else [answer]
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
-        raise TraceError(
-            f"{type(net).__name__} must return a tensor or a tuple of them, got {_kinds(answer)}: wrap it in "
-            "a module whose forward returns its tensors only"
-        )
-    return watcher.ran, len(tensors)
-
-
-def _kinds(answer: object) -> str:
-    """The type of an answer, and of its parts."""
-    if isinstance(answer, dict):
-        return f"dict of {', '.join(map(repr, answer))}"
-    if isinstance(answer, list | tuple):
-        return f"{type(answer).__name__} of {', '.join(type(part).__name__ for part in answer)}"
-    return type(answer).__name__
+    return watcher.ran, list(tensors_of(answer, net))
 
 
 class _Watcher(TorchFunctionMode):

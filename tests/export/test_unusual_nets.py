@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from export.compute.rows import read_rows
+from export.compute.runtime import load
 from export.errors import SourceError, TraceError
-from export.graph.file import load_graph
+from export.graph.file import load_graph, serialize
 from export.sources.net import of_net
 from file_kit import model, node
 
@@ -23,7 +24,15 @@ class _Net(nn.Module):
         y = self.norm(self.conv(x)).mean((2, 3))
         if self.kind == "tensor":
             return y
-        return {"str": "cat", "dict": {"scores": y, "aux": y}, "part": (y, None), "none": None}[self.kind]
+        nested = {"boxes": (y, [y * 2]), "scores": y + 1, "state": None}
+        answers = {
+            "dict": {"scores": y, "aux": y * 2},
+            "part": (y, None),
+            "pair": (y, y * 2),
+            "nested": nested,
+        }
+        broken = {"str": "cat", "none": None, "empty": {}, "mixed": {"scores": y, "names": "cat"}}
+        return {**answers, **broken}[self.kind]
 
 
 def opened(net: nn.Module):
@@ -47,13 +56,34 @@ def test_a_scriptmodule_is_refused_with_what_to_do():
     [
         ("str", "got str"),
         ("none", "got NoneType"),
-        ("part", "got tuple of Tensor, NoneType"),
-        ("dict", "got dict of 'scores', 'aux'"),
+        ("empty", "got an empty dict"),
+        ("mixed", "got dict of 'scores': Tensor, 'names': str"),
     ],
 )
 def test_answers_that_are_no_tensors_are_named(kind, found):
     with pytest.raises(TraceError, match=f"{found}: wrap it in a module"):
         opened(_Net(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("dict", ["scores", "aux"]),
+        ("part", ["logits"]),
+        ("pair", ["output_0", "output_1"]),
+        ("nested", ["boxes.0", "boxes.1.0", "scores"]),
+    ],
+)
+def test_answers_in_dicts_and_tuples_have_names_of_their_own(kind, names):
+    net = _Net(kind)
+    source = opened(net)
+    assert [spec.name for spec in source.outputs] == names
+    assert [one.name for one in source.graph.graph if one.op_type == "BatchNormalization"] == ["norm"]
+    rows = np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)
+    truth = source.evaluate({"input": rows})
+    for name, answer in load(serialize(source.graph), optimised=True)({"input": rows}).items():
+        assert np.abs(answer - truth[name]).max() < 1e-5
+    assert type(net) is _Net, "the net stays as it was"
 
 
 @pytest.mark.parametrize("opset", [3, 6])

@@ -1,0 +1,74 @@
+"""The tensors in what a net returns, each with a name; a net that returns them one after another.
+
+In: any net's answer: a tensor, or a tuple, list or dict of answers, nested as deep as it likes.
+
+    y, or (y, None)           logits
+    (y, z)                    output_0, output_1
+    {"out": y, "aux": z}      out, aux
+    {"boxes": (y, z)}         boxes.0, boxes.1
+
+None is left out.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.errors import TraceError
+
+OUTPUT = "logits"
+
+
+def tensors_of(answer: object, net: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of an answer by name; raises TraceError where other things are in it, or none is."""
+    found = list(_named(answer, ""))
+    tensors = {name: tensor for name, tensor in found if isinstance(tensor, torch.Tensor)}
+    if not found or len(tensors) < len(found):
+        raise TraceError(
+            f"{type(net).__name__} must return tensors, alone or in tuples and dicts, got {_kinds(answer)}: "
+            "wrap it in a module whose forward returns its tensors only"
+        )
+    is_alone = len(tensors) == 1 and isinstance(answer, list | tuple)
+    return {OUTPUT: next(iter(tensors.values()))} if is_alone else tensors
+
+
+def returning_tensors(net: nn.Module) -> nn.Module:
+    """The same net, its weights shared and its modules' names kept, whose answer is a tuple of tensors."""
+    kind: Any = type(net)
+
+    def forward(self: nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(tensors_of(kind.forward(self, rows), self).values())
+
+    flat = copy.copy(net)
+    flat.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    return flat
+
+
+def _named(answer: object, path: str) -> Iterator[tuple[str, object]]:
+    """Each part that is neither None nor a container, with its name."""
+    if isinstance(answer, Mapping):
+        parts = [(str(key), part) for key, part in answer.items()]
+    elif isinstance(answer, tuple) and hasattr(answer, "_fields"):
+        parts = list(zip(answer._fields, answer, strict=True))
+    elif isinstance(answer, list | tuple):
+        prefix = "" if path else "output_"
+        parts = [(f"{prefix}{index}", part) for index, part in enumerate(answer)]
+    else:
+        if answer is not None:
+            yield path or OUTPUT, answer
+        return
+    for name, part in parts:
+        yield from _named(part, f"{path}.{name}" if path else name)
+
+
+def _kinds(answer: object) -> str:
+    """The type of an answer, and of its parts."""
+    if isinstance(answer, Mapping):
+        parts = ", ".join(f"{key!r}: {type(part).__name__}" for key, part in answer.items())
+        return f"{type(answer).__name__} of {parts}" if parts else f"an empty {type(answer).__name__}"
+    if isinstance(answer, list | tuple):
+        return f"{type(answer).__name__} of {', '.join(type(part).__name__ for part in answer)}"
+    return type(answer).__name__

@@ -228,7 +228,7 @@ def test_the_readmes_make_targets_exist():
 
 
 def test_the_readmes_modules_exist():
-    for module in set(re.findall(r"python -m ([a-z_.]+)", README)) - {"pytest"}:
+    for module in set(re.findall(r"python -m ([a-z0-9_.]+)", README)) - {"pytest"}:
         assert module.split(".")[0] in {"training", "export", "service", "study", "benchmarks"}, module
         path = ROOT.joinpath(*module.split("."))
         assert (path / "__main__.py").exists() or path.with_suffix(".py").exists(), module

@@ -6,7 +6,6 @@ Noise does not fit every graph: a Log wants positive numbers, a Gather indices o
 gives real rows.
 """
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import SourceError
+from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.sizes import Sizes
 from service.contract.text import first_line
 
@@ -42,12 +42,10 @@ def random_rows(
 def read_rows(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
     """Rows of every input of `model` from an .npz file, by the inputs' names, at least 2; or SourceError."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise SourceError(f"{path}: --rows must be an .npz file, an array for each input by name")
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path}: --rows cannot be read: {first_line(error)}") from None
+        with path.open("rb") as file:
+            arrays = read_arrays(file)
+    except (OSError, ArchiveError) as error:
+        raise SourceError(f"{path}: --rows cannot be read as an .npz file: {first_line(error)}") from None
     names = [value.name or "" for value in model.graph.inputs]
     if len(names) == len(arrays) == 1:
         arrays = {names[0]: next(iter(arrays.values()))}

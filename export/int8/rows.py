@@ -9,7 +9,6 @@ Neither is read whole: 2,000 rows of 3×224×224 are 1.2 GB.
 """
 
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO
 import numpy as np
 
 from export.errors import SourceError
+from service.contract.arrays import DAMAGED
 from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
@@ -186,7 +186,7 @@ def _of_npz(path: Path, specs: Sequence[TensorSpec], batch: int) -> Rows:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             shapes = {name: _header(archive, name) for name in names}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise SourceError(f"--calibrate {path}: not an .npz file of arrays: {first_line(error)}") from None
     inputs = [spec.name for spec in specs]
     arrays = [name for name in names if name != LABELS or LABELS in inputs]
@@ -206,7 +206,7 @@ def _of_npz(path: Path, specs: Sequence[TensorSpec], batch: int) -> Rows:
             for _ in range(0, number, batch):
                 try:
                     part = {name: next(stream) for name, stream in streams.items()}
-                except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                except DAMAGED as error:
                     reason = first_line(error)
                     raise SourceError(f"--calibrate {path}: cannot be read to its end: {reason}") from None
                 labels = part.get(LABELS) if labelled else None

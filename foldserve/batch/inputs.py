@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from foldserve.batch.errors import BatchError
+from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.manifest import Manifest, TensorSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -140,18 +141,16 @@ def _arrays(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """The arrays of the model's inputs; the only array of an archive may have any name."""
     specs = manifest.inputs
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = [spec.name for spec in specs]
-            if len(specs) == 1 and names[0] not in archive.files and len(archive.files) == 1:
-                found = {names[0]: archive[archive.files[0]]}
-            elif missing := sorted(set(names) - set(archive.files)):
-                raise BatchError(
-                    f"{path}: has no array {', '.join(missing)}, only {', '.join(archive.files)}"
-                )
-            else:
-                found = {name: archive[name] for name in names}
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            arrays = read_arrays(file)
+    except (OSError, ArchiveError) as error:
         raise BatchError(f"{path}: cannot be read: {error}") from None
+    names = [spec.name for spec in specs]
+    if len(names) == len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    if missing := sorted(set(names) - set(arrays)):
+        raise BatchError(f"{path}: has no array {', '.join(missing)}, only {', '.join(arrays)}")
+    found = {name: arrays[name] for name in names}
     for spec in specs:
         found[spec.name] = _typed(found[spec.name], spec)
     if len(counts := {len(array) for array in found.values()}) != 1:

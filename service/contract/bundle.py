@@ -14,13 +14,13 @@ the directory: they reach clients.
 import hashlib
 import io
 import stat
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.golden_pictures import PICTURES_FILE, read_pictures
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, TensorSpec, parse_manifest
@@ -203,9 +203,8 @@ def int8_golden_bytes(answers: Mapping[str, np.ndarray]) -> bytes:
 
 def _read_arrays(content: bytes, where: str) -> Arrays:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return read_arrays(io.BytesIO(content))
+    except ArchiveError as error:
         raise BundleError(f"{where}: not an archive of arrays: {error}") from None
 
 

@@ -8,11 +8,11 @@ The golden rows are those of golden.npz from `first_row` on, so their answers ar
 """
 
 import io
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
+from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.manifest import PICTURE_TOLERANCE, BundleError, Manifest
 from service.contract.preprocessing import Preprocessing
 
@@ -32,15 +32,14 @@ def pictures_bytes(pictures: Mapping[str, bytes]) -> bytes:
 def read_pictures(content: bytes, manifest: Manifest) -> dict[str, bytes]:
     """The encoded pictures that the manifest names, in its order; raises BundleError."""
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            pictures = {name: archive[name].tobytes() for name in archive.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(io.BytesIO(content))
+    except ArchiveError as error:
         raise BundleError(f"{PICTURES_FILE}: not an archive of arrays: {error}") from None
     golden = manifest.golden_pictures
     names = [] if golden is None else golden.names
-    if sorted(pictures) != sorted(names):
-        raise BundleError(f"{PICTURES_FILE}: holds {sorted(pictures)}, the manifest says {sorted(names)}")
-    return {name: pictures[name] for name in names}
+    if sorted(arrays) != sorted(names):
+        raise BundleError(f"{PICTURES_FILE}: holds {sorted(arrays)}, the manifest says {sorted(names)}")
+    return {name: arrays[name].tobytes() for name in names}
 
 
 def row_of(content: bytes, preprocessing: Preprocessing, dtype: str) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
+from service.contract.arrays import read_arrays
 from service.contract.target import Target
 from training.errors import DataError
 from training.files import OutputError
@@ -100,8 +101,8 @@ def _read(folder: Path, target: Target, about: dict[str, Any]) -> Store | None:
         skipped = {
             int(row): (str(name), str(reason)) for row, (name, reason) in record.pop("skipped").items()
         }
-        with np.load(folder / INDEX, allow_pickle=False) as arrays:
-            store = Store(folder=folder, target=target, skipped=skipped, **arrays)
+        with (folder / INDEX).open("rb") as file:
+            store = Store(folder=folder, target=target, skipped=skipped, **read_arrays(file))
         return store if record == about and _is_whole(store) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError):
         return None

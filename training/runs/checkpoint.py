@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.contract.arrays import DAMAGED
 from training import nets
 from training.batchnorm.report import BatchNormReport
 from training.data import DataFacts
@@ -133,7 +134,7 @@ def parse_checkpoint(content: bytes, where: str) -> Checkpoint:
         record = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"{where} is torn, or is not a checkpoint: {error}") from None
-    except (pickle.UnpicklingError, RuntimeError, ValueError):
+    except (*DAMAGED, pickle.UnpicklingError):
         raise CheckpointError(f"{where} is not a checkpoint of plain tensors and values") from None
     if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
         raise CheckpointError(f"{where} is not a checkpoint that `python -m training` wrote")

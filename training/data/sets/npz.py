@@ -12,8 +12,6 @@ rounded to 256 levels), of shape (N, H, W), (N, H, W, C) or (N, C, H, W), C bein
 numbers of shape (N,) or (N, 1), text, or one-hot (N, K).  Nothing is unpickled.
 """
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.contract.arrays import ArchiveError, read_arrays
 from training.data.divide import digest_pictures, keep_apart, split_as_given, split_once
 from training.data.split import Split
 from training.errors import DataError
@@ -71,13 +70,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     known = {"class_names", *(key for keys in FORMS for key in keys)}
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
-            return {key.lower(): archive[key] for key in archive.files if key.lower() in known}
+            arrays = read_arrays(file, lambda key: key.lower() in known)
+            return {key.lower(): array for key, array in arrays.items()}
     except FileNotFoundError:
         raise DataError(f"no file {path}") from None
-    except (OSError, EOFError, ValueError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ArchiveError) as error:
         raise DataError(f"{path} is no .npz archive of plain arrays: {error}") from None
 
 

@@ -9,14 +9,13 @@ each file must have the published SHA-256. Pickles are never opened.
 import gzip
 import hashlib
 import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from service.contract.arrays import DAMAGED
 from training.data.sets.download import download
 from training.data.sets.places import find_downloads, list_places
 from training.errors import DataError
@@ -83,15 +82,7 @@ def read_copy(copy: Path, published: Published) -> tuple[dict[str, bytes] | None
             if hashlib.sha256(content).hexdigest() != published.contents[name]:
                 return None, f"has another {name} than the published one"
             contents[name] = content
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        zlib.error,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (*DAMAGED, KeyError, tarfile.TarError) as error:
         return None, f"is damaged ({error})"
     missing = [name for name in published.contents if name not in contents]
     return (None, f"lacks {missing[0]}") if missing else (contents, "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from service.contract.manifest import FoldAccount
+from service.contract.account import FoldAccount
 
 BOX_WIDTH, BOX_HEIGHT = 132, 20
 COLUMN, ROW = 144, 34

@@ -32,6 +32,7 @@ from export.int8.moments import carry_moments
 from export.proof.prove import Proof, prove, prove_sizes
 from export.proof.reading import prove_reading
 from export.sources.source import Source
+from service.contract.account import FoldAccount
 from service.contract.bundle import (
     GOLDEN_FILE,
     GRAPH_FILE,
@@ -50,7 +51,6 @@ from service.contract.manifest import (
     PER_CHANNEL_VERSION,
     PICTURE_TOLERANCE,
     SCHEMA_VERSION,
-    FoldAccount,
     GoldenPictures,
     GoldenSize,
     Manifest,

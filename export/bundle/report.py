@@ -15,10 +15,12 @@ from export.bundle.half import HalfWeights
 from export.bundle.int8_section import SIDE, Int8Section
 from export.bundle.verdict import accuracies, verdict
 from export.proof.prove import Proof
+from service.contract.account import FoldAccount
 from service.contract.bundle import Golden
-from service.contract.manifest import FoldAccount, Provenance, TensorSpec
+from service.contract.manifest import Provenance
 from service.contract.preprocessing import Preprocessing
 from service.contract.sizes import SizeRange, described
+from service.contract.tensors import TensorSpec
 
 if TYPE_CHECKING:  # they need torch or Pillow, which an ONNX file may do without
     from export.bundle.picture_table import ShownPicture

@@ -6,7 +6,7 @@ In: a proof, the account of the fold, what the net knows of itself.  Out: senten
 from typing import Any
 
 from export.proof.prove import Proof
-from service.contract.manifest import FoldAccount
+from service.contract.account import FoldAccount
 
 
 def verdict(fold: FoldAccount, proof: Proof, num_rows: int) -> list[str]:

@@ -21,7 +21,7 @@ from export.proof.choices import choices, showing_scores
 from export.proof.prove import prove_once
 from export.proof.reading import prove_reading
 from export.sources.open_sizes import golden_sizes
-from service.contract.manifest import FoldAccount
+from service.contract.account import FoldAccount
 from service.contract.sizes import Sizes
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from export.errors import SourceError
 from export.fold.gauges.system import FREE, Price
 from export.graph.given import Shapes
-from service.contract.manifest import FoldAccount
+from service.contract.account import FoldAccount
 from service.contract.sizes import SizeRange
 
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?:/([0-9]{1,9}))?", re.ASCII)

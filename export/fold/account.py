@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from service.contract.manifest import FoldAccount, FoldSite
+from service.contract.account import FoldAccount, FoldSite
 
 _STATUSES = ("folded", "reduced", "declined")
 

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from export.errors import FoldError
 from export.fold.decomposed import axis_of, is_decomposed
 from export.graph.edit import constant
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 HALF_ULP = 2.0**-24
 TINY_VARIANCE = 1e-12

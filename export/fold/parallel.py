@@ -22,7 +22,7 @@ from export.fold.decomposed import is_decomposed
 from export.fold.linear.weights import Refusal, bias_or_zeros, own_weight, write
 from export.graph.edit import constant, has_one_reader
 from export.graph.moments import forget, know, moments_of
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from export.fold.decomposed import chains, replace_chain
 from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.system import FREE, Price
 from export.fold.stages import fold
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 
 def fold_per_channel(

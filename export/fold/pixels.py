@@ -20,7 +20,7 @@ from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.system import Price
 from export.fold.stages import fold
 from export.graph.edit import add_initializer
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 NAME = "pixels"
 

@@ -27,7 +27,7 @@ from export.fold.gauges.system import FREE, Price
 from export.fold.per_channel import fold_per_channel
 from export.fold.pixels import fold_pixels, taking_pixels
 from export.fold.stages import fold
-from service.contract.manifest import FoldAccount, FoldSite
+from service.contract.account import FoldAccount, FoldSite
 
 Proof = TypeVar("Proof")
 

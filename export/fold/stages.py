@@ -18,7 +18,7 @@ from export.fold.parallel import merge_parallel
 from export.fold.usual import fold_usual
 from export.graph.edit import batchnorms
 from export.graph.prepare import tidy
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 
 def fold(

@@ -13,7 +13,7 @@ from export.fold.linear.conv import fold_conv, fold_conv_transpose
 from export.fold.linear.gemm import fold_add, fold_gemm, fold_matmul
 from export.fold.linear.weights import Refusal, shared
 from export.graph.edit import has_one_reader, onnx_op, replace_by_input
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 Rewrite = Callable[[ir.Node, Affine], str | Refusal]
 

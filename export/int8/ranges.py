@@ -17,7 +17,7 @@ from export.graph.moments import moments_of
 from export.int8.moments import carry_moments
 from export.int8.observe import NUM_BINS, Seen
 from service.contract.int8 import RangeSource
-from service.contract.manifest import TensorSpec
+from service.contract.tensors import TensorSpec
 
 LEVELS = 255
 _SHRINKS = np.linspace(0.3, 1.0, 36)

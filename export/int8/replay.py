@@ -21,8 +21,8 @@ from export.compute.runtime import load
 from export.errors import Int8Error
 from export.int8.quantize import rounded_weights
 from service.contract.bundle import Golden
-from service.contract.int8 import Int8Tolerance, int8_tolerance
 from service.contract.parity import BUCKETS, difference, in_batches, measure
+from service.contract.tolerances import Int8Tolerance, int8_tolerance
 
 Arrays = Mapping[str, np.ndarray]
 

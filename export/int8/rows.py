@@ -18,8 +18,8 @@ import numpy as np
 
 from export.errors import SourceError
 from service.contract.arrays import DAMAGED
-from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import Preprocessing
+from service.contract.tensors import TensorSpec
 from service.contract.text import first_line
 
 Arrays = dict[str, np.ndarray]

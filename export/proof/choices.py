@@ -23,8 +23,9 @@ from export.graph.edit import constant, onnx_op
 from export.graph.file import serialize
 from export.graph.prepare import tidy
 from service.contract.bundle import Golden
-from service.contract.manifest import MIN_GOLDEN_ROWS, derived_tolerance
+from service.contract.manifest import MIN_GOLDEN_ROWS
 from service.contract.parity import difference
+from service.contract.tolerances import derived_tolerance
 
 _MOVED = {"Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Identity"}
 

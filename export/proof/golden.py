@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.contract.manifest import MIN_GOLDEN_ROWS, TensorSpec
+from service.contract.manifest import MIN_GOLDEN_ROWS
+from service.contract.tensors import TensorSpec
 
 MAX_HELD_OUT = 24
 NUM_NOISE = 8

@@ -19,8 +19,8 @@ from export.compute.runtime import load
 from export.errors import ParityError, ProofError, naming
 from export.proof.choices import Choice, flips
 from service.contract.bundle import Golden
-from service.contract.manifest import Tolerance, derived_tolerance
 from service.contract.parity import BUCKETS, Parity, Run, difference, measure
+from service.contract.tolerances import Tolerance, derived_tolerance
 
 LARGEST_SHARE = 0.25
 

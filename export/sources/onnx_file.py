@@ -17,9 +17,9 @@ from export.sources.pictures import pictures_of, with_range
 from export.sources.source import FileReading, Source, SourceOptions
 from export.sources.tensors import labels_for, tensor_spec
 from service.contract.bundle import sha256
-from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import Preprocessing
 from service.contract.sizes import Sizes, described
+from service.contract.tensors import TensorSpec
 
 
 def from_onnx_file(path: Path, options: SourceOptions) -> Source:

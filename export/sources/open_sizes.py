@@ -17,8 +17,8 @@ from export.errors import ExportError, SourceError
 from export.graph.file import serialize
 from export.graph.given import row_bytes
 from export.graph.sizes import sizes_of
-from service.contract.manifest import TensorSpec
 from service.contract.sizes import SizeRange, Sizes, described
+from service.contract.tensors import TensorSpec
 
 LARGEST_ROW = 4 << 30  # bytes of one row and all that it becomes, in float64
 MAX_SIZES = 7

@@ -11,8 +11,8 @@ from export.sources.declared import Declared
 from export.sources.source import Source, SourceOptions
 from export.sources.transforms import Pipeline, declared_by, load_callable
 from service.contract.framing import Layout, Resize
-from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import SCALE, Preprocessing
+from service.contract.tensors import TensorSpec
 
 
 def as_rows(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -14,8 +14,8 @@ from export.graph.given import Shapes
 from export.sources.declared import Activation, Declared, Task
 from export.sources.open_sizes import OpenSizes
 from export.sources.transforms import Pipeline
-from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import Preprocessing
+from service.contract.tensors import TensorSpec
 
 if TYPE_CHECKING:  # it needs torch, which an ONNX file does not
     from training.batchnorm.report import BatchNormReport

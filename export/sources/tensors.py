@@ -8,7 +8,7 @@ import onnx_ir as ir
 from export.errors import SourceError
 from export.graph.sizes import sizes_of
 from export.sources.transforms import imagenet_labels
-from service.contract.manifest import TensorSpec
+from service.contract.tensors import TensorSpec
 
 IMAGENET = "imagenet"
 

@@ -23,7 +23,8 @@ import numpy as np
 
 from foldserve.batch.errors import BatchError
 from service.contract.arrays import ArchiveError, read_arrays
-from service.contract.manifest import Manifest, TensorSpec
+from service.contract.manifest import Manifest
+from service.contract.tensors import TensorSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture")

@@ -23,9 +23,10 @@ import numpy as np
 from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.golden_pictures import PICTURES_FILE, read_pictures
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
-from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, TensorSpec, parse_manifest
+from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, parse_manifest
 from service.contract.signature import SIGNATURE_FILE, TrustedKeys
 from service.contract.sizes import Sizes, described
+from service.contract.tensors import TensorSpec
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"

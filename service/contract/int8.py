@@ -10,60 +10,17 @@ In: the block `int8` of a manifest of version 4.  Out: an `Int8`, whose numbers 
 exporting one did; its tolerance has nothing to do with how near the function is to float32.
 """
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.contract.strict import Strict
+from service.contract.strict import Count, Finite, Name, Positive, Strict
+from service.contract.tolerances import Int8Tolerance
 
 INT8_GRAPH_FILE = "int8.onnx"
 INT8_GOLDEN_FILE = "int8.npz"
-FACTOR = 4
-ULPS = 4
-ULP = 2.0**-23
 
-Name = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 RangeSource = Literal["batchnorm", "rows", "golden rows", "declared"]
-
-
-def int8_tolerance(*, fused_difference: float, step: float, output_range: float) -> float:
-    """The maximum |replayed − golden| of an int8 graph's output: see `Int8Tolerance`."""
-    return FACTOR * fused_difference + step + ULPS * ULP * output_range
-
-
-class Int8Tolerance(Strict):
-    """Bound on |answer − golden int8 answer| for one output, and what it was derived from.
-
-    max_abs = 4 · fused_difference + step + 4 · 2⁻²³ · output_range
-
-    Args:
-        fused_difference: max |with ONNX Runtime's optimisations − without any|, both of int8.onnx, over the
-            golden rows: the same integers by other kernels, which round some numbers the other way.
-        step: how far the output moves if one number of the last int8 tensor is rounded the other way.
-        output_range: max |golden int8 answer|.
-    """
-
-    max_abs: NonNegative
-    fused_difference: NonNegative
-    step: NonNegative
-    output_range: NonNegative
-
-    @model_validator(mode="after")
-    def _follows_from_what_was_measured(self) -> Self:
-        derived = int8_tolerance(
-            fused_difference=self.fused_difference, step=self.step, output_range=self.output_range
-        )
-        if not math.isclose(self.max_abs, derived, rel_tol=1e-9):
-            raise ValueError(
-                f"max_abs must follow from the measurements, {derived:.6g}, got {self.max_abs:.6g}"
-            )
-        return self
 
 
 class Int8Layer(Strict):

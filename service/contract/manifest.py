@@ -16,30 +16,27 @@ rows are in groups, one for each of `golden_sizes`.  A net of fixed sizes is sti
 import hashlib
 import math
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from service.contract.account import FoldAccount
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8
 from service.contract.preprocessing import Postprocessing, Preprocessing
 from service.contract.sizes import SizeRange, Sizes, max_rows_of
-from service.contract.strict import Strict
+from service.contract.strict import Name, Strict
+from service.contract.tensors import TensorSpec
+from service.contract.tolerances import Tolerance
 
 SCHEMA_VERSION: Literal[3] = 3  # of a manifest that has none of the keys of version 4
 INT8_SCHEMA_VERSION: Literal[4] = 4
 PER_CHANNEL_VERSION: Literal[4] = 4
 OPEN_SIZES_VERSION: Literal[4] = 4
 MIN_GOLDEN_ROWS = 32
-FACTOR = 4
-ULPS = 4
-ULP = 2.0**-23
 PICTURE_TOLERANCE = 1 / 255
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(min_length=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _BLANK = "0" * 64
 _OWN_DIGEST = re.compile(rb'(?<="digest": ")[0-9a-f]{64}(?=")')
@@ -47,140 +44,6 @@ _OWN_DIGEST = re.compile(rb'(?<="digest": ")[0-9a-f]{64}(?=")')
 
 class BundleError(Exception):
     """A bundle that cannot be served; the message says what was found, what was expected, where."""
-
-
-class TensorSpec(Strict):
-    """One input or output of the graph.
-
-    `shape` starts with None, the symbolic number of rows; a name in it is an open size.
-    """
-
-    name: Name
-    dtype: Literal["float32", "float16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool"]
-    shape: list[Annotated[int, Field(ge=0)] | Name | None]
-    minimum: float | None = None
-    maximum: float | None = None
-    layout: str | None = None
-
-    @model_validator(mode="after")
-    def _rows_come_first(self) -> Self:
-        if not self.shape or self.shape[0] is not None or None in self.shape[1:]:
-            raise ValueError(f"shape must be [null, size, ...], rows first, got {self.shape}")
-        return self
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row, without the rows' dimension; −1 where a size is open."""
-        return tuple(dim if isinstance(dim, int) else -1 for dim in self.shape[1:])
-
-    @property
-    def open_sizes(self) -> dict[int, str]:
-        """The names of open sizes by their axes in a row."""
-        return {axis: dim for axis, dim in enumerate(self.shape[1:]) if isinstance(dim, str)}
-
-    def at(self, sizes: Sizes) -> "TensorSpec":
-        """This tensor with numbers for its open sizes."""
-        shape = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in self.shape]
-        return self.model_copy(update={"shape": shape})
-
-    def sizes_of(self, row_shape: Sequence[int]) -> dict[str, int] | None:
-        """The open sizes of a row of this shape; None if it is no row of this tensor, whatever the ranges."""
-        own = self.shape[1:]
-        sizes: dict[str, int] = {}
-        if len(row_shape) != len(own):
-            return None
-        for dim, found in zip(own, row_shape, strict=True):
-            if dim != found and (isinstance(dim, int) or sizes.setdefault(str(dim), found) != found):
-                return None
-        return sizes
-
-
-def derived_tolerance(*, unfolded_error: float, output_range: float) -> float:
-    """The maximum |served − golden| that the measurements justify: see `Tolerance`."""
-    return FACTOR * unfolded_error + ULPS * ULP * output_range
-
-
-class Tolerance(Strict):
-    """Bound on |answer − golden| for one output, and the measurements that it was derived from.
-
-    max_abs = 4 · unfolded_error + 4 · 2⁻²³ · output_range, for IEEE float32 arithmetic (TF32 off).
-    """
-
-    max_abs: NonNegative
-    unfolded_error: NonNegative
-    folded_error: NonNegative
-    output_range: NonNegative
-
-    @model_validator(mode="after")
-    def _follows_from_what_was_measured(self) -> Self:
-        derived = derived_tolerance(unfolded_error=self.unfolded_error, output_range=self.output_range)
-        if not math.isclose(self.max_abs, derived, rel_tol=1e-9):
-            raise ValueError(
-                f"max_abs must follow from the measurements, {derived:.6g}, got {self.max_abs:.6g}"
-            )
-        return self
-
-
-class FoldSite(Strict):
-    """What became of one BatchNormalization: `how` it went, or the `reason` why it stayed.
-
-    A reduced one became an Add per channel.  `error_bound` is what the fold may add, relative to the
-    largest numbers in the BatchNorm's own arithmetic; the rest is its statistics' health, over its channels.
-    """
-
-    name: Name
-    status: Literal["folded", "reduced", "declined"]
-    how: str | None = None
-    reason: str | None = None
-    error_bound: NonNegative | None = None
-    channels: Annotated[int, Field(ge=0)] | None = None
-    smallest_variance: float | None = None
-    largest_gain: NonNegative | None = None
-    dead_channels: Annotated[int, Field(ge=0)] | None = None
-    negative_gammas: Annotated[int, Field(ge=0)] | None = None
-
-    @model_validator(mode="after")
-    def _says_how_or_why(self) -> Self:
-        stays = self.status == "declined"
-        if (self.how is not None, self.reason is not None) != (not stays, stays):
-            raise ValueError(f"what went says how, what was declined its reason; got {self.status}")
-        return self
-
-
-class FoldAccount(Strict):
-    """One entry for each BatchNormalization found; nothing is left out.
-
-    `per_channel` has one for each chain of Mul, Add, Sub and Div by constants that acts as a BatchNorm, named
-    after its first op (since version 4; left out where there is none).  The counts are of the others.
-    """
-
-    found: Annotated[int, Field(ge=0)]
-    folded: Annotated[int, Field(ge=0)]
-    reduced: Annotated[int, Field(ge=0)] = 0
-    declined: Annotated[int, Field(ge=0)]
-    sites: list[FoldSite]
-    per_channel: list[FoldSite] = Field(default_factory=list)
-
-    @model_serializer(mode="wrap")
-    def _without_what_says_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        facts: dict[str, Any] = dump(self)
-        if not self.per_channel:
-            facts.pop("per_channel", None)
-        return facts
-
-    @property
-    def per_channel_folded(self) -> int:
-        """How many of the chains are gone, or have become an Add."""
-        return sum(site.status != "declined" for site in self.per_channel)
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        statuses = [site.status for site in self.sites]
-        kinds = [statuses.count("folded"), statuses.count("reduced"), statuses.count("declined")]
-        counted = (len(statuses), *kinds)
-        if counted != (self.found, self.folded, self.reduced, self.declined):
-            raise ValueError(f"found, folded, reduced, declined must be {counted}, as the sites say")
-        return self
 
 
 class Provenance(Strict):

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.contract.bundle import Bundle, Golden
-from service.contract.int8 import Int8Tolerance
-from service.contract.manifest import Tolerance
 from service.contract.sizes import described
+from service.contract.tolerances import Int8Tolerance, Tolerance
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -16,7 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from service.batching.job import Tensors
-from service.contract.manifest import Manifest, TensorSpec
+from service.contract.manifest import Manifest
+from service.contract.tensors import TensorSpec
 from service.engine.session import CUDA
 
 _NO_GRAPH = -1

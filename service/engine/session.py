@@ -15,7 +15,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 
-from service.contract.manifest import Manifest, TensorSpec
+from service.contract.manifest import Manifest
+from service.contract.tensors import TensorSpec
 from service.contract.text import first_line
 
 ort.disable_telemetry_events()

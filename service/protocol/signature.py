@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from service.contract.manifest import Manifest, TensorSpec
+from service.contract.manifest import Manifest
 from service.contract.sizes import SizeRange
+from service.contract.tensors import TensorSpec
 from service.protocol.datatypes import BY_DTYPE, SIZES
 
 

@@ -12,7 +12,9 @@ from export.proof.golden import golden_inputs
 from export.proof.prove import derive, prove
 from export.sources.opening import open_source
 from export.sources.source import Source, SourceOptions
-from service.contract.manifest import FACTOR, MIN_GOLDEN_ROWS, ULP, ULPS, TensorSpec
+from service.contract.manifest import MIN_GOLDEN_ROWS
+from service.contract.tensors import TensorSpec
+from service.contract.tolerances import FACTOR, ULP, ULPS
 
 
 @pytest.fixture(scope="module")

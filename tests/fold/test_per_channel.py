@@ -19,8 +19,9 @@ from export.sources.trace import trace
 from export_kit import run_here
 from file_kit import model, node, norm, norm_arrays, weights
 from folds_kit import EXACT, exact, relative_difference
+from service.contract.account import FoldAccount
 from service.contract.bundle import open_bundle
-from service.contract.manifest import BundleError, FoldAccount, parse_manifest
+from service.contract.manifest import BundleError, parse_manifest
 
 C = 4
 X = {"x": ["N", 3, 8, 8]}

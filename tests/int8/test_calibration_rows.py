@@ -8,8 +8,8 @@ from PIL import Image
 
 from export.errors import SourceError
 from export.int8.rows import made_rows, of_arrays, open_rows
-from service.contract.manifest import TensorSpec
 from service.contract.preprocessing import Preprocessing
+from service.contract.tensors import TensorSpec
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=[None, 1, 4, 4], minimum=-1.0, maximum=3.0)
 CHANCE = np.random.default_rng(0)

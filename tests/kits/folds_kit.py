@@ -10,7 +10,7 @@ from export.fold.stages import fold
 from export.graph.edit import batchnorms
 from export.graph.prepare import prepare
 from onnx_graphs import batchnorm_arrays, graph
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 EXACT = 1e-12
 

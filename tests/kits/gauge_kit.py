@@ -16,7 +16,7 @@ from export.fold.stages import fold
 from export.graph.edit import batchnorms
 from export.graph.prepare import prepare
 from onnx_graphs import graph
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 EXACT = 1e-12
 EPSILON = 2.0**-16

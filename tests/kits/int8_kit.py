@@ -17,9 +17,10 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from service.contract.bundle import int8_golden_bytes
-from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8Speed, int8_tolerance
+from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE, Int8Speed
 from service.contract.manifest import Manifest
 from service.contract.parity import Run
+from service.contract.tolerances import int8_tolerance
 from tiny_nets import TinyNet, digits_net, write_bundle
 
 Arrays = dict[str, np.ndarray]

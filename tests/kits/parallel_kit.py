@@ -13,7 +13,7 @@ from export.graph.edit import batchnorms
 from export.graph.file import serialize
 from export.graph.prepare import prepare, tidy
 from onnx_graphs import batchnorm_arrays, graph
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 EXACT = 1e-12
 

@@ -30,7 +30,7 @@ from export.fold.gauges.solve import Settled
 from export.fold.gauges.system import Equation, Price, Solution, System
 from export.graph.edit import constant, onnx_op, replace_by_input
 from export.graph.moments import know, moments_of
-from service.contract.manifest import FoldSite
+from service.contract.account import FoldSite
 
 Fates = dict[ir.Node, FoldSite]
 

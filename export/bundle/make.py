@@ -3,22 +3,19 @@
 In: a `Source` and the folder `models/NAME`.  Out: the bundle, reopened by the service's own reader.
 """
 
-import datetime
-import importlib.metadata
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from export.bundle.drawing import draw_fold
 from export.bundle.goldens import make_goldens, max_rows_at
 from export.bundle.half import to_half, weigh
 from export.bundle.int8_section import int8_section
+from export.bundle.manifest import manifest_of, provenance_of
 from export.bundle.pack import pack
 from export.bundle.report import render, shown_sizes
 from export.compute.runtime import load
@@ -41,30 +38,18 @@ from service.contract.bundle import (
     Golden,
     golden_bytes,
     int8_golden_bytes,
-    sha256,
 )
 from service.contract.golden_pictures import PICTURES_FILE, pictures_bytes
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import (
-    INT8_SCHEMA_VERSION,
-    OPEN_SIZES_VERSION,
-    PER_CHANNEL_VERSION,
-    PICTURE_TOLERANCE,
-    SCHEMA_VERSION,
-    GoldenPictures,
-    GoldenSize,
-    Manifest,
     Provenance,
 )
 from service.contract.parity import in_batches
-from service.contract.preprocessing import Postprocessing
-from service.contract.probabilities import are_distributions
 
 if TYPE_CHECKING:  # they need Pillow
     from export.bundle.picture_table import ShownPicture
     from export.proof.pictures import PictureProof
 
-PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
 RESERVED_NAME = "stats"  # /v2/models/stats is a route
 
 Say = Callable[[str], None]
@@ -124,7 +109,7 @@ def make_bundle(
     quantized = None
     if int8 is not None:
         quantized = make_int8(source, folded.after, folded.stored, goldens[0], int8, say)
-    provenance = _provenance(source, seed, command)
+    provenance = provenance_of(source, seed, command)
     files = {
         GRAPH_FILE: folded.stored,
         GOLDEN_FILE: golden_bytes(goldens[0] if source.sizes is None else goldens),
@@ -135,7 +120,9 @@ def make_bundle(
     if quantized is not None:
         files[INT8_GRAPH_FILE] = quantized.graph
         files[INT8_GOLDEN_FILE] = int8_golden_bytes(quantized.answers)
-    manifest = _manifest(name, source, goldens, folded, provenance, files, pictures, quantized)
+    manifest = manifest_of(
+        name, source, goldens, folded.account, folded.proof, provenance, files, pictures, quantized
+    )
     say("packing")
     return pack(folder, files, manifest.sealed()), folded.proof
 
@@ -258,103 +245,6 @@ def _shown(source: Source, pictures: "PictureProof | None") -> "list[ShownPictur
 
 def _stored(graph: ir.Model, half: bool) -> bytes:
     return to_half(serialize(graph)) if half else serialize(graph)
-
-
-def _manifest(
-    name: str,
-    source: Source,
-    goldens: Sequence[Golden],
-    folded: _Folded,
-    provenance: Provenance,
-    files: dict[str, bytes],
-    pictures: "PictureProof | None",
-    quantized: Int8Graph | None,
-) -> Manifest:
-    sizes = source.sizes
-    return Manifest(
-        schema_version=_version_of(source, folded.account, quantized),
-        digest="0" * 64,  # until it is sealed
-        name=name,
-        files={file: sha256(content) for file, content in files.items()},
-        inputs=source.inputs,
-        outputs=source.outputs,
-        labels=source.labels,
-        preprocessing=source.preprocessing,
-        postprocessing=postprocessing_of(source, goldens[len(goldens) // 2]),
-        golden_pictures=None
-        if pictures is None
-        else GoldenPictures(
-            names=list(pictures.pictures),
-            first_row=0,
-            pipeline=pictures.pipeline,
-            max_difference=min(PICTURE_TOLERANCE, max(pictures.differences.values())),
-        ),
-        max_rows=source.max_rows,
-        sizes=None if sizes is None else dict(sizes.ranges),
-        golden_sizes=None
-        if sizes is None
-        else [
-            GoldenSize(sizes=dict(golden.sizes), tolerances=proof.tolerances)
-            for golden, proof in zip(goldens, folded.proof.by_size, strict=True)
-        ],
-        tolerances=folded.proof.tolerances,
-        fold=folded.account,
-        provenance=provenance,
-        int8=None if quantized is None else quantized.block,
-    )
-
-
-def _version_of(source: Source, fold: FoldAccount, quantized: Int8Graph | None) -> Literal[3, 4]:
-    """The oldest version that has every key of the manifest, so that older readers open what they can."""
-    if quantized is not None:
-        return INT8_SCHEMA_VERSION
-    if source.sizes is not None:
-        return OPEN_SIZES_VERSION
-    return PER_CHANNEL_VERSION if fold.per_channel else SCHEMA_VERSION
-
-
-def postprocessing_of(source: Source, golden: Golden) -> Postprocessing | None:
-    """What `/predict` makes of the first output, as the flags say or else as its shape and answers do."""
-    if source.preprocessing is None:
-        if source.task or source.activation:
-            raise SourceError("--task and --activation are for nets that take pictures: say --mean and --std")
-        return None
-    output = source.outputs[0]
-    has_classes = len(output.row_shape) == 1
-    task = source.task or ("classification" if has_classes else "spatial")
-    if has_classes == (task == "spatial"):
-        raise SourceError(f"task {task} contradicts '{output.name}', whose row is {list(output.row_shape)}")
-    activation = source.activation
-    if activation is None:
-        is_probability = are_distributions(golden.outputs[output.name])
-        activation = {
-            "classification": "none" if is_probability else "softmax",
-            "multi-label": "sigmoid",
-        }.get(task, "none")
-    return Postprocessing.model_validate({"task": task, "activation": activation})
-
-
-def _provenance(source: Source, seed: int, command: str) -> Provenance:
-    versions = {package: version for package in PACKAGES if (version := _version(package)) is not None}
-    versions |= {"python": platform.python_version(), "onnxruntime": onnxruntime.__version__}
-    return Provenance(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=command,
-        source=source.description,
-        source_sha256=source.digest,
-        truth=source.truth,
-        seed=seed,
-        versions=versions,
-        training=source.training,
-    )
-
-
-def _version(package: str) -> str | None:
-    """An ONNX file is bundled without torch, if that is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def parity_facts(proof: Proof) -> dict[str, object]:

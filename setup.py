@@ -54,6 +54,7 @@ HOT = (
     "http/limits",
     "http/outbox",
     "http/parser",
+    "http/pipeline",
     "http/reply",
     "http/shared",
     "http/turns",

@@ -34,7 +34,7 @@ _PILLOW_VERSION = int(PIL.__version__.partition(".")[0])
 _KINDS = {"bilinear": 0, "bicubic": 1, "lanczos": 2}
 REACH = {"bilinear": 1, "bicubic": 2, "lanczos": 3}  # of a filter, in pixels of the smaller picture
 
-Picture: TypeAlias = "Image.Image | np.ndarray"
+Picture: TypeAlias = Image.Image | np.ndarray
 """A Pillow image of mode L or RGB, or levels (height, width, channels) as jpeg.py decodes them."""
 
 
@@ -42,11 +42,20 @@ def filtered(
     picture: Picture, resized: tuple[int, int], rows: Span, columns: Span, interpolation: Interpolation
 ) -> np.ndarray:
     """The part `rows` × `columns`, levels (h, w, 1, 3 or 4), of a picture resized to (height, width)."""
-    if IS_COMPILED:
+    if IS_COMPILED and not _is_pillows(picture, resized, rows.length * columns.length):
         return _compiled(picture, resized, rows, columns, _KINDS[interpolation])
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture[..., :3])
     return _by_pillow(picture, resized, rows, columns, _PILLOW[interpolation])
+
+
+def _is_pillows(picture: Picture, resized: tuple[int, int], kept: int) -> bool:
+    """Whether Pillow's own filter takes less time: of one channel, where most of the result is kept.
+
+    Measured of 480 × 640: to 28 × 28 0.33 ms, not 0.67; of 256 × 341 the middle 224 × 224 0.73, not 0.51.
+    """
+    whole = resized[0] * resized[1]
+    return isinstance(picture, Image.Image) and picture.mode == "L" and 4 * kept >= 3 * whole <= 3 * MAX_WHOLE
 
 
 def _compiled(picture: Picture, resized: tuple[int, int], rows: Span, columns: Span, kind: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from service.contract.filters import Picture
 from service.contract.jpeg import decoded_jpeg
 from service.contract.resampling import framed
 from service.contract.target import Target, default_background
@@ -70,12 +71,20 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise PictureError(f"has {width}×{height} pixels, at most {max_pixels} are decoded")
 
 
-def _fast_levels(image: Image.Image, content: bytes | bytearray, target: Target) -> np.ndarray | None:
-    """Levels of an opened JPEG that neither is turned nor changes its colours; None of any other picture."""
+def _fast_levels(image: Image.Image, content: bytes | bytearray, target: Target) -> Picture | None:
+    """An opened JPEG decoded by simplejpeg, in the target's colours; None of one that Pillow must decode.
+
+    That is one that is turned too, or grey where colours are wanted.
+    """
     turn = image.getexif().get(ExifTags.Base.Orientation, 1) if target.is_turned else 1
-    if turn != 1 or (image.mode == "L") != (target.mode == "L"):
+    if turn != 1 or (image.mode == "L" and target.mode != "L"):
         return None
-    return decoded_jpeg(image, content)
+    levels = decoded_jpeg(image, content)
+    if levels is None or target.mode != "L":
+        return levels
+    if image.mode == "L":  # Pillow's picture: filters.py chooses between the filters
+        return Image.frombuffer("L", image.size, levels, "raw", "L", 0, 1)
+    return Image.frombuffer("RGB", image.size, levels, "raw", "RGBX", 0, 1).convert("L")
 
 
 def _in_colours(image: Image.Image, target: Target) -> Image.Image:

@@ -117,12 +117,13 @@ def test_a_long_answer_is_whole_and_the_connection_goes_on(server: Inside, is_bi
 def test_a_client_that_hangs_up_meanwhile_harms_no_other(
     server: Inside, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    num_begun = 0
+    num_begun = num_left = 0
 
     def held(*arguments: Any) -> Any:
-        nonlocal num_begun
+        nonlocal num_begun, num_left
         num_begun += 1
         wait_until(lambda: not server.connections(), "its client has gone")
+        num_left += 1
         if fails:
             raise RuntimeError("planted")
         return encode_response(*arguments)
@@ -132,6 +133,7 @@ def test_a_client_that_hangs_up_meanwhile_harms_no_other(
     with wire(server.port) as line:
         line.send(post(content, *(f"{name}: {value}" for name, value in headers.items()), path=INFER))
         wait_until(lambda: num_begun == 1, "it is being encoded")
+    wait_until(lambda: num_left == 1, "that is over: the next client would be a connection too")
     monkeypatch.undo()
     rows, content, headers = wide(20)
     answer = httpx.post(f"{server.url}{INFER}", content=content, headers=headers)

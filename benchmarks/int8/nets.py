@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from export.errors import ExportError
-from export.int8.rows import Rows, made_rows, of_arrays, open_rows
+from export.int8.data import open_rows
+from export.int8.rows import Rows, made_rows, of_arrays
 from export.sources.declared import Declared
 from export.sources.opening import open_source
 from export.sources.source import Source, SourceOptions

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from export.compute.runtime import load
 from export.errors import SourceError
 from export.int8.cpu import cpu_in_words, saturates
+from export.int8.data import MIN_ROWS, open_rows
 from export.int8.gate import Limits, check_accuracy, check_speed
 from export.int8.layers import costliest, kept_float, last_linear, layers_of
 from export.int8.measure import Comparison, Measure, class_output, compare, layer_noise, measure_speed
@@ -25,7 +26,7 @@ from export.int8.observe import observe
 from export.int8.quantize import Recipe, corrected, quantize, with_opset
 from export.int8.ranges import TensorRanges, from_rows, from_statistics
 from export.int8.replay import golden_answers
-from export.int8.rows import BATCH, MIN_ROWS, Rows, made_rows, of_arrays, open_rows
+from export.int8.rows import BATCH, Rows, made_rows, of_arrays
 from export.sources.source import Source
 from service.contract.bundle import Golden
 from service.contract.int8 import Int8, Int8Ranges

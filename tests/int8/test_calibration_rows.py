@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from export.errors import SourceError
-from export.int8.rows import made_rows, of_arrays, open_rows
+from export.int8.data import open_rows
+from export.int8.rows import made_rows, of_arrays
 from service.contract.preprocessing import Preprocessing
 from service.contract.tensors import TensorSpec
 

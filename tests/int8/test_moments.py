@@ -12,7 +12,8 @@ from export.fold.stages import fold
 from export.graph.file import serialize
 from export.graph.moments import Moments, know, moments_of
 from export.graph.prepare import prepare
-from export.int8.moments import carry_moments, clip_limits, normal
+from export.int8.functions import clip_limits
+from export.int8.moments import carry_moments, normal
 from export.int8.observe import observe
 from export.sources.trace import trace
 from onnx_graphs import graph

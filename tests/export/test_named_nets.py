@@ -99,12 +99,18 @@ def test_a_net_of_timm_has_as_many_channels_as_the_row(packages):
             r"of timm:small are not on this machine, and its hub .* \(no hub\): .*--weights",
         ),
         ("torchvision:small", "torchvision publishes none"),
-        ("torchvision:tini", "torchvision has no net 'tini'; did you mean tiny?"),
+        ("torchvision:tini", "^torchvision has no net 'tini'; did you mean tiny?"),
     ],
 )
 def test_a_net_that_cannot_be_had_is_one_sentence(packages, name, sentence):
     with pytest.raises(SourceError, match=sentence):
         open_source(name, SourceOptions())
+
+
+def test_a_package_that_is_missing_is_named_with_its_install_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SourceError, match=r"^net timm:tiny needs the package timm .*: pip install"):
+        open_source("timm:tiny", SourceOptions())
 
 
 def test_missing_and_unexpected_names_are_counted_and_three_are_named(tmp_path):

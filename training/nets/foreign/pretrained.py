@@ -57,6 +57,7 @@ def open_net(
 
 
 def _published(name: str, row_shape: tuple[int, ...] | None) -> OpenedNet:
+    import_package(name)  # what is wrong with the name or the package is nothing of a hub's
     try:
         return _build(name, row_shape, is_published=True)
     except Exception as error:  # the hub's client raises anything

@@ -172,7 +172,7 @@ class World:
                 assert self.may_give_up
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     steps=STEPS,
     lanes=st.integers(1, 3),

@@ -91,7 +91,7 @@ async def test_a_free_lane_never_refuses_what_it_can_do_alone() -> None:
     await batcher.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     num_waiting=st.integers(1, 40),
     pause_s=st.floats(0, 12),
@@ -121,7 +121,7 @@ async def test_a_refusal_states_when_to_retry(
     await batcher.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(num_rows=st.lists(st.integers(1, 9), min_size=1, max_size=12), pause_s=st.floats(0, 12))
 async def test_a_full_queue_states_when_to_retry(num_rows: list[int], pause_s: float) -> None:
     batcher = started(TimedEngine(SECONDS), seconds=SECONDS)

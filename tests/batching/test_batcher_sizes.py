@@ -77,7 +77,7 @@ CALLERS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(callers=CALLERS, lanes=st.integers(1, 3))
 async def test_every_caller_gets_its_own_rows_and_no_batch_has_two_sizes(
     callers: Sequence[Caller], lanes: int
@@ -108,7 +108,7 @@ async def test_every_caller_gets_its_own_rows_and_no_batch_has_two_sizes(
     await batcher.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(callers=CALLERS)
 def test_each_batch_holds_the_row_that_waits_longest(callers: Sequence[Caller]) -> None:
     """So no row waits for more batches than rows were before it, whatever sizes those have."""

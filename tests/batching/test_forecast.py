@@ -32,7 +32,7 @@ def waiting_pieces(draw: st.DrawFn) -> tuple[list[int], list[float]]:
 CURVES = st.lists(st.floats(0.01, 5), min_size=4, max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(waiting=waiting_pieces(), steps=CURVES)
 def test_the_smallest_batch_near_the_best_rate_that_keeps_every_deadline(
     waiting: tuple[list[int], list[float]], steps: list[float]
@@ -59,7 +59,7 @@ def test_the_smallest_batch_near_the_best_rate_that_keeps_every_deadline(
     assert all(bucket(count) != bucket(chosen) for count in counts if count > chosen), "as full as it may be"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(waiting=waiting_pieces(), times=CURVES)
 def test_whatever_the_curve_a_batch_of_several_keeps_every_deadline(
     waiting: tuple[list[int], list[float]], times: list[float]

@@ -130,7 +130,7 @@ def test_a_job_that_was_not_forecast_teaches_nothing() -> None:
     assert forecast.promise_s(1.0) == pytest.approx(1.3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     batches=st.lists(st.tuples(st.integers(1, 12), st.floats(0, 100), st.floats(0, 200)), max_size=30),
     jobs=st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e9)), max_size=30),

@@ -56,7 +56,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps=st.lists(STEP, max_size=60))
 def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> None:
     queue, naive = RowQueue(), Naive()
@@ -82,7 +82,7 @@ def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> N
             assert queue.work_before(asked) == naive.num_rows(up_to=asked or 2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 11), PRIORITIES, st.booleans()), max_size=120), st.integers(0, 300))
 def test_many_leave_and_the_others_keep_their_places(
     given_jobs: list[tuple[int, int, bool]], popped: int

@@ -139,7 +139,7 @@ def by_pillow(image: Image.Image, *how: Any) -> np.ndarray:
 
 
 @needs_compiled
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     size=st.tuples(SIDES, SIDES),
     resized=st.tuples(SIDES, SIDES),

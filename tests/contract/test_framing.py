@@ -41,7 +41,7 @@ def in_steps(image: Image.Image, frame: Frame) -> np.ndarray:
     return padded[top : top + frame.height, left : left + frame.width]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     size=st.tuples(SIDES, SIDES),
     row=st.tuples(st.integers(1, 64), st.integers(1, 64)),

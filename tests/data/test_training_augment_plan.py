@@ -38,7 +38,7 @@ def pictures(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(noise(*shape, seed=seed))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=sizes, seed=st.integers(0, 99), data=st.data())
 def test_a_slice_of_the_plan_is_the_plan_of_the_slice(shape, seed, data):
     """Several processes draw the same plan, and each applies it to its own rows."""
@@ -53,7 +53,7 @@ def test_a_slice_of_the_plan_is_the_plan_of_the_slice(shape, seed, data):
     assert torch.equal(pixels, before)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=sizes, seed=st.integers(0, 99), name=st.sampled_from(EVERY.split(",")))
 def test_floating_pictures_keep_their_type_and_change_alike(shape, seed, name):
     plan = choose_augmentation(name, "any", facts_of(shape)).draw(shape[0], seeded(seed))
@@ -98,7 +98,7 @@ def test_the_draw_of_no_change_changes_nothing(step, drawn):
     assert torch.equal(step.apply(pixels, drawn), pixels)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(shape=sizes, seed=st.integers(0, 99))
 def test_a_flip_undoes_itself_and_flips_half_by_chance(shape, seed):
     pixels, drawn = pictures(shape, seed), Flip().draw(shape[0], seeded(seed))
@@ -108,7 +108,7 @@ def test_a_flip_undoes_itself_and_flips_half_by_chance(shape, seed):
         assert torch.equal(once[row], pixels[row].flip(2) if is_flipped else pixels[row])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=sizes, seed=st.integers(0, 99), reach=st.integers(1, 7), mirrored=st.booleans())
 def test_moves_are_cut_from_a_padded_picture(shape, seed, reach, mirrored):
     """Against torch's own padding: reflected or black, then cut at (reach + dy, reach + dx)."""
@@ -123,7 +123,7 @@ def test_moves_are_cut_from_a_padded_picture(shape, seed, reach, mirrored):
         assert torch.equal(move(pixels, offsets, mirrored=mirrored)[row].float(), cut)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=sizes, seed=st.integers(0, 99), side=st.integers(1, 8))
 def test_a_cutout_paints_one_whole_square_and_nothing_else(shape, seed, side):
     _, channels, height, width = shape

@@ -17,7 +17,7 @@ ABC = ["a", "b", "c"]
 heaps = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2)), min_size=60, max_size=90)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(heap=heaps, seed=st.integers(0, 99))
 def test_a_picture_falls_on_one_side_whatever_its_copies_its_classes_and_the_order(heap, seed):
     def split(order):
@@ -49,7 +49,7 @@ def test_copies_that_leave_nothing_to_train_on_are_told():
         split_once("heap", pixels, torch.arange(40) // 20, label_names=["a", "b"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(train=st.lists(st.integers(0, 9)), held_out=st.lists(st.integers(0, 9)))
 def test_what_is_held_out_is_kept_apart(train, held_out):
     digests = [np.array([bytes([value, 0]) for value in half], "S2") for half in (train, held_out)]
@@ -62,7 +62,7 @@ def test_what_is_held_out_is_kept_apart(train, held_out):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), st.integers(1, 5), st.integers(1, 5)),
     seed=st.integers(0, 99),

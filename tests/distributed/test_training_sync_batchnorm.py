@@ -98,7 +98,7 @@ def test_with_every_option_of_a_batchnorm(two, options):
     check(two, draw(7, 3, 4, 4) + 1, [2, 5], **options)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.integers(1, 5), min_size=3, max_size=3),
     channels=st.integers(1, 4),

@@ -23,7 +23,7 @@ from onnx_graphs import batchnorm, graph
 
 EXACT = 1e-12
 MODULES = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 
 @dataclass

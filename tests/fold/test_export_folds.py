@@ -11,7 +11,7 @@ from onnx import helper
 from folds_kit import assert_folds_exactly
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 
 

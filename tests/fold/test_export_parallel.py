@@ -34,7 +34,7 @@ from parallel_kit import (
     pair,
 )
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from gauge_kit import Net, assert_gone, assert_stays, folded
 from gauge_op_cases import OPSETS, SHAPE, C
 from onnx_graphs import value
 
-some = settings(max_examples=10, deadline=None)
+some = settings(max_examples=10)
 seeds = st.integers(0, 2**32 - 1)
 
 

@@ -11,7 +11,7 @@ from gauge_kit import Net, assert_gone, assert_stays
 from gauge_op_cases import SHAPE, Build, C, Case, Passed, three_tests
 
 SIZE = (4, 7, 6)
-some = settings(max_examples=20, deadline=None)
+some = settings(max_examples=20)
 seeds = st.integers(0, 2**32 - 1)
 strides = st.integers(1, 2)
 
@@ -134,7 +134,7 @@ def test_gemm_takes_all_on_both_sides(seed, transposed, alpha, beta, bias):
 
 
 @pytest.mark.parametrize("rank", [2, 3, 4])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=seeds)
 def test_matmul_takes_all_of_its_input(rank, seed):
     """One of rank 2 becomes a Gemm; the others have no bias, and an Add is the price."""
@@ -148,7 +148,7 @@ def test_matmul_takes_all_of_its_input(rank, seed):
 
 
 @pytest.mark.parametrize("rank", [3, 4])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=seeds, shift=st.booleans())
 def test_matmul_then_transpose_takes_all_of_its_output(rank, seed, shift):
     net = Net(seed)
@@ -158,7 +158,7 @@ def test_matmul_then_transpose_takes_all_of_its_output(rank, seed, shift):
     assert result.ops == ["MatMul", *(["Add"] if shift else []), "Transpose"]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=seeds)
 def test_matmul_between_two_batchnorms_takes_both(seed):
     net = Net(seed)
@@ -167,7 +167,7 @@ def test_matmul_between_two_batchnorms_takes_both(seed):
     assert assert_gone(net, ["rows", 4, 5], y).ops == ["Transpose", "MatMul", "Add", "Transpose"]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=seeds, between=st.sampled_from([(), (2, 3)]))
 def test_matmul_then_reshape_to_rows_becomes_a_gemm(seed, between):
     net = Net(seed)
@@ -177,7 +177,7 @@ def test_matmul_then_reshape_to_rows_becomes_a_gemm(seed, between):
     assert result.ops == ["Reshape", "Gemm"]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=seeds)
 def test_a_linear_op_takes_no_row_scale(seed):
     """transA, a bias for each row, and a constant on the left make rows of what would be features."""
@@ -192,7 +192,7 @@ def test_a_linear_op_takes_no_row_scale(seed):
     assert_stays(net, [3, 4], y, because="MatMul 'matmul1' cannot absorb a scale or shift")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=seeds)
 def test_weights_computed_at_run_time_take_nothing(seed):
     net = Net(seed)

@@ -13,7 +13,7 @@ from gauge_op_cases import SHAPE, C
 
 THRESHOLD, BORDER, BIAS = (frozenset({price}) for price in (Price.THRESHOLD, Price.BORDER, Price.BIAS))
 NOTHING, EVERYTHING = frozenset(), frozenset(Price)
-some = settings(max_examples=10, deadline=None)
+some = settings(max_examples=10)
 seeds = st.integers(0, 2**32 - 1)
 SIGNS = {"positive": ["Max"], "negative": ["Min"], "mixed": ["Max", "Min"]}
 
@@ -115,7 +115,7 @@ def test_no_other_activation_has_a_threshold(kind):
     assert_stays(net, SHAPE, y, because="cannot be absorbed", prices=EVERYTHING)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=seeds,
     dims=st.integers(1, 3),

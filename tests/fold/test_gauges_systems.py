@@ -11,7 +11,7 @@ from export.fold.gauges.blame import shortest_way
 from export.fold.gauges.offsets import Offsets
 from export.fold.gauges.ratios import Ratios
 
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=150)
 sizes = st.integers(2, 9)
 FACTORS = (-2.0, -1.0, -0.5, 0.25, 1.0, 3.0)
 

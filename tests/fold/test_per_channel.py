@@ -81,7 +81,7 @@ def chained(draw: st.DrawFn) -> onnx.ModelProto:
     return model([*nodes, node("Relu", source, "y")], arrays, X)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(proto=chained())
 def test_any_chain_after_a_linear_op_goes(proto):
     unfolded, folded, account = fold(proto)

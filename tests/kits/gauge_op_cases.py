@@ -59,7 +59,7 @@ def three_tests(
 
     @both
     @pytest.mark.parametrize("name", cases)
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @any_seed
     def test_goes(name, way, seed, opset):
         case = cases[name]
@@ -68,7 +68,7 @@ def three_tests(
 
     @both
     @pytest.mark.parametrize("name", [name for name, case in cases.items() if case.positive])
-    @settings(max_examples=2, deadline=None)
+    @settings(max_examples=2)
     @any_seed
     def test_stays_with_negative_gamma(name, way, seed, opset):
         case = cases[name]
@@ -77,7 +77,7 @@ def three_tests(
 
     @both
     @pytest.mark.parametrize("name", [name for name, case in cases.items() if not case.shift])
-    @settings(max_examples=2, deadline=None)
+    @settings(max_examples=2)
     @any_seed
     def test_stays_with_a_shift(name, way, seed, opset):
         case = cases[name]

@@ -43,7 +43,7 @@ SEGMENTS = st.sampled_from([*WORDS, *MORE]) | st.text(string.printable, max_size
 BODIES = st.sampled_from([b"", b"{}", b"[]", b"{", b"null", b'{"inputs":[]}', b"\xff\x00"])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @example(method="GET", segments=["", "", "", "v2"], body=b"")
 @given(method=st.sampled_from(METHODS), segments=st.lists(SEGMENTS, max_size=7), body=BODIES)
 def test_case_9_any_method_and_address(

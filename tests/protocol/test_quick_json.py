@@ -56,7 +56,7 @@ def both_ways(body: bytes, datatype: str) -> tuple[Any, Any]:
         service.protocol.request.quick_document = kept
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
 @given(requests())
 def test_both_ways_say_the_same(request: tuple[bytes, str]) -> None:
     quick, thorough = both_ways(*request)
@@ -157,7 +157,7 @@ def cubes(draw: Any) -> bytes:
     return x_document(json.dumps(data), "FP32", f"[{rows},2,3]")
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(cubes())
 def test_both_ways_say_the_same_of_nested_data(body: bytes) -> None:
     def read() -> Any:

@@ -114,7 +114,7 @@ ASKED = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(asked=ASKED, seed=st.integers(0, 2**20))
 def test_each_of_many_clients_gets_the_answer_to_its_own_rows(client, asked, seed):
     given_rows = [

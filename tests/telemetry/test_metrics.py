@@ -35,7 +35,7 @@ def naive(bounds: Sequence[float], values: Sequence[float]) -> list[int]:
 
 
 @pytest.mark.parametrize("bounds", [SECONDS, ROWS])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_distribution_is_a_naive_count(bounds: Sequence[float], data: st.DataObject) -> None:
     value = st.one_of(st.sampled_from(bounds), st.floats(0, 2 * bounds[-1]))
@@ -202,7 +202,7 @@ def group_and_one(events: Sequence[tuple[int, Event]], num_workers: int) -> tupl
     return workers, everything
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     events=st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=15),
     num_workers=st.integers(1, 4),

@@ -127,7 +127,7 @@ HOSTILE = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     given_id=st.one_of(
         st.sampled_from(HOSTILE), st.binary(max_size=140), st.text(max_size=60).map(str.encode)

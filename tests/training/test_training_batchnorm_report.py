@@ -220,7 +220,7 @@ def test_rows_that_the_net_cannot_take_are_one_sentence():
 
 
 @given(st.integers(2, 100), st.dictionaries(st.text(min_size=1), st.integers(1, 100), min_size=1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_batch_is_small_where_a_batchnorm_reads_too_few_values_and_the_advice_is_enough(rows, positions):
     told = describe_small_batch(positions, rows)
     assert (told is not None) == any(rows * count < SMALLEST_COUNT for count in positions.values())

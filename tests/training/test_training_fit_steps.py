@@ -149,7 +149,7 @@ def test_stop_holds_every_weight_where_it_is():
     label=st.integers(0, 3),
     smoothing=st.floats(0, 0.99),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_label_smoothing_is_a_mixture_with_the_mean_over_classes(logits, label, smoothing):
     row = torch.tensor([logits], dtype=torch.float64)
     log_p = functional.log_softmax(row, 1)[0]

@@ -12,7 +12,7 @@ from onnx.reference.op_run import OpRun
 
 from export.compute.operators import OPERATORS
 from export.fold.gauges.system import FREE, Price
-from export.fold.stages import fold
+from export.fold.stages import LARGEST_CONDITION, fold
 from export.graph.edit import batchnorms
 from export.graph.prepare import prepare
 from onnx_graphs import graph
@@ -193,10 +193,16 @@ def answers(model: ir.Model, rows: np.ndarray) -> list[np.ndarray]:
         return ReferenceEvaluator(ir.to_proto(model), new_ops=[*OPERATORS, Upsample]).run(None, {"x": rows})
 
 
-def folded(net: Net, shape: Sequence[int | str], *outputs: str, prices: frozenset[Price] = FREE) -> Result:
+def folded(
+    net: Net,
+    shape: Sequence[int | str],
+    *outputs: str,
+    prices: frozenset[Price] = FREE,
+    limit: float = LARGEST_CONDITION,
+) -> Result:
     """Fold at these prices; whatever goes or stays, the answers are the same."""
     unfolded = prepare(ir.from_proto(net.model(shape, *outputs)))
-    model, sites = fold(unfolded, prices)
+    model, sites = fold(unfolded, prices, limit)
     rows = net.random.normal(size=[size if isinstance(size, int) else 2 for size in shape])
     result = Result(
         fates={site.name: site for site in sites},
@@ -211,10 +217,14 @@ def folded(net: Net, shape: Sequence[int | str], *outputs: str, prices: frozense
 
 
 def assert_gone(
-    net: Net, shape: Sequence[int | str], *outputs: str, prices: frozenset[Price] = FREE
+    net: Net,
+    shape: Sequence[int | str],
+    *outputs: str,
+    prices: frozenset[Price] = FREE,
+    limit: float = LARGEST_CONDITION,
 ) -> Result:
     """Every BatchNorm goes."""
-    result = folded(net, shape, *outputs, prices=prices)
+    result = folded(net, shape, *outputs, prices=prices, limit=limit)
     assert len(result.gone()) == len(result.fates) > 0, result.fates
     return result
 

@@ -26,12 +26,13 @@ class Offsets:
         rarity: how many equations name each unknown, int of shape (unknowns,).
     """
 
-    # _solved: b[pivot] = constant + Σ coefficient · b[i], over unknowns that were free at the time.
+    # _solved: b[pivot] = constant + Σ coefficient · b[i], over unknowns that were free at the time, and the
+    # largest number that went into the constant: one of 1e-16 may be what rounding left of a 0.
     # _when: the position of each pivot in _trail, the pivots in the order in which they were solved for.
 
     def __init__(self, rarity: np.ndarray) -> None:
         self._rarity = rarity
-        self._solved: dict[int, tuple[float, dict[int, float]]] = {0: (0.0, {})}
+        self._solved: dict[int, tuple[float, dict[int, float], float]] = {0: (0.0, {}, 0.0)}
         self._trail: list[int] = []
         self._when: dict[int, int] = {0: -1}
 
@@ -42,7 +43,8 @@ class Offsets:
             return abs(rest) <= EXACT * size
         pivot = min(free, key=self._rarity.__getitem__)
         divisor = -free.pop(pivot)
-        self._solved[pivot] = (rest / divisor, {i: c / divisor for i, c in free.items()})
+        others = {i: c / divisor for i, c in free.items()}
+        self._solved[pivot] = (rest / divisor, others, size / abs(divisor))
         self._when[pivot] = len(self._trail)
         self._trail.append(pivot)
         return True
@@ -67,8 +69,8 @@ class Offsets:
     def _reduce(self, terms: Terms, rest: float) -> tuple[dict[int, float], float, float]:
         """Σ terms + rest in terms of free unknowns.
 
-        Returns the coefficients of the free unknowns, the constant, and the largest number that was added
-        into the constant: what its rounding error is relative to.
+        Returns the coefficients of the free unknowns, the constant, and the largest number that went into the
+        constant, by whatever solutions: what its rounding error is relative to.
         """
         amounts: dict[int, float] = {}
         queue: list[tuple[int, int]] = []
@@ -87,9 +89,8 @@ class Offsets:
         while queue:
             _, unknown = heappop(queue)
             coefficient = amounts.pop(unknown)
-            known, others = self._solved[unknown]
-            part = coefficient * known
-            rest, size = rest + part, max(size, abs(part))
+            known, others, known_size = self._solved[unknown]
+            rest, size = rest + coefficient * known, max(size, abs(coefficient) * known_size)
             for other, c in others.items():
                 put(other, coefficient * c)
                 largest = max(largest, abs(coefficient * c))

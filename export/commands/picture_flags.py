@@ -12,7 +12,7 @@ from export.sources.declared import Declared, read_resize
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 TASKS = ("classification", "multi-label", "embedding", "spatial")
 _PARTS = (
-    *("mean", "std", "scale", "crop", "crop_fraction", "interpolation", "antialias"),
+    *("mean", "std", "scale", "crop", "crop_fraction", "crop_rounding", "interpolation", "antialias"),
     *("layout", "channels", "background", "fill", "orientation"),
 )
 
@@ -25,6 +25,7 @@ def add_picture_flags(verb: argparse.ArgumentParser) -> None:
     add("--resize", type=read_resize, metavar="HOW:SIZE", help="shorter:256, exact:224x224, letterbox:640 …")
     add("--crop", type=_sides, metavar="SIZE", help="centre crop: 224, or 224x320 (height x width)")
     add("--crop-fraction", type=_fraction, metavar="F", help="as timm's crop_pct: resize to crop / F first")
+    add("--crop-rounding", choices=["nearest", "down"], help="of the first pixel kept; down: Hugging Face")
     add("--interpolation", choices=INTERPOLATIONS, metavar="NAME", help=", ".join(INTERPOLATIONS))
     add("--antialias", action=argparse.BooleanOptionalAction, help="filters widen when a picture shrinks")
     add("--scale", type=float, metavar="S", help="(level * S - mean) / std; default 1/255")

@@ -88,7 +88,11 @@ def plain_row(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     whole_hwc = np.empty((height + padding[0], width + padding[1], pixels_hwc.shape[2]))
     whole_hwc[...] = preprocessing.fill
     whole_hwc[edges[0][0] : edges[0][0] + height, edges[1][0] : edges[1][0] + width] = pixels_hwc
-    top, left = (round((side - row) / 2.0) for side, row in zip(whole_hwc.shape[:2], row_sides, strict=True))
+    down = preprocessing.crop_rounding == "down"
+    top, left = (
+        (side - row) // 2 if down else round((side - row) / 2.0)
+        for side, row in zip(whole_hwc.shape[:2], row_sides, strict=True)
+    )
     crop_hwc = whole_hwc[top : top + row_sides[0], left : left + row_sides[1]]
     if preprocessing.mode == "BGR":
         crop_hwc = crop_hwc[..., ::-1]

@@ -126,6 +126,7 @@ def preprocessing_of(declared: Declared, row_shape: Sequence[int]) -> Preprocess
             background=declared.background,
             fill=declared.fill or (0,),
             orientation=declared.orientation or "exif",
+            crop_rounding=declared.crop_rounding or "nearest",
             scale=SCALE if declared.scale is None else declared.scale,
             layout=layout,
         ).complete()

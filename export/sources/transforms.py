@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from export.errors import SourceError
-from export.sources.declared import Declared, of_timm, of_torchvision, read_config
+from export.sources.configs import read_config
+from export.sources.declared import Declared, of_timm, of_torchvision
 from service.contract.text import first_line
 
 

@@ -8,7 +8,8 @@ In: a picture's size and a `Resize`.  Out: the size to resize to, and the part o
     longest   [h, w]   the largest size within h×w, each side rounded                    letterbox
 
 One number stands for two equal ones in `exact` and `longest`. What sticks out of the row is cropped, the
-first pixel being round((resized − row) / 2); what is missing is padded, (row − resized) // 2 before.
+first pixel being (resized − row) / 2, rounded to the nearest number (torchvision, timm) or down (Hugging
+Face, slices of an array); what is missing is padded, (row − resized) // 2 before.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Literal
 ResizeMode = Literal["exact", "shorter", "longest"]
 Layout = Literal["NCHW", "NHWC"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropRounding = Literal["nearest", "down"]
 
 MAX_SIDE = 1 << 16  # of what a picture is resized to
 
@@ -56,12 +58,13 @@ class Resize:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A row's height and width, how a picture is resized, and what surrounds one that is too small."""
+    """A row's height and width, how a picture is resized and cropped, what surrounds a small one."""
 
     height: int
     width: int
     resize: Resize
     fill: tuple[int, ...]
+    crop_rounding: CropRounding = "nearest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +76,9 @@ class Span:
     before: int
 
 
-def centred(resized: int, row: int) -> Span:
+def centred(resized: int, row: int, rounding: CropRounding) -> Span:
     """The part of a resized side that a row's side holds."""
     if resized >= row:
-        return Span(start=round((resized - row) / 2), length=row, before=0)
+        start = round((resized - row) / 2) if rounding == "nearest" else (resized - row) // 2
+        return Span(start=start, length=row, before=0)
     return Span(start=0, length=resized, before=(row - resized) // 2)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from service.contract.framing import MAX_SIDE, Layout, Resize
+from service.contract.framing import MAX_SIDE, CropRounding, Layout, Resize
 from service.contract.strict import Strict
 from service.contract.target import Mode, Target, default_background
 
@@ -34,6 +34,7 @@ class Preprocessing(Strict):
         background: levels of L or RGB under transparency; an empty list drops the alpha.
         fill: one level, or one for each of L or RGB.
         orientation: whether EXIF's counts.
+        crop_rounding: of the first pixel that the crop keeps, where as many cannot go on both sides.
     """
 
     mode: Mode
@@ -45,6 +46,7 @@ class Preprocessing(Strict):
     background: tuple[Level, ...] | None = None
     fill: tuple[Level, ...] = (0,)
     orientation: Literal["exif", "ignored"] = "exif"
+    crop_rounding: CropRounding = "nearest"
     scale: Positive = SCALE
     layout: Layout = "NCHW"
 
@@ -98,6 +100,7 @@ class Preprocessing(Strict):
             background=self.background,
             fill=self.fill,
             is_turned=self.orientation == "exif",
+            crop_rounding=self.crop_rounding,
         )
 
     def write_row(self, pixels_chw: np.ndarray, row: np.ndarray) -> None:

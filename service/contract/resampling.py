@@ -32,7 +32,8 @@ _CUBIC = -0.75  # OpenCV's and torch's, where nothing is antialiased; Pillow's f
 def framed(picture: Picture, frame: Frame) -> np.ndarray:
     """The pixels (height, width, channels) uint8 of a picture."""
     resized_height, resized_width = frame.resize.resized(*size_of(picture))
-    rows, columns = centred(resized_height, frame.height), centred(resized_width, frame.width)
+    rows = centred(resized_height, frame.height, frame.crop_rounding)
+    columns = centred(resized_width, frame.width, frame.crop_rounding)
     part_hwc = _resampled(picture, (resized_height, resized_width), rows, columns, frame.resize)
     part_hwc = part_hwc[..., :3]  # where colours have 4 bytes, the last means nothing
     if part_hwc.shape[:2] == (frame.height, frame.width):

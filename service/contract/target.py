@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from service.contract.framing import Frame, Resize
+from service.contract.framing import CropRounding, Frame, Resize
 
 Mode = Literal["L", "RGB", "BGR"]
 
@@ -19,6 +19,7 @@ class Target:
         background: the colour under transparency, one level a channel of L or RGB; empty to drop the alpha.
         fill: the levels around a picture that is smaller than the row.
         is_turned: whether EXIF's orientation counts.
+        crop_rounding: of the first pixel that a centre crop keeps.
     """
 
     mode: Mode
@@ -29,6 +30,7 @@ class Target:
     background: tuple[int, ...] | None = None
     fill: tuple[int, ...] = (0,)
     is_turned: bool = True
+    crop_rounding: CropRounding = "nearest"
 
     @property
     def num_channels(self) -> int:
@@ -44,7 +46,13 @@ class Target:
     def frame(self) -> Frame:
         """How the pixels are resized and cropped or padded."""
         exact = self.resize or Resize(mode="exact", size=(self.height, self.width))
-        return Frame(height=self.height, width=self.width, resize=exact, fill=self.fill)
+        return Frame(
+            height=self.height,
+            width=self.width,
+            resize=exact,
+            fill=self.fill,
+            crop_rounding=self.crop_rounding,
+        )
 
     def to_json(self) -> bytes:
         """What `from_json` reads in another process."""

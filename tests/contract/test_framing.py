@@ -122,8 +122,11 @@ def test_rules_that_nothing_can_follow_are_refused():
 
 
 def test_a_crop_begins_where_torchvision_rounds_it():
-    assert [centred(resized, 224).start for resized in (225, 226, 227, 229)] == [0, 1, 2, 2]
-    assert [centred(resized, 224).before for resized in (223, 222, 221)] == [0, 1, 1]
+    larger, smaller = (225, 226, 227, 229), (223, 222, 221)
+    assert [centred(resized, 224, "nearest").start for resized in larger] == [0, 1, 2, 2]
+    assert [centred(resized, 224, "down").start for resized in larger] == [0, 1, 1, 2]
+    for rounding in ("nearest", "down"):
+        assert [centred(resized, 224, rounding).before for resized in smaller] == [0, 1, 1]
 
 
 def png(image: Image.Image) -> bytes:

@@ -7,12 +7,12 @@ import onnx
 import pytest
 
 from export.errors import SourceError
+from export.sources.configs import read_config
 from export.sources.declared import (
     Declared,
     of_timm,
     of_torchvision,
     of_ultralytics,
-    read_config,
     read_resize,
 )
 from export.sources.pictures import preprocessing_of
@@ -57,7 +57,31 @@ def test_torchvisions_transform_states_everything():
                 "size": {"height": 224, "width": 224},
                 "resample": 2,
             },
+            {"resize": Resize(mode="exact", size=(224, 224)), "crop": None, "crop_rounding": "down"},
+        ),
+        (  # as models of 2021 write it: a number is a square to one processor, the shorter side to others
+            {"feature_extractor_type": "ViTFeatureExtractor", "size": 224},
             {"resize": Resize(mode="exact", size=(224, 224)), "crop": None},
+        ),
+        (
+            {"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "do_convert_rgb": True},
+            {
+                "resize": Resize(mode="shorter", size=(224,), interpolation="bicubic"),
+                "crop": (224, 224),
+                "background": (),
+            },
+        ),
+        (
+            {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384, "crop_pct": 0.875},
+            {"resize": Resize(mode="exact", size=(384, 384), interpolation="bicubic"), "crop": None},
+        ),
+        (
+            {"image_processor_type": "EfficientNetImageProcessor", "size": 64, "rescale_offset": True},
+            {"mean": (1.5, 1.4, 1.3), "std": tuple(value * value for value in STD)},
+        ),
+        (
+            {"image_processor_type": "LevitImageProcessorFast", "size": 224, "image_mean": 0.5},
+            {"resize": Resize(mode="shorter", size=(256,), interpolation="bicubic"), "mean": (0.5,) * 3},
         ),
         (
             {
@@ -99,9 +123,24 @@ def test_hugging_face_configs(tmp_path, config, expected):
         ("{", "cannot be read as JSON"),
         ("[]", "a config of an unknown kind"),
         ('{"architectures": ["Bert"]}', "a config of an unknown kind"),
-        ('{"do_resize": true, "size": {"wide": 3}}', "says something else than its keys should"),
-        ('{"do_resize": true, "do_pad": true}', "do_pad and rescale_offset have no counterpart"),
-        ('{"do_resize": true, "size": 8, "resample": 9}', "resample 9 has no counterpart"),
+        ('{"do_resize": true, "size": {"wide": 3}}', "a size of .'wide'. has no counterpart"),
+        ('{"do_resize": true, "do_pad": true}', "do_pad has no counterpart"),
+        (
+            '{"image_processor_type": "ViTImageProcessor", "size": 8, "resample": 9}',
+            "resample 9 has",
+        ),
+        ('{"image_processor_type": "DonutImageProcessor"}', "DonutImageProcessor may have steps of its own"),
+        ('{"do_resize": true, "size": 224}', "is a square to some processors, the shorter side to others"),
+        ('{"do_resize": true}', "says do_resize, but no size"),
+        ('{"do_resize": true, "size": {"longest_edge": 8}}', "a size of .'longest_edge'. has no counterpart"),
+        (
+            '{"image_processor_type": "ViTImageProcessor", "size": 8, "crop_pct": 0.9}',
+            "crop_pct has no counterpart here for ViT's size",
+        ),
+        (
+            '{"image_processor_type": "PoolFormerImageProcessor", "size": 8, "crop_pct": 0}',
+            "says something else than its keys should: division by zero",
+        ),
     ],
 )
 def test_other_configs_are_refused_in_a_sentence(tmp_path, text, sentence):

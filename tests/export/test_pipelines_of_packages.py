@@ -15,7 +15,8 @@ import onnx
 import pytest
 from PIL import Image, ImageFilter
 
-from export.sources.declared import of_timm, of_ultralytics, read_config
+from export.sources.configs import read_config
+from export.sources.declared import of_timm, of_ultralytics
 from export.sources.pictures import preprocessing_of
 from extras import NEEDED, PACKAGES
 from service.contract.framing import Resize
@@ -36,11 +37,12 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def pictures() -> tuple[bytes, ...]:
+    made: list[bytes] = []
     found = importlib.util.find_spec("foolbox")
     if found is not None and found.origin is not None:
         files = sorted((Path(found.origin).parent / "data").glob("imagenet_*"))
-        return tuple(path.read_bytes() for path in files[:6])
-    chance, made = np.random.default_rng(0), []
+        made = [path.read_bytes() for path in files[:6]]  # square ones: crops of others differ too
+    chance = np.random.default_rng(0)
     for width, height in SIZES:
         noise = Image.fromarray(chance.integers(0, 256, (height, width, 3)).astype(np.uint8))
         noise.filter(ImageFilter.GaussianBlur(1.2)).save(file := io.BytesIO(), "JPEG", quality=90)
@@ -153,22 +155,39 @@ def test_the_letterbox_is_opencvs(sides):
     assert worst_level(how, letterbox) <= WITHIN
 
 
+STATED = {"image_mean": MEAN, "image_std": STD, "do_resize": True, "do_normalize": True}
+
+
 @pytest.mark.parametrize(
-    ("processor", "settings"),
+    ("processor", "settings", "side"),
     [
-        ("ViTImageProcessor", {"size": {"height": 224, "width": 224}}),
-        ("ConvNextImageProcessor", {"size": {"shortest_edge": 224}, "crop_pct": 0.875}),
-        ("CLIPImageProcessor", {}),
-        ("MobileNetV2ImageProcessor", {}),
+        ("ViT", {"size": {"height": 224, "width": 224}}, 224),
+        ("ViT", {"size": 96}, 96),
+        ("ConvNext", {"size": 224, "crop_pct": 0.875}, 224),  # as microsoft/resnet-50 writes it
+        ("ConvNext", {"size": {"shortest_edge": 384}}, 384),
+        ("CLIP", {"size": 224, "crop_size": 224, "do_center_crop": True, "resample": 3}, 224),
+        ("MobileNetV2", {"size": {"shortest_edge": 256}}, 224),
+        ("MobileViT", {"size": {"shortest_edge": 288}, "crop_size": 256, "resample": 2}, 256),
+        ("EfficientNet", {"size": 224, "resample": 0}, 224),
+        ("EfficientNet", {"size": 224, "rescale_factor": 1 / 127.5, "rescale_offset": True}, 224),
+        ("EfficientNet", {"size": 224, "include_top": False, "do_normalize": False}, 224),
+        ("Levit", {"size": 224}, 224),
+        ("PoolFormer", {"size": 224, "crop_pct": 0.95}, 224),
+        ("DeiT", {"size": 256}, 224),
+        *((name, {"size": {"height": 64, "width": 64}}, 64) for name in ("Beit", "Blip", "Pvt", "Siglip")),
+        ("Segformer", {"size": 64, "do_rescale": False}, 64),
+        *((name, {"size": {"shortest_edge": 231}}, 224) for name in ("Bit", "ChineseCLIP", "MobileNetV1")),
     ],
 )
-def test_hugging_faces_rows(tmp_path, processor, settings):
+def test_hugging_faces_rows(tmp_path, processor, settings, side):
+    """Stated as configs of its models do; without Pil in the name, torchvision would resize tensors."""
     transformers = pytest.importorskip("transformers", reason="pip install transformers")
-    theirs = getattr(transformers, f"{processor}Pil", None) or getattr(transformers, processor)
-    made = theirs(**settings)
+    name = f"{processor}ImageProcessor"
+    theirs = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+    made = theirs(**{**STATED, **settings})
     path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps({**json.loads(made.to_json_string()), "image_processor_type": processor}))
-    how = preprocessing_of(read_config(path), (3, 224, 224))
+    path.write_text(json.dumps({**STATED, **settings, "image_processor_type": name}))
+    how = preprocessing_of(read_config(path), (3, side, side))
     assert worst_level(how, lambda image: made(image, return_tensors="np")["pixel_values"][0]) <= WITHIN
 
 

@@ -3,8 +3,14 @@
 x + 0, x − 0, x · 1 and x / 1 go.  Nets that sum branches from 0 on leave such Adds behind.  Where one stands,
 branches cannot be merged, and a BatchNorm's shift would make it an Add per channel.
 
+So do ops that hand on what they are given: Dropout in inference, Cast to the same type, Sum or Concat of one,
+a Transpose that keeps the order, a Pad of nothing.  Between a linear op and a BatchNorm they would hide one
+from the other, and a γ of 0 folds only into the op right before it.
+
 Clip(x, 0, ∞) is a Relu, and Sum(x, y) an Add: under these names the rules know them, and so do other tools.
 """
+
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -43,7 +49,11 @@ def _limits(clip: ir.Node) -> tuple[float, float] | None:
 def drop_neutral(graph: ir.Graph) -> None:
     """In place; an op stays where its constant would change the tensor's shape."""
     for node in list(graph):
-        if node.domain not in ("", "ai.onnx") or node.op_type not in _NEUTRAL or len(node.inputs) != 2:
+        op_type = onnx_op(node) or ""
+        if op_type in _SAME and node.inputs and node.inputs[0] is not None and _SAME[op_type](node):
+            _hand_on(node, graph)
+            continue
+        if op_type not in _NEUTRAL or len(node.inputs) != 2:
             continue
         commutes = node.op_type in ("Add", "Mul")
         for index in (1, 0) if commutes else (1,):
@@ -60,3 +70,49 @@ def _is_neutral(node: ir.Node, index: int) -> bool:
         return False
     keeps_shape = array.ndim <= len(source.shape) and array.size == 1
     return keeps_shape and bool((array == _NEUTRAL[node.op_type]).all()) and array.dtype.kind == "f"
+
+
+def _hand_on(node: ir.Node, graph: ir.Graph) -> None:
+    """Take an op out whose output is its input; a Dropout whose mask is read stays, for its mask alone."""
+    source, output = node.inputs[0], node.outputs[0]
+    if not any(other.uses() or other.is_graph_output() for other in node.outputs[1:]):
+        replace_by_input(node, graph)
+    elif source is not None and not output.is_graph_output():
+        ir.convenience.replace_all_uses_with(output, source)
+
+
+def _is_inference(dropout: ir.Node) -> bool:
+    """`training_mode` is an input from opset 12 on; where it is computed, the op may drop numbers."""
+    mode = dropout.inputs[2] if len(dropout.inputs) > 2 else None
+    array = constant(mode)
+    return mode is None or (array is not None and not array.any())
+
+
+def _is_same_type(cast: ir.Node) -> bool:
+    source = cast.inputs[0]
+    return (
+        source is not None and source.dtype is not None and source.dtype == cast.attributes.get_int("to", 0)
+    )
+
+
+def _is_same_order(transpose: ir.Node) -> bool:
+    order = list(transpose.attributes.get_ints("perm", []))
+    return bool(order) and order == sorted(order)
+
+
+def _is_no_pad(pad: ir.Node) -> bool:
+    pads = pad.attributes.get_ints("pads", []) if len(pad.inputs) == 1 else constant(pad.inputs[1])
+    return pads is not None and len(pads) > 0 and not np.any(pads)
+
+
+def _is_alone(node: ir.Node) -> bool:
+    return len(node.inputs) == 1
+
+
+_SAME: Mapping[str, Callable[[ir.Node], bool]] = {
+    "Dropout": _is_inference,
+    "Cast": _is_same_type,
+    "Transpose": _is_same_order,
+    "Pad": _is_no_pad,
+    **dict.fromkeys(("Sum", "Concat", "Max", "Min", "Mean"), _is_alone),
+}

@@ -68,6 +68,43 @@ def test_what_changes_something_stays(kind, operands, constant):
     assert relative_difference(unfolded, folded, ROWS) < EXACT
 
 
+HANDED_ON = {
+    "dropout": ("Dropout", ["h"], {}),
+    "dropout not in training": ("Dropout", ["h", "half", "no"], {}),
+    "cast to the same type": ("Cast", ["h"], {"to": onnx.TensorProto.DOUBLE}),
+    "transpose that keeps the order": ("Transpose", ["h"], {"perm": [0, 1, 2, 3]}),
+    "pad of nothing": ("Pad", ["h", "nothing"], {}),
+    "sum of one": ("Sum", ["h"], {}),
+    "concat of one": ("Concat", ["h"], {"axis": 1}),
+}
+
+
+@pytest.mark.parametrize(("kind", "inputs", "attributes"), HANDED_ON.values(), ids=HANDED_ON)
+def test_a_gamma_of_0_folds_past_what_hands_on(kind, inputs, attributes):
+    """γ = 0 folds only into a linear op right before it, where other tools fold it too."""
+    middle = helper.make_node(kind, inputs, ["m"], name="middle", **attributes)
+    arrays = {**W, **batchnorm_arrays(4, 0), "half": np.float32(0.5), "no": np.array(False)}
+    arrays |= {"bn.gamma": np.array([1.0, 0.0, 2.0, -1.0]), "nothing": np.zeros(8, dtype=np.int64)}
+    proto = graph([conv("x", "h"), middle, batchnorm("m", "n")], arrays, ["rows", 4, 3, 3], ("n",))
+    unfolded, folded, _ = fold_proto(proto)
+    assert op_types(folded) == ["Conv"]
+    assert relative_difference(unfolded, folded, ROWS) < EXACT
+
+
+def test_a_dropout_stays_for_its_mask_and_in_training():
+    relu, arrays = helper.make_node("Relu", ["h"], ["r"], name="relu"), {**W, **batchnorm_arrays(4, 0)}
+    masked = helper.make_node("Dropout", ["h"], ["m", "mask"], name="drop")
+    as_numbers = helper.make_node("Cast", ["mask"], ["z"], name="cast", to=onnx.TensorProto.DOUBLE)
+    nodes = [conv("x", "h"), masked, batchnorm("m", "n"), as_numbers]
+    unfolded, folded, _ = fold_proto(graph(nodes, arrays, ["rows", 4, 3, 3], ("n", "z"), opset=10))
+    assert op_types(folded) == ["Conv", "Dropout", "Cast"]
+    assert relative_difference(unfolded, folded, ROWS) < EXACT
+    trained = helper.make_node("Dropout", ["r", "half", "yes"], ["m"], name="drop")
+    arrays |= {"half": np.float32(0.5), "yes": np.array(True)}
+    proto = graph([conv("x", "h"), relu, trained, batchnorm("m", "n")], arrays, ["rows", 4, 3, 3], ("n",))
+    assert "Dropout" in op_types(fold_proto(proto)[1])
+
+
 def read_by_another(other: list[onnx.NodeProto]) -> onnx.ModelProto:
     """One γ is 1e-4, so BN → Relu asks for an offset of about 1e4 in a tensor that another op reads."""
     arrays = {**W, **batchnorm_arrays(4, 0)}

@@ -42,7 +42,7 @@ def graph(
             [helper.make_tensor_value_info("x", kind, list(input_shape)), *extra_inputs],
             [helper.make_tensor_value_info(name, kind, None) for name in outputs],
             [
-                numpy_helper.from_array(array if array.dtype.kind == "i" else array.astype(dtype), name=name)
+                numpy_helper.from_array(array if array.dtype.kind in "bi" else array.astype(dtype), name=name)
                 for name, array in arrays.items()
             ],
         ),

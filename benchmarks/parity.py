@@ -25,7 +25,7 @@ import onnxruntime as ort
 import torch
 
 from service.contract.bundle import open_bundle
-from service.models.repository import find_versions
+from service.contract.versions import find_versions
 from training.data import load_split, normalize
 from training.runs.checkpoint import load_checkpoint
 

@@ -20,6 +20,7 @@ EXAMPLES = {
     "sign": ("foldserve export sign models/digits/1 --key key.pem",),
 }
 
+BUNDLE_HELP = "a model, whose newest version is used; or one version"
 SOURCE_HELP = "a checkpoint, an .onnx file, timm:NAME, torchvision:NAME or module:factory"
 
 
@@ -86,13 +87,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
     _fold_options(fold)
 
     verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
-    verify.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")
+    verify.add_argument("bundle", type=Path, metavar="models/NAME", help=BUNDLE_HELP)
 
     show = _verb(verbs, "show", "print a bundle's tensors, labels, preprocessing, ranges and accuracy")
-    show.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")
+    show.add_argument("bundle", type=Path, metavar="models/NAME", help=BUNDLE_HELP)
 
     sign = _verb(verbs, "sign", "sign a bundle, for services that serve only signed ones")
-    sign.add_argument("bundle", type=Path, metavar="models/NAME/VERSION", help="the bundle's folder")
+    sign.add_argument("bundle", type=Path, metavar="models/NAME", help=BUNDLE_HELP)
     sign.add_argument(
         "--key", type=Path, required=True, metavar="key.pem", help="an Ed25519 private key in PEM"
     )

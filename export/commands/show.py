@@ -5,16 +5,14 @@ import json
 
 from rich.console import Console
 
-from export.errors import SourceError
 from service.contract.bundle import open_bundle
 from service.contract.picture_support import picture_facts
+from service.contract.versions import newest
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Print the facts of a whole bundle as JSON; returns 0, or raises a BundleError or an ExportError."""
-    if not options.bundle.is_dir():
-        raise SourceError(f"{options.bundle}: no such bundle; expected a directory models/NAME/VERSION")
-    bundle = open_bundle(options.bundle)
+    """Print the facts of a whole bundle as JSON; returns 0, or raises a BundleError."""
+    bundle = open_bundle(newest(options.bundle))
     manifest = bundle.manifest
     facts = {
         "name": manifest.name,

@@ -9,17 +9,19 @@ from export.errors import ExportError
 from service.contract.bundle import MANIFEST_FILE, open_bundle
 from service.contract.files import publish
 from service.contract.signature import SIGNATURE_FILE, KeyFileError, sign
+from service.contract.versions import newest
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Sign the bundle if it is whole; prints its digest; returns the exit code 0."""
-    bundle = open_bundle(options.bundle)  # what is damaged is not vouched for
+    folder = newest(options.bundle)
+    bundle = open_bundle(folder)  # what is damaged is not vouched for
     try:
-        signature = sign((options.bundle / MANIFEST_FILE).read_bytes(), options.key)
-        publish(options.bundle / SIGNATURE_FILE, signature)
+        signature = sign((folder / MANIFEST_FILE).read_bytes(), options.key)
+        publish(folder / SIGNATURE_FILE, signature)
     except KeyFileError as error:
         raise ExportError(str(error)) from None
     except OSError as error:
-        raise ExportError(f"{options.bundle / SIGNATURE_FILE}: {error.strerror or error}") from None
-    print(json.dumps({"bundle": str(options.bundle), "digest": bundle.digest, "signature": SIGNATURE_FILE}))
+        raise ExportError(f"{folder / SIGNATURE_FILE}: {error.strerror or error}") from None
+    print(json.dumps({"bundle": str(folder), "digest": bundle.digest, "signature": SIGNATURE_FILE}))
     return 0

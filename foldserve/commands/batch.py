@@ -57,6 +57,8 @@ def main(words: Sequence[str], prog: str) -> int:
         )
     from foldserve.batch.errors import BatchError
     from foldserve.batch.job import Job, Options
+    from service.contract.manifest import BundleError
+    from service.contract.versions import newest
     from service.engine.engine import EngineConfig
     from service.settings import default_cache, usable_cores
 
@@ -82,7 +84,7 @@ def main(words: Sequence[str], prog: str) -> int:
         with _progress(console) as progress:
             task = progress.add_task("rows", total=job.input.num_rows, completed=before)
             num_rows, num_failed = job.run(lambda done: progress.update(task, completed=done))
-    except BatchError as error:
+    except (BatchError, BundleError) as error:
         return refuse(str(error))
     except KeyboardInterrupt:
         print("foldserve: interrupted; the same command continues", file=sys.stderr)
@@ -93,23 +95,6 @@ def main(words: Sequence[str], prog: str) -> int:
     rate = round((num_rows - before) / seconds, 1)
     print(json.dumps({**facts, "rows_before": before, "seconds": round(seconds, 3), "rows_per_second": rate}))
     return 1 if num_failed else 0
-
-
-def newest(bundle: Path) -> Path:
-    """The bundle itself, or the newest version in a model's folder; raises BatchError."""
-    from foldserve.batch.errors import BatchError
-    from service.contract.bundle import MANIFEST_FILE
-    from service.models.repository import find_versions
-
-    if (bundle / MANIFEST_FILE).exists():
-        return bundle
-    try:
-        versions = find_versions(bundle)
-    except OSError as error:
-        raise BatchError(f"{bundle}: {error.strerror}") from None
-    if not versions:
-        raise BatchError(f"{bundle}: holds neither {MANIFEST_FILE} nor a version (1, 2, …)")
-    return bundle / versions[0]
 
 
 def _progress(console: Console) -> Progress:

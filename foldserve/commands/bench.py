@@ -39,14 +39,13 @@ def main(words: Sequence[str], prog: str) -> int:
     options = parser(prog).parse_args(words)
     if options.threads is not None and options.threads < 1:
         return refuse(f"--threads must be at least 1, got {options.threads}")
-    from foldserve.batch.errors import BatchError
-    from foldserve.commands.batch import newest
     from service.contract.manifest import BundleError
+    from service.contract.versions import newest
     from service.engine.session import EngineError
 
     try:
         facts = measure(newest(options.bundle), options)
-    except (BatchError, BundleError, EngineError) as error:
+    except (BundleError, EngineError) as error:
         return refuse(f"{options.bundle}: {error}")
     if options.json:
         print(json.dumps(facts))

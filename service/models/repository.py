@@ -4,7 +4,6 @@ In: `models/NAME/VERSION/` with a decimal VERSION (no leading zero; every other 
 Out: for each NAME, one fact for each version tried, newest first, until one opens and proves.
 """
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from service.contract.bundle import Bundle, open_bundle
 from service.contract.golden_pictures import measure_pictures
 from service.contract.manifest import BundleError, Manifest
 from service.contract.signature import TrustedKeys
+from service.contract.versions import find_versions
 from service.engine.engine import Engine, EngineConfig
 from service.engine.precision import load_fastest
 from service.engine.session import EngineError
@@ -21,7 +21,6 @@ from service.models.memory import return_freed_memory
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
 NO_MODELS = frozenset({"lost+found"})  # what a file system puts into an empty volume
-_VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +52,6 @@ def find_models(root: Path) -> list[str]:
     """Names of the model folders under `root`, sorted; hidden ones and files are not models."""
     folders = (path.name for path in root.iterdir() if path.is_dir())
     return sorted(name for name in folders if not name.startswith(".") and name not in NO_MODELS)
-
-
-def find_versions(folder: Path) -> list[str]:
-    """The versions in a model's folder, newest first; raises OSError."""
-    names = [path.name for path in folder.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
-    return sorted(names, key=int, reverse=True)
 
 
 def load_newest(

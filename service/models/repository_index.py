@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service.contract.versions import find_versions
 from service.models.registry import ModelState
-from service.models.repository import find_versions
 
 
 def repository_index(states: Sequence[ModelState], root: Path, *, only_ready: bool) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from service.contract.bundle import REPORT_FILE
+from service.contract.versions import find_versions
 from service.errors import UnknownModel
 from service.models.overview import overview
 from service.models.registry import ModelRegistry
-from service.models.repository import find_versions
 from service.page.files import PageFile, page_files
 from service.routes.describe import answer, get
 from service.routes.page_headers import PAGE_POLICY, REPORT_POLICY

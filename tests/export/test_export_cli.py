@@ -92,7 +92,7 @@ def test_a_tolerance_that_was_widened_by_hand_is_refused(model_folder, tmp_path)
 
 
 def test_verify_without_a_bundle(tmp_path):
-    assert_refused(run_here("verify", tmp_path / "none"), "no such bundle")
+    assert_refused(run_here("verify", tmp_path / "none"), "No such file or directory")
 
 
 def test_a_file_of_weights_is_loaded(tmp_path):

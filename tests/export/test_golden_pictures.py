@@ -95,7 +95,7 @@ def test_show_tells_what_clients_ask(bundle):
     assert facts["preprocessing"]["resize"]["size"] == [14]
     assert facts["postprocessing"] == {"task": "classification", "activation": "softmax", "threshold": 0.5}
     assert facts["ranges"]["x"]["layout"] == "NCHW"
-    assert_refused(run_here("show", bundle / "no"), "no such bundle")
+    assert_refused(run_here("show", bundle / "no"), "No such file or directory")
 
 
 def altered(bundle: Path, to: Path, change) -> Path:

@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 
+import reference
 from foldserve.__main__ import COMMANDS
+from service.settings import PREFIX, Settings
 from service_kit import ROOT, serving
 from tiny_nets import digits_net, write_bundle
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/README.md"]
-VERBS = {"train": ("compare",), "export": ("bundle", "fold", "verify", "sign")}
+REFERENCE = ROOT / "docs/reference"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if "decisions" not in page.parts),
+    ROOT / "examples/README.md",
+]
+VERBS = reference.VERBS
 COMMAND = re.compile(r"(?<![\w./`-])`?foldserve ([a-z]+)((?: +[^\n`|#]+)?)")
 
 
@@ -40,20 +47,33 @@ def help_of(command: str) -> str:
     return done.stdout
 
 
+@cache
+def known(page: str) -> str:
+    return (REFERENCE / page).read_text(encoding="utf-8")
+
+
 def wrong_in(text: str) -> list[str]:
-    """Commands that do not exist, and flags that they do not have."""
+    """Commands, flags, settings, routes and metrics that do not exist."""
     found = []
+    for route in re.findall(r"`((?:GET|POST) /[^`?]*)[^`]*`", text):
+        if f"`{re.sub(r'(?<=/models/)(NAME|M|…)(?=/|$)', '{model}', route)}`" not in known("routes.md"):
+            found.append(route)
+    settings = {name.upper() for name in Settings.model_fields} | {"API_KEY"}  # the client's
+    found += [name for name in re.findall(rf"\b{PREFIX}([A-Z0-9_]+)\b", text) if name not in settings]
+    for metric in re.findall(r"\bfoldserve_[a-z0-9_]+", text):
+        if not re.search(rf"`{re.sub('_(sum|count|bucket)$', '', metric)}`", known("metrics.md")):
+            found.append(metric)
     for command, flags in commands(text):
         if command.split()[0] not in COMMANDS:
             found.append(command)
         else:
-            known = set(re.findall(r"--[a-z0-9-]+", help_of(command)))
-            found += [f"{command} {flag}" for flag in flags if flag not in known]
+            has = set(re.findall(r"--[a-z0-9-]+", help_of(command)))
+            found += [f"{command} {flag}" for flag in flags if flag not in has]
     return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_and_flag_exists(page: Path) -> None:
+def test_everything_that_a_page_names_exists(page: Path) -> None:
     assert wrong_in(page.read_text(encoding="utf-8")) == []
 
 
@@ -61,6 +81,17 @@ def test_planted_mistakes_are_found() -> None:
     assert wrong_in("`foldserve frobnicate`") == ["frobnicate"]
     assert wrong_in("```sh\nfoldserve serve --prot 9\n```") == ["serve --prot"]
     assert wrong_in("`foldserve export bundle x.onnx --to models/x`") == []
+    assert wrong_in("`GET /v2/modles`, FOLDSERVE_PROT and foldserve_request") == [
+        "GET /v2/modles",
+        "PROT",
+        "foldserve_request",
+    ]
+    assert wrong_in("`POST /v2/models/NAME/infer`, FOLDSERVE_PORT, foldserve_request_seconds_sum") == []
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    for path, text in reference.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python tools/reference.py"
 
 
 def test_the_readme_names_most_commands() -> None:

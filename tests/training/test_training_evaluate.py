@@ -208,7 +208,7 @@ def test_a_terminal_gets_tables_with_whole_names(run, capsys):
     ("words", "sentence"),
     [
         (["nowhere"], "no checkpoint at nowhere"),
-        (["{tmp}"], "holds neither checkpoint.pt nor manifest.json"),
+        (["{tmp}"], "holds neither manifest.json nor a version .*, nor checkpoint.pt"),
         (["{bundle}"], "does not say which data it is for: add --data"),
         (["{bundle}", "--data", "tiny", "--temperature", "x.pt"], "a bundle stays as it is"),
         (["{run}", "--data", "tinny"], "unknown data set 'tinny'.*did you mean tiny"),

@@ -1,7 +1,7 @@
 """A checkpoint or a bundle, as something that answers pictures.
 
-In: a run's folder, its checkpoint, or a bundle's folder.  Out: an `Answering`: pixels → logits, and what it
-knows of its pictures and classes.
+In: a run's folder, its checkpoint, a bundle's folder or a model's.  Out: an `Answering`: pixels → logits,
+and what it knows of its pictures and classes.
 
 A bundle answers through ONNX Runtime, as it will be served; where it ends in a softmax, its logits are the
 logarithms of what it says.
@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.contract.bundle import MANIFEST_FILE, Bundle, open_bundle
+from service.contract.bundle import Bundle, open_bundle
 from service.contract.manifest import BundleError
 from service.contract.preprocessing import Preprocessing
 from service.contract.probabilities import are_distributions
 from service.contract.target import Target
+from service.contract.versions import newest
 from training.data import DataFacts, Pixels
 from training.data.ahead import batches_ahead
 from training.errors import TrainingError
@@ -56,10 +57,11 @@ class Answering:
 
 def open_answering(path: Path, device: torch.device) -> Answering:
     """Open what `path` names; raises EvaluationError, or CheckpointError for a damaged checkpoint."""
-    if (path / MANIFEST_FILE).is_file():
-        return _of_bundle(path)
     if path.is_dir() and not (path / CHECKPOINT).exists():
-        raise EvaluationError(f"{path} holds neither {CHECKPOINT} nor {MANIFEST_FILE}")
+        try:
+            return _of_bundle(newest(path))
+        except BundleError as error:
+            raise EvaluationError(f"{error}, nor {CHECKPOINT}") from None
     file = path / CHECKPOINT if path.is_dir() else path
     checkpoint = load_checkpoint(file)
     net = place(checkpoint.build_net(), device)

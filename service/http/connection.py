@@ -16,6 +16,9 @@ from service.http.reply import CONTINUE
 
 SLICE = 8 * 1024  # parsed at once: pipelined requests are objects, of many times their bytes
 TURN = 64 * 1024  # received at once: the transport would go on for 8 MB, while other clients wait
+DISCARD_EVERY_S = (
+    0.02  # of what a refused client still sends, 256 KiB: all of it is what it wants to be taken
+)
 PROBE_S = 0.05  # until the answer to a probe is looked for
 
 
@@ -38,7 +41,10 @@ class Connection(Pipeline):
         flow = self._flow
         if len(data) >= TURN and not flow.rests:
             flow.rests = True
-            self._ask_for_turn()
+            if flow.lingers_since_s >= 0:
+                asyncio.get_running_loop().call_later(DISCARD_EVERY_S, self._ask_for_turn)
+            else:
+                self._ask_for_turn()
             self._update_reading()
         if flow.is_last:
             return

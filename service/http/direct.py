@@ -22,6 +22,8 @@ from service.http.reply import (
 from service.http.shared import Shared
 from service.protocol.compression import Buffer
 
+START_BYTES = 64 * 1024  # of a body: from here on it is worth refusing before it is whole
+
 
 class DirectExchange(Exchange):
     """A POST to an inference route."""
@@ -34,6 +36,7 @@ class DirectExchange(Exchange):
         self.request_id: bytes | None = None
         self.trace_parent: bytes | None = None
         self.origin: bytes | None = None
+        self._lacks_start = False  # of a long body; then it is checked as soon as that is there
         self.on_hang_up: Callable[[], None] | None = None
         # A body that comes in one part, as most do, is never copied. Others are joined as they come: an
         # object for each part would take 25 times the bytes of a client's small chunks.
@@ -70,7 +73,11 @@ class DirectExchange(Exchange):
             return
         if self.is_whole:
             self._shared.endpoint.answer(self)
-        elif self._owes_continue:
+            return
+        length = self.head.length
+        if length > START_BYTES or length < 0 or self._owes_continue:
+            self._check_start()
+        if self._owes_continue and not self.is_answered:
             self._owes_continue = False
             self._channel.write(CONTINUE)
 
@@ -130,6 +137,15 @@ class DirectExchange(Exchange):
         self._drop_body()
         self._shared.endpoint.refuse(self, error)
 
+    def _check_start(self) -> None:
+        """Refuse the request now if its head, or the start of its body once it is there, decides that."""
+        self._lacks_start = self.body_bytes < START_BYTES
+        start = b"" if self._lacks_start else bytes(self.body[:START_BYTES])
+        try:
+            self._shared.endpoint.check_start(self, start)
+        except ServiceError as error:
+            self.refuse(error)
+
     def _take(self, part: bytes) -> None:
         if self._joined is not None:
             self._joined += part
@@ -139,6 +155,8 @@ class DirectExchange(Exchange):
             self._only = b""
         else:
             self._only = part
+        if self._lacks_start and self.body_bytes >= START_BYTES and self.body_bytes != self.head.length:
+            self._check_start()
 
     def _drop_body(self) -> None:
         self._only = b""

@@ -29,6 +29,7 @@ class Exchange(ABC):
         self.disconnected = False
         self.body_since_s = 0.0  # when the client could begin to send the body
         self.body_bytes = 0
+        self._drained_bytes = 0  # of the body, since the answer
         self._channel = channel
         self._shared = shared
         self._owes_continue = head.expects_continue
@@ -74,8 +75,14 @@ class Exchange(ABC):
 
     def add(self, part: bytes) -> None:
         """A part of the body."""
+        limits = self._shared.limits
         self.body_bytes += len(part)
-        if self.body_bytes > self._shared.limits.max_drained_bytes:
+        if self.is_answered:
+            self._drained_bytes += len(part)
+        if (
+            self._drained_bytes > limits.max_drained_bytes
+            or self.body_bytes > limits.max_body_bytes + limits.max_drained_bytes
+        ):
             self._channel.close()  # refused long ago, and it does not end
         elif not self.is_answered:
             self._take(part)
@@ -115,7 +122,8 @@ class Exchange(ABC):
             return True
         # A client that waits for 100 Continue may leave its body out and send its next request instead: we
         # could not tell which. What is too long to be read to its end would only be read in vain.
-        return not self._owes_continue and self.head.length <= self._shared.limits.max_drained_bytes
+        rest_bytes = self.head.length - self.body_bytes
+        return not self._owes_continue and rest_bytes <= self._shared.limits.max_drained_bytes
 
 
 def no_room() -> Overloaded:

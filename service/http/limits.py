@@ -28,6 +28,7 @@ class HttpLimits:
     head_timeout_s: float = 20.0  # a head, from its first byte to its last
     body_pause_s: float = 60.0  # no byte of a body at all
     keep_alive_s: float = 75.0  # as nginx: longer than clients keep a connection in their pools unused
+    max_drained_bytes: int = 2 * MIB  # of a refused body, so that the connection can go on after it
     linger_s: float = 2.0  # discarding what a refused client still sends, so that it can read why
 
     max_pending_bytes: int = 64 * KIB  # written, but not read by the client: the next request waits
@@ -37,8 +38,3 @@ class HttpLimits:
         for field in fields(self):
             if getattr(self, field.name) <= 0:
                 raise ValueError(f"{field.name} must be positive, got {getattr(self, field.name)}")
-
-    @property
-    def max_drained_bytes(self) -> int:
-        """A refused body up to this size is read to its end, so that the connection can go on."""
-        return 2 * self.max_body_bytes

@@ -69,10 +69,11 @@ class Pipeline(Channel):
     def take_turn(self) -> bool:
         flow = self._flow
         self._has_asked = False
-        flow.rests = False
+        has_rested, flow.rests = flow.rests, False
         before = flow.current
         self._advance()
-        return flow.current is not before and isinstance(flow.current, AsgiExchange)
+        # What is read next, up to 256 KiB, is a turn's share by itself; so is a task of an app.
+        return has_rested or (flow.current is not before and isinstance(flow.current, AsgiExchange))
 
     def peer(self) -> str:
         client = self._endpoints()["client"]

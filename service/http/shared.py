@@ -22,6 +22,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Endpoint(Protocol):
     """What answers the exchanges of the hot route."""
 
+    def check_start(self, exchange: Any, start: bytes) -> None:
+        """Raise the ServiceError that the request will get, if its head and the body's `start` decide that.
+
+        `start` is empty until enough of a long body is there.
+        """
+
     def answer(self, exchange: Any) -> None:
         """The request is whole: answer it, now or later."""
 

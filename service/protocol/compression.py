@@ -17,6 +17,10 @@ STEP = 256 * 1024  # decompressed at once: to keep it, without which no other th
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 
 
+class EndsTooEarly(BadRequest):
+    """There is more to decompress, and no more bytes."""
+
+
 def _is_wanted() -> bool:
     return True
 
@@ -30,6 +34,17 @@ def window_bits(encoding: bytes | None) -> int | None:
         told = name.decode("latin-1")[:40]
         raise UnknownEncoding(f"content encoding '{told}' is not supported, only gzip and deflate")
     return _WINDOW_BITS[name]
+
+
+def check_start(start: Buffer, bits: int) -> None:
+    """Raise BadRequest unless a long body that begins with `start` decompresses to something."""
+    try:
+        decompress(start, bits, 0)
+    except TooLarge:  # than nothing: it has content
+        return
+    except EndsTooEarly:
+        told = f"its first {len(start)} bytes have no content"
+        raise BadRequest(f"the body cannot be decompressed: {told}") from None
 
 
 def decoded(
@@ -56,7 +71,7 @@ def decompress(body: Buffer, bits: int, limit: int, is_wanted: Callable[[], bool
                 rest = view[at : at + SLICE]
                 at += len(rest)
             if not rest:
-                raise BadRequest("the body cannot be decompressed: it ends too early")
+                raise EndsTooEarly("the body cannot be decompressed: it ends too early")
             if not is_wanted():
                 raise HungUp("the client hung up before its request was read")
             try:

@@ -22,6 +22,10 @@ _LIGHT = 64 * 1024  # bytes: whatever such a document holds, it is built within 
 _CHUNK = 1 << 20
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# No JSON begins with such a byte, or has such a control character anywhere.
+_NEVER_JSON = re.compile(rb"""\A[ \t\r\n]*[^ \t\r\n{["\-0-9tfn]|[\x00-\x08\x0b\x0c\x0e-\x1f]""")
+_NO_OBJECT = "the request must be one JSON object"
+_BLANKS = b" \t\r\n"
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -49,6 +53,14 @@ def check_weight(text: bytes | bytearray | memoryview, max_elements: int) -> Non
             raise BadRequest(f"the request's JSON has {found} {what}, at most {limit} are allowed")
 
 
+def check_text_start(start: bytes | bytearray) -> None:
+    """Raise BadRequest if no JSON object begins with these bytes."""
+    if (found := _NEVER_JSON.search(start)) is not None:
+        raise BadRequest(f"the request is not JSON: unexpected byte at byte {found.end() - 1}")
+    if start.lstrip(_BLANKS)[:1] not in (b"{", b""):
+        raise BadRequest(_NO_OBJECT)
+
+
 def read_document(text: bytes | bytearray | memoryview, max_elements: int = 0) -> dict[str, Any]:
     """Check the weight, parse, and check that it is one object and not nested too deep; raises BadRequest.
 
@@ -62,7 +74,7 @@ def read_document(text: bytes | bytearray | memoryview, max_elements: int = 0) -
     except orjson.JSONDecodeError as error:
         raise BadRequest(_why(raw, error)) from None
     if type(document) is not dict:
-        raise BadRequest("the request must be one JSON object")
+        raise BadRequest(_NO_OBJECT)
     if num_brackets > MAX_DEPTH and (depth := _depth(raw)) > MAX_DEPTH:
         raise BadRequest(f"the request's JSON is nested {depth} deep, at most {MAX_DEPTH} is allowed")
     return document

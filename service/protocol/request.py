@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.errors import BadRequest
-from service.protocol.document import check_weight, may_hold_bools, read_document
+from service.protocol.document import check_text_start, check_weight, may_hold_bools, read_document
 from service.protocol.head import Head, RequestedOutput, RequestInput, read_head
 from service.protocol.quick import quick_document
 from service.protocol.signature import Signature
@@ -55,11 +55,34 @@ class RequestParser:
             return self._with_tensors(head, body, body, None)
         tail = _parse_length(header_length, len(body))
         if tail == 0:
-            return self._parse_raw(body)
-        if tail > MAX_KEPT_BYTES:
-            text: bytes | memoryview = memoryview(body)[:tail]
-            return self._with_tensors(self._read(text), text, body, tail)
-        text = bytes(body[:tail])
+            return self._with_tensors(self._raw_head(len(body)), b"", body, None)
+        text = _text(body, tail)
+        head = self._head(text)
+        self._check_sizes(head, tail, len(body))
+        return self._with_tensors(head, text, body, tail)
+
+    def check_start(self, start: Buffer, num_bytes: int, header_length: bytes | None) -> None:
+        """Raise the BadRequest that a body beginning with `start` would get, whatever else it holds.
+
+        `num_bytes` are those of the whole body, −1 if that is not known yet.
+        """
+        if header_length is None:
+            check_text_start(start)
+            return
+        if num_bytes < 0:
+            return
+        tail = _parse_length(header_length, num_bytes)
+        if tail > len(start):
+            check_text_start(start)
+        elif tail == 0:
+            self._raw_head(num_bytes)
+        else:
+            self._check_sizes(self._head(_text(start, tail)), tail, num_bytes)
+
+    def _head(self, text: bytes | memoryview) -> Head:
+        """The checked JSON of a binary request; bytes are kept, if they hold no values, for the next one."""
+        if isinstance(text, memoryview):
+            return self._read(text)
         kept = self._heads.get(text)
         if kept is None:
             kept = self._read(text)
@@ -67,7 +90,7 @@ class RequestParser:
                 if len(self._heads) >= MAX_KEPT_HEADS:
                     self._heads.clear()
                 self._heads[text] = kept
-        return self._with_tensors(kept, text, body, tail)
+        return kept
 
     def _read(self, text: bytes | memoryview) -> Head:
         return read_head(read_document(text, self.signature.max_elements), self.signature, has_header=True)
@@ -85,22 +108,27 @@ class RequestParser:
                     given.data, tensor.name, tensor.datatype, given.shape, may_hold_bools=bools
                 )
                 continue
-            lacking = offset + given.num_bytes - len(body)
-            if lacking > 0 and given.num_bytes > 0:
-                raise BadRequest(
-                    f"unexpected size for input '{tensor.name}', expecting {lacking} additional bytes "
-                    f"for model '{self.signature.name}'"
-                )
             tensors[tensor.name] = from_bytes(
                 body, offset, tensor.datatype, tensor.name, given.shape, given.num_elements
             )
             offset += given.num_bytes
-        if tail is not None and offset != len(body):
-            raise BadRequest(f"unexpected additional input data for model '{self.signature.name}'")
         return InferRequest(head, tensors)
 
-    def _parse_raw(self, body: Buffer) -> InferRequest:
-        """The whole body is one row of the only input; every output is binary."""
+    def _check_sizes(self, head: Head, tail: int, num_bytes: int) -> None:
+        """Raise BadRequest unless the binary inputs after `tail` bytes of JSON fill a body of `num_bytes`."""
+        end = tail
+        for given in head.inputs:
+            end += given.num_bytes or 0
+            if end > num_bytes:
+                raise BadRequest(
+                    f"unexpected size for input '{given.tensor.name}', expecting {end - num_bytes} "
+                    f"additional bytes for model '{self.signature.name}'"
+                )
+        if end < num_bytes:
+            raise BadRequest(f"unexpected additional input data for model '{self.signature.name}'")
+
+    def _raw_head(self, num_bytes: int) -> Head:
+        """Of a body that is one row of the only input and nothing else; every output is binary."""
         signature = self.signature
         if len(signature.inputs) != 1:
             raise BadRequest(
@@ -113,15 +141,19 @@ class RequestParser:
                 f"a raw request gives no shape, and input '{tensor.name}' of model '{signature.name}' has "
                 f"open sizes: {tensor.shape}"
             )
-        num_bytes = tensor.row_elements * tensor.size
-        if len(body) != num_bytes:
+        row_bytes = tensor.row_elements * tensor.size
+        if num_bytes != row_bytes:
             raise BadRequest(
                 f"unexpected size for input '{tensor.name}' for model '{signature.name}': "
-                f"one row has {num_bytes} bytes, got {len(body)}"
+                f"one row has {row_bytes} bytes, got {num_bytes}"
             )
         given = RequestInput(tensor, (1, *tensor.row_shape), tensor.row_elements, num_bytes)
         outputs = [RequestedOutput(name, True) for name in signature.outputs]
-        return self._with_tensors(Head(inputs=[given], outputs=outputs, num_rows=1), b"", body, None)
+        return Head(inputs=[given], outputs=outputs, num_rows=1)
+
+
+def _text(body: Buffer, tail: int) -> bytes | memoryview:
+    return memoryview(body)[:tail] if tail > MAX_KEPT_BYTES else bytes(body[:tail])
 
 
 def _parse_length(text: bytes, num_bytes: int) -> int:

@@ -20,7 +20,7 @@ from service.errors import Draining, HungUp, ServiceError, TooLarge, UnknownMode
 from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
 from service.models.served import Served
-from service.protocol.compression import Buffer, decoded, window_bits
+from service.protocol.compression import Buffer, check_start, decoded, window_bits
 from service.protocol.head import Head
 from service.protocol.heavy import HeavyRequests
 from service.protocol.request import InferRequest
@@ -144,6 +144,16 @@ class InferEndpoint:
         self._heavy = heavy
         self._targets: dict[bytes, tuple[str, str | None]] = {}
         self._readings: set[asyncio.Task[None]] = set()
+
+    def check_start(self, exchange: DirectExchange, start: bytes) -> None:
+        """Raise what a long body will be refused for: so 60 MB need not arrive to be refused."""
+        self._models.check_open()
+        parser = self._models.get(*self._target(exchange.path)).parser
+        bits = window_bits(exchange.encoding)
+        if start and bits is not None:
+            check_start(start, bits)
+        elif start:
+            parser.check_start(start, exchange.head.length, exchange.header_length)
 
     def answer(self, exchange: DirectExchange) -> None:
         """Answer one request whose body is whole, now or once its batch has run; raises nothing."""

@@ -7,16 +7,23 @@ memory: one is inflated at a time, and only a few are held, for 60 kB can become
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 
 from service.errors import HungUp, TooLarge
 from service.http.connected import while_connected
+from service.http.limits import START_BYTES
 from service.http.reply import Receive
 from service.isolation.capacity import Capacity, Lease
-from service.protocol.compression import Buffer, decompress, window_bits
+from service.protocol.compression import Buffer, check_compressed, decompress, window_bits
 
 LIGHT_BYTES = 1 << 20  # of a compressed body, as sent and once decompressed
 MAX_HEAVY = 2  # decompressed bodies that are held at once
+
+
+def _accept(start: bytes) -> None:
+    """Nothing is known of such bodies."""
 
 
 class Body:
@@ -42,16 +49,25 @@ class BodyReader:
         self._capacity = Capacity(MAX_HEAVY, MAX_HEAVY * limit)
         self._heavy_thread = ThreadPoolExecutor(1, thread_name_prefix="inflate")
 
-    async def read(self, receive: Receive, declared: bytes | None, encoding: bytes | None) -> Body:
+    async def read(
+        self,
+        receive: Receive,
+        declared: bytes | None,
+        encoding: bytes | None,
+        check_start: Callable[[bytes], None] = _accept,
+    ) -> Body:
         """The whole body; `declared` and `encoding` are the request's Content-Length and Content-Encoding.
 
+        `check_start` is called with the first 64 KiB of a longer body that is not compressed, and may raise.
         Raises TooLarge, BadRequest, UnknownEncoding or HungUp.
         """
         limit = self._limit
         if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
             raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
         bits = window_bits(encoding)
-        body = await _receive_all(receive, limit)
+        if bits is not None:
+            check_start = partial(check_compressed, bits=bits)
+        body = await _receive_all(receive, limit, check_start)
         return Body(body) if bits is None else await while_connected(receive, self._inflated(body, bits))
 
     async def _inflated(self, body: Buffer, bits: int) -> Body:
@@ -78,17 +94,20 @@ async def _in_thread(threads: Executor, body: Buffer, bits: int, limit: int) -> 
         is_wanted = False  # cancelled: the thread sees it before the next step
 
 
-async def _receive_all(receive: Receive, limit: int) -> Buffer:
+async def _receive_all(receive: Receive, limit: int, check_start: Callable[[bytes], None]) -> Buffer:
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         only: bytes = message.get("body", b"")
         return _within(only, limit)
     body = bytearray()
     while message["type"] == "http.request":
+        lacks_start = len(body) < START_BYTES
         body += message.get("body", b"")
         _within(body, limit)
         if not message.get("more_body"):
             return body
+        if lacks_start and len(body) >= START_BYTES:
+            check_start(bytes(body[:START_BYTES]))
         message = await receive()
     raise HungUp("the client hung up before its request was complete")
 

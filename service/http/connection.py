@@ -16,7 +16,7 @@ from service.http.reply import CONTINUE
 
 SLICE = 8 * 1024  # parsed at once: pipelined requests are objects, of many times their bytes
 TURN = 64 * 1024  # received at once: the transport would go on for 8 MB, while other clients wait
-DISCARD_EVERY_S = 0.02  # 256 KiB of what a refused client still sends: it wants all of that taken
+DISCARD_EVERY_S = 0.002  # a read of what a refused client still sends: all at once would cost what it wants
 PROBE_S = 0.05  # until the answer to a probe is looked for
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from service.errors import ServiceError
 from service.http.channel import Channel
 from service.http.exchange import Exchange, no_room
+from service.http.limits import START_BYTES
 from service.http.parser import Head
 from service.http.reply import (
     CLOSE,
@@ -21,8 +22,6 @@ from service.http.reply import (
 )
 from service.http.shared import Shared
 from service.protocol.compression import Buffer
-
-START_BYTES = 64 * 1024  # of a body: from here on it is worth refusing before it is whole
 
 
 class DirectExchange(Exchange):

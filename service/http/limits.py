@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 KIB = 1024
 MIB = 1024 * KIB
+START_BYTES = 64 * KIB  # of a body: a longer one is refused as soon as these decide that
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from service.contract.pictures import UnknownFormatError
 from service.contract.preprocessing import Preprocessing
 from service.errors import BadPicture, Overloaded, TooLarge
 from service.isolation.capacity import Capacity
@@ -25,7 +26,7 @@ from service.isolation.pool import ProcessPool
 from service.pictures.form import Bytes, Picture, files_of, is_form
 from service.pictures.processes import MODULE, FileError, decode_in_process
 from service.pictures.request import PictureRequest, bad_picture
-from service.pictures.weight import LIGHT_BYTES, Weight, are_light
+from service.pictures.weight import LIGHT_BYTES, Weight, are_light, check_format
 
 LIGHT_ROW_BYTES = 8 << 20  # of a request's rows; more are counted, and decoded when there is memory for them
 
@@ -65,6 +66,18 @@ class PictureDecoder:
         return await asyncio.get_running_loop().run_in_executor(
             threads, files_of, content_type, body, self._limits.max_files
         )
+
+    def check_start(self, content_type: str, start: bytes) -> None:
+        """Raise what a long body that begins with `start`, 64 KiB at most, will be refused for."""
+        if is_form(content_type):
+            files = files_of(content_type, start, self._limits.max_files, is_whole=False)
+        else:
+            files = [(None, start)]
+        for file, content in files:
+            try:
+                check_format(content)
+            except UnknownFormatError as error:
+                raise bad_picture(file, error) from None
 
     @asynccontextmanager
     async def rows(

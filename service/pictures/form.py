@@ -35,8 +35,11 @@ def is_form(content_type: str) -> bool:
     return content_type[: len(_FORM)].lower() == _FORM
 
 
-def files_of(content_type: str, body: Bytes, max_files: int) -> list[Picture]:
-    """Name and bytes of every file, in the order of the form; fields that are no files are left out."""
+def files_of(content_type: str, body: Bytes, max_files: int, *, is_whole: bool = True) -> list[Picture]:
+    """Name and bytes of every file, in the order of the form; fields that are no files are left out.
+
+    Of a body that is only a form's start, the last file may be cut off, and there may be none.
+    """
     parser = PushMultipartParser(
         _boundary(content_type),
         max_header_size=MAX_HEADER_BYTES,
@@ -47,7 +50,7 @@ def files_of(content_type: str, body: Bytes, max_files: int) -> list[Picture]:
     files: list[Picture] = []
     problem = "cannot be read"
     try:
-        for file in _read(parser, body):
+        for file in _read(parser, body, is_whole):
             files.append(file)
             if len(files) > max_files:
                 raise TooLarge(
@@ -55,7 +58,8 @@ def files_of(content_type: str, body: Bytes, max_files: int) -> list[Picture]:
                     "the maximum of a request (FOLDSERVE_MAX_FILES)"
                 )
         problem = "ends too early: its closing boundary is missing"
-        parser.close()
+        if is_whole:
+            parser.close()
     except MultipartError as error:
         # It holds the frames that hold the parser and the body, and the parser and one frame hold it: in that
         # circle 60 MB would stay until garbage is collected.
@@ -63,12 +67,12 @@ def files_of(content_type: str, body: Bytes, max_files: int) -> list[Picture]:
         if isinstance(error, ParserLimitReached):
             raise TooLarge(f"the multipart body is over a limit: {error}") from None
         raise BadRequest(f"the multipart body {problem}: {error}") from None
-    if not files:
+    if is_whole and not files:
         raise BadRequest("the multipart body holds no file; send each picture as a file")
     return files
 
 
-def _read(parser: PushMultipartParser, body: Bytes) -> Iterator[Picture]:
+def _read(parser: PushMultipartParser, body: Bytes, is_whole: bool) -> Iterator[Picture]:
     name: str | None = None
     content = bytearray()
     for start in range(0, len(body), SLICE):
@@ -80,6 +84,8 @@ def _read(parser: PushMultipartParser, body: Bytes) -> Iterator[Picture]:
                 content = bytearray()
             elif event is not None and name is not None:
                 content += event  # parts to be joined would take the file's memory twice
+    if name is not None and not is_whole:
+        yield name, content
 
 
 def _boundary(content_type: str) -> str:

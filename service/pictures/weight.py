@@ -27,6 +27,8 @@ MAX_SEGMENTS = 256  # of a JPEG before its first scan
 MAX_CHUNKS = 256  # of a PNG; libpng writes one for each 8 kB of compressed pixels
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_NO_PICTURE = "is none of JPEG, PNG, WEBP"
 _PNG_CHANNELS = {0: 1, 2: 4, 3: 1, 4: 4, 6: 4}  # bytes of a pixel in memory, by colour type
 _PIXEL_CHUNKS = (b"IDAT", b"fdAT")
 _COMPRESSED_TEXT = (b"zTXt", b"iTXt")
@@ -63,12 +65,12 @@ def weigh(content: bytes | bytearray, target: Target) -> Weight:
     """
     if content.startswith(_PNG):
         header = _png(content)
-    elif content.startswith(b"\xff\xd8\xff"):
+    elif content.startswith(_JPEG):
         header = _jpeg(content)
     elif content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         header = _webp(content)
     elif content:
-        raise UnknownFormatError("is none of JPEG, PNG, WEBP")
+        raise UnknownFormatError(_NO_PICTURE)
     else:
         return Weight(pixels=0, work=0, num_bytes=0, is_light=True)
     max_pixels, num_channels = target.max_pixels, target.num_channels
@@ -91,6 +93,13 @@ def weigh(content: bytes | bytearray, target: Target) -> Weight:
         num_bytes=num_bytes,
         is_light=is_plain and work <= LIGHT_WORK and num_bytes <= LIGHT_MEMORY,
     )
+
+
+def check_format(start: bytes | bytearray) -> None:
+    """Raise UnknownFormatError if no picture begins with these bytes."""
+    is_webp = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
+    if len(start) >= 12 and not is_webp and not start.startswith((_PNG, _JPEG)):
+        raise UnknownFormatError(_NO_PICTURE)
 
 
 def are_light(weights: Iterable[Weight], num_file_bytes: int) -> bool:

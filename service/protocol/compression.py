@@ -36,7 +36,7 @@ def window_bits(encoding: bytes | None) -> int | None:
     return _WINDOW_BITS[name]
 
 
-def check_start(start: Buffer, bits: int) -> None:
+def check_compressed(start: Buffer, bits: int) -> None:
     """Raise BadRequest unless a long body that begins with `start` decompresses to something."""
     try:
         decompress(start, bits, 0)

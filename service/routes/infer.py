@@ -20,7 +20,7 @@ from service.errors import Draining, HungUp, ServiceError, TooLarge, UnknownMode
 from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
 from service.models.served import Served
-from service.protocol.compression import Buffer, check_start, decoded, window_bits
+from service.protocol.compression import Buffer, check_compressed, decoded, window_bits
 from service.protocol.head import Head
 from service.protocol.heavy import HeavyRequests
 from service.protocol.request import InferRequest
@@ -151,8 +151,8 @@ class InferEndpoint:
         parser = self._models.get(*self._target(exchange.path)).parser
         bits = window_bits(exchange.encoding)
         if start and bits is not None:
-            check_start(start, bits)
-        elif start:
+            check_compressed(start, bits)
+        elif bits is None:
             parser.check_start(start, exchange.head.length, exchange.header_length)
 
     def answer(self, exchange: DirectExchange) -> None:

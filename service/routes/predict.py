@@ -8,6 +8,7 @@ A net with its softmax inside answers with probabilities already; see probabilit
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -99,10 +100,13 @@ class Predictor:
         top = _top(request.query_params.get("top"), made.num_labels)
         wants_row = _flag("row", request.query_params.get("row"))
         headers = {key: value for key, value in request.scope["headers"] if key.startswith(b"content-")}
-        body = await self._bodies.read(
-            request.receive, headers.get(b"content-length"), headers.get(b"content-encoding")
-        )
         content_type = headers.get(b"content-type", b"").decode("latin-1")
+        body = await self._bodies.read(
+            request.receive,
+            headers.get(b"content-length"),
+            headers.get(b"content-encoding"),
+            partial(self._decoder.check_start, content_type),
+        )
         try:
             # What is begun for a client is over when it hangs up: parsing, decoding, waiting for the model.
             pictures, answers, shown = await while_connected(

@@ -33,6 +33,8 @@ def part(content: bytes, head: bytes = FILE) -> bytes:
 
 
 END = b"--b--\r\n"
+# More than is refused at its start: what follows is parsed whole.
+PICTURE = b"\xff\xd8\xff".ljust(100_000)
 LONG = b"a" * MAX_BOUNDARY
 
 # Content-Type, body, and status and message of the answer.
@@ -44,17 +46,17 @@ ATTACKS: dict[str, tuple[str, bytes, int, str]] = {
         200,
         '"label"',
     ),
-    "spaces": (FORM, part(b"\r\n--b" + b" " * (60 * MB)) + END, 400, "cannot be read"),
-    "boundaries": (FORM, part(b"\r\n--bX" * (10 * MB)) + END, 400, "cannot be read"),
-    "almost boundaries": (FORM, part(b"\r\n--" * (15 * MB)) + END, 400, "not a JPEG"),
+    "spaces": (FORM, part(PICTURE + b"\r\n--b" + b" " * (60 * MB)) + END, 400, "cannot be read"),
+    "boundaries": (FORM, part(PICTURE + b"\r\n--bX" * (10 * MB)) + END, 400, "cannot be read"),
+    "almost boundaries": (FORM, part(PICTURE + b"\r\n--" * (15 * MB)) + END, 400, "picture"),
     "long boundary": (
         f"multipart/form-data; boundary={LONG.decode()}",
-        b"--" + LONG + b"\r\n" + FILE + b"\r\n" + (b"\r\n--" + LONG[1:]) * (60 * MB // 73),
+        b"--" + LONG + b"\r\n" + FILE + b"\r\n" + PICTURE + (b"\r\n--" + LONG[1:]) * (60 * MB // 73),
         400,
         "ends too early",
     ),
     "endless boundary": (f"multipart/form-data; boundary={'a' * 5000}", END, 400, "1 to 70 characters"),
-    "carriage returns": (FORM, part(b"\r" * (60 * MB)) + END, 400, "not a JPEG"),
+    "carriage returns": (FORM, part(PICTURE + b"\r" * (60 * MB)) + END, 400, "picture"),
     "parts": (FORM, part(b"", FIELD) * MB + END, 413, "segment count"),
     "empty files": (FORM, part(b"") * 100_000 + END, 413, "(FOLDSERVE_MAX_FILES)"),
     "headers": (FORM, b"--b\r\n" + b"A: b\r\n" * (10 * MB), 413, "header count"),
@@ -62,7 +64,7 @@ ATTACKS: dict[str, tuple[str, bytes, int, str]] = {
     "options": (FORM, part(b"", FIELD.strip() + b';a="\\' * 400 + b"\r\n") * 500 + END, 400, "no file"),
     "preamble": (FORM, b"x" * (60 * MB), 400, "ends too early"),
     "epilogue": (FORM, part(SEVEN) + END + b"x" * (60 * MB), 200, '"label"'),
-    "no end": (FORM, part(bytes(60 * MB)), 400, "ends too early"),
+    "no end": (FORM, part(PICTURE + bytes(60 * MB)), 400, "ends too early"),
 }
 
 

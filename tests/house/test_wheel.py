@@ -1,10 +1,11 @@
-"""A wheel, built of what git has and installed elsewhere: one name on the import path, and the whole road."""
+"""A wheel from an sdist of what git has, installed elsewhere: one name to import, and the whole road."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -22,9 +23,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / "source" / name)
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    subprocess.run(
+        [sys.executable, "-c", build], cwd=folder / "source", check=True, stdout=subprocess.DEVNULL
+    )
+    (sdist,) = folder.glob("*.tar.gz")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     environment = {**os.environ, "CC": "no-such-compiler"}
-    subprocess.run([*command, "-w", str(folder), str(folder / "source")], env=environment, check=True)
+    subprocess.run([*command, "-w", str(folder), str(sdist)], env=environment, check=True)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -48,6 +54,13 @@ def foldserve(site: Path, cwd: Path, *words: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_an_sdist_can_be_compiled(wheel: Path) -> None:
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"service/contract/_resample.c", "setup.py", "constraints.txt"} <= names
 
 
 def test_a_wheel_has_one_name(wheel: Path) -> None:

@@ -96,8 +96,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
-        if headers.get("Allow") == "GET":
+        if error.status_code == 405 and headers.get("Allow", "GET") == "GET":
             headers["Allow"] = "GET, HEAD"
+        if error.status_code == 405 and request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
         return answer(error.status_code, error_body(str(error.detail)), headers)
 
     @app.exception_handler(RequestValidationError)

@@ -9,10 +9,12 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 
 from service.models.registry import ModelRegistry
 from service.protocol.signature import Signature
+from service.routes.answers import PREDICTIONS, SCHEMAS
 
 DESCRIPTION = """
 Serves nets whose BatchNorms are folded away; each is **proved** on this device before its first request.
@@ -22,7 +24,7 @@ Serves nets whose BatchNorms are folded away; each is **proved** on this device 
 * **`POST /v2/models/{model}/infer`** is the Open Inference Protocol v2: JSON or binary tensors, any client.
 * **`/metrics`** is for Prometheus.
 
-Every error, on every route, is `{"error": "one sentence"}`.
+Every error, on every route, is `{"error": "one sentence"}`. `OPTIONS` answers 204; `Allow` lists the methods.
 """
 
 TAGS = [
@@ -138,7 +140,25 @@ def describe(app: FastAPI, models: ModelRegistry) -> dict[str, Any]:
     for methods in paths.values():
         for operation in methods.values():
             _complete(operation, signature)
+    _add_schemas(document)
     return document
+
+
+def _add_schemas(document: dict[str, Any]) -> None:
+    """What answers look like, and for /predict an example of each task."""
+    made = models_json_schema(
+        [(model, "serialization") for model in dict.fromkeys(SCHEMAS.values())],
+        ref_template="#/components/schemas/{model}",
+    )[1]
+    document.setdefault("components", {}).setdefault("schemas", {}).update(made["$defs"])
+    for path, model in SCHEMAS.items():
+        for operation in document["paths"][path].values():
+            described: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+            operation["responses"]["200"].setdefault("content", {})["application/json"] = described
+            if path == "/predict":
+                answers = {task: {"predictions": [example]} for task, example in PREDICTIONS.items()}
+                head = {"model_name": "net", "model_version": "1"}
+                described["examples"] = {task: {"value": head | answers[task]} for task in answers}
 
 
 def _infer(path: str, signature: Signature | None) -> dict[str, Any]:
@@ -164,7 +184,6 @@ def _infer(path: str, signature: Signature | None) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The outputs, in the requested order",
-                "content": {"application/json": {"schema": {"type": "object"}}},
             }
         },
     }

@@ -109,6 +109,9 @@ def test_pages_of_an_allowed_origin_may_read_answers(server: Server, secrets: di
             assert answer.status_code == 200
             assert answer.headers.get("access-control-allow-origin") == allowed
     assert ask(server, "OPTIONS", INFER, headers=asks | {"origin": "https://evil.example"}).status_code == 400
+    plain = ask(server, "OPTIONS", INFER, headers={"origin": PAGE})  # not a browser's question for leave
+    assert (plain.status_code, plain.headers["allow"]) == (204, "POST")
+    assert plain.headers["access-control-allow-origin"] == PAGE
 
 
 def test_a_rate_is_kept_and_told(models: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnx
+import orjson
 import pytest
 from onnx import helper
 from PIL import Image
@@ -25,6 +26,7 @@ from service.contract.pictures import read_image
 from service.contract.preprocessing import Preprocessing
 from service.engine.engine import EngineConfig
 from service.models.repository import Refused, load_version
+from service.routes.answers import ModelMetadata, PredictAnswer
 from service_kit import serving
 
 FLAGS = ("--mean", "0.5,0.4,0.3", "--std", "0.2,0.2,0.1", "--resize", "shorter:14", "--crop", "12")
@@ -264,15 +266,21 @@ def test_answers_have_the_form_of_their_task(tmp_path, tail, flags, keys):
     content = png((20, 31))
     row = row_of(content, manifest.preprocessing, "float32")
     with serving(models) as server:
-        answer = httpx.post(f"{server.url}/predict", content=content).json()["predictions"][0]
-        facts = httpx.get(f"{server.url}/v2/models/net").json()
+        whole = httpx.post(f"{server.url}/predict?row=true", content=content).content
+        described = httpx.get(f"{server.url}/v2/models/net").content
         body = {
             "inputs": [
                 {"name": "x", "shape": [1, *row.shape], "datatype": "FP32", "data": row.ravel().tolist()}
             ]
         }
         raw = httpx.post(f"{server.url}/v2/models/net/infer", json=body).json()["outputs"][0]["data"]
+    (form,) = PredictAnswer.model_validate_json(whole).predictions
+    assert type(form).__name__.lower() == manifest.postprocessing.task.replace("-", "")
+    answer = orjson.loads(whole)["predictions"][0]
+    assert answer.pop("row")["shape"] == [3, 12, 12]
     assert set(answer) == keys
+    ModelMetadata.model_validate_json(described)
+    facts = orjson.loads(described)
     assert facts["preprocessing"]["resize"]["size"] == [14]
     assert facts["postprocessing"]["task"] == manifest.postprocessing.task
     if tail == "map":

@@ -11,6 +11,7 @@ import pytest
 from conformance.memory import resident_mb
 
 from service import __version__
+from service.routes.answers import SCHEMAS, InferAnswer
 from service_kit import ROOT, Server, x_request
 from tiny_nets import digits_net, echo_net, write_bundle
 
@@ -269,6 +270,37 @@ def test_docs_show_the_hot_route_with_an_example_that_works(client: httpx.Client
     name = operation["parameters"][0]["example"]
     assert client.post(f"/v2/models/{name}/infer", json=example).status_code == 200
     assert set(document["paths"]) >= {"/predict", "/metrics", "/v2", "/v2/health/ready"}
+
+
+FILLED = {"model": "digits", "version": "12"}
+
+
+def test_6_1_4_options_on_every_route(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    methods = {path.format_map(FILLED): set(operations) for path, operations in paths.items()}
+    methods |= {path: {"get"} for path in ("/", "/docs", "/openapi.json", "/v2/")}
+    for path, documented in methods.items():
+        answer = client.options(path)
+        assert (answer.status_code, answer.content) == (204, b""), path
+        assert answer.headers["allow"] == ("GET, HEAD" if documented == {"get"} else "POST"), path
+    assert client.options("/v2/nothing").status_code == 404
+
+
+def test_answers_are_what_their_schemas_say(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    for reference in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
+        assert reference in document["components"]["schemas"]
+    for path, model in SCHEMAS.items():
+        (method,) = document["paths"][path]
+        content = document["paths"][path][method]["responses"]["200"]["content"]["application/json"]
+        for example in content.get("examples", {}).values():
+            model.model_validate(example["value"])
+        if method == "get":
+            model.model_validate_json(client.get(path.format_map(FILLED)).content)
+    operation = document["paths"]["/v2/models/{model}/infer"]["post"]
+    request = operation["requestBody"]["content"]["application/json"]["example"]
+    path = f"/v2/models/{operation['parameters'][0]['example']}/infer"
+    InferAnswer.model_validate_json(client.post(path, json=request | {"id": "1"}).content)
 
 
 def test_case_33_readiness_probes_leave_nothing_behind(server: Server) -> None:

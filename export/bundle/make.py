@@ -18,6 +18,7 @@ from export.bundle.int8_section import int8_section
 from export.bundle.manifest import manifest_of, provenance_of
 from export.bundle.pack import pack
 from export.bundle.report import render, shown_sizes
+from export.bundle.weight_ranges import weight_ranges
 from export.compute.runtime import load
 from export.errors import SourceError
 from export.fold.gauges.system import FREE, Price
@@ -199,6 +200,8 @@ def _report(
         outputs=source.outputs,
         provenance=provenance,
         batchnorm=source.batchnorm,
+        curves=source.curves,
+        weights=weight_ranges(folded.before, folded.after),
         labels=source.labels,
         preprocessing=source.preprocessing,
         pictures=_shown(source, pictures),

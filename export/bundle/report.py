@@ -14,6 +14,7 @@ from export.bundle.drawing import BOX_HEIGHT, BOX_WIDTH, Drawing
 from export.bundle.half import HalfWeights
 from export.bundle.int8_section import SIDE, Int8Section
 from export.bundle.verdict import accuracies, verdict
+from export.bundle.weight_ranges import WeightRange
 from export.proof.prove import Proof
 from service.contract.account import FoldAccount
 from service.contract.bundle import Golden
@@ -59,6 +60,8 @@ def render(
     outputs: Sequence[TensorSpec],
     provenance: Provenance,
     batchnorm: "BatchNormReport | None",
+    curves: str | None,
+    weights: Sequence[WeightRange],
     labels: Sequence[str] | None,
     preprocessing: Preprocessing | None,
     pictures: "Sequence[ShownPicture]",
@@ -68,7 +71,8 @@ def render(
 
     `golden` are golden rows, of the size in the middle where sizes are open, and `answers` are the folded
     graph's to them; `num_rows` are those of all sizes, which `sizes` lists.
-    `batchnorm` is what training left in the net, None where the source does not say.
+    `batchnorm` is what training left in the net, and `curves` shows its epochs as SVG: None where the source
+    does not say.
     """
     environment = Environment(
         loader=PackageLoader("export.bundle", "."),
@@ -103,6 +107,8 @@ def render(
         outputs=outputs,
         provenance=provenance,
         batchnorm=batchnorm,
+        curves=curves,
+        weights=weights,
         pictures=pictures,
         int8=int8,
         int8_side=SIDE,

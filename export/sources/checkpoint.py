@@ -10,7 +10,8 @@ from export.sources.transforms import load_callable
 from service.contract.bundle import sha256
 from service.contract.text import first_line
 from training.data import normalize
-from training.runs.checkpoint import CheckpointError, load_checkpoint
+from training.loop.facts import EpochFacts
+from training.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 
 def from_checkpoint(path: Path, options: SourceOptions) -> Source:
@@ -41,4 +42,21 @@ def from_checkpoint(path: Path, options: SourceOptions) -> Source:
         activation=options.activation,
         training={**checkpoint.metrics, "seed": checkpoint.seed},
         batchnorm=checkpoint.batchnorm,
+        curves=_curves(checkpoint),
     )
+
+
+def _curves(checkpoint: Checkpoint) -> str | None:
+    """Loss and accuracy of every epoch as SVG; None without a history, or without matplotlib to draw it."""
+    if checkpoint.resume is None or not checkpoint.resume.history:
+        return None
+    try:
+        from training.figures.curves import draw_curves
+        from training.figures.figure import to_svg
+    except ModuleNotFoundError:
+        return None
+    try:
+        history = [EpochFacts(**facts) for facts in checkpoint.resume.history]
+    except TypeError:  # of another version: a picture is no reason to refuse the net
+        return None
+    return to_svg(draw_curves(history, ""))

@@ -96,6 +96,7 @@ class Source:
         pixels: how the graph normalises, where it is to take uint8 pixels instead of its own input.
         training: metrics and settings of the training, for the manifest.
         batchnorm: what training left in the net's BatchNorms, where the source knows.
+        curves: loss and accuracy of its epochs as SVG, where the source knows and they can be drawn.
         graph_truth: what `evaluate` is of, if the source is an ONNX file.
         read_from: the ONNX file, whose reading is still to be proved.
     """
@@ -120,5 +121,6 @@ class Source:
     pixels: Preprocessing | None = None
     training: dict[str, Any] = field(default_factory=dict)
     batchnorm: "BatchNormReport | None" = None
+    curves: str | None = None
     graph_truth: GraphTruth | None = None
     read_from: FileReading | None = None

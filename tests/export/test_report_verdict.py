@@ -1,12 +1,17 @@
-"""The first sentences of a report."""
+"""What a report says of the fold: its first sentences, and the ranges of weights."""
 
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import pytest
+from onnx import helper
 
 from export.bundle.verdict import accuracies, verdict
+from export.bundle.weight_ranges import weight_ranges
 from export.proof.prove import Proof
+from onnx_graphs import graph
 
 
 def fold(found: int, folded: int, reduced: int = 0, chains: int = 0) -> Any:
@@ -56,3 +61,18 @@ def test_how_near_the_answers_are(worst: float, max_abs: float, words: str) -> N
 def test_accuracies_are_those_that_the_source_knows() -> None:
     assert accuracies({"held_out_accuracy": 0.977, "epoch": 6}) == {"right of the held-out rows": 0.977}
     assert accuracies({}) == {}
+
+
+def linear(name: str, weights: np.ndarray) -> ir.Model:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name=name)]
+    return ir.from_proto(graph(nodes, {"w": weights}, ["N", 2], dtype=np.float32))
+
+
+def test_ranges_of_weights_before_and_after() -> None:
+    weights = np.array([[1.0, -2.0], [0.5, 0.0]])
+    (own,) = weight_ranges(linear("fc", weights), linear("fc", -3 * weights))
+    assert (own.before, own.after, own.growth, own.shape) == ((-2.0, 1.0), (-3.0, 6.0), 3.0, (2, 2))
+    (new,) = weight_ranges(linear("fc", weights), linear("other", weights))
+    assert (new.before, new.growth) == (None, None)
+    (zero,) = weight_ranges(linear("fc", 0 * weights), linear("fc", weights))
+    assert zero.growth is None

@@ -185,6 +185,9 @@ def test_the_report_goes_on_to_the_page_of_the_bundle(tiny, tmp_path, monkeypatc
     report = load_checkpoint(checkpoint).batchnorm
     assert export(["bundle", str(checkpoint), "--to", str(tmp_path / "model")]) == 0
     page = (tmp_path / "model" / "1" / "report.html").read_text()
+    training = page.split("<h2>Training</h2>")[1].split("<h2>")[0]
+    assert "<svg" in training
+    assert "held out" in training
     section = page.split("<h2>BatchNorm before the fold</h2>")[1].split("<h2>")[0]
     (row,) = re.findall(r"<tr><td>.*?</tr>", section, flags=re.DOTALL)
     cells = [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]

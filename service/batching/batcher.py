@@ -311,16 +311,14 @@ class Batcher:
         No callback runs between the choice and the taking: one that submits or cancels would change the queue
         under the choice, and a batch could exceed the largest bucket.
         """
-        while late := [
-            piece.job for piece in self._queue.head(self.largest) if piece.job.is_late(self._clock())
-        ]:
+        now = self._clock()
+        while late := [piece.job for piece in self._queue.head(self.largest) if piece.job.is_late(now)]:
             for job in late:  # others move up into the head and may be late too
                 self._expire(job)
         # A share and no more, or one lane would compute everything while the others have nothing.
         head = self._queue.head(min(self.largest, self._share()))
         if not head:
             return []
-        now = self._clock()
         now += self._free_in_s(now)
         slacks = [math.inf if piece.job.deadline is None else piece.job.deadline - now for piece in head]
         counts = [piece.num_rows for piece in head]

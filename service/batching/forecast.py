@@ -67,16 +67,18 @@ class Forecast:
         # For each bucket: how many pieces fill it best, and its rate. A bucket costs the same however full it
         # is, so only its fullest batch counts.
         fullest: dict[int, tuple[int, float]] = {}
-        num_rows = 0
+        num_rows = place = 0
         slack = math.inf
-        for count, (size, own_slack) in enumerate(zip(sizes, slacks, strict=True), 1):
-            num_rows += size
-            slack = min(slack, own_slack)
-            place = self._place(num_rows)
-            seconds = self._seconds[place] * cost
-            if count > 1 and seconds > slack:
+        seconds = self._seconds[0] * cost
+        for index in range(len(sizes)):
+            num_rows += sizes[index]
+            while num_rows > self.buckets[place] and place < len(self.buckets) - 1:
+                place += 1
+                seconds = self._seconds[place] * cost
+            slack = min(slack, slacks[index])
+            if index > 0 and seconds > slack:
                 break  # a larger bucket takes longer still
-            fullest[place] = (count, num_rows / (seconds + HAND_OVER_S))
+            fullest[place] = (index + 1, num_rows / (seconds + HAND_OVER_S))
         enough = NEAR * max(rate for _, rate in fullest.values())
         return next(count for count, rate in fullest.values() if rate >= enough)
 
@@ -104,7 +106,9 @@ class Forecast:
         """Seconds until `num_rows` have run after `work_before`, from when a lane is free."""
         if work_before == 0:
             return self.alone_s(num_rows, cost)
-        whole, rest = divmod(work_before + num_rows * cost, self.best_bucket)
+        work = work_before + num_rows * cost
+        whole = work // self.best_bucket
+        rest = work - whole * self.best_bucket
         return whole * self._best_s / self.lanes + (self.batch_s(rest) if rest else 0.0)
 
     def promise_s(self, answer_s: float) -> float:

@@ -66,6 +66,7 @@ class Job:
         "size",
         "submitted_at",
         "timer",
+        "waiting_rows",
     )
 
     def __init__(
@@ -88,6 +89,7 @@ class Job:
         self.expected_s = expected_s
         self.size = size
         self.arrival = 0  # its number among all jobs of its queue
+        self.waiting_rows = 0  # of its rows, those that its queue still holds
         self.timer: asyncio.TimerHandle | None = None
         self.queue_s = 0.0
         self.compute_s = 0.0

@@ -25,6 +25,14 @@ _SLACK = 64
 SizeKey = tuple[int, ...]
 
 
+class Level:
+    """What waits with one priority: its pieces by their size, and their rows' cost, settled ones apart."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[SizeKey, deque[Piece]] = {}
+        self.work = 0.0
+
+
 class RowQueue:
     """Pieces that wait; `num_rows` are the rows of those whose jobs are not settled."""
 
@@ -35,29 +43,29 @@ class RowQueue:
 
     def put(self, job: Job, pieces: list[Piece]) -> None:
         """Append all pieces of a job to its priority; the job tells this queue when it settles."""
-        level = level_of(job)
-        by_size = self._levels.get(level)
-        if by_size is None:
-            by_size = self._levels[level] = {}
-            self._work_at[level] = 0.0
-            insort(self._order, level)
-        key = job.size.key
-        waiting = by_size.get(key)
+        priority = level_of(job)
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = Level()
+            insort(self._order, priority)
+        size = job.size
+        waiting = level.by_size.get(size.key)
         if waiting is None:
-            waiting = by_size[key] = deque()
+            waiting = level.by_size[size.key] = deque()
         waiting.extend(pieces)
         self._num_arrivals += 1
         job.arrival = self._num_arrivals
         self._num_pieces += len(pieces)
-        self._rows_of[job] = job.num_rows
-        self._work_at[level] += job.num_rows * job.size.cost
-        self.num_rows += job.num_rows
+        self._num_jobs += 1
+        num_rows = job.waiting_rows = job.num_rows
+        level.work += num_rows * size.cost
+        self.num_rows += num_rows
         job.on_settled = self._remove
 
     def __iter__(self) -> Iterator[Piece]:
         """All pieces, by priority and then by arrival."""
-        for level in self._order:
-            by_size = self._levels[level]
+        for priority in self._order:
+            by_size = self._levels[priority].by_size
             pieces = [piece for waiting in by_size.values() for piece in waiting if not piece.job.is_settled]
             if len(by_size) > 1:
                 pieces.sort(key=_arrival)
@@ -90,7 +98,7 @@ class RowQueue:
                 piece = waiting.popleft()
                 self._num_pieces -= 1
                 if not piece.job.is_settled:
-                    self._count_off(piece.job, level_of(piece.job), piece.num_rows)
+                    self._count_off(piece.job, piece.num_rows)
                     taken.append(piece)
         if self.num_rows == 0:
             self._clear()
@@ -101,14 +109,18 @@ class RowQueue:
     def work_before(self, priority: int) -> float:
         """How much waits that will run before a new job of this priority, in rows of cost 1."""
         own = priority or DEFAULT_PRIORITY
-        return sum(work for level, work in self._work_at.items() if level <= own)
+        work = 0.0
+        for level in self._order:
+            if level <= own:
+                work += self._levels[level].work
+        return work
 
     def _next_size(self) -> tuple[SizeKey, list[deque[Piece]]]:
         """The size of the next batch, and where its pieces wait: one deque for each priority, in order."""
         key: SizeKey = ()
         turn: list[deque[Piece]] = []
-        for level in self._order:
-            by_size = self._levels[level]
+        for priority in self._order:
+            by_size = self._levels[priority].by_size
             if not turn:
                 first = _oldest(by_size)
                 if first is None:
@@ -122,53 +134,53 @@ class RowQueue:
         return key, turn
 
     def _drop_empty(self, key: SizeKey) -> None:
-        for level in list(self._order):
-            by_size = self._levels[level]
+        for priority in list(self._order):
+            by_size = self._levels[priority].by_size
             if key in by_size and not by_size[key]:
                 del by_size[key]
             if not by_size:
-                del self._levels[level], self._work_at[level]
-                self._order.remove(level)
+                del self._levels[priority]
+                self._order.remove(priority)
 
     def _remove(self, job: Job) -> None:
         """Count off the waiting rows of a job that has settled."""
-        self._count_off(job, level_of(job), self._rows_of[job])
+        self._count_off(job, job.waiting_rows)
         if self.num_rows == 0:
             self._clear()
-        elif self._num_pieces > 2 * len(self._rows_of) + self.num_rows + _SLACK:
+        elif self._num_pieces > 2 * self._num_jobs + self.num_rows + _SLACK:
             # Pieces of settled jobs go when their turn comes. Callers who hang up faster than batches run
             # would let them pile up without a bound, each with its rows.
             self._compact()
 
     def _clear(self) -> None:
-        self._levels: dict[int, dict[SizeKey, deque[Piece]]] = {}
+        self._levels: dict[int, Level] = {}
         self._order: list[int] = []
-        self._work_at: dict[int, float] = {}
-        self._rows_of: dict[Job, int] = {}
         self._num_pieces = 0
+        self._num_jobs = 0  # with rows that wait
 
-    def _count_off(self, job: Job, level: int, num_rows: int) -> None:
+    def _count_off(self, job: Job, num_rows: int) -> None:
         self.num_rows -= num_rows
-        self._work_at[level] -= num_rows * job.size.cost
-        self._rows_of[job] -= num_rows
-        if self._rows_of[job] == 0:
-            del self._rows_of[job]
+        self._levels[level_of(job)].work -= num_rows * job.size.cost
+        job.waiting_rows -= num_rows
+        if job.waiting_rows == 0:
+            self._num_jobs -= 1
             job.on_settled = None  # all of it is taken: its end is no longer this queue's concern
 
     def _compact(self) -> None:
         self._num_pieces = 0
-        for level in list(self._order):
+        for priority in list(self._order):
+            level = self._levels[priority]
             kept = {
                 key: left
-                for key, waiting in self._levels[level].items()
+                for key, waiting in level.by_size.items()
                 if (left := deque(piece for piece in waiting if not piece.job.is_settled))
             }
             self._num_pieces += sum(map(len, kept.values()))
             if kept:
-                self._levels[level] = kept
+                level.by_size = kept
             else:
-                del self._levels[level], self._work_at[level]
-                self._order.remove(level)
+                del self._levels[priority]
+                self._order.remove(priority)
 
 
 def level_of(job: Job) -> int:

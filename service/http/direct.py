@@ -4,7 +4,7 @@ In: head and body.  Out: a call of the endpoint once the body is whole and it ha
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from service.errors import ServiceError
 from service.http.channel import Channel
@@ -93,7 +93,7 @@ class DirectExchange(Exchange):
             notify()
         self._drop_body()
 
-    def answer(self, status: int, head: bytes, body: Sequence[bytes]) -> None:
+    def answer(self, status: int, head: bytes, body: list[bytes]) -> None:
         """Write the whole answer, `head` its own header lines; harmless when the client has gone.
 
         Raises Overloaded if it is large and there is no room for it: the caller counts and answers that.
@@ -101,7 +101,9 @@ class DirectExchange(Exchange):
         if self.disconnected or self.is_answered:
             return
         shared = self._shared
-        num_bytes = sum([len(part) for part in body])
+        num_bytes = 0
+        for part in body:
+            num_bytes += len(part)
         if num_bytes > shared.limits.free_bytes and not shared.has_room(num_bytes):
             raise no_room()
         self.is_answered = True
@@ -117,11 +119,12 @@ class DirectExchange(Exchange):
         ]
         if num_bytes <= ONE_WRITE_UP_TO:
             content += body
-            body = ()
-        put = shared.outbox.put
-        put(self._channel, b"".join(content), closes=not keeps_alive and not body)
-        for index, part in enumerate(body, 1):
-            put(self._channel, part, closes=not keeps_alive and index == len(body))
+            shared.outbox.put(self._channel, b"".join(content), closes=not keeps_alive)
+        else:
+            shared.outbox.put(self._channel, b"".join(content), closes=False)
+            for index in range(len(body)):
+                is_last = index == len(body) - 1
+                shared.outbox.put(self._channel, body[index], closes=is_last and not keeps_alive)
         self._channel.answered(keeps_alive=keeps_alive)
 
     def answer_error(self, error: ServiceError, head: bytes) -> None:

@@ -75,19 +75,14 @@ class Exchange(ABC):
 
     def add(self, part: bytes) -> None:
         """A part of the body."""
-        limits = self._shared.limits
         self.body_bytes += len(part)
         if self.is_answered:
             self._drained_bytes += len(part)
-        if (
-            self._drained_bytes > limits.max_drained_bytes
-            or self.body_bytes > limits.max_body_bytes + limits.max_drained_bytes
-        ):
-            self._channel.close()  # refused long ago, and it does not end
-        elif not self.is_answered:
-            self._take(part)
-            if self.has_turn:
-                self._check_size()
+            if self._drained_bytes > self._shared.limits.max_drained_bytes:
+                self._channel.close()  # refused long ago, and it does not end
+            return
+        self._take(part)
+        self._check_size()
 
     def finish(self) -> None:
         """The body is whole."""
@@ -111,7 +106,11 @@ class Exchange(ABC):
 
     def _check_size(self) -> None:
         limit = self._shared.limits.max_body_bytes
-        if self.body_bytes > limit and not self.is_answered:
+        if self.body_bytes <= limit:
+            return
+        if self.body_bytes > limit + self._shared.limits.max_drained_bytes:
+            self._channel.close()  # without its turn so far, or the app has been told and does not answer
+        elif self.has_turn and not self.is_answered:
             self.refuse(TooLarge(f"the body has more than {limit} bytes (FOLDSERVE_MAX_BODY_MB)"))
 
     def _keeps_alive(self) -> bool:

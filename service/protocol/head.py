@@ -48,17 +48,20 @@ class Head:
 
     `sizes` are those of its rows that the model leaves open, in the order of `Signature.size_names`.
 
-    `answer` is the JSON of its answer, kept once it was printed and only if every output is binary: then it
-    holds no values, and the next request with this head gets the same one.
+    `num_bytes` are those of its binary inputs together. `is_long` says, once that was asked, whether its
+    answer takes too long for the event loop. `answer` is the JSON of its answer, kept once it was printed and
+    only if every output is binary: then it holds no values, and the next request with this head gets it too.
     """
 
     inputs: list[RequestInput]
     outputs: list[RequestedOutput]
     num_rows: int
+    num_bytes: int = 0
     sizes: tuple[int, ...] = ()
     id: str | None = None
     timeout_s: float = 0.0
     priority: int = 0
+    is_long: bool | None = None
     answer: bytes | None = None
 
 
@@ -84,6 +87,7 @@ def read_head(document: dict[str, Any], signature: Signature, *, has_header: boo
         inputs=list(inputs.values()),
         outputs=_read_outputs(document, flag(parameters, "binary_data_output", default=False), signature),
         num_rows=_num_rows(inputs, signature),
+        num_bytes=sum([given.num_bytes or 0 for given in inputs.values()]),
         sizes=_sizes(inputs, signature) if signature.size_names else (),
         id=request_id,
         timeout_s=unsigned(parameters, "timeout") / 1e6,

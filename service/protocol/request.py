@@ -116,6 +116,8 @@ class RequestParser:
 
     def _check_sizes(self, head: Head, tail: int, num_bytes: int) -> None:
         """Raise BadRequest unless the binary inputs after `tail` bytes of JSON fill a body of `num_bytes`."""
+        if tail + head.num_bytes == num_bytes:
+            return
         end = tail
         for given in head.inputs:
             end += given.num_bytes or 0
@@ -124,8 +126,7 @@ class RequestParser:
                     f"unexpected size for input '{given.tensor.name}', expecting {end - num_bytes} "
                     f"additional bytes for model '{self.signature.name}'"
                 )
-        if end < num_bytes:
-            raise BadRequest(f"unexpected additional input data for model '{self.signature.name}'")
+        raise BadRequest(f"unexpected additional input data for model '{self.signature.name}'")
 
     def _raw_head(self, num_bytes: int) -> Head:
         """Of a body that is one row of the only input and nothing else; every output is binary."""

@@ -39,7 +39,9 @@ class InferResponse:
 
 
 def is_long(head: Head, tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether encoding the answer takes too long for the event loop."""
+    """Whether encoding the answer takes too long for the event loop; the head decides that, and keeps it."""
+    if head.is_long is not None:
+        return head.is_long
     work = 0.0
     for output in head.outputs:
         array = tensors[output.name]
@@ -47,7 +49,8 @@ def is_long(head: Head, tensors: Mapping[str, np.ndarray]) -> bool:
             work += array.size + len(array) * output.num_classes * _CLASS_WORK
         else:
             work += array.size * _BINARY_WORK if output.is_binary else array.size
-    return work > LONG
+    head.is_long = work > LONG
+    return head.is_long
 
 
 def encode_response(
@@ -62,7 +65,10 @@ def encode_response(
     if head.answer is not None:
         parts = [head.answer]
         for output in head.outputs:
-            parts += _bytes_of(tensors[output.name])
+            if head.is_long:
+                parts += bytes_in_parts(tensors[output.name])
+            else:
+                parts.append(tensors[output.name].tobytes())
         return InferResponse(parts, len(head.answer))
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []

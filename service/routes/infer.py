@@ -102,12 +102,15 @@ class InferCall:
         assert head is not None
         begun = time.perf_counter()
         if is_long(head, tensors):
-            encoding = asyncio.get_running_loop().run_in_executor(
-                self._threads, encode_response, served.signature, head, tensors
-            )
-            encoding.add_done_callback(lambda encoded: self._encoded(encoded, begun))
+            self._answer_from_thread(served, head, tensors, begun)
         else:
             self._send(encode_response(served.signature, head, tensors), begun)
+
+    def _answer_from_thread(self, served: Served, head: Head, tensors: Tensors, begun: float) -> None:
+        encoding = asyncio.get_running_loop().run_in_executor(
+            self._threads, encode_response, served.signature, head, tensors
+        )
+        encoding.add_done_callback(lambda encoded: self._encoded(encoded, begun))
 
     def _encoded(self, encoded: "asyncio.Future[InferResponse]", begun: float) -> None:
         """A thread has made a long answer, or has not; the client may have gone meanwhile."""
@@ -160,7 +163,8 @@ class InferEndpoint:
         call = InferCall(exchange, self._recorder, self._threads)
         try:
             self._models.check_open()
-            served = call.record.served = self._models.get(*self._target(exchange.path))
+            name, version = self._target(exchange.path)
+            served = call.record.served = self._models.get(name, version)
             served.batcher.check_space(1)  # a full queue refuses before the body is parsed
             body, length = exchange.body, exchange.header_length
             if exchange.encoding is None and _json_length(body, length) <= LONG_JSON:

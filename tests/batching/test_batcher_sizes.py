@@ -150,7 +150,7 @@ def test_pieces_of_callers_that_have_gone_do_not_pile_up() -> None:
     put(queue, job_of(1, SMALL))
     for number in range(2000):
         put(queue, job_of(1, RowSize(key=(number,)))).drop()
-    assert sum(len(waiting) for by_size in queue._levels.values() for waiting in by_size.values()) < 100
+    assert sum(len(waiting) for level in queue._levels.values() for waiting in level.by_size.values()) < 100
 
 
 def test_a_row_that_takes_longer_is_forecast_so() -> None:

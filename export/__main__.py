@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except ModuleNotFoundError as error:
-        extra = "export" if error.name == "PIL" else EXTRAS.get(options.verb, "export")
+        extra = "export" if error.name in ("PIL", "torch") else EXTRAS.get(options.verb, "export")
         console.print(
             f"[red]error:[/] {options.verb} needs the package {error.name}, which is not installed: "
             f"pip install 'foldserve\\[{extra}]'",

@@ -2,6 +2,7 @@
 
 ExportError
 ├── SourceError    the checkpoint, factory or ONNX file cannot be used
+├── UnrunnableError  ONNX Runtime has no such op, or fails on the rows
 ├── TraceError     the net runs, but its graph is not the net
 ├── FoldError      a BatchNorm's numbers are broken (not finite, or a variance below zero)
 ├── Int8Error      the graph in int8 loses too much, or is not faster
@@ -23,6 +24,10 @@ class SourceError(ExportError):
     """The source is missing, torn, of an unknown kind, or does not fit its options."""
 
 
+class UnrunnableError(ExportError):
+    """ONNX Runtime refuses a graph, or cannot run it."""
+
+
 class TraceError(ExportError):
     """The traced graph does not hold the BatchNorms that ran in the net."""
 
@@ -41,6 +46,22 @@ class ProofError(ExportError):
 
 class ParityError(ProofError):
     """A graph whose answers are beyond the tolerance."""
+
+
+def is_unprovable(error: ExportError) -> bool:
+    """Whether nothing can be proved, which is not the same as a proof that failed."""
+    return isinstance(error, ProofError | UnrunnableError) and not isinstance(error, ParityError)
+
+
+@contextmanager
+def suggesting_no_proof(*, is_given: bool) -> Iterator[None]:
+    """Let an error that `--no-proof` would pass by say so, unless it `is_given`."""
+    try:
+        yield
+    except ExportError as error:
+        if is_given or not is_unprovable(error):
+            raise
+        raise type(error)(f"{error}; --no-proof would write it unproved") from error
 
 
 @contextmanager

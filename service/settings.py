@@ -152,6 +152,9 @@ class Settings(BaseSettings):
     require_signature: Path | None = Field(
         None, description="PEM file of Ed25519 public keys: only bundles signed by one of them are served"
     )
+    allow_unproved: bool = Field(
+        False, description="serve bundles made with --no-proof too, whose answers nothing vouches for"
+    )
     api_keys: Path | None = Field(
         None, description="file of API keys (`foldserve key` makes them); unset: no key is needed"
     )

@@ -91,8 +91,8 @@ def make_bundle(
     Raises:
         ExportError: and then nothing is left behind.
     """
-    name = _model_name(folder)
-    _check_outputs(source)
+    name = model_name(folder)
+    check_outputs(source)
     if int8 is not None and source.sizes is not None:
         raise SourceError("--dtype int8 is for nets whose sizes are all fixed: give numbers in --input-shape")
     if source.read_from is not None:
@@ -128,7 +128,8 @@ def make_bundle(
     return pack(folder, files, manifest.sealed()), folded.proof
 
 
-def _model_name(folder: Path) -> str:
+def model_name(folder: Path) -> str:
+    """The name of the model in `models/NAME`; raises SourceError where no model can be called so."""
     name = folder.resolve().name
     if not name:
         raise SourceError(f"--to {folder}: expected the folder of a model, such as models/digits")
@@ -137,8 +138,8 @@ def _model_name(folder: Path) -> str:
     return name
 
 
-def _check_outputs(source: Source) -> None:
-    """A client asks for outputs by name, and labels are the numbers of one output's row."""
+def check_outputs(source: Source) -> None:
+    """Raise SourceError unless outputs have names to ask for them, and labels fit the first one's row."""
     names = [spec.name for spec in source.outputs]
     if not names or len(set(names)) != len(names):
         raise SourceError(f"the outputs must have names of their own, found {names}")
@@ -153,7 +154,7 @@ def _fold(source: Source, goldens: Sequence[Golden], prices: frozenset[Price], h
     pixels = (source.pixels.mean, source.pixels.std) if source.pixels is not None else None
     options = FoldOptions(prices=prices, pixels=pixels)
     before = reference_of(source.graph, options)
-    unfolded = _stored(before, half)
+    unfolded = stored(before, half)
     noises: list[dict[str, float]] = [{} for _ in goldens]
     if source.graph_truth is not None:
         truth = replace(source.graph_truth, model=before)
@@ -163,14 +164,14 @@ def _fold(source: Source, goldens: Sequence[Golden], prices: frozenset[Price], h
     def proof_of(graph: ir.Model) -> Proof:
         if half:
             weigh(graph)  # an overflow is named by its layer, before its answers are only "not finite"
-        stored = _stored(graph, half)
+        made = stored(graph, half)
         if source.sizes is None:
-            return prove(unfolded, stored, goldens[0], noises[0], source.max_rows)
-        return prove_sizes(unfolded, stored, goldens, noises, max_rows)
+            return prove(unfolded, made, goldens[0], noises[0], source.max_rows)
+        return prove_sizes(unfolded, made, goldens, noises, max_rows)
 
     after, account, proof = fold_proved(source.graph, options, proof_of)
     assert len(list(batchnorms(after))) == account.declined, "every BatchNorm is accounted for"
-    return _Folded(before=before, after=after, stored=_stored(after, half), account=account, proof=proof)
+    return _Folded(before=before, after=after, stored=stored(after, half), account=account, proof=proof)
 
 
 def _report(
@@ -246,7 +247,8 @@ def _shown(source: Source, pictures: "PictureProof | None") -> "list[ShownPictur
     return shown_pictures(source.preprocessing, pictures)
 
 
-def _stored(graph: ir.Model, half: bool) -> bytes:
+def stored(graph: ir.Model, half: bool) -> bytes:
+    """The graph as a bundle holds it, its weights in float16 where `half`."""
     return to_half(serialize(graph)) if half else serialize(graph)
 
 

@@ -23,6 +23,7 @@ from service.contract.manifest import (
     PER_CHANNEL_VERSION,
     PICTURE_TOLERANCE,
     SCHEMA_VERSION,
+    UNPROVED_VERSION,
     GoldenPictures,
     GoldenSize,
     Manifest,
@@ -43,22 +44,24 @@ def manifest_of(
     source: Source,
     goldens: Sequence[Golden],
     fold: FoldAccount,
-    proof: Proof,
+    proof: Proof | str,
     provenance: Provenance,
     files: dict[str, bytes],
-    pictures: "PictureProof | None",
-    quantized: Int8Graph | None,
+    pictures: "PictureProof | None" = None,
+    quantized: Int8Graph | None = None,
 ) -> Manifest:
     """The manifest of these `files`, still without its own digest.
 
     Args:
-        goldens: a group of golden rows for each golden size, one where sizes are fixed.
-        fold, proof: of the graph that is stored.
+        goldens: a group of golden rows for each golden size, one where sizes are fixed, none without a proof.
+        fold, proof: of the graph that is stored; instead of a proof, why there is none.
         pictures, quantized: what the bundle holds beside it, if anything.
     """
     sizes = source.sizes
+    golden = goldens[len(goldens) // 2] if goldens else None
+    unproved = proof if isinstance(proof, str) else None
     return Manifest(
-        schema_version=_version_of(source, fold, quantized),
+        schema_version=UNPROVED_VERSION if unproved else _version_of(source, fold, quantized),
         digest="0" * 64,  # until it is sealed
         name=name,
         files={file: sha256(content) for file, content in files.items()},
@@ -66,7 +69,7 @@ def manifest_of(
         outputs=source.outputs,
         labels=source.labels,
         preprocessing=source.preprocessing,
-        postprocessing=postprocessing_of(source, goldens[len(goldens) // 2]),
+        postprocessing=postprocessing_of(source, golden),
         golden_pictures=None
         if pictures is None
         else GoldenPictures(
@@ -78,15 +81,16 @@ def manifest_of(
         max_rows=source.max_rows,
         sizes=None if sizes is None else dict(sizes.ranges),
         golden_sizes=None
-        if sizes is None
+        if sizes is None or isinstance(proof, str)
         else [
             GoldenSize(sizes=dict(golden.sizes), tolerances=at_size.tolerances)
             for golden, at_size in zip(goldens, proof.by_size, strict=True)
         ],
-        tolerances=proof.tolerances,
+        tolerances={} if isinstance(proof, str) else proof.tolerances,
         fold=fold,
         provenance=provenance,
         int8=None if quantized is None else quantized.block,
+        unproved=unproved,
     )
 
 
@@ -99,8 +103,11 @@ def _version_of(source: Source, fold: FoldAccount, quantized: Int8Graph | None) 
     return PER_CHANNEL_VERSION if fold.per_channel else SCHEMA_VERSION
 
 
-def postprocessing_of(source: Source, golden: Golden) -> Postprocessing | None:
-    """What `/predict` makes of the first output, as the flags say or else as its shape and answers do."""
+def postprocessing_of(source: Source, golden: Golden | None) -> Postprocessing | None:
+    """What `/predict` makes of the first output, as the flags say or else as its shape and answers do.
+
+    Without golden answers, classes are taken for logits.
+    """
     if source.preprocessing is None:
         if source.task or source.activation:
             raise SourceError("--task and --activation are for nets that take pictures: say --mean and --std")
@@ -112,7 +119,7 @@ def postprocessing_of(source: Source, golden: Golden) -> Postprocessing | None:
         raise SourceError(f"task {task} contradicts '{output.name}', whose row is {list(output.row_shape)}")
     activation = source.activation
     if activation is None:
-        is_probability = are_distributions(golden.outputs[output.name])
+        is_probability = golden is not None and are_distributions(golden.outputs[output.name])
         activation = {
             "classification": "none" if is_probability else "softmax",
             "multi-label": "sigmoid",

@@ -50,7 +50,7 @@ def render(
     fold: FoldAccount,
     losses: Sequence[HalfWeights] | None,
     drawings: Sequence[Drawing],
-    proof: Proof,
+    proof: Proof | str,
     num_rows: int,
     golden: Golden,
     answers: Mapping[str, np.ndarray],
@@ -70,7 +70,8 @@ def render(
     """Fill the template; `losses` is None in float32.
 
     `golden` are golden rows, of the size in the middle where sizes are open, and `answers` are the folded
-    graph's to them; `num_rows` are those of all sizes, which `sizes` lists.
+    graph's to them; `num_rows` are those of all sizes, which `sizes` lists.  Instead of a `proof` it may be
+    said why there is none, and then there are no golden rows.
     `batchnorm` is what training left in the net, and `curves` shows its epochs as SVG: None where the source
     does not say.
     """
@@ -81,10 +82,12 @@ def render(
         trim_blocks=True,
     )
     environment.filters["short"] = lambda value: f"{value:.3g}"
-    own = proof.by_size[len(proof.by_size) // 2] if proof.by_size else proof
+    own = None if isinstance(proof, str) else proof
+    if own is not None and own.by_size:
+        own = own.by_size[len(own.by_size) // 2]
     plots = [
         plot(output, golden.outputs[output], answers[output], tolerance.max_abs)
-        for output, tolerance in own.tolerances.items()
+        for output, tolerance in ({} if own is None else own.tolerances).items()
     ]
     page = environment.get_template("report.html.jinja").render(
         name=name,
@@ -92,8 +95,8 @@ def render(
         losses=losses,
         drawings=drawings,
         box=(BOX_WIDTH, BOX_HEIGHT),
-        proof=proof,
-        ways=_ways(own),
+        proof=None if own is None else proof,
+        ways=[] if own is None else _ways(own),
         verdict=verdict(fold, proof, num_rows),
         accuracies=accuracies(provenance.training),
         labels=labels,

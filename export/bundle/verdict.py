@@ -9,8 +9,10 @@ from export.proof.prove import Proof
 from service.contract.account import FoldAccount
 
 
-def verdict(fold: FoldAccount, proof: Proof, num_rows: int) -> list[str]:
-    """Sentences on what became of the BatchNorms, and on how near the answers are."""
+def verdict(fold: FoldAccount, proof: Proof | str, num_rows: int) -> list[str]:
+    """Sentences on what became of the BatchNorms, and on how near the answers are, or why that is unknown."""
+    if isinstance(proof, str):
+        return [f"Unproved: nothing shows that its answers are the unfolded net's. {proof}.", _of_fold(fold)]
     worst, output = max((share, name) for name, share in proof.shares.items())
     return [
         _of_fold(fold),

@@ -14,8 +14,14 @@ EXAMPLES = {
         "foldserve export bundle timm:resnet18 --weights net.pt --to models/r18",
         "foldserve export bundle resnet.onnx --dtype int8 --to models/resnet",
     ),
-    "fold": ("foldserve export fold in.onnx out.onnx --report fold.json",),
-    "verify": ("foldserve export verify models/digits/1",),
+    "fold": (
+        "foldserve export fold in.onnx out.onnx --report fold.json",
+        "foldserve export fold timm:resnet18 out.onnx --weights net.pt",
+    ),
+    "verify": (
+        "foldserve export verify models/digits/1",
+        "foldserve export verify timm:resnet18 --weights net.pt",
+    ),
     "show": ("foldserve export show models/digits/1",),
     "sign": ("foldserve export sign models/digits/1 --key key.pem",),
 }
@@ -38,9 +44,6 @@ def parser(prog: str) -> argparse.ArgumentParser:
     bundle.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
     bundle.add_argument("--to", type=Path, required=True, metavar="models/NAME", help="the model's folder")
     _input_options(bundle)
-    bundle.add_argument(
-        "--weights", type=Path, metavar="FILE", help="of a net: state dict, .safetensors, any checkpoint"
-    )
     bundle.add_argument("--labels", type=Path, metavar="FILE", help="class names, one per line; or imagenet")
     bundle.add_argument(
         "--mean", type=_floats, metavar="A,B,C", help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406"
@@ -68,26 +71,25 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="with int8: what it may lose, in percentage points (default 0.5)",
     )
     _fold_options(bundle)
+    _no_proof(bundle)
     add_picture_flags(bundle)
 
-    fold = _verb(verbs, "fold", "fold an ONNX file's BatchNorms, nothing else")
-    fold.add_argument("source", type=Path, metavar="IN.onnx", help="the file to fold")
+    fold = _verb(verbs, "fold", "fold a source's BatchNorms into an ONNX file, nothing else")
+    fold.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
     fold.add_argument("target", type=Path, metavar="OUT.onnx", help="the folded file to write")
     fold.add_argument("--report", type=Path, metavar="fold.json", help="write what became of every BatchNorm")
-    fold.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="seed of the proof's rows (default 0)"
-    )
-    fold.add_argument(
-        "--mean", type=_floats, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
-    )
-    fold.add_argument(
-        "--std", type=_floats, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
-    )
-    _input_options(fold)
-    _fold_options(fold)
+    _random_rows_options(fold)
+    _no_proof(fold)
 
-    verify = _verb(verbs, "verify", "prove a bundle again on this machine; exit code 1 if it fails")
-    verify.add_argument("bundle", type=Path, metavar="models/NAME", help=BUNDLE_HELP)
+    verify = _verb(
+        verbs, "verify", "prove a bundle again on this machine, or a source; exit code 1 if it fails"
+    )
+    verify.add_argument(
+        "source",
+        metavar="models/NAME|SOURCE",
+        help=BUNDLE_HELP + "; or what is to be folded and proved, and nothing written: " + SOURCE_HELP,
+    )
+    _random_rows_options(verify)
 
     show = _verb(verbs, "show", "print a bundle's tensors, labels, preprocessing, ranges and accuracy")
     show.add_argument("bundle", type=Path, metavar="models/NAME", help=BUNDLE_HELP)
@@ -100,6 +102,19 @@ def parser(prog: str) -> argparse.ArgumentParser:
     return whole
 
 
+def _random_rows_options(verb: argparse.ArgumentParser) -> None:
+    """What `fold` and `verify SOURCE` share: a fold that is proved on random rows."""
+    verb.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="seed of the proof's rows (default 0)"
+    )
+    for name in ("--mean", "--std"):
+        verb.add_argument(
+            name, type=_floats, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
+        )
+    _input_options(verb)
+    _fold_options(verb)
+
+
 def _input_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--input-shape",
@@ -110,10 +125,22 @@ def _input_options(verb: argparse.ArgumentParser) -> None:
         "3,48,32..640/32; once for each input, or for each open size by its NAME",
     )
     verb.add_argument(
+        "--weights", type=Path, metavar="FILE", help="of a net: state dict, .safetensors, any checkpoint"
+    )
+    verb.add_argument(
         "--rows",
         type=Path,
         metavar="FILE.npz",
         help="of an ONNX file: real rows for the proof, an array for each input by name",
+    )
+
+
+def _no_proof(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--no-proof",
+        action="store_true",
+        help="where nothing can be proved (an op that nothing here computes), write it unproved; a service "
+        "needs --allow-unproved to serve that",
     )
 
 

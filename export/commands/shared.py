@@ -1,8 +1,11 @@
 """What `bundle` and `fold` share: which prices their flags allow, and how a fold's account is shown."""
 
 import argparse
+import contextlib
 import re
+import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -53,6 +56,11 @@ def _size(text: str) -> int | SizeRange | str:
             f"got '{text}'"
         )
     return int(text)
+
+
+def printing_on_stderr() -> contextlib.redirect_stdout[TextIO]:
+    """Within this, what a factory of the user's prints goes to stderr: stdout is for data."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def show_sites(fold: FoldAccount, console: Console) -> None:

@@ -12,7 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
-from export.errors import ExportError
+from export.errors import UnrunnableError
 from service.contract.parity import Run, Tensors
 from service.contract.text import first_line
 
@@ -31,14 +31,14 @@ def load(graph: bytes | Path, *, optimised: bool) -> Run:
             str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's errors share no public class
-        raise ExportError(f"ONNX Runtime refuses it: {first_line(error)}") from error
+        raise UnrunnableError(f"ONNX Runtime refuses it: {first_line(error)}") from error
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Tensors) -> Mapping[str, np.ndarray]:
         try:
             answers = session.run(names, dict(inputs))
         except Exception as error:
-            raise ExportError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+            raise UnrunnableError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
         return dict(zip(names, answers, strict=True))
 
     return run

@@ -12,25 +12,31 @@ from google.protobuf.message import EncodeError
 
 from export.compute.precision import computes_in_float64, in_float32
 from export.compute.runtime import load
-from export.errors import ExportError, SourceError
+from export.errors import SourceError, UnrunnableError
 from service.contract.text import first_line
 
 FIRST_OPSET = 7
 LARGEST_FILE = 1 << 31
 
 
-def load_graph(path: Path) -> ir.Model:
-    """Read an ONNX file (external weights too); raises SourceError if it is not a valid inference graph."""
+def load_graph(path: Path, *, must_run: bool = True) -> ir.Model:
+    """Read an ONNX file (external weights too).
+
+    Raises SourceError if it is not a valid inference graph, UnrunnableError if it `must_run` in ONNX Runtime,
+    and that refuses it.
+    """
     try:
         if not path.is_file():
             raise SourceError(f"{path}: no such file")
         model = _deserialize(path)
         _check_header(path, model)
         _mark_unknown_sizes(model)
-        model = _runnable(path, model)
+        model = _runnable(path, model) if must_run else ir.external_data.load_to_model(model)
         model.graph.sort()
     except SourceError:
         raise
+    except UnrunnableError as error:
+        raise UnrunnableError(f"{path}: not a valid ONNX graph: {error}") from None
     except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
         raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
     return model
@@ -41,7 +47,7 @@ def _runnable(path: Path, model: ir.Model) -> ir.Model:
     try:
         load(path, optimised=False)
         return ir.external_data.load_to_model(model)
-    except ExportError:
+    except UnrunnableError:
         if not computes_in_float64(model):
             raise
     single = in_float32(ir.external_data.load_to_model(model))
@@ -90,8 +96,10 @@ def _is_unknown(size: int | ir.SymbolicDim) -> bool:
 
 
 def external_files(path: Path) -> set[Path]:
-    """The files beside an ONNX file that hold its weights."""
-    graphs = ir.load(path).graphs()
+    """The files beside an ONNX file that hold its weights; none if there is no such file."""
+    if not path.is_file():
+        return set()
+    graphs = _deserialize(path).graphs()
     tensors = [value.const_value for graph in graphs for value in graph.initializers.values()]
     return {path.parent / tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
 

@@ -1,12 +1,15 @@
 """An ONNX file as a source.  It needs no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from export.compute.reference import Arrays
 from export.compute.rows import read_rows, some_rows
 from export.compute.truth import graph_truth
-from export.errors import SourceError
+from export.errors import ProofError, SourceError
 from export.graph.file import load_graph
 from export.graph.given import with_sizes
 from export.graph.prepare import prepare, with_symbolic_rows
@@ -65,6 +68,39 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
         graph_truth=truth,
         read_from=FileReading(path=path, graph=prepared),
     )
+
+
+def from_unrunnable_file(path: Path, options: SourceOptions) -> Source:
+    """An ONNX file of which nothing is run: it is served one row at a time, because nothing shows more.
+
+    Raises SourceError, also where only a run could tell the size of an output.
+    """
+    prepared, ranges = with_sizes(prepare(load_graph(path, must_run=False)), options.shapes)
+    if ranges:
+        raise SourceError("--no-proof is for sizes that are all fixed: give numbers in --input-shape")
+    graph = prepared if _rows_are_fixed_at_one(prepared) else with_symbolic_rows(prepared)
+    inputs = [tensor_spec(value) for value in graph.graph.inputs]
+    outputs = [tensor_spec(value) for value in graph.graph.outputs]
+    said = of_ultralytics(prepared.metadata_props) or Declared()
+    pictures = pictures_of(options, inputs[0].row_shape, said)
+    return Source(
+        description=f"ONNX file {path.name}",
+        digest=sha256(path.read_bytes()),
+        graph=graph,
+        evaluate=_nothing,
+        truth="nothing",
+        inputs=with_range(inputs, pictures.preprocessing),
+        outputs=outputs,
+        labels=labels_for(options.labels, pictures.labels, outputs),
+        preprocessing=pictures.preprocessing,
+        task=options.task,
+        activation=options.activation,
+        max_rows=1,
+    )
+
+
+def _nothing(inputs: Mapping[str, np.ndarray]) -> Arrays:
+    raise ProofError("nothing computes this graph")
 
 
 def _of_pictures(

@@ -7,16 +7,24 @@ Only a checkpoint and `module:factory` need torch: their modules are imported wh
 
 from pathlib import Path
 
-from export.sources.onnx_file import from_onnx_file
+from export.sources.onnx_file import from_onnx_file, from_unrunnable_file
 from export.sources.pictures import taking_pixels
 from export.sources.source import Source, SourceOptions
 
 
-def open_source(text: str, options: SourceOptions) -> Source:
-    """Open SOURCE; raises SourceError, or TraceError where a net cannot be traced."""
+def is_onnx_file(text: str) -> bool:
+    """Whether SOURCE is an ONNX file by its name."""
+    return Path(text).suffix == ".onnx"
+
+
+def open_source(text: str, options: SourceOptions, *, must_run: bool = True) -> Source:
+    """Open SOURCE; raises SourceError, or TraceError where a net cannot be traced.
+
+    An ONNX file that `must_run` is tried in ONNX Runtime; another is only read, and cannot be proved.
+    """
     path = Path(text)
-    if path.suffix == ".onnx":
-        source = from_onnx_file(path, options)
+    if is_onnx_file(text):
+        source = from_onnx_file(path, options) if must_run else from_unrunnable_file(path, options)
     elif ":" in text and not path.exists():
         from export.sources.factory import from_factory
 

@@ -24,7 +24,7 @@ from service.contract.bundle import Bundle, open_bundle
 from service.contract.manifest import BundleError, Manifest
 from service.contract.picture_support import labels_of, unsupported_reason
 from service.contract.pictures import PictureError, read_pixels
-from service.contract.probabilities import are_distributions, softmax
+from service.contract.probabilities import softmax
 from service.engine.engine import Engine, EngineConfig
 from service.engine.precision import load_fastest
 from service.engine.session import EngineError
@@ -159,8 +159,9 @@ class Columns:
         if is_classifier and (manifest.labels is None or len(manifest.labels) == first.row_shape[0]):
             self._labels = labels_of(manifest)
         self._first = first.name
-        ends_in_softmax = are_distributions(bundle.golden.outputs[first.name])
-        self._activation = declared.activation if declared else "none" if ends_in_softmax else "softmax"
+        self._activation = (
+            declared.activation if declared else "none" if bundle.ends_in_softmax else "softmax"
+        )
         self._top = min(options.top, len(self._labels or ()))
         self._raw = manifest.outputs if options.with_outputs or self._labels is None else []
         fields = [("key", pyarrow.string())]

@@ -1,7 +1,7 @@
 """The contract between export and service: a bundle on disk, opened and checked.
 
 In: a directory `models/NAME/VERSION/` with manifest.json, model.onnx, golden.npz, pictures.npz, report.html,
-and int8.onnx with int8.npz where there is an int8 graph.
+and int8.onnx with int8.npz where there is an int8 graph; an unproved bundle has no golden.npz.
 Out: a `Bundle` whose every byte has the digest that the manifest gives, or a `BundleError`.
 
 golden.npz holds `input.NAME` and `output.NAME`, rows first; where sizes are open, `GROUP.input.NAME` and
@@ -24,6 +24,7 @@ from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.golden_pictures import PICTURES_FILE, read_pictures
 from service.contract.int8 import INT8_GOLDEN_FILE, INT8_GRAPH_FILE
 from service.contract.manifest import MIN_GOLDEN_ROWS, BundleError, Manifest, parse_manifest
+from service.contract.probabilities import are_distributions
 from service.contract.signature import SIGNATURE_FILE, TrustedKeys
 from service.contract.sizes import Sizes, described
 from service.contract.tensors import TensorSpec
@@ -66,7 +67,8 @@ class Bundle:
     """An opened bundle; `digest` is the sha-256 of its manifest, which vouches for everything else.
 
     `golden` are the golden rows; where sizes are open, those of the size in the middle, and `by_size` those
-    of every golden size, ascending.
+    of every golden size, ascending.  An unproved bundle has none: a row of zeros without answers stands
+    there, for what is measured with any rows.
     """
 
     path: Path
@@ -86,7 +88,15 @@ class Bundle:
     @property
     def num_golden_rows(self) -> int:
         """The number of golden rows of all sizes."""
+        if self.manifest.unproved is not None:
+            return 0
         return sum(golden.num_rows for golden in self.goldens)
+
+    @property
+    def ends_in_softmax(self) -> bool:
+        """Whether the golden answers of the first output are probabilities; False where there are none."""
+        answers = self.golden.outputs.get(self.manifest.outputs[0].name)
+        return answers is not None and are_distributions(answers)
 
     @property
     def picture_rows(self) -> np.ndarray:
@@ -99,22 +109,31 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
+def open_bundle(path: Path, trusted: TrustedKeys | None = None, *, allow_unproved: bool = False) -> Bundle:
     """Open the bundle directory `path`; raises BundleError if anything is missing, changed or unknown.
 
     With `trusted` keys the manifest must be signed by one of them, which is checked before it is parsed.
+    A bundle whose manifest says that it is unproved opens only with `allow_unproved`.
     """
     text = _read(path / MANIFEST_FILE)
     if trusted is not None:
         has_signature = (path / SIGNATURE_FILE).exists()
         trusted.check(text, _read(path / SIGNATURE_FILE) if has_signature else None)
     manifest = parse_manifest(text, MANIFEST_FILE)
+    if manifest.unproved is not None and not allow_unproved:
+        raise BundleError(
+            f"{MANIFEST_FILE}: it is unproved, which only a service with --allow-unproved serves "
+            f"(bundled with --no-proof because {manifest.unproved})"
+        )
     content: dict[str, bytes] = {}
     for name, expected in manifest.files.items():
         content[name] = _read(path / name)
         if (found := sha256(content[name])) != expected:
             raise BundleError(f"{name}: sha-256 is {found[:12]}…, the manifest says {expected[:12]}…")
-    goldens = read_goldens(content[GOLDEN_FILE], manifest, GOLDEN_FILE)
+    if manifest.unproved is None:
+        goldens = read_goldens(content[GOLDEN_FILE], manifest, GOLDEN_FILE)
+    else:
+        goldens = [_without_answers(manifest)]
     middle = goldens[len(goldens) // 2]
     pictures = {}
     if manifest.golden_pictures is not None:
@@ -133,6 +152,11 @@ def open_bundle(path: Path, trusted: TrustedKeys | None = None) -> Bundle:
         int8=_read_int8(content, manifest, middle),
         by_size=() if manifest.sizes is None else goldens,
     )
+
+
+def _without_answers(manifest: Manifest) -> Golden:
+    rows = {spec.name: np.zeros((1, *spec.row_shape), spec.dtype) for spec in manifest.inputs}
+    return Golden(inputs=rows, outputs={})
 
 
 def _read_int8(content: Mapping[str, bytes], manifest: Manifest, golden: Golden) -> QuantizedGraph | None:

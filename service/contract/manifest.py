@@ -11,6 +11,7 @@ who can write the file, and so its digest too.
 
 From schema version 4 on, sizes may be open: a shape names them, `sizes` gives their ranges, and the golden
 rows are in groups, one for each of `golden_sizes`.  A net of fixed sizes is still written as version 3.
+From then on a bundle may also be `unproved`: it has no golden rows and no tolerances.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ SCHEMA_VERSION: Literal[3] = 3  # of a manifest that has none of the keys of ver
 INT8_SCHEMA_VERSION: Literal[4] = 4
 PER_CHANNEL_VERSION: Literal[4] = 4
 OPEN_SIZES_VERSION: Literal[4] = 4
+UNPROVED_VERSION: Literal[4] = 4
 MIN_GOLDEN_ROWS = 32
 PICTURE_TOLERANCE = 1 / 255
 
@@ -87,7 +89,7 @@ class Manifest(Strict):
 
     `max_rows` is the maximum of a batch, for a net whose rows are not independent; None: any number goes.
     `sizes` are the ranges of all open sizes, None where there are none; `golden_sizes` are ascending, and
-    `tolerances` are then the widest of theirs.
+    `tolerances` are then the widest of theirs.  `unproved` says why nothing could be proved; None: it is.
     """
 
     schema_version: Literal[1, 2, 3, 4]
@@ -107,13 +109,15 @@ class Manifest(Strict):
     fold: FoldAccount
     provenance: Provenance
     int8: Int8 | None = None
+    unproved: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         outputs = [spec.name for spec in self.outputs]
-        if sorted(self.tolerances) != sorted(outputs):
+        if self.unproved is None and sorted(self.tolerances) != sorted(outputs):
             raise ValueError(f"tolerances must name the outputs {outputs}, got {list(self.tolerances)}")
-        if missing := {"model.onnx", "golden.npz"} - set(self.files):
+        needed = {"model.onnx"} if self.unproved is not None else {"model.onnx", "golden.npz"}
+        if missing := needed - set(self.files):
             raise ValueError(f"files must give the digest of {sorted(missing)}")
         takes_pictures = self.preprocessing is not None and len(self.inputs) == 1
         if self.golden_pictures is not None and not (takes_pictures and "pictures.npz" in self.files):
@@ -143,6 +147,19 @@ class Manifest(Strict):
     def _chains_are_of_version_4(self) -> Self:
         if self.fold.per_channel and self.schema_version < PER_CHANNEL_VERSION:
             raise ValueError(f"schema version {self.schema_version}: fold.per_channel belongs to version 4")
+        return self
+
+    @model_validator(mode="after")
+    def _unproved_has_no_proof(self) -> Self:
+        if self.unproved is None:
+            return self
+        if self.schema_version < UNPROVED_VERSION:
+            raise ValueError(f"schema version {self.schema_version}: unproved belongs to version 4")
+        proofs = (self.tolerances, self.golden_pictures, self.sizes, self.int8)
+        if any(proofs) or "golden.npz" in self.files:
+            raise ValueError(
+                "what is unproved has no golden rows or pictures, tolerances, open sizes or int8"
+            )
         return self
 
     @model_validator(mode="after")
@@ -208,7 +225,7 @@ class Manifest(Strict):
 
         Keys of version 4 that say nothing are left out: readers of version 3 open what they can serve.
         """
-        unused = ("int8", "sizes", "golden_sizes")
+        unused = ("int8", "sizes", "golden_sizes", "unproved")
         left_out = {name for name in unused if getattr(self, name) is None}
         blanked = self.model_copy(update={"digest": _BLANK})
         blank = blanked.model_dump_json(indent=2, exclude=left_out).encode()

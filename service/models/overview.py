@@ -60,6 +60,7 @@ def _served(served: Served) -> dict[str, Any]:
         "sizes": ", ".join(f"{name} from {held}" for name, held in manifest.input_sizes.items()),
         "outputs": [tensor.name for tensor in served.signature.outputs.values()],
         "proof": {
+            "unproved": manifest.unproved,
             "proved_at": served.proved_at,
             "provider": served.engine.provider,
             "precision": asdict(served.engine.precision),

@@ -45,6 +45,7 @@ class RegistryConfig:
     queue: QueueConfig
     is_lenient: bool = False
     trusted: TrustedKeys | None = None
+    allow_unproved: bool = False
 
 
 @dataclass(kw_only=True)
@@ -211,7 +212,10 @@ class ModelRegistry:
         return facts
 
     def _facts(self, name: str) -> Iterator[Loaded | Refused]:
-        return load_newest(self.config.root, name, self.config.engine, self.config.trusted)
+        config = self.config
+        return load_newest(
+            config.root, name, config.engine, config.trusted, allow_unproved=config.allow_unproved
+        )
 
     def _note(self, fact: Loaded | Refused) -> None:
         state = self._states[fact.name]
@@ -227,15 +231,24 @@ class ModelRegistry:
         assert fact.engine.parity is not None
         metrics.parity = fact.engine.parity.worst
         metrics.precision = fact.engine.precision.name
-        self.metrics.proved[fact.name, fact.version] = True
+        unproved = fact.bundle.manifest.unproved
+        self.metrics.proved[fact.name, fact.version] = unproved is None
+        if unproved is not None:
+            _log.warning("event=unproved model=%s version=%s reason=%r", fact.name, fact.version, unproved)
         before, state.served = state.served, Served(fact, metrics, self.config.queue)
         if before is not None:
             self._retire(before)
         _log.info(
-            "event=proved model=%s version=%s provider=%s precision=%s parity=%.3g lanes=%d threads=%d "
+            "event=%s model=%s version=%s provider=%s precision=%s parity=%.3g lanes=%d threads=%d "
             "buckets=%s seconds=%.2f digest=%s",
-            *(fact.name, fact.version, fact.engine.provider, metrics.precision),
-            max(metrics.parity.values()),
+            *(
+                "proved" if unproved is None else "loaded",
+                fact.name,
+                fact.version,
+                fact.engine.provider,
+                metrics.precision,
+            ),
+            max(metrics.parity.values(), default=float("nan")),
             *(fact.engine.plan.lanes, fact.engine.plan.threads, ",".join(map(str, fact.engine.buckets))),
             *(fact.seconds, fact.bundle.digest[:12]),
         )

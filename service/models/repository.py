@@ -55,7 +55,12 @@ def find_models(root: Path) -> list[str]:
 
 
 def load_newest(
-    root: Path, name: str, config: EngineConfig, trusted: TrustedKeys | None = None
+    root: Path,
+    name: str,
+    config: EngineConfig,
+    trusted: TrustedKeys | None = None,
+    *,
+    allow_unproved: bool = False,
 ) -> Iterator[Loaded | Refused]:
     """Try the versions of a model from the newest on; the last fact is Loaded, or nothing can be served."""
     if name in RESERVED_NAMES:
@@ -69,19 +74,28 @@ def load_newest(
     if not versions:
         yield Refused(name=name, version=None, reason="its folder holds no version (1, 2, …)")
     for version in versions:
-        fact = load_version(root, name, version, config, trusted)
+        fact = load_version(root, name, version, config, trusted, allow_unproved=allow_unproved)
         yield fact
         if isinstance(fact, Loaded):
             return
 
 
 def load_version(
-    root: Path, name: str, version: str, config: EngineConfig, trusted: TrustedKeys | None = None
+    root: Path,
+    name: str,
+    version: str,
+    config: EngineConfig,
+    trusted: TrustedKeys | None = None,
+    *,
+    allow_unproved: bool = False,
 ) -> Loaded | Refused:
-    """Open and prove one version; with `trusted` keys one of them must have signed it."""
+    """Open and prove one version; with `trusted` keys one of them must have signed it.
+
+    With `allow_unproved` a version that states that it has no proof is loaded without one.
+    """
     begun = time.perf_counter()
     try:
-        bundle = open_bundle(root / name / version, trusted)
+        bundle = open_bundle(root / name / version, trusted, allow_unproved=allow_unproved)
         # Decoded here and not in a process: the digests vouch for them as they do for the graph.
         measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
         engine = load_fastest(bundle, config)

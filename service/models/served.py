@@ -18,7 +18,6 @@ from service.batching.forecast import Forecast
 from service.batching.job import Tensors
 from service.batching.lanes import Lanes
 from service.batching.queue import DEFAULT_PRIORITY
-from service.contract.probabilities import are_distributions
 from service.models.repository import Loaded
 from service.protocol.configuration import model_configuration
 from service.protocol.request import RequestParser
@@ -57,7 +56,7 @@ class Served:
             spec.name: np.empty((0, *self.signature.outputs[spec.name].extreme("minimum")), spec.dtype)
             for spec in self.manifest.outputs
         }
-        self.ends_in_softmax = are_distributions(loaded.bundle.golden.outputs[self.manifest.outputs[0].name])
+        self.ends_in_softmax = loaded.bundle.ends_in_softmax
         self.head = (
             f"x-model-digest: sha256:{self.digest}\r\nx-model-version: {self.version}\r\n"
             f"x-model-precision: {engine.precision.name}\r\n"
@@ -97,12 +96,15 @@ class Served:
     @property
     def properties(self) -> dict[str, str]:
         """The properties that metadata lists beside the tensors."""
-        parity = max(self.metrics.parity.values())
+        if self.manifest.unproved is None:
+            proof = {"parity_max_abs": f"{max(self.metrics.parity.values()):.3g}"}
+        else:
+            proof = {"unproved": self.manifest.unproved}
         precision = self.engine.precision
         why = {} if precision.reason is None else {"precision_reason": precision.reason}
         return {
             "digest_sha256": self.digest,
-            "parity_max_abs": f"{parity:.3g}",
+            **proof,
             "provider": self.engine.provider,
             "precision": precision.name,
             **why,

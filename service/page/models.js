@@ -36,6 +36,7 @@ function report(name, version) {
 }
 
 function verdict(proof) {
+  if (proof.unproved) return `unproved: ${proof.unproved}`;
   const worst = Math.max(...proof.outputs.map((one) => (one.difference === 0 ? 0 : one.difference / one.tolerance)));
   const { found, folded } = proof.batch_norms;
   return `proved here on ${proof.golden_rows} golden rows${proof.golden_pictures ? ` and ${proof.golden_pictures} pictures` : ""}: at most ${portion(worst)} of the tolerance; ${folded} of ${found} BatchNorms folded`;
@@ -56,6 +57,13 @@ export function showProof(model) {
   const proof = model?.served?.proof;
   at("proof").replaceChildren();
   if (!proof) return;
+  const { found, folded } = proof.batch_norms;
+  const origin = `${folded} of ${found} BatchNorms are folded away. Exported ${new Date(model.served.created).toLocaleDateString()} from ${model.served.source}.`;
+  if (proof.unproved) {
+    at("proof").append(make("div", { className: "proof" }, make("h3", {}, "Is it the trained net?"),
+      make("p", {}, `Unproved: nothing shows it. It was bundled with --no-proof because ${proof.unproved}`), make("p", { className: "soft" }, origin)));
+    return;
+  }
   const when = new Date(proof.proved_at * 1000).toLocaleString();
   const box = make("div", { className: "proof" }, make("h3", {}, "Is it the trained net?"),
     make("p", {}, `Yes. Before its first request, version ${model.served.version} answered ${proof.golden_rows} golden rows on this machine (${proof.provider}, ${when}) as the unfolded net does in float64.${proof.golden_pictures ? ` ${proof.golden_pictures} golden pictures became the rows that they must become.` : ""}`));
@@ -65,7 +73,6 @@ export function showProof(model) {
   }
   const inInt8 = precision(proof);
   if (inInt8) box.append(make("p", {}, inInt8));
-  const { found, folded } = proof.batch_norms;
-  box.append(make("p", { className: "soft" }, `${folded} of ${found} BatchNorms are folded away. Exported ${new Date(model.served.created).toLocaleDateString()} from ${model.served.source}.`));
+  box.append(make("p", { className: "soft" }, origin));
   at("proof").append(box);
 }

@@ -93,6 +93,7 @@ def build_models(settings: Settings) -> ModelRegistry:
             root=settings.models,
             is_lenient=settings.readiness == "lenient",
             trusted=None if key_file is None else read_trusted_keys(key_file),
+            allow_unproved=settings.allow_unproved,
             engine=EngineConfig(
                 device=settings.device,
                 threads=max(1, settings.threads // settings.workers),

@@ -50,7 +50,9 @@ class _Page:
         ready.add_metric([], float(self._is_ready))
         yield ready
         proved = GaugeMetricFamily(
-            "foldserve_version_proved", "1 if the version opened and passed its proof", labels=_LABELS
+            "foldserve_version_proved",
+            "1 if the version opened and passed its proof; 0 if not, or unproved",
+            labels=_LABELS,
         )
         for name, version, is_proved in self._snapshot["proved"]:
             proved.add_metric([name, version], float(is_proved))

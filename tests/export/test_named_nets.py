@@ -1,15 +1,20 @@
 """Nets by name as sources: timm:NAME, torchvision:NAME and module:factory, each with weights from a file."""
 
 import importlib.util
+import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import nets
+from export.compute.runtime import load
 from export.errors import SourceError
 from export.sources.opening import open_source
 from export.sources.source import SourceOptions
+from export_kit import assert_refused, run_here
 from extras import NEEDED, PACKAGES
 from nets import lively
 from training.nets.foreign.packages import find_in_package
@@ -140,3 +145,51 @@ def test_the_packages_themselves(tmp_path, monkeypatch, name):
     rows = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(opened.net.eval()(rows), theirs(rows))
+
+
+@pytest.mark.parametrize("name", ["timm:tiny", "torchvision:small", "nets:one_norm"])
+@pytest.mark.parametrize("pixels", [(), ("--inputs", "uint8", "--mean", "0.5,0.4,0.3", "--std", "1,2,3")])
+def test_fold_and_verify_take_what_bundle_takes(packages, tmp_path, name, pixels):
+    net = lively(nets.one_norm(), (3, 10, 10))
+    torch.save({"model_state_dict": net.state_dict()}, tmp_path / "w.pt")
+    flags = ("--weights", tmp_path / "w.pt", "--input-shape", "3,10,10", *pixels)
+    verified = run_here("verify", name, *flags)
+    assert verified.returncode == 0, verified.stderr
+    facts = json.loads(verified.stdout)
+    assert facts["proved"]
+    assert 0 < facts["differences"]["worst"]["logits"] <= facts["tolerances"]["logits"]
+    done = run_here("fold", name, tmp_path / "out.onnx", *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folded"] == facts["folded"] == 1
+    rows = (
+        np.random.default_rng(0).integers(0, 256, (2, 3, 10, 10)).astype(np.uint8 if pixels else np.float32)
+    )
+    (answer,) = load(tmp_path / "out.onnx", optimised=True)({"input": rows}).values()
+    seen = (rows / 255 - np.reshape([0.5, 0.4, 0.3], (3, 1, 1))) / np.reshape([1, 2, 3], (3, 1, 1))
+    with torch.no_grad():
+        expected = net.double()(torch.from_numpy(seen if pixels else rows.astype(float))).numpy()
+    np.testing.assert_allclose(answer, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("verify", "nets:one_norm"), "needs --input-shape"),
+        (("verify", "nets:one_norm", "--rows", "r.npz"), "--rows is for ONNX files"),
+        (("verify", "in.onnx", "--weights", "w.pt"), "it brings its own weights"),
+        (("fold", "in.onnx", "o.onnx", "--weights", "w.pt"), "it brings its own weights"),
+        (("verify", ".", "--seed", "1"), "is a bundle: it brings its own rows"),
+        (
+            ("fold", "nets:one_norm", "w.pt", "--weights", "w.pt", "--input-shape", "3,10,10"),
+            "never modified",
+        ),
+        (("fold", "nets:no_such", "o.onnx", "--input-shape", "3,10,10"), "no_such"),
+        (("fold", "none.pt", "o.onnx"), "none.pt"),
+    ],
+)
+def test_flags_that_do_not_fit_the_source(tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.onnx").touch()
+    (tmp_path / "w.pt").touch()
+    assert_refused(run_here(*arguments), sentence)
+    assert (tmp_path / "w.pt").read_bytes() == b""

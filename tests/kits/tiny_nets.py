@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service.contract.bundle import Golden, golden_bytes
+from service.contract.manifest import Manifest
 
 Arrays = dict[str, np.ndarray]
 
@@ -242,6 +243,20 @@ def write_bundle(
     for name, file in content.items():
         (folder / name).write_bytes(file)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return folder
+
+
+def write_unproved(folder: Path, net: TinyNet, reason: str) -> Path:
+    """Write a bundle that states why nothing of it is proved, and has no golden rows."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        del manifest["files"]["golden.npz"]
+        manifest |= {"schema_version": 4, "digest": "0" * 64, "tolerances": {}, "unproved": reason}
+
+    write_bundle(folder, net, change=change)
+    (folder / "golden.npz").unlink()
+    document = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_bytes(Manifest.model_validate(document).sealed())
     return folder
 
 

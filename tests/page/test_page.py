@@ -18,7 +18,7 @@ import browser_kit
 from extras import AXE, NEEDED
 from service.access.keys import new_key
 from service_kit import ROOT, Server, serving
-from tiny_nets import digits_net, nudged, pair_net, write_bundle
+from tiny_nets import digits_net, nudged, pair_net, write_bundle, write_unproved
 
 pytestmark = pytest.mark.skipif(browser_kit.WHY_NOT is not None, reason=str(browser_kit.WHY_NOT))
 SEVEN = ROOT / "docs/seven.png"
@@ -32,12 +32,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(folder / "digits" / "1", net)
     write_bundle(folder / "digits" / "2", net, graph=nudged(net))
     write_bundle(folder / "pair" / "1", pair_net())
+    write_unproved(folder / "unproved" / "1", pair_net(), "no rows suit it")
     return folder
 
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[Server]:
-    with serving(models, "--model-control", "--queue-rows", "64") as running:
+    with serving(models, "--model-control", "--queue-rows", "64", "--allow-unproved") as running:
         yield running
 
 
@@ -196,10 +197,15 @@ def test_a_model_without_pictures_is_asked_with_zeros(visit: Visit) -> None:
 def test_every_version_has_its_state_and_why_it_is_not_served(visit: Visit) -> None:
     visit.page.wait_for_selector("#models tbody tr")
     rows = [row.split("\t") for row in visit.page.inner_text("#models tbody").splitlines()]
-    assert [row[:2] for row in rows] == [["digits", "1"], ["digits", "2"], ["pair", "1"]]
+    assert [row[:2] for row in rows] == [["digits", "1"], ["digits", "2"], ["pair", "1"], ["unproved", "1"]]
     assert rows[0][2].startswith("ready: proved here on ")
     assert rows[1][2].startswith("refused: ")
     assert "differs" in rows[1][2]
+    assert rows[3][2] == "ready: unproved: no rows suit it"
+    visit.choose("unproved")
+    assert "Unproved: nothing shows it" in visit.page.inner_text("#proof")
+    visit.choose("pair")
+    assert "Yes. Before its first request" in visit.page.inner_text("#proof")
 
 
 def test_the_code_that_is_shown_runs(visit: Visit, tmp_path: Path) -> None:

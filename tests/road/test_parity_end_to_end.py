@@ -20,6 +20,7 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
+from export_kit import assert_refused, run_here
 from service.contract.bundle import Bundle, open_bundle
 from service_kit import Server, serving
 from training.data import load_split, normalize
@@ -66,6 +67,16 @@ def truth(road, rows) -> np.ndarray:
     net = load_checkpoint(road / "run" / "checkpoint.pt").build_net().double()
     with torch.no_grad():
         return net(torch.from_numpy(rows).double()).numpy()
+
+
+def test_a_checkpoint_is_folded_and_verified_without_a_bundle(road):
+    checkpoint = road / "run" / "checkpoint.pt"
+    done = run_here("fold", checkpoint, road / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(run_here("verify", checkpoint).stdout)
+    assert facts["proved"]
+    assert facts["folded"] == json.loads(done.stdout)["folded"] == facts["found"] > 0
+    assert_refused(run_here("verify", checkpoint, "--input-shape", "1,8,8"), "it brings its own shape")
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ INDEPENDENT_FLOAT32 = 1e-3
 _HALF_ULP = {ir.DataType.FLOAT16: 2.0**-11, ir.DataType.BFLOAT16: 2.0**-8}
 # Ops whose constants a fold may write.  Other constants are parts of formulas: an exponent must stay 2.
 _WRITTEN = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Add", "Sub", "Mul", "Div"}
+_SCALED = {"DequantizeLinear"}  # its one scale for a tensor is a weight too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,4 +125,7 @@ def _to_a_neighbour(tensor: ir.TensorProtocol, random: np.random.Generator) -> n
 
 
 def _is_weight(value: ir.Value) -> bool:
-    return bool(value.shape) and all(reader.op_type in _WRITTEN for reader in value.consumers())
+    readers = {reader.op_type for reader in value.consumers()}
+    if readers and readers <= _SCALED:
+        return True
+    return bool(value.shape) and readers <= _WRITTEN | _SCALED

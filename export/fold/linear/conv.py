@@ -16,14 +16,15 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import Affine
-from export.fold.linear.weights import Refusal, bias_or_zeros, weight_of, write
+from export.fold.linear.dequantized import fold_dequantized
+from export.fold.linear.weights import Refusal, bias_or_zeros, dequantizer, weight_of, write
 
 
 def fold_conv(node: ir.Node, after: Affine, before: Affine | None = None) -> str | Refusal:
     """Fold into the weights of a Conv."""
     weight = weight_of(node, 1)
     if isinstance(weight, Refusal):
-        return weight
+        return _fold_dequantized(node, after, before, 0) or weight
     groups = node.attributes.get_int("group", 1)
     outputs, inputs_per_group, *kernel = weight.shape
     grouped = weight.reshape(groups, outputs // groups, inputs_per_group, *kernel).swapaxes(1, 2)
@@ -34,11 +35,23 @@ def fold_conv_transpose(node: ir.Node, after: Affine, before: Affine | None = No
     """Fold into the weights of a ConvTranspose."""
     weight = weight_of(node, 1)
     if isinstance(weight, Refusal):
-        return weight
+        if (
+            node.attributes.get_int("group", 1) > 1
+        ):  # outputs of all groups share a place of the weights' axis
+            return weight
+        return _fold_dequantized(node, after, before, 1) or weight
     groups = node.attributes.get_int("group", 1)
     inputs, outputs_per_group, *kernel = weight.shape
     grouped = weight.reshape(groups, inputs // groups, outputs_per_group, *kernel)
     return _fold(node, grouped, after, before, lambda new: new.reshape(weight.shape))
+
+
+def _fold_dequantized(node: ir.Node, after: Affine, before: Affine | None, axis: int) -> str | Refusal | None:
+    """Fold into the scales of weights that are stored as integers; None where that is not what is asked."""
+    if before is not None or dequantizer(node.inputs[1]) is None:
+        return None
+    refused = fold_dequantized(node, after, axis)
+    return refused or f"into the scales of the weights of {node.op_type} '{node.name}'"
 
 
 def _fold(

@@ -13,16 +13,23 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import Affine
-from export.fold.linear.weights import Refusal, bias_or_zeros, weight_of, write
+from export.fold.linear.dequantized import fold_dequantized
+from export.fold.linear.weights import Refusal, bias_or_zeros, dequantizer, weight_of, write
 from export.graph.edit import constant, has_one_reader
 
 
 def fold_gemm(node: ir.Node, after: Affine, before: Affine | None = None) -> str | Refusal:
     """Fold into a Gemm's B and c."""
+    transposed = node.attributes.get_int("transB", 0) == 1
     weight = weight_of(node, 1)
     if isinstance(weight, Refusal):
-        return weight
-    transposed = node.attributes.get_int("transB", 0) == 1
+        if before is not None or dequantizer(node.inputs[1]) is None:
+            return weight
+        beta = node.attributes.get_float("beta", 1.0)
+        if refused := fold_dequantized(node, after, 0 if transposed else 1, beta):
+            return refused
+        node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
+        return f"into the scales of the weights of Gemm '{node.name}'"
     weight_io = weight.T if transposed else weight
     channels = weight_io.shape[1]
     if channels != after.scale.size:
@@ -53,7 +60,12 @@ def fold_matmul(node: ir.Node, after: Affine, before: Affine | None = None) -> s
         return Refusal(f"the constant of MatMul '{node.name}' is its left operand, which makes the rows")
     weight = weight_of(node, 1)
     if isinstance(weight, Refusal):
-        return weight
+        if before is not None or dequantizer(node.inputs[1]) is None:
+            return weight
+        if refused := fold_dequantized(node, after, 1):
+            return refused
+        node.op_type = "Gemm"
+        return f"into the scales of the weights of MatMul '{node.name}' (now a Gemm)"
     if weight.shape[1] != after.scale.size:
         return Refusal(f"'{node.name}' has {weight.shape[1]} features, the BatchNorm {after.scale.size}")
     shift = after.shift

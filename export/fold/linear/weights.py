@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.edit import add_initializer, constant
+from export.graph.edit import add_initializer, constant, onnx_op
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,31 @@ def bias_or_zeros(node: ir.Node, index: int, channels: int) -> np.ndarray | Refu
         return np.zeros(channels)
     array = constant(value)
     if array is None:
+        array = _dequantized(value)
+    if array is None:
         return Refusal(f"the bias of {node.op_type} '{node.name}' is computed at run time")
     return array.astype(np.float64)
+
+
+def dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that makes a value, if its scale and zero point are constant; else None."""
+    node = value.producer() if value is not None else None
+    if onnx_op(node) != "DequantizeLinear" or node is None:
+        return None
+    parameters = [one for one in node.inputs[1:] if one is not None]
+    return node if all(constant(one) is not None for one in parameters) else None
+
+
+def _dequantized(value: ir.Value) -> np.ndarray | None:
+    """A vector of integers times their scale, in float64; None if it is anything else."""
+    node = dequantizer(value)
+    if node is None:
+        return None
+    integers, *parameters = [constant(one) for one in node.inputs if one is not None]
+    if integers is None or integers.ndim != 1 or any(one is None or one.ndim > 1 for one in parameters):
+        return None
+    scale, zero, *_ = (*(np.asarray(one, dtype=np.float64) for one in parameters), np.zeros(()))
+    return np.asarray((integers.astype(np.float64) - zero) * scale)
 
 
 def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str = "folded") -> Refusal | None:

@@ -25,8 +25,8 @@ def new_console(*, quiet: bool = False) -> Console:
 
 
 def say(console: Console, line: str) -> None:
-    """Print one line as it is: unwrapped, and with its brackets."""
-    console.print(line, soft_wrap=True, markup=False)
+    """Print one line with its brackets; a terminal breaks it between words only, a file gets it whole."""
+    console.print(line, soft_wrap=not console.is_terminal, markup=False)
 
 
 def new_progress(console: Console, *columns: ProgressColumn, **options: object) -> Progress:

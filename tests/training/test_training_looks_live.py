@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from fit_kit import few_digits, fresh_net
 from training.augment import choose_augmentation
+from training.console import say
 from training.data import DataFacts, normalize
 from training.loop.facts import EpochFacts, StepFacts
 from training.loop.fit import fit
@@ -266,3 +267,14 @@ def test_on_a_real_terminal_the_command_shows_its_bar(tmp_path):
     shown = frames(written.decode())
     assert any(re.match(r"epoch 1/1 ━+.* step 62/62  [\d,]+ images/s  loss", line) for line in shown)
     assert sum(line.startswith("epoch   1/1   step 62 ") for line in shown) == 1
+
+
+@pytest.mark.parametrize(("is_terminal", "num_lines"), [(True, 2), (False, 1)])
+def test_a_terminal_breaks_a_line_between_words_and_never_in_a_number(is_terminal, num_lines):
+    told = io.StringIO()
+    line = "4,000 train rows: 100.00% right by their batches' statistics, however asked 98.76% otherwise"
+    assert line[:80].endswith("98.7")
+    say(Console(file=told, width=80, force_terminal=is_terminal, color_system=None), line)
+    lines = told.getvalue().splitlines()
+    assert len(lines) == num_lines
+    assert " ".join(lines).split() == line.split()

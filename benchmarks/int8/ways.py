@@ -26,6 +26,7 @@ from export.int8.layers import kept_float, last_linear
 from export.int8.measure import compare
 from export.int8.moments import carry_moments
 from export.int8.observe import observe
+from export.int8.pads import merge_pads
 from export.int8.quantize import Recipe, corrected, quantize, with_opset
 from export.int8.ranges import TensorRanges, from_rows, from_statistics
 from export.int8.rows import Rows
@@ -46,7 +47,8 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     prices = FREE | {Price.THRESHOLD} if net.threshold else FREE
     folded, _ = fold(unfolded, prices)
     plain = with_opset(onnx.load_from_string(serialize(net.source.graph)))
-    model = with_opset(onnx.load_from_string(serialize(folded)))
+    plainly_folded = with_opset(onnx.load_from_string(serialize(folded)))
+    model = merge_pads(plainly_folded)
     reasons = frozenset(kept_float(model))
 
     def both(ranges: TensorRanges) -> tuple[onnx.ModelProto, onnx.ModelProto]:
@@ -67,7 +69,7 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
         return compare(exact, run, judge.read(), None).worst_db
 
     graphs[OURS] = max(candidates, key=db).SerializeToString()
-    graphs[FOLDED] = default(model, fit)
+    graphs[FOLDED] = default(plainly_folded, fit)
     graphs[UNFOLDED] = default(plain, fit)
     graphs[PREPARED] = default(plain, fit, prepare=True)
     return graphs

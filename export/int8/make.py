@@ -23,6 +23,7 @@ from export.int8.gate import Limits, check_accuracy, check_speed
 from export.int8.layers import costliest, kept_float, last_linear, layers_of
 from export.int8.measure import Comparison, Measure, class_output, compare, layer_noise, measure_speed
 from export.int8.observe import observe
+from export.int8.pads import merge_pads
 from export.int8.quantize import Recipe, corrected, quantize, with_opset
 from export.int8.ranges import TensorRanges, from_rows, from_statistics
 from export.int8.replay import golden_answers
@@ -81,7 +82,7 @@ def make_int8(
         SourceError: the rows to calibrate with cannot be used, or there is nothing to take ranges from.
         Int8Error: too inexact or not faster, with the numbers.
     """
-    model = with_opset(onnx.load_from_string(stored))
+    model = merge_pads(with_opset(onnx.load_from_string(stored)))
     reasons = kept_float(model)
     batch = min(BATCH, source.max_rows or BATCH)
     golden_rows = of_arrays(dict(golden.inputs), None, "golden rows", batch)

@@ -126,7 +126,7 @@ def test_what_a_file_system_leaves_is_no_model(tmp_path: Path) -> None:
 def test_a_name_that_is_not_utf_8_harms_no_other_model(tmp_path: Path) -> None:
     """It could stand in no answer: the repository's index was an internal error."""
     write_bundle(tmp_path / "digits" / "1", digits_net())
-    os.mkdir(os.fsencode(tmp_path) + b"/bad\xff")
+    (tmp_path / os.fsdecode(b"bad\xff")).mkdir()
     with serving(tmp_path, "--readiness", "lenient") as server:
         index = httpx.post(f"{server.url}/v2/repository/index").json()
         reasons = {entry["name"]: entry["reason"] for entry in index}

@@ -6,15 +6,19 @@ At a size there are as many rows as 1 GiB of float64 and 64 MiB of golden.npz ho
 size has what is missing to 32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
+from export.compute.comparable import why_rows_depend
 from export.compute.rows import resized
-from export.errors import naming
+from export.errors import ProofError, naming
 from export.graph.given import row_bytes
+from export.graph.prepare import ROWS
 from export.proof.choices import choices, untied
 from export.proof.golden import blended_inputs, golden_inputs
 from export.proof.truth import true_answers
@@ -76,16 +80,31 @@ def make_golden(
     whole = len(next(iter(inputs.values())))
     at = f" at {described(sizes)}" if sizes else ""
     say(f"computing {whole} golden answers{at}: {source.truth}")
-    outputs = true_answers(
-        source.evaluate,
-        inputs,
-        lambda row: say(f"golden answer {row} of {whole}{at}: {source.truth}"),
-        is_exact=source.graph_truth is None or source.graph_truth.is_exact,
-        max_rows=source.max_rows,
-    )
+    try:
+        outputs = true_answers(
+            source.evaluate,
+            inputs,
+            lambda row: say(f"golden answer {row} of {whole}{at}: {source.truth}"),
+            is_exact=source.graph_truth is None or source.graph_truth.is_exact,
+            max_rows=source.max_rows,
+        )
+    except ProofError as error:
+        raise ProofError(f"{error}{why_rows_depend(source.graph)}") from error
     return Golden(
         inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs}, sizes=sizes
     )
+
+
+def as_answered(source: Source, goldens: Sequence[Golden]) -> Source:
+    """The source with the sizes that its outputs really have: ONNX Runtime runs files that declare others."""
+    found = {name: list(array.shape[1:]) for name, array in goldens[0].outputs.items()}
+    if source.sizes is not None or all(spec.shape[1:] == found[spec.name] for spec in source.outputs):
+        return source
+    graph = source.graph.clone()
+    for value in graph.graph.outputs:
+        value.shape = ir.Shape([value.shape[0] if value.shape else ROWS, *found[value.name or ""]])
+    outputs = [spec.model_copy(update={"shape": [None, *found[spec.name]]}) for spec in source.outputs]
+    return replace(source, graph=graph, outputs=outputs)
 
 
 def max_rows_at(source: Source, golden: Golden) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.bundle.drawing import draw_fold
-from export.bundle.goldens import make_goldens, max_rows_at
+from export.bundle.goldens import as_answered, make_goldens, max_rows_at
 from export.bundle.half import to_half, weigh
 from export.bundle.int8_section import int8_section
 from export.bundle.manifest import manifest_of, provenance_of
@@ -100,6 +100,8 @@ def make_bundle(
         prove_reading(source.read_from.path, source.read_from.graph, 0, source.given, golden_sizes)
     pictures = _pictures(source)
     goldens = make_goldens(source, seed, say, pictures)
+    source = as_answered(source, goldens)
+    check_outputs(source)
     if source.pixels is None:
         pictures = _kept(pictures, goldens)
     say("folding, and proving the folded graph one by one, all together, and in every bucket")

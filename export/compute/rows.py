@@ -112,7 +112,7 @@ def _fitting(array: np.ndarray, value: ir.Value, path: Path) -> np.ndarray:
 def _channels(value: ir.Value) -> int:
     """What the weights that read an input expect on its axis 1."""
     for reader in value.consumers():
-        weight = _array(reader.inputs[1]) if len(reader.inputs) > 1 else None
+        weight = constant(reader.inputs[1]) if len(reader.inputs) > 1 else None
         if weight is not None and reader.op_type == "Conv":
             return int(weight.shape[1] * reader.attributes.get_int("group", 1))
         if weight is not None and reader.op_type in ("ConvTranspose", "BatchNormalization", "MatMul"):
@@ -125,7 +125,8 @@ def _channels(value: ir.Value) -> int:
 def _noise(value: ir.Value, named: Mapping[str, int], random: np.random.Generator) -> np.ndarray:
     if value.dtype is None or value.shape is None:
         raise SourceError(
-            f"input '{value.name}' has no type or no shape: no rows can be made to prove the fold"
+            f"input '{value.name}' has no type or no rank, so no rows can be made to prove the fold: "
+            f"--input-shape {value.name}=C,H,W gives its sizes"
         )
     unknown = [NUM_ROWS, _channels(value), *[UNKNOWN_SIZE] * len(value.shape)]
     sizes = [
@@ -139,7 +140,8 @@ def _noise(value: ir.Value, named: Mapping[str, int], random: np.random.Generato
     return random.integers(0, largest, size=sizes).astype(dtype)
 
 
-def _array(value: ir.Value | None) -> np.ndarray | None:
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array of a value that no node computes, if there is one."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 

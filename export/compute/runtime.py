@@ -4,6 +4,7 @@ In: the bytes of a graph.  Out: `run(inputs) -> outputs`.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import onnxruntime as ort
 from export.errors import UnrunnableError
 from service.contract.parity import Run, Tensors
 from service.contract.text import first_line
+
+_PLACE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ .*?\)(?: const)?(?: \[[^]]*\])? ?")
 
 
 def load(graph: bytes | Path, *, optimised: bool) -> Run:
@@ -31,14 +34,19 @@ def load(graph: bytes | Path, *, optimised: bool) -> Run:
             str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's errors share no public class
-        raise UnrunnableError(f"ONNX Runtime refuses it: {first_line(error)}") from error
+        raise UnrunnableError(f"ONNX Runtime refuses it: {_words(error)}") from error
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Tensors) -> Mapping[str, np.ndarray]:
         try:
             answers = session.run(names, dict(inputs))
         except Exception as error:
-            raise UnrunnableError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+            raise UnrunnableError(f"ONNX Runtime cannot run the graph: {_words(error)}") from error
         return dict(zip(names, answers, strict=True))
 
     return run
+
+
+def _words(error: Exception) -> str:
+    """Its first line, without places in ONNX Runtime's own sources: they tell a user nothing."""
+    return first_line(Exception(_PLACE.sub("", str(error))))

@@ -13,6 +13,8 @@ and
 
     noise = max |answers with moved weights − answers|
 
+Where the graph quantizes what it computes, some numbers become a neighbouring integer too (`flips`).
+
 It is the same measure that the folded graph's weights differ by.  Against a float32 truth it is taken of
 float32 weights too, because such a truth has no error of its own to measure.
 """
@@ -23,6 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from export.compute.comparable import check_comparable
+from export.compute.flips import with_flips
 from export.compute.reference import Arrays, Evaluate, graph_evaluator
 from export.compute.runtime import load
 from export.errors import ProofError
@@ -63,16 +67,21 @@ class GraphTruth:
         for seed in range(NUM_DRAWS):
             random = np.random.default_rng(seed)
             moved = _moved(self.model, _by_half_an_ulp if self.is_exact else _to_a_neighbour, random)
-            if moved is None:
-                return noise
-            evaluate = graph_evaluator(moved) if self.is_exact else _in_float32(moved)
-            for name, answer in evaluate(rows).items():
-                noise[name] = max(noise[name], difference(answer, answers[name]))
+            for changed in (moved, with_flips(self.model, random)):
+                if changed is None:
+                    continue
+                evaluate = graph_evaluator(changed) if self.is_exact else _in_float32(changed)
+                for name, answer in evaluate(rows).items():
+                    noise[name] = max(noise[name], difference(answer, answers[name]))
         return noise
 
 
 def graph_truth(model: ir.Model, rows: Mapping[str, np.ndarray]) -> GraphTruth:
-    """The truth of a graph; float64 is tried on `rows`, a few are enough."""
+    """The truth of a graph; float64 is tried on `rows`, a few are enough.
+
+    Raises ProofError where nothing can be compared with it.
+    """
+    check_comparable(model)
     try:
         evaluate = graph_evaluator(model)
         evaluate(rows)

@@ -80,8 +80,8 @@ def row_bytes(model: ir.Model, sizes: Sizes) -> int:
 
 
 def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Binding) -> None:
-    if value.shape is None:
-        raise SourceError(f"input '{value.name}' has no rank: --input-shape cannot be compared with it")
+    if value.shape is None:  # the file does not say its rank: one more than what is given, for the rows
+        value.shape = ir.Shape([None] * (1 + len(shape)))
     name, found = value.name or "", list(sizes_of(value))
     if len(shape) not in (len(found) - 1, len(found)):
         raise SourceError(f"--input-shape gives '{name}' {len(shape)} sizes, its shape is {value.shape}")

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript.optimizer import fold_constants
 
+from export.compute.comparable import CUT
 from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
 from export.graph.targets import infer_through_targets
@@ -111,8 +112,12 @@ def with_symbolic_rows(model: ir.Model) -> ir.Model:
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is None and not value.is_graph_input():
             continue  # an output's rank is found by a run
+        if value.shape is None:
+            raise SourceError(
+                f"input '{value.name}' has no rank: --input-shape {value.name}=C,H,W gives it one, with sizes"
+            )
         if not value.shape:
-            raise SourceError(f"'{value.name}' has no dimension for rows: shape {value.shape}")
+            raise SourceError(f"'{value.name}' is one number, and has no dimension for rows: {CUT}")
         value.shape = ir.Shape([ROWS, *value.shape[1:]])
     for node in list(model.graph):
         _follow_rows(node, fixed, model.graph)

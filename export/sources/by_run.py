@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from export.compute.runtime import load
 from export.compute.truth import INDEPENDENT_FLOAT32
-from export.errors import ExportError
+from export.errors import ExportError, SourceError
 from export.graph.file import serialize
 from export.graph.prepare import ROWS
 from service.contract.parity import difference, in_batches
@@ -38,6 +38,17 @@ def takes_many_rows(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> bool:
         <= INDEPENDENT_FLOAT32 * float(np.abs(alone[name]).max(initial=0.0))
         for name in alone
     )
+
+
+def check_single_rows(graph: ir.Model, rows: Mapping[str, np.ndarray], number: int) -> None:
+    """Raise SourceError if a file of `number` rows cannot answer one of them alone."""
+    try:
+        load(serialize(graph), optimised=False)({name: array[:1] for name, array in rows.items()})
+    except ExportError as error:
+        raise SourceError(
+            f"its {number} rows are fixed, and it cannot answer one alone: export it with one row, or an "
+            f"open number of rows ({error})"
+        ) from error
 
 
 def with_output_sizes(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from export.compute.comparable import CUT
 from export.errors import SourceError
 from export.graph.sizes import sizes_of
 from export.sources.transforms import imagenet_labels
@@ -15,6 +16,7 @@ IMAGENET = "imagenet"
 
 def tensor_spec(value: ir.Value, names: Collection[str] = ()) -> TensorSpec:
     """The manifest's description of a graph's input or output; `names` are of sizes that may be open."""
+    _check_type(value)
     found = sizes_of(value) if value.shape is not None else []
     sizes = [dim if isinstance(dim, int) or dim in names else None for dim in found]
     if value.dtype is None or not sizes or None in sizes[1:]:
@@ -25,10 +27,18 @@ def tensor_spec(value: ir.Value, names: Collection[str] = ()) -> TensorSpec:
     try:
         dtype = value.dtype.numpy().name
         return TensorSpec.model_validate({"name": value.name, "dtype": dtype, "shape": [None, *sizes[1:]]})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError):
         raise SourceError(
-            f"'{value.name}' has type {value.dtype}, which no client could send: {error}"
+            f"'{value.name}' has the type {value.dtype} and the shape {value.shape}, which no client could "
+            f"send: {CUT}"
         ) from None
+
+
+def _check_type(value: ir.Value) -> None:
+    if value.type is not None and not isinstance(value.type, ir.TensorType):
+        raise SourceError(f"'{value.name}' is {value.type}, and only tensors are served: {CUT}")
+    if value.shape is not None and not value.shape:
+        raise SourceError(f"'{value.name}' is one number for all rows of a batch: {CUT}")
 
 
 def read_labels(path: Path | None) -> list[str] | None:

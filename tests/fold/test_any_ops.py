@@ -30,7 +30,7 @@ def test_a_pad_by_zeros_before_a_conv_folds_at_the_price_of_its_border(tmp_path,
     proto = before_conv(node("Pad", "n p" + (" - axes" if form != "all axes" else ""), "k"), **arrays)
     free, _ = folded(proto, tmp_path)
     assert free["declined"] == 1
-    assert "the zeros of Pad 'Pad_k' allows no shift" in free["sites"][0]["reason"]
+    assert "the padding of Pad 'Pad_k' allows no shift" in free["sites"][0]["reason"]
     paid, left = folded(proto, tmp_path, "--pad")
     assert paid["folded"] == 1
     assert left == ["Conv", "Sigmoid", "Pad", "Add", "Conv"]
@@ -47,12 +47,17 @@ def test_a_pad_of_channels_or_by_a_number_keeps_its_batchnorm(tmp_path):
         assert folded(proto, tmp_path, "--pad")[0]["declined"] == 1
 
 
+def test_a_pad_that_only_crops_is_free(tmp_path):
+    assert_all_fold(before_conv(node("Pad", "n p", "k"), p=np.minimum(-PADS, 0)), tmp_path)
+
+
+@pytest.mark.parametrize("op_type", ["Sum", "Mean"])
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_sum_of_convs_takes_a_batchnorm(tmp_path, count):
+def test_a_sum_of_convs_takes_a_batchnorm(tmp_path, count, op_type):
     names = [f"h{index}" for index in range(count)]
     nodes = [node("Conv", f"x v{index}", name, pads=[index] * 4) for index, name in enumerate(names)]
     arrays = {f"v{index}": weights(4, 3, 2 * index + 1, 2 * index + 1, seed=index) for index in range(count)}
-    nodes += [node("Sum", " ".join(names), "s"), norm("s", "n"), node("Sigmoid", "n", "y")]
+    nodes += [node(op_type, " ".join(names), "s"), norm("s", "n"), node("Sigmoid", "n", "y")]
     assert_all_fold(model(nodes, {**arrays, **norm_arrays(4)}, X), tmp_path)
 
 

@@ -88,8 +88,18 @@ def _candidates(
         elif system.of(node.outputs[0]).any():
             candidates[node] = gone(node, norm, system)
         else:
-            fates[node] = norm.declined("the shape of its input, or the axis of its channels, is unknown")
+            fates[node] = norm.declined(_unknown_input(node))
     return fates, candidates
+
+
+def _unknown_input(node: ir.Node) -> str:
+    """Why nothing is known of what a BatchNorm reads."""
+    source = node.inputs[0]
+    before = source.producer() if source is not None else None
+    unknown = "the shape of its input, or the axis of its channels, is unknown"
+    if before is not None and onnx_op(before) is None:
+        return f"{unknown}: {before.op_type} '{before.name}' of {before.domain} before it is not understood"
+    return unknown
 
 
 def _affordable(

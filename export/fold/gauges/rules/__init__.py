@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": Rule(batchnorm.constrain, batchnorm.absorb),
     "Add": Rule(add.constrain, add.absorb),
     "Sum": Rule(add.constrain_sum),
+    "Mean": Rule(add.constrain_sum),
     "Sub": Rule(add.constrain, add.absorb),
     "Mul": Rule(multiply.constrain, multiply.absorb),
     "Div": Rule(multiply.constrain, multiply.absorb),

@@ -41,15 +41,16 @@ def constrain(node: ir.Node, system: System) -> bool:
 
 
 def constrain_sum(node: ir.Node, system: System) -> bool:
-    """Sum of any number of branches: the same a, and their b add up."""
+    """Sum or Mean of any number of branches: the same a, and their b add up, or their mean is taken."""
     if any(value is None or constant(value) is not None for value in node.inputs) or not node.inputs:
         return False
     terms = np.broadcast_arrays(*(system.of(value) for value in node.inputs if value is not None))
     out = system.fresh(terms[0].shape)
     for term in terms:
-        system.same_scale(out, term, f"Sum '{node.name}' needs the same scale on its branches")
-    says = f"Sum '{node.name}' adds the shifts of its branches"
-    system.offset(says, (out, 1.0), *((term, -1.0) for term in terms))
+        system.same_scale(out, term, f"{node.op_type} '{node.name}' needs the same scale on its branches")
+    says = f"{node.op_type} '{node.name}' adds the shifts of its branches"
+    share = 1 / len(terms) if node.op_type == "Mean" else 1.0
+    system.offset(says, (out, 1.0), *((term, -share) for term in terms))
     system.ids[node.outputs[0]] = out
     return True
 

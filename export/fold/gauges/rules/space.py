@@ -31,13 +31,14 @@ def constrain_pad(node: ir.Node, system: System) -> bool:
         return False
     given = system.of(output)
     mode = node.attributes.get_string("mode", "constant")
+    fills = any(max(pair) > 0 for pair in pads)  # else it only crops
     if any(vary(given, axis) and any(pair) for axis, pair in enumerate(pads)) or (
-        mode == "constant" and _fill(node) != 0
+        mode == "constant" and fills and _fill(node) != 0
     ):
         del system.ids[output]
         return False
-    if mode == "constant":
-        system.no_offset(given, node, "the zeros of", _border_price(node, given, pads))
+    if mode == "constant" and fills:
+        system.no_offset(given, node, "the padding of", _border_price(node, given, pads))
     return True
 
 

@@ -1,8 +1,12 @@
 """A search: what it draws, that it resumes as if never stopped, and never uses the held-out half."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,6 +26,8 @@ from training.search.space import BATCH_SIZES, FACTORS, NAMES, has_width, sugges
 from training.search.trials import TrialFacts, new_net
 from training.settings.config import OPTIMIZERS, SCHEDULES, ConfigError, FitConfig
 from training_kit import SMALLEST, tiny_split
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +187,29 @@ def test_a_trial_that_was_left_running_is_marked_as_failed(tmp_path):
     with opened(tmp_path) as search:
         assert search.study.get_trials()[left.number].state == TrialState.FAIL
         assert results == searched(tmp_path.with_name("fresh"))
+
+
+def test_a_trial_of_a_process_that_lives_is_left_alone(tmp_path):
+    with opened(tmp_path) as search, opened(tmp_path) as other:
+        number, trial = other._take()
+        assert number == 1
+        assert [number for number, _ in search.trials()] == [2, 3], "one of three trials is taken"
+        assert (len(search.results), search.num_elsewhere) == (2, 1)
+    with opened(tmp_path) as search:
+        assert search.study.get_trials()[trial.number].state == TrialState.FAIL
+        assert len(list(search.trials())) == 1
+
+
+def test_two_processes_share_the_trials_and_each_is_run_once(tmp_path):
+    flags = ["--out", str(tmp_path), "--trials", "6", "--data", "synthetic:1x8x8x10", "--net", "mlp"]
+    flags += ["--net-setting", "hidden=4", "--epochs", "1", "--batch-size", "64", "--pruner", "none"]
+    command = [sys.executable, "-m", "training", "search", *flags, "--device", "cpu"]
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    numbers = [int(number) for text in told for number in re.findall(r"^trial (\d+) ", text, re.MULTILINE)]
+    assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
+    assert not list(tmp_path.glob(".search.?*.lock")), "no process is left"
 
 
 def test_more_trials_go_on_where_fewer_ended(tmp_path):

@@ -6,14 +6,13 @@ import shlex
 import sqlite3
 
 import pytest
-from filelock import FileLock
 
 from search_kit import FIXED, interrupt, opened, searched
 from training import nets
 from training.__main__ import main
 from training.data import DATA_SETS, Split
 from training.search import command
-from training.search.opening import LOCK, open_search
+from training.search.opening import open_search
 from training.search.trials import Search
 from training.settings.config import FitConfig, split_settings
 from training.settings.flags import build_parser
@@ -75,7 +74,7 @@ def test_the_command_prints_a_table_and_a_command_that_trains(tmp_path, capsys):
     ) as search:
         best = search.config_of(search.best.settings, search.best.width)
     assert FitConfig(**{name: value for name, value in asked.items() if hasattr(FitConfig(), name)}) == best
-    assert {path.name for path in out.iterdir()} == {"search.db", "search.png", LOCK}
+    assert {path.name for path in out.iterdir()} == {"search.db", "search.png", ".search.lock"}
     assert (out / "search.png").read_bytes().startswith(b"\x89PNG")
     with sqlite3.connect(out / "search.db") as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
@@ -139,13 +138,6 @@ def test_another_search_is_not_mixed_in(tmp_path, capsys):
         assert main([*flags, *others]) == 2
         assert sentence in capsys.readouterr().err
     assert main(flags) == 0
-
-
-def test_two_searches_at_once_in_one_folder_are_one_too_many(tmp_path, capsys):
-    with FileLock(tmp_path / LOCK):
-        assert main([*FLAGS, "--out", str(tmp_path), "--trials", "1"]) == 2
-    assert f"another search is running in {tmp_path}" in capsys.readouterr().err
-    assert main([*FLAGS, "--out", str(tmp_path), "--trials", "1"]) == 0
 
 
 @pytest.mark.parametrize("content", [b"no database" * 100, b""])

@@ -25,7 +25,7 @@ Any setting of `foldserve train` may be given, and is then not searched for:
 in the second example every batch has 64 rows.  Trials train on four fifths of
 the train half and are judged on the last fifth; the held-out half is not
 used.  The same command resumes a search that was interrupted; with more
---trials, it extends any.
+--trials, it extends any; and where one runs, it shares the trials with it.
 """
 PROG = "python -m training search"
 INSTALL = "pip install 'foldserve[search]'"

@@ -44,10 +44,12 @@ def narrate(search: Search) -> str:
     columns = (TextColumn("trial"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
     with new_progress(console, *columns) as progress:
         bar = progress.add_task("trials", total=search.num_trials, completed=done)
-        for number, facts in enumerate(search.trials(), start=done + 1):
+        for number, facts in search.trials():
             row = zip(HEADS, to_row(search, number, facts), strict=True)
             say(console, "   ".join(f"{head} {text}".strip() for head, text in row))
-            progress.advance(bar)
+            progress.update(bar, completed=len(search.results))
+    if elsewhere := search.num_elsewhere:
+        say(console, f"{elsewhere} of the trials still run in other processes")
     publish(search.out / PLOT, draw_search(search))
     command = best_command(search)
     if command is None:

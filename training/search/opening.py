@@ -1,8 +1,9 @@
-"""A search's folder: lock it, and resume only the search that it holds.
+"""A search's folder: resume only the search that it holds, and join the processes that run it.
 
 In: a folder, the fixed settings, and the kind of search.  Out: a `Search`, or an error of one sentence.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy.exc
-from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 from training import nets
 from training.data import load_split
@@ -25,11 +24,13 @@ from training.loop.batches import count_steps
 from training.loop.device import find_device
 from training.search.command import SearchError
 from training.search.divide import divide
+from training.search.sharing import sharing
 from training.search.space import BATCH_SIZES, FACTORS, has_width
 from training.search.trials import Search, new_net
 from training.settings.config import ConfigError, new_config
 
-DATABASE, LOCK, NAME = "search.db", ".search.lock", "search"
+DATABASE, NAME = "search.db", "search"
+WAIT_S = 60.0  # for another process that writes to the file
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "median": optuna.pruners.MedianPruner,
     "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
@@ -69,14 +70,16 @@ def open_search(
     if given := [name for name in chosen if name in fixed]:
         raise ConfigError(f"{given[0]} is either given or searched for: leave one out")
     prepare_folder(out)
-    with locked(out), opened(out / DATABASE) as storage:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=NAME,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=PRUNERS[pruner](),
-        )
+    with sharing(out) as shared, contextlib.ExitStack() as until_the_end:
+        with shared.alone():
+            storage = until_the_end.enter_context(opened(out / DATABASE))
+            study = optuna.create_study(
+                storage=storage,
+                study_name=NAME,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=PRUNERS[pruner](),
+            )
         search = Search(
             out=out,
             fixed=fixed,
@@ -88,6 +91,7 @@ def open_search(
             factors=factors,
             chosen=chosen,
             study=study,
+            shared=shared,
         )
         for size in [fixed["batch_size"]] if "batch_size" in fixed else sizes:
             count_steps(split, search.config_of({} if "batch_size" in fixed else {"batch_size": size}, 1.0))
@@ -96,21 +100,10 @@ def open_search(
         labels = blake2b(split.train_labels.numpy().tobytes(), digest_size=8).hexdigest()
         own: dict[str, Any] = {"width": width, "sampler": sampler, "pruner": pruner, "labels": labels}
         own |= {"choose": sorted(chosen)} if chosen else {}
-        require_same(study, {**fixed, **own}, out / DATABASE)
-        # Left by a process that was killed: this folder is locked, so no trial can really be running.
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
+        with shared.alone():
+            require_same(study, {**fixed, **own}, out / DATABASE)
+            shared.fail_abandoned(study)
         yield search
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Within, no other process searches in `out`; raises SearchError if one does already."""
-    try:
-        with FileLock(out / LOCK, blocking=False):
-            yield
-    except Timeout:
-        raise SearchError(f"another search is running in {out}") from None
 
 
 @contextmanager
@@ -123,7 +116,7 @@ def opened(path: Path) -> Iterator[RDBStorage]:
     try:
         try:
             # Creates the tables where there are none; RuntimeError if another version of Optuna made them.
-            storage = RDBStorage(f"sqlite:///{path}")
+            storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": WAIT_S}})
         except RuntimeError as error:
             raise unusable(path, error) from None
         yield storage

@@ -1,11 +1,12 @@
-"""Trials, one after the other, all of them kept in one SQLite file.
+"""Trials, one after the other in each process, all of them kept in one SQLite file.
 
 In: a folder, the fixed settings, and the number of trials.  Out: facts of each trial as it ends.
 
 Trial k (of those that ended) draws with a generator of its own, seeded with (seed, k), and knows the trials
 before it: so a search that was interrupted resumes with the same trials as without the interruption. The
-trial that was interrupted is marked as failed, and has no number. Every net begins with the same seed, so
-that trials differ by their settings alone.
+trial that was interrupted is marked as failed, and has no number. Where several processes share a search,
+trial k knows those that had ended when it began, which depends on their speed. Every net begins with the same
+seed, so that trials differ by their settings alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from training.loop.device import explaining, place
 from training.loop.diagnosis import DivergedError
 from training.loop.fit import fit
 from training.search.annealing import AnnealingSampler
+from training.search.sharing import Shared
 from training.search.space import suggest, widen
 from training.settings.config import FitConfig, new_config
 
@@ -69,6 +71,7 @@ class Search:
     batch_sizes: Sequence[int]
     factors: Sequence[float]
     study: optuna.Study
+    shared: Shared
     chosen: Sequence[str] = ()
 
     @property
@@ -83,12 +86,15 @@ class Search:
         done = [facts for facts in self.results if facts.outcome == "done"]
         return max(done, key=lambda facts: facts.rank, default=None)
 
-    def trials(self) -> Iterator[TrialFacts]:
-        """Run trials until `num_trials` have ended; yields the facts of each."""
-        for index in range(len(self.results), self.num_trials):
-            # One sampler for the whole search would draw its first numbers again after a restart.
-            self.study.sampler = new_sampler(self.sampler, self.config_of({}, 1.0).seed, index)
-            trial = self.study.ask()
+    @property
+    def num_elsewhere(self) -> int:
+        """Trials that run now, in other processes when none runs here."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def trials(self) -> Iterator[tuple[int, TrialFacts]]:
+        """Run trials until `num_trials` have ended or run elsewhere; yields the number and facts of each."""
+        while (taken := self._take()) is not None:
+            number, trial = taken
             try:
                 facts = self._measure(trial)
             except BaseException:
@@ -101,7 +107,20 @@ class Search:
                 self.study.tell(trial, facts.accuracy)
             else:
                 self.study.tell(trial, state=TrialState.PRUNED)
-            yield facts
+            yield number, facts
+
+    def _take(self) -> tuple[int, optuna.Trial] | None:
+        """The next trial, with its number from 1; None where all are done or taken."""
+        with self.shared.alone():
+            self.shared.fail_abandoned(self.study)
+            index = len(self.results) + self.num_elsewhere
+            if index >= self.num_trials:
+                return None
+            # One sampler for the whole search would draw its first numbers again after a restart.
+            self.study.sampler = new_sampler(self.sampler, self.config_of({}, 1.0).seed, index)
+            trial = self.study.ask()
+            self.shared.claim(trial)
+            return index + 1, trial
 
     def config_of(self, settings: Mapping[str, Any], width: float) -> FitConfig:
         """All settings of a trial: the fixed ones, the ones drawn, and the net's widths times `width`."""
@@ -150,4 +169,5 @@ def new_sampler(name: str, seed: int, index: int) -> optuna.samplers.BaseSampler
         return optuna.samplers.RandomSampler(seed=own_seed)
     if name == "annealing":
         return AnnealingSampler(own_seed, index)
-    return optuna.samplers.TPESampler(seed=own_seed)
+    # Trials that run elsewhere count as bad, so that no two processes draw the same.
+    return optuna.samplers.TPESampler(seed=own_seed, constant_liar=True)

@@ -35,7 +35,6 @@ LIBRARY = "service._hotpath"  # a dotted name: the shared library lies in the pa
 HOT = (
     "batching/admission",
     "batching/batcher",
-    "batching/choice",
     "batching/execution",
     "batching/forecast",
     "batching/job",
@@ -52,6 +51,7 @@ HOT = (
     "http/direct",
     "http/exchange",
     "http/flow",
+    "http/hosted",
     "http/limits",
     "http/outbox",
     "http/parser",

@@ -151,6 +151,12 @@ COMMANDS = {
 }
 
 
+def find_packages() -> None:
+    """Let training, export, service and study be imported, wherever this package is installed."""
+    if PACKAGES.is_dir() and str(PACKAGES) not in sys.path:
+        sys.path.insert(0, str(PACKAGES))
+
+
 def describe() -> str:
     """The text of --help, at most 80 columns wide."""
     lines = ["usage: foldserve COMMAND …", ""]
@@ -169,8 +175,7 @@ def describe() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if PACKAGES.is_dir() and str(PACKAGES) not in sys.path:
-        sys.path.insert(0, str(PACKAGES))
+    find_packages()
     if not words:
         print(describe(), file=sys.stderr)
         return 2

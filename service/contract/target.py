@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Literal
 
 from service.contract.framing import CropRounding, Frame, Resize
@@ -43,7 +42,7 @@ class Target:
         """(C, H, W) of the pixels, C being 1 or 3."""
         return (self.num_channels, self.height, self.width)
 
-    @cached_property  # weighing and decoding ask for it three times
+    @property
     def frame(self) -> Frame:
         """How the pixels are resized and cropped or padded."""
         exact = self.resize or Resize(mode="exact", size=(self.height, self.width))

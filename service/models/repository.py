@@ -4,7 +4,6 @@ In: `models/NAME/VERSION/` with a decimal VERSION (no leading zero; every other 
 Out: for each NAME, one fact for each version tried, newest first, until one opens and proves.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from service.models.memory import return_freed_memory
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
 NO_MODELS = frozenset({"lost+found"})  # what a file system puts into an empty volume
-
-_REPLACED = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +49,8 @@ class Refused:
 
 
 def find_models(root: Path) -> list[str]:
-    """Names of the model folders under `root`, sorted; hidden ones and files are not models.
-
-    In a name that is not UTF-8, which no answer and no address could hold, � stands for what is not.
-    """
-    folders = (os.fsencode(path.name).decode(errors="replace") for path in root.iterdir() if path.is_dir())
+    """Names of the model folders under `root`, sorted; hidden ones and files are not models."""
+    folders = (path.name for path in root.iterdir() if path.is_dir())
     return sorted(name for name in folders if not name.startswith(".") and name not in NO_MODELS)
 
 
@@ -71,9 +65,6 @@ def load_newest(
     """Try the versions of a model from the newest on; the last fact is Loaded, or nothing can be served."""
     if name in RESERVED_NAMES:
         yield Refused(name=name, version=None, reason=f"the name '{name}' belongs to a route of the protocol")
-        return
-    if _REPLACED in name:
-        yield Refused(name=name, version=None, reason="its folder's name is not UTF-8")
         return
     try:
         versions = find_versions(root / name)

@@ -14,7 +14,7 @@ from service.processes.server import bind
 from service.processes.supervisor import refused_folder, supervise
 from service.processes.tls import TlsError, tls_context
 from service.processes.worker import run_worker, set_up_logging, url_of
-from service.settings import SettingsError, read_settings
+from service.settings import Settings, SettingsError, read_settings
 from service.telemetry.tracing import TracingError, check_tracing
 from service.telemetry.worker_group import WorkerSlot
 
@@ -30,28 +30,15 @@ def serve(arguments: list[str], *, prog: str, is_compiled: bool) -> int:
         settings = read_settings(arguments, prog=prog)
     except SettingsError as error:
         return _refuse(f"{error}; see --help")
-    try:
-        if settings.trace_endpoint is not None:
-            check_tracing()
-        if settings.require_signature is not None:
-            read_trusted_keys(settings.require_signature)
-        build_gate(settings)
-        tls_context(settings)
-    except (TracingError, KeyFileError, KeyListError, TlsError) as error:
-        return _refuse(str(error))
-    try:
-        if not settings.models.is_dir():
-            return _refuse(f"there is no folder '{settings.models}'; --models names the folder of bundles")
-        find_models(settings.models)
-    except OSError as error:
-        return _refuse(f"the folder '{settings.models}' cannot be read: {error.strerror}")
+    if (reason := refusal(settings)) is not None:
+        return _refuse(reason)
     if settings.workers > 1 and (refused := refused_folder(settings.workers)):
         return _refuse(refused)
     try:
         sockets = bind(settings.host, settings.port, settings.workers)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        return _refuse(f"cannot listen on {settings.host}:{settings.port}: {reason}")
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return _refuse(f"cannot listen on {settings.host}:{settings.port}: {cause}")
     set_up_logging(settings)
     _log.info(
         "event=listening url=%s models=%s threads=%d workers=%d compiled=%s",
@@ -61,6 +48,26 @@ def serve(arguments: list[str], *, prog: str, is_compiled: bool) -> int:
     if settings.workers > 1:
         return supervise(settings, sockets)
     return run_worker(settings, sockets[0], WorkerSlot())
+
+
+def refusal(settings: Settings) -> str | None:
+    """Why nothing can be served by these settings, in one sentence, or None: what they name is read once."""
+    try:
+        if settings.trace_endpoint is not None:
+            check_tracing()
+        if settings.require_signature is not None:
+            read_trusted_keys(settings.require_signature)
+        build_gate(settings)
+        tls_context(settings)
+    except (TracingError, KeyFileError, KeyListError, TlsError) as error:
+        return str(error)
+    try:
+        if not settings.models.is_dir():
+            return f"there is no folder '{settings.models}'; --models names the folder of bundles"
+        find_models(settings.models)
+    except OSError as error:
+        return f"the folder '{settings.models}' cannot be read: {error.strerror}"
+    return None
 
 
 def _refuse(reason: str) -> int:

@@ -79,7 +79,7 @@ SERVICE = (
     {"models", "http"},
     {"routes"},
     {"processes"},
-    {"__main__"},
+    {"__main__", "asgi"},
 )
 EXPORT = (
     {"", "errors"},

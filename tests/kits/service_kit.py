@@ -38,11 +38,14 @@ _NUMPY = {
 class Server:
     """`python -m service` in a process of its own, on a port of the system's choice."""
 
+    LISTENS, LOADED = "event=listening url=", ("Ready:", "Not ready:")
+    EXIT_CODE = 0  # after SIGTERM
+
     def __init__(self, models: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--models", str(models), "--port", "0", *flags],
+            self.command(models, *flags),
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stderr=subprocess.PIPE,
@@ -50,8 +53,11 @@ class Server:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = self.wait_for("event=listening url=").split("url=")[1].split()[0]
+        self.url = self.wait_for(self.LISTENS).split(self.LISTENS)[1].split()[0]
         self.port = int(self.url.rsplit(":", 1)[1])
+
+    def command(self, models: Path, *flags: str) -> list[str]:
+        return [sys.executable, "-m", "service", "--models", str(models), "--port", "0", *flags]
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -69,7 +75,8 @@ class Server:
 
     def wait_until_loaded(self) -> "Server":
         """Wait until every model has been tried."""
-        self.wait_for("Ready:", "Not ready:")
+        if self.LOADED:
+            self.wait_for(*self.LOADED)
         return self
 
     def terminate(self, sig: int = signal.SIGTERM) -> None:
@@ -91,10 +98,27 @@ class Server:
         self.process.stderr.close()
 
 
+class Hosted(Server):
+    """The same service as an ASGI application, under plain uvicorn."""
+
+    LISTENS, LOADED = "Uvicorn running on ", ()
+    EXIT_CODE = -signal.SIGTERM  # uvicorn ends well, and then by the signal
+
+    def command(self, models: Path, *flags: str) -> list[str]:
+        service = f"foldserve.asgi.AsgiService({['--models', str(models), *flags]!r})"
+        run = f"uvicorn.run({service}, port=0, access_log=False)"
+        return [sys.executable, "-c", f"import foldserve.asgi, uvicorn; {run}"]
+
+
 @contextlib.contextmanager
-def serving(models: Path, *flags: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    models: Path,
+    *flags: str,
+    environment: dict[str, str] | None = None,
+    kind: type[Server] = Server,
+) -> Iterator[Server]:
     """A server that has tried every model."""
-    server = Server(models, *flags, environment=environment)
+    server = kind(models, *flags, environment=environment)
     try:
         yield server.wait_until_loaded()
     finally:

@@ -1,4 +1,4 @@
-"""Our own server against the conformance vectors: each of them, by foldserve's own choices.
+"""Our service against the conformance vectors, by foldserve's choices: in our own server, and under uvicorn.
 
 The suite itself, which takes any server, is in tests/conformance.
 """
@@ -13,7 +13,7 @@ import pytest
 from conformance.tensors import NUMPY
 from conformance.vectors import VECTORS
 
-from service_kit import ROOT, every_net, serving
+from service_kit import ROOT, Hosted, Server, every_net, serving
 from tiny_nets import busy_net, digits_net, nudged, write_bundle
 
 ECHOES = {
@@ -47,9 +47,10 @@ def run_suite(table: Path, *options: str) -> list[dict[str, Any]]:
     return outcomes
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The outcome of every test of the suite at our own server."""
+@pytest.fixture(scope="module", params=[Server, Hosted], ids=["our server", "uvicorn"])
+def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The outcome of every test of the suite under one HTTP server."""
+    kind: type[Server] = request.param
     room = tmp_path_factory.mktemp("conformance")
     models = every_net(room / "models")
     write_bundle(models / "busy" / "1", busy_net())
@@ -57,15 +58,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     echoes = [f"--model-of={datatype}=echo-{dtype}" for datatype, dtype in ECHOES.items()]
     flags = ("--queue-rows", "256", "--max-body-mb", "8", "--threads", "1")
     control = {"FOLDSERVE_MODEL_CONTROL": "true"}
-    with serving(models, *flags, environment=control) as server, serving(room / "broken") as broken:
+    with (
+        serving(models, *flags, environment=control, kind=kind) as server,
+        serving(room / "broken") as broken,
+    ):
         outcomes = run_suite(
             room / "table.json",
             *("--url", server.url, "--model", "digits", "--our-choices", *echoes),
             *("--pair-model", "pair", "--quoted-model", "a model", "--nan-model", "log"),
-            *("--slow-model", "busy", "--slow-queue", "256", "--max-rows", "256", "--max-body-mb", "8"),
+            *("--slow-model", "busy", "--slow-value", "4000", "--slow-queue", "256"),
+            *("--max-rows", "256", "--max-body-mb", "8"),
             *("--unready", broken.url, "wrong", "--control", "--pid", str(server.process.pid), "--may-end"),
         )
-        assert server.wait() == 0, "the last vector ends the server"
+        assert server.wait() == kind.EXIT_CODE, "the last vector ends the server"
     return outcomes
 
 

@@ -37,9 +37,13 @@ def fold_file(
 
 def _check_targets(asked: Asked, targets: list[Path]) -> None:
     """Nothing that is written may be SOURCE's own file, its weights, or the other file."""
-    kept = {path.resolve(): path for path in _files(asked)}
+    kept = {path.resolve(): path for path in (Path(asked.source), asked.weights) if path}
     for target in targets:
         try:
+            if (
+                target.exists()
+            ):  # what does not exist holds no weights of SOURCE: to ask takes a reading of it
+                kept |= {path.resolve(): path for path in _beside(asked)}
             is_kept = target.resolve() in kept or any(
                 target.exists() and path.exists() and target.samefile(path) for path in kept
             )
@@ -50,7 +54,5 @@ def _check_targets(asked: Asked, targets: list[Path]) -> None:
         kept[target.resolve()] = target
 
 
-def _files(asked: Asked) -> list[Path]:
-    path = Path(asked.source)
-    beside = external_files(path) if is_onnx_file(asked.source) else []
-    return [path, *beside, *([asked.weights] if asked.weights else [])]
+def _beside(asked: Asked) -> set[Path]:
+    return external_files(Path(asked.source)) if is_onnx_file(asked.source) else set()

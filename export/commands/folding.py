@@ -103,10 +103,11 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
             # As it is in the file: what nothing was done to needs no proof, which takes most of the time.
             note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
             return Folding(graph=unfolded.as_read, account=done, tolerances=None)
+    read: GraphTruth | None = None
     if unfolded.evaluate is None:
-        prove_reading(Path(asked.source), model, asked.seed, unfolded.given, unfolded.sizes)
+        read = prove_reading(Path(asked.source), model, asked.seed, unfolded.given, unfolded.sizes)
     say("folding, and proving the folded graph on random rows")
-    folded, account, tolerances = fold_proved(model, options, _proof(unfolded, asked, note))
+    folded, account, tolerances = fold_proved(model, options, _proof(unfolded, asked, note, read))
     return Folding(graph=folded, account=account, tolerances=tolerances)
 
 
@@ -127,13 +128,20 @@ def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
     )
 
 
-def _proof(unfolded: _Unfolded, asked: Asked, note: Say) -> Callable[[ir.Model], dict[str, Tolerance]]:
-    """What proves a folded graph, and returns the widest tolerance of each output over all sizes."""
+def _proof(
+    unfolded: _Unfolded, asked: Asked, note: Say, read: GraphTruth | None
+) -> Callable[[ir.Model], dict[str, Tolerance]]:
+    """What proves a folded graph, and returns the widest tolerance of each output over all sizes.
+
+    `read` is the truth that the reading of a file was proved against.
+    """
     reference, places = reference_of(unfolded.model, asked.options), unfolded.sizes or ({},)
     chosen = choices(reference)
     shown = showing_scores(reference, chosen)
     rows = [some_rows(reference, unfolded.given, asked.seed, at) for at in places]
-    if unfolded.evaluate is None or chosen:  # a net does not tell the scores that its choices are made by
+    if read is not None and reference is unfolded.model:
+        truth = read
+    elif unfolded.evaluate is None or chosen:  # a net does not tell the scores that its choices are made by
         truth = graph_truth(shown, rows[0])
     else:
         evaluate = _of_pixels(unfolded.evaluate, asked.options)

@@ -1,6 +1,6 @@
 """Prove that a graph was read as ONNX Runtime reads its file.
 
-In: a file and the prepared graph.  Out: nothing, or a ProofError.
+In: a file and the prepared graph.  Out: the truth that it was measured by, or a ProofError.
 
 Whatever loading and preparing change (constants, names that stand twice, inlined functions) is in the
 prepared graph, and so in both sides of every later proof.  Here the file itself is the other side.
@@ -17,7 +17,7 @@ from export.compute.precision import computes_in_float64
 from export.compute.reference import graph_evaluator
 from export.compute.rows import some_rows
 from export.compute.runtime import load
-from export.compute.truth import graph_truth
+from export.compute.truth import GraphTruth, graph_truth
 from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
@@ -34,27 +34,31 @@ def prove_reading(
     seed: int,
     given: Mapping[str, np.ndarray] | None = None,
     sizes: Sequence[Sizes] = (),
-) -> None:
+) -> GraphTruth:
     """Run both on the rows that are `given`, else on noise; at each of `sizes` where sizes are open.
 
-    Raises ProofError if the file is beyond the prepared graph's tolerance.
+    Returns the truth that it was proved against, with the scores of what is chosen; it knows the answers to
+    the rows of the last size.  Raises ProofError if the file is beyond the prepared graph's tolerance.
     """
     for node in batchnorms(prepared):
         read_batchnorm(node)  # a layer whose numbers are broken is named, before its answers say nothing
     chosen = choices(prepared)
     shown = showing_scores(prepared, chosen)
     runs = load(serialize(shown), optimised=False), _of_file(path)
+    truth: GraphTruth | None = None
     for at in sizes or ({},):
         rows = some_rows(prepared, given, seed, at)
         if at:  # the largest size may need much memory, and reading does not depend on the number of rows
             rows = {name: array[:2] for name, array in rows.items()}
         with naming(at):
-            truth = graph_truth(shown, rows)
+            truth = truth or graph_truth(shown, rows)
             answers = truth.evaluate(rows)
             again, itself = (run(rows) for run in runs)
             tolerances = compare(again, {**again, **itself}, answers, truth.noise(rows, answers), chosen)
             if why := disagreement(tolerances, itself, answers, chosen):
                 raise ProofError(f"{path} was not read as ONNX Runtime reads it: {why}")
+    assert truth is not None
+    return truth
 
 
 def _of_file(path: Path) -> Run:

@@ -50,7 +50,7 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     else:
         with_output_sizes(graph, rows)
         outputs, sizes = [tensor_spec(value) for value in graph.graph.outputs], None
-    truth = graph_truth(graph, rows)
+    truth = graph_truth(graph, {name: array[:1] for name, array in rows.items()})
     return Source(
         description=f"ONNX file {path.name}",
         digest=sha256(path.read_bytes()),

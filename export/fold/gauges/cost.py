@@ -47,8 +47,13 @@ def amplification(graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], system: S
 
 def condition(node: ir.Node, norm: BatchNorm, solution: Solution, amplified: np.ndarray) -> float:
     """How many times the rounding of those who read a BatchNorm's input, near or far, its fold may add."""
-    ids = np.broadcast_to(np.ravel(solution.system.of(_source(node))), norm.scale.shape)
+    ids = read_ids(node, norm, solution.system)
     return float((np.abs(solution.b[ids]) * amplified[ids]).max())
+
+
+def read_ids(node: ir.Node, norm: BatchNorm, system: System) -> np.ndarray:
+    """The ids of a BatchNorm's input, one for each channel."""
+    return np.broadcast_to(_ids_of(node, system), norm.scale.shape)
 
 
 def _ids_of(node: ir.Node, system: System) -> np.ndarray:

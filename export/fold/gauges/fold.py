@@ -20,7 +20,7 @@ from export.fold.batchnorm import BatchNorm
 from export.fold.decomposed import is_decomposed
 from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.build import build
-from export.fold.gauges.cost import amplification, condition
+from export.fold.gauges.cost import amplification, condition, read_ids
 from export.fold.gauges.dead import dead_readers, silence
 from export.fold.gauges.hints import flags_that_fold
 from export.fold.gauges.places import reach, where
@@ -113,20 +113,51 @@ def _affordable(
     """A plan in which no BatchNorm costs more than `limit`, what each costs, and those that would."""
     fates: Fates = {}
     eased: dict[ir.Node, Equation] = {}
+    alone: dict[ir.Node, float] | None = None
     while True:
         plan = _plan(system, candidates, prices, eased)
         times = {node: condition(node, norms[node], plan.solution, amplified) for node in plan.gone}
-        costly = _worst_quarter({node: cost for node, cost in times.items() if cost > limit})
-        if not costly:
+        too_much = {node: cost for node, cost in times.items() if cost > limit}
+        if not too_much:
             return plan, times, fates
+        if alone is None:
+            # Of many that read one tensor, one goes at a time: each would cost a plan of its own, or two.
+            alone = _costly_alone(system, candidates, prices, norms, amplified, limit)
+            for node, cost in alone.items():
+                fates[node] = norms[node].declined(_costs(cost))
+                del candidates[node]
+            if alone:
+                continue
         # First with no offset on its input, which may move its shift to what comes after it; then not at all.
-        for node in costly:
+        for node in _worst_quarter(too_much):
             if node not in eased:
                 eased[node] = unshifted(node, system)
                 continue
-            reason = f"it would cost accuracy: {times[node]:.3g} times its rounding error is added"
-            fates[node] = norms[node].declined(reason)
+            fates[node] = norms[node].declined(_costs(times[node]))
             del candidates[node]
+
+
+def _costs(times: float) -> str:
+    return f"it would cost accuracy: {times:.3g} times its rounding error is added"
+
+
+def _costly_alone(
+    system: System,
+    candidates: Mapping[ir.Node, Equation],
+    prices: frozenset[Price],
+    norms: Mapping[ir.Node, BatchNorm],
+    amplified: np.ndarray,
+    limit: float,
+) -> dict[ir.Node, float]:
+    """Those that cost too much even if no other goes and all that may be paid is paid, and what they cost."""
+    ops = Settled(system, candidates.values(), without=prices)
+    costs = {}
+    for node, equation in candidates.items():
+        ids = read_ids(node, norms[node], system)
+        cost = float((np.abs(ops.forced(equation, ids)) * amplified[ids]).max())
+        if cost > limit:
+            costs[node] = cost
+    return costs
 
 
 def _plan(

@@ -59,6 +59,11 @@ class Offsets:
             del self._solved[pivot], self._when[pivot]
         del self._trail[mark:]
 
+    def known(self, unknown: int) -> float | None:
+        """What the equations so far make of an unknown; None if they leave it free."""
+        free, value, _ = self._reduce([(unknown, 1.0)], 0.0)
+        return None if free else value
+
     def values(self) -> np.ndarray:
         """A solution, float64 of shape (unknowns,): free offsets are 0."""
         offsets = np.zeros(self._rarity.size)

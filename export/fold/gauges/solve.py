@@ -9,7 +9,7 @@ what they contradict is the reason to stay.  So every prefix of the order has a 
 costs nothing to those before it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -58,19 +58,31 @@ class Settled:
     def add(self, equation: Equation) -> str | None:
         """Settle one more equation; returns None, or why it cannot hold, and then nothing has changed."""
         magnitude, sign, mark = self._magnitude.copy(), self._sign.copy(), self._offsets.mark()
-        wrong = {
-            "magnitude": _tie(self._magnitude, equation.magnitude),
-            "sign": _tie(self._sign, equation.sign),
-            "offset": self._require(equation),
-        }
-        if not any(broken.any() for broken in wrong.values()):
-            self.equations.append(equation)
-            return None
-        self._magnitude, self._sign = magnitude, sign
-        self._offsets.rollback(mark)
         # A sign is named before a magnitude, and both before an offset: the first is what a user can change.
-        kind = next(kind for kind in ("sign", "magnitude", "offset") if wrong[kind].any())
-        return blame(kind, equation, wrong[kind], self.equations)
+        # Offsets take the most time: where a sign or magnitude contradicts, they are not tried.
+        ways: dict[str, Callable[[], np.ndarray]] = {
+            "sign": lambda: _tie(self._sign, equation.sign),
+            "magnitude": lambda: _tie(self._magnitude, equation.magnitude),
+            "offset": lambda: self._require(equation),
+        }
+        for kind, settle in ways.items():
+            if (wrong := settle()).any():
+                self._magnitude, self._sign = magnitude, sign
+                self._offsets.rollback(mark)
+                return blame(kind, equation, wrong, self.equations)
+        self.equations.append(equation)
+        return None
+
+    def forced(self, equation: Equation, ids: np.ndarray) -> np.ndarray:
+        """The offsets of `ids` that follow from the equation and what is settled, 0 where they are free.
+
+        Whatever is settled later, they stay as they are.  Nothing is changed; 0 too where it cannot hold.
+        """
+        mark, offsets = self._offsets.mark(), np.zeros(ids.size)
+        if not self._require(equation).any():
+            offsets[:] = [self._offsets.known(unknown) or 0.0 for unknown in ids.tolist()]
+        self._offsets.rollback(mark)
+        return offsets
 
     def solution(self) -> Solution:
         """A gauge for every id, a and b in float64 of shape (ids,).

@@ -33,6 +33,11 @@ class Body:
         self.content = content
         self._lease = lease
 
+    def take(self) -> Buffer:
+        """Its content, which the body keeps no longer; a heavy one still counts until `end`."""
+        content, self.content = self.content, b""
+        return content
+
     def end(self) -> None:
         """The body is not needed any more."""
         self.content = b""

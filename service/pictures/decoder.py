@@ -80,11 +80,10 @@ class PictureDecoder:
                 raise bad_picture(file, error) from None
 
     @asynccontextmanager
-    async def rows(
-        self, pictures: Sequence[Picture], preprocessing: Preprocessing
-    ) -> AsyncIterator[np.ndarray]:
+    async def rows(self, pictures: list[Picture], preprocessing: Preprocessing) -> AsyncIterator[np.ndarray]:
         """The pictures as rows (N, C, H, W) float32, whose memory is counted until the block ends.
 
+        The list is emptied where a process gets them.
         Raises BadPicture with the file's name, TooLarge, Overloaded, or Unavailable.
         """
         request = PictureRequest(pictures, preprocessing, self._limits.max_pixels)
@@ -113,11 +112,13 @@ class PictureDecoder:
         await self._processes.close()
 
     async def _decode(self, request: PictureRequest, num_bytes: int) -> np.ndarray:
-        contents = [content for _, content in request.pictures]
+        files = [file for file, _ in request.pictures]
         try:
-            return await decode_in_process(self._processes, contents, request.target, num_bytes)
+            return await decode_in_process(
+                self._processes, request.take_contents(), request.target, num_bytes
+            )
         except FileError as error:
-            file = None if error.index is None else request.pictures[error.index][0]
+            file = None if error.index is None else files[error.index]
             raise bad_picture(file, error.reason) from None
         except TimeoutError:
             raise BadPicture(

@@ -4,14 +4,13 @@ In: the files of a request.  Out: their pixels, or which of them cannot be decod
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from service.contract.pictures import PictureError, UnknownFormatError
 from service.contract.target import Target
 from service.isolation.pool import ProcessPool
-from service.isolation.process import Ended
+from service.isolation.process import Ended, Part
 from service.pictures.child import PIXELS, UNKNOWN
 
 MODULE = "service.pictures.child"
@@ -28,17 +27,20 @@ class FileError(Exception):
 
 
 async def decode_in_process(
-    pool: ProcessPool, contents: Sequence[bytes | bytearray], target: Target, num_bytes: int
+    pool: ProcessPool, contents: list[bytes | bytearray], target: Target, num_bytes: int
 ) -> np.ndarray:
     """Pixels (N, C, H, W) uint8 of N files, within `num_bytes` of memory beside the files.
 
+    Files are taken from the list as the process gets them: 60 MB need not be held twice.
     Raises FileError, TimeoutError at the pool's deadline, Unavailable.
     """
     shape = (len(contents), *target.shape)
     async with pool.borrow() as process:
+        parts: list[Part] = [target.to_json(), *contents]
+        contents.clear()
         try:
             kind, content, index = await process.ask(
-                [target.to_json(), *contents], num_bytes, max(math.prod(shape), _MAX_REASON_BYTES)
+                parts, num_bytes, max(math.prod(shape), _MAX_REASON_BYTES)
             )
         except Ended as ended:
             raise FileError(None, PictureError(f"cannot be decoded: the decoder's {ended}")) from None
@@ -46,5 +48,5 @@ async def decode_in_process(
     if kind == PIXELS and len(content) == math.prod(shape):
         return np.frombuffer(content, np.uint8).reshape(shape)
     reason = content[:_MAX_REASON_BYTES].decode(errors="replace")
-    about = index if index < len(contents) else None
+    about = index if index < shape[0] else None
     raise FileError(about, UnknownFormatError(reason) if kind == UNKNOWN else PictureError(reason))

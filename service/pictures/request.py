@@ -14,20 +14,26 @@ import numpy as np
 from service.contract.pictures import PictureError, UnknownFormatError, read_pixels
 from service.contract.preprocessing import Preprocessing
 from service.errors import BadPicture
-from service.pictures.form import Picture
+from service.pictures.form import Bytes, Picture
 from service.pictures.weight import Weight, weigh
 
 
 class PictureRequest:
-    """The pictures of a request, and what they are to become."""
+    """The pictures of a request, and what they are to become; `pictures` is its own from then on."""
 
-    def __init__(self, pictures: Sequence[Picture], preprocessing: Preprocessing, max_pixels: int) -> None:
+    def __init__(self, pictures: list[Picture], preprocessing: Preprocessing, max_pixels: int) -> None:
         self.pictures = pictures
         self.target = preprocessing.target(max_pixels)
         self.num_file_bytes = sum(len(content) for _, content in pictures)
         # Each value once as uint8 and once as float32.
         self.row_bytes = len(pictures) * 5 * math.prod(self.target.shape)
         self._preprocessing = preprocessing
+
+    def take_contents(self) -> list[Bytes]:
+        """The files' bytes, which the request keeps no longer."""
+        contents = [content for _, content in self.pictures]
+        self.pictures.clear()
+        return contents
 
     def weigh(self) -> list[Weight]:
         """The weight of each picture; raises BadPicture."""

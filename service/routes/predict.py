@@ -19,15 +19,13 @@ from starlette.responses import Response
 from service.contract.picture_support import unsupported_reason
 from service.contract.preprocessing import Preprocessing
 from service.errors import BadRequest, ServiceError
-from service.http.body import BodyReader
+from service.http.body import Body, BodyReader
 from service.http.connected import while_connected
 from service.http.reply import Receive, Scope, Send, error_body
 from service.models.registry import ModelRegistry
 from service.models.served import Served
 from service.pictures.decoder import PictureDecoder
 from service.pictures.drawn import drawn_row
-from service.pictures.form import Picture
-from service.protocol.compression import Buffer
 from service.routes.prediction import Predictions
 from service.routes.request_record import RequestRecord, RequestRecorder
 
@@ -109,14 +107,14 @@ class Predictor:
         )
         try:
             # What is begun for a client is over when it hangs up: parsing, decoding, waiting for the model.
-            pictures, answers, shown = await while_connected(
+            files, answers, shown = await while_connected(
                 request.receive,
-                self._answers(record, served, content_type, body.content, preprocessing, wants_row),
+                self._answers(record, served, content_type, body, preprocessing, wants_row),
             )
         finally:
             body.end()
         begun = time.perf_counter()
-        told: list[dict[str, Any]] = [{} if file is None else {"file": file} for file, _ in pictures]
+        told: list[dict[str, Any]] = [{} if file is None else {"file": file} for file in files]
         if shown is not None:
             told[0]["row"] = shown
         document = {"model_name": served.name, "model_version": served.version}
@@ -131,12 +129,13 @@ class Predictor:
         record: RequestRecord,
         served: Served,
         content_type: str,
-        body: Buffer,
+        body: Body,
         preprocessing: Preprocessing,
         wants_row: bool,
-    ) -> tuple[list[Picture], np.ndarray, dict[str, Any] | None]:
-        """The pictures of a body, the model's first output for them, (N, …); the row, if wanted."""
-        pictures = await self._decoder.pictures(content_type, body)
+    ) -> tuple[list[str | None], np.ndarray, dict[str, Any] | None]:
+        """The names of a body's files, the model's first output for them, (N, …); the row, if wanted."""
+        pictures = await self._decoder.pictures(content_type, body.take())
+        files = [file for file, _ in pictures]
         if wants_row and len(pictures) != 1:
             raise BadRequest(f"'row' is for one picture, got {len(pictures)}")
         record.read_s = time.perf_counter() - record.begun
@@ -154,7 +153,7 @@ class Predictor:
         answers: np.ndarray = job.answers[served.manifest.outputs[0].name]
         if not await _inline_or_in_thread(answers.size <= INLINE_NUMBERS, _are_finite, answers):
             raise ServiceError(f"model '{served.name}' answered with numbers that are not finite")
-        return pictures, answers, shown
+        return files, answers, shown
 
 
 class _PartsResponse(Response):

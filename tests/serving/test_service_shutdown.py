@@ -5,6 +5,8 @@ import http.client
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service_kit import Server, every_net, metric, responds, serving, wait_until, x_request
+from service_kit import ROOT, Server, every_net, metric, responds, serving, wait_until, x_request
 from tiny_nets import busy_net, digits_net, echo_net, write_bundle
 
 LONG = 4000.0  # steps of the busy net: a second or two
@@ -155,6 +157,19 @@ def test_case_30_a_second_sigterm_exits_at_once(crowd: Crowd) -> None:
     assert crowd.server.wait() == 128 + signal.SIGTERM
     for future in futures:
         assert isinstance(future.exception(), httpx.TransportError)
+
+
+@pytest.mark.parametrize("sig", ["SIGINT", "SIGTERM"])
+def test_a_signal_before_everything_is_imported_is_a_clean_end(sig: str) -> None:
+    lines = (
+        "import os, signal, service.__main__ as command",
+        f"command.compiled_modules = lambda: os.kill(os.getpid(), signal.{sig})",
+        "command.main([])",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_ctrl_c_is_a_clean_end_too(tmp_path: Path) -> None:

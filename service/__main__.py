@@ -18,8 +18,8 @@ from service.compiled import CompiledError, compiled_modules
 
 def main(arguments: list[str], prog: str = "python -m service") -> int:
     """Serve as the flags say; `prog` is what --help calls the command. Returns the exit code."""
-    # While it still imports, Python would miss a SIGTERM as process 1 of a container, and show a traceback for
-    # Ctrl-C.
+    # While it still imports, Python would miss a SIGTERM as process 1 of a container, and show a traceback
+    # after Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     # What is imported stays: looking for garbage meanwhile, and for plugins, only makes the start slower.

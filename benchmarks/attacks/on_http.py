@@ -35,6 +35,9 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
         name="an endless body for the index",
         parts=[chunked(INDEX, (b"100000\r\n" + bytes(MB) + b"\r\n") * 128)],
     ),
+    "index-json": lambda: Attack(
+        name="60 MB of JSON for the index", parts=[request(INDEX, b'{"a":"' + b"a" * (60 * MB) + b'"}')]
+    ),
     "headers": lambda: Attack(
         name="200,000 headers", parts=[b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * 200_000 + b"\r\n"]
     ),

@@ -72,7 +72,7 @@ class BodyReader:
         bits = window_bits(encoding)
         if bits is not None:
             check_start = partial(check_compressed, bits=bits)
-        body = await _receive_all(receive, limit, check_start)
+        body = await receive_all(receive, limit, check_start)
         return Body(body) if bits is None else await while_connected(receive, self._inflated(body, bits))
 
     async def _inflated(self, body: Buffer, bits: int) -> Body:
@@ -99,7 +99,11 @@ async def _in_thread(threads: Executor, body: Buffer, bits: int, limit: int) -> 
         is_wanted = False  # cancelled: the thread sees it before the next step
 
 
-async def _receive_all(receive: Receive, limit: int, check_start: Callable[[bytes], None]) -> Buffer:
+async def receive_all(receive: Receive, limit: int, check_start: Callable[[bytes], None] = _accept) -> Buffer:
+    """A whole body as sent, of at most `limit` bytes; raises TooLarge as soon as it has more, or HungUp.
+
+    `check_start` is that of `BodyReader.read`.
+    """
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         only: bytes = message.get("body", b"")

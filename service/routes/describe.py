@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 
 from service.contract.picture_support import picture_facts
 from service.errors import BadRequest, Unsupported
+from service.http.body import receive_all
 from service.models.registry import ModelRegistry
 from service.models.repository_index import repository_index
 from service.protocol.document import read_document
@@ -22,6 +23,8 @@ from service.protocol.statistics import model_stats
 from service.routes.front import live, ready
 from service.telemetry.exposition import exposition
 from service.telemetry.worker_group import WorkerGroup
+
+MAX_PARAMETERS = 128 * 1024  # bytes of JSON, parsed on the event loop: the worst takes 4 ms
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -170,7 +173,7 @@ def add_repository(app: FastAPI, models: ModelRegistry, *, has_control: bool) ->
 
 
 async def _parameters(request: Request) -> dict[str, Any]:
-    body = await request.body()
+    body = await receive_all(request.receive, MAX_PARAMETERS)
     return read_document(body) if body.strip() else {}
 
 

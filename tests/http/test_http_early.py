@@ -59,6 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
         ("/predict", [], b"no picture at all", 400, "not a JPEG, PNG or WebP picture"),
         ("/predict", [FORM], FILE + b"no picture at all", 400, "f: the body is not a JPEG"),
         ("/predict", [FORM], b"\r\n--b ", 400, "cannot be read"),
+        ("/v2/repository/index", [], b"{".ljust(3 * START_BYTES), 413, "more than 131072 bytes"),
     ],
 )
 def test_it_is_refused_before_it_is_whole(

@@ -63,7 +63,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    models: Path = Field(Path("models"), description="folder of bundles, models/NAME/VERSION/")
+    models: Path = Field(
+        Path("models"),
+        description="folder of bundles, models/NAME/VERSION/; or one model's folder, or one bundle",
+    )
+    model_name: str | None = Field(
+        None,
+        min_length=1,
+        description="name of the model where models is one model's folder or one bundle; unset: its folder's",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     device: Literal["auto", "cpu", "cuda"] = Field(

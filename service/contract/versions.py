@@ -12,9 +12,14 @@ from service.contract.manifest import BundleError
 _VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
 
 
+def is_version(name: str) -> bool:
+    """Whether a folder's name is a version."""
+    return _VERSION.fullmatch(name) is not None
+
+
 def find_versions(folder: Path) -> list[str]:
     """The versions in a model's folder, newest first; raises OSError."""
-    names = [path.name for path in folder.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
+    names = [path.name for path in folder.iterdir() if path.is_dir() and is_version(path.name)]
     return sorted(names, key=int, reverse=True)
 
 

@@ -5,18 +5,18 @@ In: what is known of each model, the models folder.  Out: plain values, for JSON
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from service.contract.bundle import REPORT_FILE
 from service.contract.int8 import Int8
 from service.contract.picture_support import labels_of, unsupported_reason
+from service.models.folder import ModelsFolder
 from service.models.registry import ModelState
 from service.models.repository_index import versions_of
 from service.models.served import Served
 
 
-def overview(states: Sequence[ModelState], root: Path) -> list[dict[str, Any]]:
+def overview(states: Sequence[ModelState], folder: ModelsFolder) -> list[dict[str, Any]]:
     """One entry for each model; reads the names in its folder, so call it in a thread."""
     return [
         {
@@ -26,9 +26,9 @@ def overview(states: Sequence[ModelState], root: Path) -> list[dict[str, Any]]:
                 {
                     **version,
                     "has_report": version["version"] is not None
-                    and (root / state.name / version["version"] / REPORT_FILE).is_file(),
+                    and (folder.version(state.name, version["version"]) / REPORT_FILE).is_file(),
                 }
-                for version in versions_of(state, root)
+                for version in versions_of(state, folder)
             ],
             "served": None if state.served is None else _served(state.served),
         }

@@ -20,14 +20,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar, cast
 
 from service.contract.signature import TrustedKeys
 from service.engine.engine import EngineConfig
 from service.errors import BadRequest, Draining, NotReady, UnknownModel
+from service.models.folder import ModelsFolder
 from service.models.memory import return_freed_memory
-from service.models.repository import Loaded, Refused, find_models, load_newest
+from service.models.repository import Loaded, Refused, load_newest
 from service.models.served import QueueConfig, Served
 from service.telemetry.metrics import Metrics
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("foldserve")
 class RegistryConfig:
     """Where the models are and how each of them is run and queued."""
 
-    root: Path
+    folder: ModelsFolder
     engine: EngineConfig
     queue: QueueConfig
     is_lenient: bool = False
@@ -90,7 +90,7 @@ class ModelRegistry:
 
     def start(self) -> None:
         """Load in the background; `loaded` is set when every model has been tried."""
-        self._at_start = tuple(find_models(self.config.root))
+        self._at_start = tuple(self.config.folder.names())
         self._states = {name: ModelState(name=name) for name in self._at_start}
         loop = asyncio.get_running_loop()
         threading.Thread(
@@ -163,7 +163,7 @@ class ModelRegistry:
         """Try a model's versions again and serve the newest that proves; BadRequest leaves all as it was."""
         known = self._states.get(name)
         if known is None:
-            if name not in find_models(self.config.root):
+            if name not in self.config.folder.names():
                 raise BadRequest(f"failed to load '{name}': the models folder holds no such model")
             known = self._states.setdefault(name, ModelState(name=name))
         async with known.changing:
@@ -214,7 +214,7 @@ class ModelRegistry:
     def _facts(self, name: str) -> Iterator[Loaded | Refused]:
         config = self.config
         return load_newest(
-            config.root, name, config.engine, config.trusted, allow_unproved=config.allow_unproved
+            config.folder, name, config.engine, config.trusted, allow_unproved=config.allow_unproved
         )
 
     def _note(self, fact: Loaded | Refused) -> None:

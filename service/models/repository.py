@@ -1,6 +1,6 @@
 """The models folder: which versions there are, which one can answer, and why another cannot.
 
-In: `models/NAME/VERSION/` with a decimal VERSION (no leading zero; every other name is ignored).
+In: a `ModelsFolder`.
 Out: for each NAME, one fact for each version tried, newest first, until one opens and proves.
 """
 
@@ -13,14 +13,13 @@ from service.contract.bundle import Bundle, open_bundle
 from service.contract.golden_pictures import measure_pictures
 from service.contract.manifest import BundleError, Manifest
 from service.contract.signature import TrustedKeys
-from service.contract.versions import find_versions
 from service.engine.engine import Engine, EngineConfig
 from service.engine.precision import load_fastest
 from service.engine.session import EngineError
+from service.models.folder import ModelsFolder
 from service.models.memory import return_freed_memory
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
-NO_MODELS = frozenset({"lost+found"})  # what a file system puts into an empty volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +47,8 @@ class Refused:
     reason: str
 
 
-def find_models(root: Path) -> list[str]:
-    """Names of the model folders under `root`, sorted; hidden ones and files are not models."""
-    folders = (path.name for path in root.iterdir() if path.is_dir())
-    return sorted(name for name in folders if not name.startswith(".") and name not in NO_MODELS)
-
-
 def load_newest(
-    root: Path,
+    models: ModelsFolder,
     name: str,
     config: EngineConfig,
     trusted: TrustedKeys | None = None,
@@ -67,21 +60,22 @@ def load_newest(
         yield Refused(name=name, version=None, reason=f"the name '{name}' belongs to a route of the protocol")
         return
     try:
-        versions = find_versions(root / name)
+        versions = models.versions(name)
     except OSError as error:
         yield Refused(name=name, version=None, reason=f"its folder cannot be read: {error.strerror}")
         return
     if not versions:
         yield Refused(name=name, version=None, reason="its folder holds no version (1, 2, …)")
     for version in versions:
-        fact = load_version(root, name, version, config, trusted, allow_unproved=allow_unproved)
+        folder = models.version(name, version)
+        fact = load_version(folder, name, version, config, trusted, allow_unproved=allow_unproved)
         yield fact
         if isinstance(fact, Loaded):
             return
 
 
 def load_version(
-    root: Path,
+    folder: Path,
     name: str,
     version: str,
     config: EngineConfig,
@@ -89,13 +83,13 @@ def load_version(
     *,
     allow_unproved: bool = False,
 ) -> Loaded | Refused:
-    """Open and prove one version; with `trusted` keys one of them must have signed it.
+    """Open and prove the bundle in `folder`; with `trusted` keys one of them must have signed it.
 
     With `allow_unproved` a version that states that it has no proof is loaded without one.
     """
     begun = time.perf_counter()
     try:
-        bundle = open_bundle(root / name / version, trusted, allow_unproved=allow_unproved)
+        bundle = open_bundle(folder, trusted, allow_unproved=allow_unproved)
         # Decoded here and not in a process: the digests vouch for them as they do for the graph.
         measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
         engine = load_fastest(bundle, config)

@@ -16,6 +16,7 @@ from service.engine.engine import EngineConfig
 from service.http.body import BodyReader
 from service.http.limits import HttpLimits
 from service.http.shared import Shared
+from service.models.folder import ModelsFolder
 from service.models.registry import ModelRegistry, RegistryConfig
 from service.models.served import QueueConfig
 from service.pictures.decoder import DecodingLimits, PictureDecoder
@@ -90,7 +91,7 @@ def build_models(settings: Settings) -> ModelRegistry:
     key_file = settings.require_signature
     return ModelRegistry(
         RegistryConfig(
-            root=settings.models,
+            folder=ModelsFolder.find(settings.models, settings.model_name),
             is_lenient=settings.readiness == "lenient",
             trusted=None if key_file is None else read_trusted_keys(key_file),
             allow_unproved=settings.allow_unproved,

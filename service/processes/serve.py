@@ -8,7 +8,7 @@ import sys
 
 from service.access.keys import KeyListError
 from service.contract.signature import KeyFileError, read_trusted_keys
-from service.models.repository import find_models
+from service.models.folder import ModelsFolder
 from service.processes.assemble import build_gate
 from service.processes.server import bind
 from service.processes.supervisor import refused_folder, supervise
@@ -64,9 +64,11 @@ def refusal(settings: Settings) -> str | None:
     try:
         if not settings.models.is_dir():
             return f"there is no folder '{settings.models}'; --models names the folder of bundles"
-        find_models(settings.models)
+        ModelsFolder.find(settings.models, settings.model_name).names()
     except OSError as error:
         return f"the folder '{settings.models}' cannot be read: {error.strerror}"
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -145,7 +145,7 @@ def add_repository(app: FastAPI, models: ModelRegistry, *, has_control: bool) ->
         if type(is_ready) is not bool:
             raise BadRequest("'ready' must be true or false")
         entries = await run_in_threadpool(
-            repository_index, models.states, models.config.root, only_ready=is_ready
+            repository_index, models.states, models.config.folder, only_ready=is_ready
         )
         return answer(200, orjson.dumps(entries))
 

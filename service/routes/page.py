@@ -13,7 +13,6 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from service.contract.bundle import REPORT_FILE
-from service.contract.versions import find_versions
 from service.errors import UnknownModel
 from service.models.overview import overview
 from service.models.registry import ModelRegistry
@@ -24,13 +23,13 @@ from service.routes.page_headers import PAGE_POLICY, REPORT_POLICY
 
 def add_page(app: FastAPI, models: ModelRegistry) -> None:
     """The page, its files, GET /models and GET /models/{model}/versions/{version}/report."""
-    root = models.config.root
+    folder = models.config.folder
     for path, file in page_files().items():
         get(app, path, include_in_schema=False)(_answering(file))
 
     @get(app, "/models", tags=["metadata"], summary="Every model, its versions, and the proof of each served")
     async def model_overview() -> Response:
-        return answer(200, orjson.dumps({"models": await run_in_threadpool(overview, models.states, root)}))
+        return answer(200, orjson.dumps({"models": await run_in_threadpool(overview, models.states, folder)}))
 
     @get(
         app,
@@ -43,9 +42,9 @@ def add_page(app: FastAPI, models: ModelRegistry) -> None:
     async def report(model: str, version: str) -> Response:
         def read() -> bytes | None:
             # Only names that the folder lists: neither may lead out of it.
-            if model not in models.names or version not in find_versions(root / model):
+            if model not in models.names or version not in folder.versions(model):
                 return None
-            path = root / model / version / REPORT_FILE
+            path = folder.version(model, version) / REPORT_FILE
             return path.read_bytes() if path.is_file() else None
 
         try:

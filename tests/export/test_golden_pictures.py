@@ -143,7 +143,7 @@ def test_what_decodes_otherwise_is_refused_at_load_and_by_verify(bundle, tmp_pat
     done = run_here("verify", tmp_path / "models" / "net" / "1")
     assert done.returncode == 1
     assert not json.loads(done.stdout)["proved"]
-    refused = load_version(tmp_path / "models", "net", "1", EngineConfig(device="cpu"))
+    refused = load_version(tmp_path / "models/net/1", "net", "1", EngineConfig(device="cpu"))
     assert isinstance(refused, Refused)
     assert re.search(sentence, refused.reason)
 

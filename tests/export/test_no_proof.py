@@ -108,7 +108,7 @@ def test_every_reader_refuses_it_or_says_so(models):
     for old, new in ((b'"unproved": "', b'"unproved": "x'), (b'"schema_version": 4', b'"schema_version": 3')):
         with pytest.raises(BundleError):
             parse_manifest(text.replace(old, new, 1), "manifest.json")
-    refused = load_version(models, "log", "1", EngineConfig())
+    refused = load_version(models / "log" / "1", "log", "1", EngineConfig())
     assert isinstance(refused, Refused)
     assert "--allow-unproved" in refused.reason
 

@@ -59,7 +59,7 @@ def test_data_goes_one_way(room):
         ("export", "from service.engine.engine import Engine"),
         ("export", "import service"),
         ("study", "from foldserve.__main__ import main"),
-        ("training", "from service.models.repository import find_models"),
+        ("training", "from service.models.folder import ModelsFolder"),
         ("training", "from export.bundle.pack import pack"),
     ],
 )

@@ -3,6 +3,7 @@
 In: nothing.  Out: where each thing is, or None; `NEEDED` is the reason to skip with.
 """
 
+import shutil
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / ".extras"
@@ -19,6 +20,7 @@ KSERVE_PYTHON = _existing("kserve", "bin", "python")
 SCHEMATHESIS = _existing("schemathesis", "bin", "schemathesis")
 BROWSER = _existing("browser")  # playwright: for sys.path
 AXE = _existing("axe", "node_modules", "axe-core", "axe.min.js")
+KUBECTL = _existing("kubectl", "bin", "kubectl") or shutil.which("kubectl")
 PERF_ANALYZER = _existing("perf_analyzer", "bin", "perf_analyzer")
 
 

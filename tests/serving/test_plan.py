@@ -134,10 +134,10 @@ def test_a_spoilt_cache_is_harmless(tmp_path: Path, cache: Path, content: bytes)
     """Whatever stands there, the model is served, and within the cores."""
     write_bundle(tmp_path / "models" / "echo" / "1", echo_net("float32"))
     config = EngineConfig(device="cpu", threads=2, buckets=BUCKETS, cache=cache)
-    assert isinstance(load_version(tmp_path / "models", "echo", "1", config), Loaded)
+    assert isinstance(load_version(tmp_path / "models/echo/1", "echo", "1", config), Loaded)
     (kept,) = cache.iterdir()
     kept.write_bytes(content)
-    fact = load_version(tmp_path / "models", "echo", "1", config)
+    fact = load_version(tmp_path / "models/echo/1", "echo", "1", config)
     assert isinstance(fact, Loaded), fact.reason
     assert 1 <= fact.engine.plan.lanes * fact.engine.plan.threads <= 2
 

@@ -36,6 +36,7 @@ def true_answers(
     rows = []
     for row in range(len(next(iter(inputs.values())))):
         rows.append(evaluate({name: array[row : row + 1] for name, array in inputs.items()}))
+        _check_one_row(rows[-1])
         show(row + 1)
     for name in rows[0]:
         if len(shapes := {answer[name].shape[1:] for answer in rows}) > 1:
@@ -48,8 +49,28 @@ def true_answers(
             np.abs(answers[name]).max(initial=0.0)
         )
         if (apart := difference(together, answers[name])) > limit:
+            _check_repeats(evaluate, inputs, rows[0])
             raise ProofError(
                 f"rows are not independent: in one batch, answers of '{name}' differ by {apart:.3g} "
                 f"from those of the same rows alone, in {'float64' if is_exact else 'float32'}"
             )
     return answers
+
+
+def _check_one_row(answers: Mapping[str, np.ndarray]) -> None:
+    """Raise ProofError unless one row is answered by one row of each output."""
+    for name, answer in answers.items():
+        if answer.ndim == 0 or len(answer) != 1:
+            raise ProofError(
+                f"output '{name}' answers one row with the shape {list(answer.shape)}: rows must stay the "
+                "first axis"
+            )
+
+
+def _check_repeats(
+    evaluate: Evaluate, inputs: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]
+) -> None:
+    """Raise ProofError if the first row's answer is another one this time."""
+    again = evaluate({name: array[:1] for name, array in inputs.items()})
+    if any(not np.array_equal(again[name], first[name]) for name in first):
+        raise ProofError("the net answers one row differently from run to run: it draws random numbers")

@@ -31,6 +31,11 @@ def tensors_of(answer: object, net: nn.Module) -> dict[str, torch.Tensor]:
             f"{type(net).__name__} must return tensors, alone or in tuples and dicts, got {_kinds(answer)}: "
             "wrap it in a module whose forward returns its tensors only"
         )
+    if name := next((name for name, tensor in tensors.items() if tensor.is_complex()), None):
+        raise TraceError(
+            f"the answer '{name}' of {type(net).__name__} is complex, which no client could send: return its "
+            "torch.view_as_real"
+        )
     is_alone = len(tensors) == 1 and isinstance(answer, list | tuple)
     return {OUTPUT: next(iter(tensors.values()))} if is_alone else tensors
 
@@ -40,7 +45,12 @@ def returning_tensors(net: nn.Module) -> nn.Module:
     kind: Any = type(net)
 
     def forward(self: nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(tensors_of(kind.forward(self, rows), self).values())
+        tensors = tuple(tensors_of(kind.forward(self, rows), self).values())
+        # A tensor that is returned twice gets a second name, which needs a node of its own.
+        return tuple(
+            tensor.clone() if any(tensor is other for other in tensors[:place]) else tensor
+            for place, tensor in enumerate(tensors)
+        )
 
     flat = copy.copy(net)
     flat.__class__ = type(kind.__name__, (kind,), {"forward": forward})
@@ -70,5 +80,6 @@ def _kinds(answer: object) -> str:
         parts = ", ".join(f"{key!r}: {type(part).__name__}" for key, part in answer.items())
         return f"{type(answer).__name__} of {parts}" if parts else f"an empty {type(answer).__name__}"
     if isinstance(answer, list | tuple):
-        return f"{type(answer).__name__} of {', '.join(type(part).__name__ for part in answer)}"
+        parts = ", ".join(type(part).__name__ for part in answer)
+        return f"{type(answer).__name__} of {parts}" if parts else f"an empty {type(answer).__name__}"
     return type(answer).__name__

@@ -52,14 +52,22 @@ def of_net(
 
 
 def uncompiled(net: nn.Module) -> nn.Module:
-    """The net inside of torch.compile's wrapper; raises SourceError for a ScriptModule."""
+    """The net inside of torch.compile's wrapper, and so for each net inside; SourceError for a ScriptModule.
+
+    Compiling is of no use to a net that is only traced, and takes minutes.
+    """
     inner = getattr(net, "_orig_mod", net)
-    if isinstance(inner, torch.jit.ScriptModule):
-        raise SourceError(
-            f"{type(inner).__name__} is a ScriptModule, which cannot be traced: give the Python module "
-            "that it was made of, or write it to an ONNX file"
-        )
     assert isinstance(inner, nn.Module)
+    for path, module in list(inner.named_modules()):
+        if isinstance(module, torch.jit.ScriptModule):
+            kind = type(module).__name__
+            raise SourceError(
+                f"{f'{path}, a {kind},' if path else kind} is a ScriptModule, which cannot be traced: give "
+                "the Python module that it was made of, or write it to an ONNX file"
+            )
+        for name, child in list(module.named_children()):
+            if hasattr(child, "_orig_mod"):
+                setattr(module, name, child._orig_mod)
     return inner
 
 

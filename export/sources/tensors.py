@@ -1,5 +1,6 @@
 """What a graph's inputs, outputs and labels are, as the manifest describes them."""
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import onnx_ir as ir
 
 from export.compute.comparable import CUT
 from export.errors import SourceError
+from export.graph.prepare import ROWS
 from export.graph.sizes import sizes_of
 from export.sources.transforms import imagenet_labels
 from service.contract.tensors import TensorSpec
@@ -19,6 +21,11 @@ def tensor_spec(value: ir.Value, names: Collection[str] = ()) -> TensorSpec:
     _check_type(value)
     found = sizes_of(value) if value.shape is not None else []
     sizes = [dim if isinstance(dim, int) or dim in names else None for dim in found]
+    if any(re.search(rf"\b{ROWS}\b", str(size)) for size in found[1:] if size not in names):
+        raise SourceError(
+            f"a size of '{value.name}' depends on the number of rows, found {value.shape}: rows must stay "
+            "the first axis, or be one in an ONNX file"
+        )
     if value.dtype is None or not sizes or None in sizes[1:]:
         raise SourceError(
             f"'{value.name}' must have a type, rows first, and fixed sizes after them, found {value.shape}: "

@@ -55,9 +55,10 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
                 dynamic_shapes=({0: torch.export.Dim(ROWS)},),
             )
         except Exception as error:  # the exporter's errors share no class
-            raise TraceError(
-                f"{type(net).__name__} cannot be traced: {first_line(error.__cause__ or error)}"
-            ) from error
+            why = first_line(error.__cause__ or error)
+            branches = "data-dependent" in why
+            todo = "; choose by torch.where or torch.cond what its numbers decide" if branches else ""
+            raise TraceError(f"{type(net).__name__} cannot be traced: {why}{todo}") from error
     assert program is not None
     check_batchnorms(program.model, ran, owners_of(net))
     _name_after_modules(program.model)
@@ -95,10 +96,10 @@ def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], lis
         except TraceError:
             raise
         except Exception as error:
-            shape = list(rows.shape)
-            raise TraceError(
-                f"{type(net).__name__} fails on rows of shape {shape}: {first_line(error.__cause__ or error)}"
-            ) from error
+            shape, why = list(rows.shape), first_line(error.__cause__ or error)
+            several = "required positional argument" in why
+            todo = "; write a net of several inputs to an ONNX file, and give that" if several else ""
+            raise TraceError(f"{type(net).__name__} fails on rows of shape {shape}: {why}{todo}") from error
     return watcher.ran, list(tensors_of(answer, net))
 
 
@@ -162,7 +163,7 @@ def _name_after_modules(model: ir.Model) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter warns about packages that it does not need and about its own deprecations."""
-    logger = logging.getLogger("torch.onnx")
+    logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -9,8 +9,9 @@ from torch import nn
 
 from export.compute.rows import read_rows
 from export.compute.runtime import load
-from export.errors import SourceError, TraceError
+from export.errors import ProofError, SourceError, TraceError
 from export.graph.file import load_graph, serialize
+from export.proof.truth import true_answers
 from export.sources.net import of_net
 from file_kit import model, node
 
@@ -84,6 +85,72 @@ def test_answers_in_dicts_and_tuples_have_names_of_their_own(kind, names):
     for name, answer in load(serialize(source.graph), optimised=True)({"input": rows}).items():
         assert np.abs(answer - truth[name]).max() < 1e-5
     assert type(net) is _Net, "the net stays as it was"
+
+
+def test_one_tensor_twice_is_two_outputs():
+    class Twice(_Net):
+        def forward(self, x: torch.Tensor):
+            y = super().forward(x)
+            return {"a": y, "b": [y, None, {"c": y}]}
+
+    assert [spec.name for spec in opened(Twice()).outputs] == ["a", "b.0", "b.2.c"]
+
+
+class _Inside(nn.Module):
+    def __init__(self, inner: nn.Module, answer=lambda y: y) -> None:
+        super().__init__()
+        self.inner, self.answer = inner, answer
+
+    def forward(self, x: torch.Tensor):
+        return self.answer(self.inner(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nets_inside_are_uncompiled_and_scripts_are_named():
+    source = opened(_Inside(torch.compile(_Net())))
+    assert [one.name for one in source.graph.graph if one.op_type == "BatchNormalization"] == ["inner.norm"]
+    with pytest.raises(SourceError, match="inner, a RecursiveScriptModule, is a ScriptModule"):
+        opened(_Inside(torch.jit.script(nn.Conv2d(1, 4, 3))))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (torch.fft.fft, "'logits' of _Inside is complex, which no client could send: return its torch.view"),
+        (lambda y: y * 2 if y.sum() > 0 else y, "choose by torch.where or torch.cond"),
+        (lambda y: y.reshape(1, -1), "a size of 'logits' depends on the number of rows"),
+        (lambda y: [], "got an empty list"),
+    ],
+)
+def test_a_forward_that_cannot_be_served_says_what_to_change(answer, sentence):
+    with pytest.raises((SourceError, TraceError), match=sentence):
+        opened(_Inside(_Net(), answer))
+
+
+def test_a_net_of_two_inputs_says_what_to_do():
+    class Two(_Net):
+        def forward(self, x: torch.Tensor, z: torch.Tensor):
+            return super().forward(x) + z
+
+    with pytest.raises(TraceError, match="write a net of several inputs to an ONNX file"):
+        opened(Two())
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda y: y + torch.randn_like(y), "it draws random numbers"),
+        (
+            lambda y: y.reshape(-1, 2),
+            r"answers one row with the shape \[2, 2\]: rows must stay the first axis",
+        ),
+    ],
+)
+def test_answers_that_are_no_rows_of_their_own_are_refused(answer, sentence):
+    source = opened(_Inside(_Net(), answer))
+    rows = {"input": np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)}
+    with pytest.raises(ProofError, match=sentence):
+        true_answers(source.evaluate, rows)
 
 
 @pytest.mark.parametrize("opset", [3, 6])

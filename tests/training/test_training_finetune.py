@@ -18,7 +18,7 @@ from training.data import DATA_SETS, Split
 from training.loop.fit import Start, fit
 from training.loop.optimize import build_optimizer, set_learning_rate
 from training.nets import NetError
-from training.nets.weights import find_head, freeze, load_weights, renamed
+from training.nets.weights import find_head, freeze, load_all_weights, load_weights, renamed
 from training.runs.checkpoint import CheckpointError, load_checkpoint
 from training.runs.source import read_source
 from training.runs.weights_file import KEYS
@@ -277,6 +277,71 @@ def test_what_trainers_save_beside_the_weights_is_left_out(tmp_path):
         assert read_source(tmp_path / "a.pt").weights.keys() == {"a"}, key
     torch.save({"model": {"state_dict": weights}}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     assert read_source(tmp_path / "a.pt").weights.keys() == {"a"}
+
+
+WEIGHTS = {"a": torch.ones(2), "b": torch.ones(3)}
+FORMS = {
+    "a key of its own": {"generator": WEIGHTS, "epoch": 3},
+    "two levels down": {"checkpoint": {"state_dict": WEIGHTS}},
+    "an average in a module": {"ema": {"decay": 0.9, "module": WEIGHTS}, "model": {"a": torch.zeros(2)}},
+    "an average beside it": {"params": {"a": torch.zeros(2)}, "params_ema": WEIGHTS},
+    "a number among them": {**WEIGHTS, "epoch": 3},
+    "an optimizer's tensors": {"optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}, "teacher": WEIGHTS},
+}
+
+
+@pytest.mark.parametrize("record", FORMS.values(), ids=FORMS)
+def test_weights_are_found_wherever_they_are_the_only_ones(tmp_path, record):
+    torch.save(record, tmp_path / "a.pt")
+    found = read_source(tmp_path / "a.pt").weights
+    assert found.keys() == WEIGHTS.keys()
+    assert found["a"].all()
+
+
+def test_two_nets_in_a_file_are_not_chosen_from(tmp_path):
+    torch.save({"student": WEIGHTS, "teacher": WEIGHTS}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"it has student, teacher: save net\.state_dict\(\) alone"):
+        read_source(tmp_path / "a.pt")
+
+
+def test_safetensors_under_another_name_and_what_is_neither(tmp_path):
+    write_safetensors(tmp_path / "pytorch_model.bin", WEIGHTS)
+    assert read_source(tmp_path / "pytorch_model.bin").weights.keys() == WEIGHTS.keys()
+    (tmp_path / "a.pt").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"neither torch\.save nor safetensors wrote it"):
+        read_source(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda own: {f"backbone.{name}": value for name, value in own.items()}, None),
+        (
+            lambda own: {**{f"model.{name}": value for name, value in own.items()}, "loss.w": torch.ones(1)},
+            None,
+        ),
+        (lambda own: {name: value.to_sparse() for name, value in own.items()}, None),
+        (
+            lambda own: {f"{at}.{name}": own[name] for at in ("student", "teacher") for name in own},
+            "2 missing",
+        ),
+        (lambda own: {**own, "fc.weight": torch.ones(1)}, "1 unexpected \\(fc.weight\\)"),
+        (
+            lambda own: {name: value.to("meta") for name, value in own.items()},
+            "tensors \\(meta, torch.float32\\)",
+        ),
+    ],
+    ids=["a prefix", "a loss beside it", "sparse", "two prefixes", "one more", "no numbers"],
+)
+def test_names_under_a_prefix_are_those_of_the_net_where_that_is_clear(change, error):
+    theirs, net = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    given = change(theirs.state_dict())
+    if error is not None:
+        with pytest.raises(NetError, match=error):
+            load_all_weights(net, given, "a.pt")
+        return
+    load_all_weights(net, given, "a.pt")
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in net.state_dict().items())
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")

@@ -38,8 +38,25 @@ def is_in_head(net: nn.Module) -> dict[str, bool]:
 
 
 def renamed(weights: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """The same weights under the net's names, where these differ by what a wrapper or trainer added."""
+    """The same weights under the net's names, where these differ by what a wrapper or trainer added.
+
+    Where the whole net is found under one prefix, such as `backbone.`, what has it not is left out.
+    """
     wanted = net.state_dict()
+    given = _by_core(weights, wanted)
+    needed = [name for name in wanted if not _counts(name)]
+    if not needed or all(name in given for name in needed):
+        return given
+    prefixes = {name.removesuffix(needed[0]) for name in weights if name.endswith(f".{needed[0]}")}
+    inside = [
+        _by_core({name.removeprefix(at): weights[name] for name in weights if name.startswith(at)}, wanted)
+        for at in prefixes
+    ]
+    whole = [found for found in inside if all(name in found for name in needed)]
+    return whole[0] if len(whole) == 1 else given
+
+
+def _by_core(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     by_core = {_core(name): name for name in wanted}
     given = {}
     for name, value in weights.items():
@@ -62,6 +79,8 @@ def load_all_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str)
     missing = [name for name in wanted if name not in given and not _counts(name)]
     unexpected = [name for name in given if name not in wanted and not _counts(name)]
     wrong = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
+    if not missing and not any(name in weights for name in wanted):
+        unexpected = []  # what else a wrapper holds, such as the weights of its loss
     if missing or unexpected:
         said = [
             f"{len(names)} {kind} ({_name(names)})"
@@ -73,7 +92,14 @@ def load_all_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str)
         shapes = f"{tuple(given[wrong[0]].shape)}, and the net wants {tuple(wanted[wrong[0]].shape)}"
         more = f"; {len(wrong)} tensors differ in shape" if len(wrong) > 1 else ""
         raise NetError(f"{source}: not the weights of this net: {wrong[0]} is {shapes}{more}")
-    net.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})
+    try:
+        dense = {name: value.to_dense() if value.is_sparse else value for name, value in given.items()}
+        net.load_state_dict({name: dense.get(name, value) for name, value in wanted.items()})
+    except RuntimeError as error:  # torch's words name every tensor
+        kinds = sorted(
+            {str(value.device) for value in given.values()} | {str(value.dtype) for value in given.values()}
+        )
+        raise NetError(f"{source}: its tensors ({', '.join(kinds)}) cannot be copied into the net") from error
 
 
 def _counts(name: str) -> bool:

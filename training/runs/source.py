@@ -47,7 +47,7 @@ def open_weights(text: str) -> Source:
 def read_source(path: Path) -> Source:
     """Read and check the file; raises CheckpointError if it is missing, damaged, or holds no weights."""
     content = read_checkpoint(path)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or content[8:10] == b'{"':  # Hugging Face's .bin may be one
         return Source(weights=parse_safetensors(content, str(path)))
     record = read_record(path)
     if isinstance(record, Mapping) and record.get("format") == FORMAT:

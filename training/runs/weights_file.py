@@ -3,7 +3,7 @@
 In: a path.  Out: names with a tensor each.
 
     .safetensors    8 bytes n (little-endian), n bytes of JSON: {name: {dtype, shape, data_offsets}}, data
-    any other       torch.save of a state dict, or of a dict with one in it, under one of KEYS
+    any other       torch.save of a state dict, or of a dict with one in it: under one of KEYS, or one alone
 
 No code of the file's is run: only tensors and plain values are unpickled. Trainers save their arguments
 and NumPy numbers beside the weights; each such object becomes an `_Unread` in its place.
@@ -12,6 +12,7 @@ and NumPy numbers beside the weights; each such object becomes an `_Unread` in i
 import json
 import math
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ KEYS = (
     "state_dict_ema",
     "model_ema",
     "ema_state_dict",
+    "model_ema_state_dict",
+    "params_ema",
+    "ema_model",
+    "ema_weights",
+    "ema",
+    "swa_state_dict",
+    "averaged_model",
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -47,6 +55,9 @@ KEYS = (
     "params",
     "weights",
 )
+# What a trainer also saves, and whose tensors are no weights.
+_NO_WEIGHTS = ("optim", "sched", "scaler", "lr_", "rng", "amp")
+_DEPTH = 3
 
 
 def read_record(path: Path) -> Any:
@@ -57,7 +68,8 @@ def read_record(path: Path) -> Any:
         foreign = []
     known: list[Any] = [(_stand_in(name), name) for name in foreign]
     try:
-        with torch.serialization.safe_globals(known):
+        with torch.serialization.safe_globals(known), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said below, in one sentence
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -65,10 +77,11 @@ def read_record(path: Path) -> Any:
             f"({first_line(error).partition('. ')[0][:120]}); save its state_dict alone"
         ) from None
     except Exception as error:  # torch.load raises whatever a damaged file makes it raise
-        sentence = first_line(error)
-        if "TorchScript" in sentence:
+        if "TorchScript" in first_line(error):
             sentence = "it is a TorchScript archive; save the net's state_dict instead"
-        raise CheckpointError(f"{path} is no file of weights: {sentence[:200]}") from None
+        else:
+            sentence = "neither torch.save nor safetensors wrote it, or it is damaged"
+        raise CheckpointError(f"{path} is no file of weights: {sentence}") from None
 
 
 class _Unread:
@@ -91,7 +104,7 @@ def _stand_in(name: str) -> Any:
 
 
 def find_weights(record: Any, where: str) -> dict[str, Tensor]:
-    """The state dict itself, or inside one of KEYS; raises CheckpointError if there is none."""
+    """The state dict itself, inside one of KEYS, or the only one; raises CheckpointError if there is none."""
     found = _search(record)
     if found is not None:
         return found
@@ -101,18 +114,29 @@ def find_weights(record: Any, where: str) -> dict[str, Tensor]:
             f"{where} is no file of weights: it holds a pickled net ({net}), and opening that would run its "
             f"code; where its class is at hand: torch.save(net.state_dict(), FILE)"
         )
-    has = f", it has {', '.join(map(str, list(record)[:6]))}" if isinstance(record, Mapping) else ""
+    has = f", it has {', '.join(map(str, list(record)[:6])) or 'none'}" if isinstance(record, Mapping) else ""
     raise CheckpointError(
-        f"{where} holds no state dict: names with a tensor each, or those in {', '.join(KEYS)}{has}"
+        f"{where} holds no state dict, which is names with a tensor each{has}: save net.state_dict() alone"
     )
 
 
-def _search(record: Any) -> dict[str, Tensor] | None:
-    if not isinstance(record, Mapping) or not record:
+def _search(record: Any, depth: int = _DEPTH) -> dict[str, Tensor] | None:
+    if not isinstance(record, Mapping) or not record or depth == 0:
         return None
-    if all(isinstance(value, Tensor) for value in record.values()):
-        return {str(name): value for name, value in record.items()}
-    return next((found for key in KEYS if (found := _search(record.get(key))) is not None), None)
+    tensors = {str(name): value for name, value in record.items() if isinstance(value, Tensor)}
+    # Some trainers write a number such as the epoch among the weights.
+    is_flat = not any(isinstance(value, Mapping | list | tuple | _Unread) for value in record.values())
+    if is_flat and 2 * len(tensors) > len(record):
+        return tensors
+    for key in KEYS:
+        if (found := _search(record.get(key), depth - 1)) is not None:
+            return found
+    others = [
+        found
+        for key, value in record.items()
+        if not str(key).lower().startswith(_NO_WEIGHTS) and (found := _search(value, depth - 1)) is not None
+    ]
+    return others[0] if len(others) == 1 else None
 
 
 def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:

@@ -61,7 +61,8 @@ def suggesting_no_proof(*, is_given: bool) -> Iterator[None]:
     except ExportError as error:
         if is_given or not is_unprovable(error):
             raise
-        raise type(error)(f"{error}; --no-proof would write it unproved") from error
+        rows = "--rows FILE.npz gives it rows that it takes, and " if " cannot run " in str(error) else ""
+        raise type(error)(f"{error}; {rows}--no-proof would write it unproved") from error
 
 
 @contextmanager

@@ -40,6 +40,11 @@ def takes_many_rows(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> bool:
     )
 
 
+def quantizes_by_batch(graph: ir.Model) -> bool:
+    """Whether a scale is that of all rows of a batch: then a row alone is rounded otherwise, and no worse."""
+    return any(node.op_type.startswith("DynamicQuantize") for node in graph.graph.all_nodes())
+
+
 def check_single_rows(graph: ir.Model, rows: Mapping[str, np.ndarray], number: int) -> None:
     """Raise SourceError if a file of `number` rows cannot answer one of them alone."""
     try:

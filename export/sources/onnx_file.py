@@ -13,7 +13,7 @@ from export.errors import ProofError, SourceError
 from export.graph.file import load_graph
 from export.graph.given import with_sizes
 from export.graph.prepare import prepare, with_symbolic_rows
-from export.sources.by_run import check_single_rows, takes_many_rows, with_output_sizes
+from export.sources.by_run import check_single_rows, quantizes_by_batch, takes_many_rows, with_output_sizes
 from export.sources.declared import Declared, of_ultralytics
 from export.sources.open_sizes import OpenSizes, Ranges, golden_sizes, open_outputs
 from export.sources.pictures import pictures_of, with_range
@@ -39,6 +39,8 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
         rows = {name: array[:1] for name, array in rows.items()}
     elif (number := _fixed_rows(prepared)) > 1:
         check_single_rows(graph, rows, number)
+    elif quantizes_by_batch(graph):
+        max_rows = 1
     inputs = [tensor_spec(value, ranges) for value in graph.graph.inputs]
     said = of_ultralytics(prepared.metadata_props) or Declared()
     pictures = pictures_of(options, inputs[0].row_shape, said)
@@ -119,9 +121,10 @@ def _of_pictures(
 
 
 def _fixed_rows(model: ir.Model) -> int:
-    """The number of rows that an input fixes, 0 if none does."""
-    numbers = [value.shape[0] for value in model.graph.inputs if value.shape]
-    return max((number for number in numbers if isinstance(number, int)), default=0)
+    """The number of rows that all inputs fix, 0 if they do not."""
+    numbers = {value.shape[0] if value.shape else None for value in model.graph.inputs}
+    number = numbers.pop() if len(numbers) == 1 else None
+    return number if isinstance(number, int) else 0
 
 
 def _rows_are_fixed_at_one(model: ir.Model) -> bool:

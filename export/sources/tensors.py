@@ -29,7 +29,7 @@ def tensor_spec(value: ir.Value, names: Collection[str] = ()) -> TensorSpec:
     if value.dtype is None or not sizes or None in sizes[1:]:
         raise SourceError(
             f"'{value.name}' must have a type, rows first, and fixed sizes after them, found {value.shape}: "
-            "--input-shape fixes sizes that are open, or gives them a range"
+            "--input-shape fixes sizes that are open, or gives them a range; a Transpose puts rows first"
         )
     try:
         dtype = value.dtype.numpy().name

@@ -186,3 +186,56 @@ def test_flips_excuse_no_wrong_fold(tmp_path):
 def test_a_graph_without_quantized_tensors_has_no_flips(tmp_path):
     onnx.save(model(CONV, ARRAYS, X, ["n"]), tmp_path / "in.onnx")
     assert with_flips(prepare(load_graph(tmp_path / "in.onnx")), np.random.default_rng(0)) is None
+
+
+def by_batch() -> onnx.ModelProto:
+    """As ONNX Runtime's dynamic quantisation writes it: one scale for all rows that come together."""
+    arrays = {
+        "q.w": np.random.default_rng(0).integers(-99, 99, (4, 3, 3, 3)).astype(np.int8),
+        "z.w": np.int8(0),
+        "s.w": np.float32(0.01),
+        **norm_arrays(4),
+    }
+    nodes = [
+        node("DynamicQuantizeLinear", "x", "q s z"),
+        node("ConvInteger", "q q.w z z.w", "c", pads=[1] * 4),
+        node("Cast", "c", "f", to=TensorProto.FLOAT),
+        node("Mul", "s s.w", "both"),
+        node("Mul", "f both", "h"),
+        norm("h", "n"),
+        node("Relu", "n", "y"),
+    ]
+    return model(nodes, arrays, X)
+
+
+def test_a_net_that_quantizes_by_batch_is_served_one_row_at_a_time(tmp_path):
+    onnx.save(by_batch(), tmp_path / "in.onnx")
+    done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(tmp_path / "m/1").manifest.max_rows == 1
+
+
+def test_noise_that_an_op_does_not_take_asks_for_rows(tmp_path):
+    nodes = [node("Gather", "e x", "g"), node("MatMul", "g k", "h"), norm("h", "y")]
+    arrays = {"e": weights(1, 6), "k": weights(6, 4), **norm_arrays(4)}
+    proto = model(nodes, arrays, {})
+    proto.graph.input.append(value("x", ["N"], TensorProto.INT64))
+    onnx.save(proto, tmp_path / "in.onnx")
+    assert_refused(
+        run_here("fold", tmp_path / "in.onnx", tmp_path / "o.onnx"), "; --rows FILE.npz gives it rows"
+    )
+    np.savez(tmp_path / "rows.npz", x=np.zeros(4, np.int64))
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "o.onnx", "--rows", tmp_path / "rows.npz")
+    assert json.loads(done.stdout)["folded"] == 1
+
+
+def test_statistics_per_position_stay(tmp_path):
+    """`spatial = 0` of opset 8: each place of each channel has its own."""
+    arrays = {
+        name: np.broadcast_to(array[:, None, None], (4, 6, 6)).copy()
+        for name, array in norm_arrays(4).items()
+    }
+    proto = model([CONV[0], norm("h", "y", spatial=0)], {"w": ARRAYS["w"], **arrays}, X, opset=8)
+    onnx.save(proto, tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "o.onnx")
+    assert "spatial = 0: its statistics are per position" in json.loads(done.stdout)["sites"][0]["reason"]

@@ -122,9 +122,9 @@ def test_missing_and_unexpected_names_are_counted_and_three_are_named(tmp_path):
     options = SourceOptions(shapes={"": (1, 8, 8)}, weights=tmp_path / "w.pt")
     weights = open_net("nets:everything").net.state_dict()
     renamed = {name.replace("pool_dense", "head"): value for name, value in weights.items()}
-    torch.save({f"x.{key}": value for key, value in renamed.items()}, tmp_path / "w.pt")
+    torch.save({f"x{key}": value for key, value in renamed.items()}, tmp_path / "w.pt")
     sentence = (
-        r"w.pt: not the weights of this net: \d+ missing \(.*, .*, .* and \d+ more\), \d+ unexpected \(x."
+        r"w.pt: not the weights of this net: \d+ missing \(.*, .*, .* and \d+ more\), \d+ unexpected \(x"
     )
     with pytest.raises(SourceError, match=sentence):
         open_source("nets:everything", options)

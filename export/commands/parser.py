@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from export.commands.picture_flags import add_picture_flags
+from export.commands.picture_flags import add_picture_flags, expecting
 
 EXAMPLES = {
     "bundle": (
@@ -26,6 +26,9 @@ EXAMPLES = {
     "sign": ("foldserve export sign models/digits/1 --key key.pem",),
 }
 
+_NUMBERS = expecting(
+    "numbers such as 0.5,0.4,0.3", lambda text: tuple(float(part) for part in text.split(","))
+)
 BUNDLE_HELP = "a model, whose newest version is used; or one version"
 SOURCE_HELP = "a checkpoint, an .onnx file, timm:NAME, torchvision:NAME or module:factory"
 
@@ -46,9 +49,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     _input_options(bundle)
     bundle.add_argument("--labels", type=Path, metavar="FILE", help="class names, one per line; or imagenet")
     bundle.add_argument(
-        "--mean", type=_floats, metavar="A,B,C", help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406"
+        "--mean", type=_NUMBERS, metavar="A,B,C", help="per channel, of pixels in 0…1, e.g. 0.485,0.456,0.406"
     )
-    bundle.add_argument("--std", type=_floats, metavar="A,B,C", help="per channel, of pixels in 0…1")
+    bundle.add_argument("--std", type=_NUMBERS, metavar="A,B,C", help="per channel, of pixels in 0…1")
     bundle.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="seed of the golden rows' noise (default 0)"
     )
@@ -109,7 +112,7 @@ def _random_rows_options(verb: argparse.ArgumentParser) -> None:
     )
     for name in ("--mean", "--std"):
         verb.add_argument(
-            name, type=_floats, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
+            name, type=_NUMBERS, metavar="A,B,C", help="with --inputs uint8: per channel, of pixels in 0…1"
         )
     _input_options(verb)
     _fold_options(verb)
@@ -196,7 +199,3 @@ def _points(text: str) -> float:
     if not 0 <= (points := float(text)) <= 100:
         raise ValueError(text)
     return points
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from pydantic import ValidationError
 
 from export.errors import SourceError
 from export.sources.declared import Declared
@@ -130,8 +131,10 @@ def preprocessing_of(declared: Declared, row_shape: Sequence[int]) -> Preprocess
             scale=SCALE if declared.scale is None else declared.scale,
             layout=layout,
         ).complete()
-    except ValueError as error:
-        raise SourceError(f"the preprocessing makes no sense: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        named = [*map(str, first["loc"][:1]), str(first["msg"]).removeprefix("Value error, ")]
+        raise SourceError(f"the preprocessing makes no sense: {': '.join(named)}") from None
 
 
 def _is_channels_last(row_shape: Sequence[int]) -> bool:

@@ -12,6 +12,7 @@ What the pixels become as a row: preprocessing.py.
 """
 
 import io
+import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ from service.contract.text import first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 GREYS = ("1", "L", "LA", "La", "I", "F")
+
+_STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 
 TILE = 1024  # pixels on a side: what is converted at once
 
@@ -114,7 +117,10 @@ def _opened(content: bytes | bytearray, max_pixels: int, formats: Sequence[str])
     except MemoryError:
         raise PictureError("cannot be decoded: it needs too much memory") from None
     except Exception as error:  # decoders raise whatever a hostile file makes them raise
-        raise PictureError(f"cannot be decoded: {first_line(error)}") from None
+        # A PNG that lacks its next chunk: Pillow speaks of buffers.
+        ends = isinstance(error.__cause__ or error, EOFError | struct.error)
+        reason = "it ends too early" if ends else first_line(error)
+        raise PictureError(f"cannot be decoded: {reason}") from None
 
 
 def _open(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -> Image.Image:
@@ -123,6 +129,9 @@ def _open(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -
     try:
         image = Image.open(io.BytesIO(content), formats=tuple(formats))
     except UnidentifiedImageError:
+        for start, name in _STARTS.items():
+            if content.startswith(start):
+                raise PictureError(f"is a {name} that is broken, or of a kind that is not read") from None
         raise UnknownFormatError(f"is none of {', '.join(formats)}") from None
     width, height = image.size
     check_size(width, height, max_pixels)  # as the header says: before a pixel is decoded

@@ -1,6 +1,7 @@
 """Pictures in, labels out: POST /predict, and the road from a picture's bytes to a row."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -113,13 +114,15 @@ def bomb() -> bytes:
     )
 
 
+TWELVE_BITS = re.sub(b"(\xff\xc0..)\x08", b"\\1\x0c", encoded(drawing(), "JPEG"), flags=re.DOTALL)
 BROKEN = {
     "empty": (b"", "empty"),
     "text": (b"hello", "not a JPEG, PNG or WebP"),
     "gif": (encoded(Image.new("L", (2, 2)), "GIF"), "not a JPEG, PNG or WebP"),
     "bomb": (bomb(), "30000×30000 pixels"),
     "truncated": (encoded(drawing(), "JPEG")[:-200], "cannot be decoded"),
-    "torn": (encoded(drawing())[:100], "cannot be decoded"),
+    "torn": (encoded(drawing())[:100], "cannot be decoded: it ends too early"),
+    "12 bits": (TWELVE_BITS, "the picture is a JPEG that is broken, or of a kind that is not read"),
     "corrupt": (encoded(drawing()).replace(b"IDAT", b"IDAX"), "picture"),
 }
 

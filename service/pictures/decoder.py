@@ -29,6 +29,7 @@ from service.pictures.request import PictureRequest, bad_picture
 from service.pictures.weight import LIGHT_BYTES, Weight, are_light, check_format
 
 LIGHT_ROW_BYTES = 8 << 20  # of a request's rows; more are counted, and decoded when there is memory for them
+FORM_START_BYTES = 16 * 1024  # of a long form: parsed on the event loop, in a millisecond
 
 Value = TypeVar("Value")
 
@@ -70,6 +71,7 @@ class PictureDecoder:
     def check_start(self, content_type: str, start: bytes) -> None:
         """Raise what a long body that begins with `start`, 64 KiB at most, will be refused for."""
         if is_form(content_type):
+            start = start[:FORM_START_BYTES]
             files = files_of(content_type, start, self._limits.max_files, is_whole=False)
         else:
             files = [(None, start)]

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
     options = parser(prog).parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True, emoji=False)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what matters is said once, in our own sentence
     try:
         # A verb's module is imported when it is asked for: `fold` and `verify` need no torch.
         run: Callable[[argparse.Namespace, Console], int]

@@ -23,7 +23,8 @@ def from_checkpoint(path: Path, options: SourceOptions) -> Source:
         checkpoint = load_checkpoint(path)
         net = checkpoint.build_net()
     except CheckpointError as error:
-        raise SourceError(str(error)) from error
+        todo = "; weights alone go with their net: module:factory --weights FILE" if path.is_file() else ""
+        raise SourceError(f"{error}{todo}") from error
     except ValueError as error:
         raise SourceError(f"{path}: {first_line(error)}") from error
     facts = checkpoint.data

@@ -11,10 +11,18 @@ from export.sources.onnx_file import from_onnx_file, from_unrunnable_file
 from export.sources.pictures import taking_pixels
 from export.sources.source import Source, SourceOptions
 
+_MAX_IR_VERSION = 32
+
 
 def is_onnx_file(text: str) -> bool:
-    """Whether SOURCE is an ONNX file by its name."""
-    return Path(text).suffix == ".onnx"
+    """Whether SOURCE is an ONNX file, by its name, or by its content where it is called otherwise."""
+    path = Path(text)
+    if path.suffix.lower() == ".onnx" or not path.is_file():
+        return path.suffix.lower() == ".onnx"
+    with path.open("rb") as file:
+        head = file.read(9)
+    # An ONNX file begins with the field of its IR version; a .safetensors may too, and then has its JSON.
+    return head[:1] == b"\x08" and 0 < head[1] < _MAX_IR_VERSION and head[8:] != b"{"
 
 
 def open_source(text: str, options: SourceOptions, *, must_run: bool = True) -> Source:

@@ -239,3 +239,17 @@ def test_statistics_per_position_stay(tmp_path):
     onnx.save(proto, tmp_path / "in.onnx")
     done = run_here("fold", tmp_path / "in.onnx", tmp_path / "o.onnx")
     assert "spatial = 0: its statistics are per position" in json.loads(done.stdout)["sites"][0]["reason"]
+
+
+@pytest.mark.parametrize("name", ["net.ONNX", "net.pb", "net"])
+def test_an_onnx_file_is_one_whatever_it_is_called(tmp_path, name):
+    onnx.save(model(CONV, ARRAYS, X, ["n"]), tmp_path / "in.onnx")
+    source = (tmp_path / "in.onnx").rename(tmp_path / name)
+    assert json.loads(run_here("fold", source, tmp_path / "o.onnx").stdout)["folded"] == 1
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\x08\x04\0\0\0\0\0\0{}", b""])
+def test_what_is_neither_an_onnx_file_nor_a_checkpoint(tmp_path, content):
+    (tmp_path / "in.bin").write_bytes(content)
+    done = run_here("fold", tmp_path / "in.bin", tmp_path / "o.onnx")
+    assert_refused(done, "is not a checkpoint: File is not a zip file; weights alone go with their net")

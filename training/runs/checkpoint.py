@@ -11,6 +11,7 @@ resumed run needs. It holds no time of day: on one CPU the same config gives the
 
 import io
 import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,9 @@ def parse_checkpoint(content: bytes, where: str) -> Checkpoint:
             torn = archive.testzip()
         if torn is not None:
             raise CheckpointError(f"{where} is torn: the check sum of {torn} is wrong")
-        record = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said in one sentence below
+            record = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"{where} is torn, or is not a checkpoint: {error}") from None
     except (*DAMAGED, pickle.UnpicklingError):

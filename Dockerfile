@@ -36,7 +36,7 @@ FROM install AS install-service
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
 # Not run here: numpy's own tests, a twelfth of its size, and what ONNX Runtime brings for exporters.
-RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing,signing]" \
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing,signing,store]" \
     && cd /opt/venv/lib/python3.11/site-packages \
     && rm -rf numpy/*/tests onnxruntime/transformers onnxruntime/quantization onnxruntime/tools
 RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
@@ -111,7 +111,7 @@ CMD ["training", "--help"]
 FROM install AS install-service-gpu
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service-gpu,tracing,signing]"
+RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service-gpu,tracing,signing,store]"
 RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
     /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python -o /opt/venv/sbom.json
 

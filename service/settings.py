@@ -5,6 +5,7 @@ In: the command line and the environment.  Out: a frozen `Settings`, or a Settin
     --max-body-mb 8   =   FOLDSERVE_MAX_BODY_MB=8
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.cgroup import cpu_quota
@@ -58,14 +59,22 @@ def default_cache() -> Path:
     return Path(home) / "foldserve"
 
 
+def _path_or_url(value: Any) -> Any:
+    """What `models` names: a store by its URL (s3://bucket/prefix), or a folder."""
+    return value if isinstance(value, str) and "://" in value else Path(value)
+
+
 class Settings(BaseSettings):
     """What the service may be told: each setting once, with its default, its range and its help."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    models: Path = Field(
+    models: Annotated[Path | str, BeforeValidator(_path_or_url)] = Field(
         Path("models"),
-        description="folder of bundles, models/NAME/VERSION/; or one model's folder, or one bundle",
+        description="folder of bundles, models/NAME/VERSION/; one model's folder; one bundle; a store's URL",
+    )
+    store_poll_s: float = Field(
+        30.0, ge=1, le=86_400, description="seconds between two looks for new versions in a store of models"
     )
     model_name: str | None = Field(
         None,
@@ -236,6 +245,8 @@ class Settings(BaseSettings):
                 "max_pixels, max_request_pixels and max_inflight_pixels must not fall, "
                 f"got {self.max_pixels}, {self.request_pixels} and {self.inflight_pixels}"
             )
+        if self.store is not None and self.model_name is not None:
+            raise ValueError("model_name is for a lone model's folder, and a store names its models")
         if self.workers > 1 and self.model_control:
             raise ValueError("model_control needs one worker: each worker would load by itself")
         if self.workers > 1 and self.device == "cuda":
@@ -244,6 +255,18 @@ class Settings(BaseSettings):
         if (self.lanes or 1) > share:
             raise ValueError(f"lanes share a worker's threads: {self.lanes} lanes need as many, got {share}")
         return self
+
+    @property
+    def store(self) -> str | None:
+        """The URL of the store of models; None where `models` is a folder."""
+        return self.models if isinstance(self.models, str) else None
+
+    @property
+    def models_folder(self) -> Path:
+        """The folder of bundles; for a store the one that mirrors it, below `cache`."""
+        if isinstance(self.models, Path):
+            return self.models
+        return self.cache / "models" / hashlib.sha256(self.models.encode()).hexdigest()[:12]
 
     @property
     def request_pixels(self) -> int:

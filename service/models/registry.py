@@ -18,7 +18,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -29,6 +30,7 @@ from service.models.folder import ModelsFolder
 from service.models.memory import return_freed_memory
 from service.models.repository import Loaded, Refused, load_newest
 from service.models.served import QueueConfig, Served
+from service.models.store import Store, StoreError
 from service.telemetry.metrics import Metrics
 
 Result = TypeVar("Result")
@@ -41,6 +43,8 @@ class RegistryConfig:
     """Where the models are and how each of them is run and queued."""
 
     folder: ModelsFolder
+    store: Store | None = None
+    store_poll_s: float = 30.0
     engine: EngineConfig
     queue: QueueConfig
     is_lenient: bool = False
@@ -86,20 +90,32 @@ class ModelRegistry:
         self._states: dict[str, ModelState] = {}
         self._at_start: tuple[str, ...] = ()
         self._is_stopping = False
+        self._store_reason: str | None = None  # why no model is known yet
+        self._following: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Load in the background; `loaded` is set when every model has been tried."""
-        self._at_start = tuple(self.config.folder.names())
-        self._states = {name: ModelState(name=name) for name in self._at_start}
+        if self.config.store is None:
+            self._begin(self.config.folder.names())
+        else:
+            self._store_reason = f"the store {self.config.store.url} is being read"
         loop = asyncio.get_running_loop()
         threading.Thread(
             target=self._load_all, args=(loop.call_soon_threadsafe,), name="loading", daemon=True
         ).start()
 
+    def _begin(self, names: Sequence[str]) -> None:
+        """These are the models that the server is started with."""
+        self._store_reason = None
+        self._at_start = tuple(names)
+        self._states = {name: ModelState(name=name) for name in names}
+
     async def close(self, timeout_s: float | None = None) -> None:
         """Finish accepted rows; those that are not done after `timeout_s` fail with Draining."""
         self._is_stopping = True
+        if self._following is not None:
+            self._following.cancel()
         await asyncio.gather(*(version.close(timeout_s) for version in self.served), *self._retiring)
 
     @property
@@ -112,6 +128,8 @@ class ModelRegistry:
         """Why the server is not ready, in one sentence, or None."""
         if self.is_draining:
             return "the server is shutting down"
+        if self._store_reason is not None:
+            return self._store_reason
         if not self._states:
             return "the models folder holds no model"
         wanted = [self._states[name] for name in self._at_start if not self._states[name].is_unloaded]
@@ -191,16 +209,59 @@ class ModelRegistry:
 
     def _load_all(self, call_in_loop: Callable[..., object]) -> None:
         try:
-            for name in self._at_start:  # not the states: models that are loaded meanwhile are added to those
+            names = self._first_names(call_in_loop)
+            for name in names:  # not the states: models that are loaded meanwhile are added to those
                 for fact in self._facts(name):
                     if self._is_stopping:
                         return
                     call_in_loop(self._note, fact)
                 call_in_loop(self._end, name)
             call_in_loop(self.loaded.set)
+            if self.config.store is not None:
+                call_in_loop(self._follow, self.config.store)
         except RuntimeError:
             if not self._is_stopping:  # only a server that stops closes the event loop before this ends
                 raise
+
+    def _first_names(self, call_in_loop: Callable[..., object]) -> Sequence[str]:
+        """The models to begin with; of a store once it could be read, or what was pulled before."""
+        store = self.config.store
+        if store is None:
+            return self._at_start
+        while True:
+            reason = None
+            try:
+                store.pull()
+            except StoreError as error:
+                reason = str(error)
+                _log.error("event=store_failed reason=%r", reason)
+            names = self.config.folder.names()
+            if reason is None or names:
+                call_in_loop(self._begin, names)
+                return names
+            call_in_loop(self._refuse_store, reason)
+            time.sleep(self.config.store_poll_s)
+
+    def _refuse_store(self, reason: str) -> None:
+        self._store_reason = reason
+
+    def _follow(self, store: Store) -> None:
+        self._following = asyncio.get_running_loop().create_task(self._followed(store))
+
+    async def _followed(self, store: Store) -> None:
+        """Serve what comes into the store, as `load` does: proved first, then swapped."""
+        last = ""
+        while True:
+            await asyncio.sleep(self.config.store_poll_s)
+            try:
+                for name in await _in_thread(store.pull):
+                    with contextlib.suppress(BadRequest):  # logged as refused; an older version serves on
+                        await self.load(name)
+                last = ""
+            except (StoreError, OSError) as error:
+                if str(error) != last:
+                    last = str(error)
+                    _log.error("event=store_failed reason=%r", last)
 
     def _tried(self, name: str, *, is_served: bool) -> list[Loaded | Refused]:
         """What became of the versions, newest first; while one is served, a newest that fails is the last."""

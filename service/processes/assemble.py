@@ -19,6 +19,7 @@ from service.http.shared import Shared
 from service.models.folder import ModelsFolder
 from service.models.registry import ModelRegistry, RegistryConfig
 from service.models.served import QueueConfig
+from service.models.store import Store
 from service.pictures.decoder import DecodingLimits, PictureDecoder
 from service.protocol.heavy import HeavyRequests
 from service.routes.front import Front
@@ -89,11 +90,18 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
 def build_models(settings: Settings) -> ModelRegistry:
     """The registry of the models folder, with this worker's share of the threads."""
     key_file = settings.require_signature
+    trusted = None if key_file is None else read_trusted_keys(key_file)
+    folder = ModelsFolder.find(settings.models_folder, settings.model_name)
+    store = None
+    if settings.store is not None:
+        store = Store(settings.store, folder.root, trusted, allow_unproved=settings.allow_unproved)
     return ModelRegistry(
         RegistryConfig(
-            folder=ModelsFolder.find(settings.models, settings.model_name),
+            folder=folder,
+            store=store,
+            store_poll_s=settings.store_poll_s,
             is_lenient=settings.readiness == "lenient",
-            trusted=None if key_file is None else read_trusted_keys(key_file),
+            trusted=trusted,
             allow_unproved=settings.allow_unproved,
             engine=EngineConfig(
                 device=settings.device,

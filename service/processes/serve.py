@@ -9,6 +9,7 @@ import sys
 from service.access.keys import KeyListError
 from service.contract.signature import KeyFileError, read_trusted_keys
 from service.models.folder import ModelsFolder
+from service.models.store import Store, StoreError
 from service.processes.assemble import build_gate
 from service.processes.server import bind
 from service.processes.supervisor import refused_folder, supervise
@@ -62,12 +63,15 @@ def refusal(settings: Settings) -> str | None:
     except (TracingError, KeyFileError, KeyListError, TlsError) as error:
         return str(error)
     try:
-        if not settings.models.is_dir():
+        if settings.store is not None:
+            Store(settings.store, settings.models_folder)
+            settings.models_folder.mkdir(parents=True, exist_ok=True)
+        elif not settings.models_folder.is_dir():
             return f"there is no folder '{settings.models}'; --models names the folder of bundles"
-        ModelsFolder.find(settings.models, settings.model_name).names()
+        ModelsFolder.find(settings.models_folder, settings.model_name).names()
     except OSError as error:
-        return f"the folder '{settings.models}' cannot be read: {error.strerror}"
-    except ValueError as error:
+        return f"the folder '{settings.models_folder}' cannot be read: {error.strerror}"
+    except (StoreError, ValueError) as error:
         return str(error)
     return None
 

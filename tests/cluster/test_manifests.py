@@ -156,7 +156,9 @@ def test_each_overlay_changes_what_it_is_for() -> None:
     }
     gpu = pods["gpu"]["containers"][0]
     assert (gpu["image"], gpu["resources"]["limits"]["nvidia.com/gpu"]) == ("foldserve-gpu", "1")
-    assert [container["name"] for container in pods["store"]["initContainers"]] == ["models"]
+    store = pods["store"]["containers"][0]
+    assert store["envFrom"] == [{"secretRef": {"name": "foldserve-store"}}], "which says FOLDSERVE_MODELS"
+    assert not {entry["name"] for entry in store["env"]} & {"FOLDSERVE_MODELS"}
     base = next(document for document in by_name["base"] if document["kind"] == "Deployment")
     assert base["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     assert pods["base"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True

@@ -237,3 +237,21 @@ def test_a_planted_breach_of_keda_is_refused() -> None:
     documents = copy.deepcopy(list(rendered(Path("kubernetes/overlays/keda"))))
     plant("ScaledObject", "spec", "triggers", 0, "metadata", "threshold", value=4)(documents)
     assert len(faults(documents)) == 1
+
+
+def test_the_job_that_trains_fits_its_schemas() -> None:
+    path = DEPLOY / "kubernetes/train/job.yaml"
+    service, job = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    assert list(of_schema(service)) == []
+    deployment = schemas()["apps/v1/Deployment"].schema
+    template = jsonschema.Draft202012Validator(
+        {**deployment["properties"]["spec"]["properties"]["template"], "$defs": deployment["$defs"]}
+    )
+    assert [error.message for error in template.iter_errors(job["spec"]["template"])] == []
+    job["spec"]["template"]["spec"]["container"] = []
+    assert list(template.iter_errors(job["spec"]["template"])), "an unknown field is found"
+    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
+    assert service["spec"]["selector"] == job["spec"]["template"]["metadata"]["labels"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert f"{job['metadata']['name']}-0.{service['metadata']['name']}:29400" in container["args"][0]
+    assert f"--nnodes {job['spec']['completions']} " in container["args"][0]

@@ -21,12 +21,12 @@ from service.contract.parity import difference, in_batches
 
 
 def takes_many_rows(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> bool:
-    """False if ONNX Runtime answers these rows singly and not, or otherwise, together."""
+    """Whether ONNX Runtime answers these rows together as it does singly."""
     try:
         run = load(serialize(graph), optimised=False)
         alone = in_batches(run, rows, 1)
     except ExportError:
-        return True  # the file's own trouble, which the proof names
+        return False  # a 1 that is no number of rows was taken for one; or the file's own trouble
     if not all(np.isfinite(answer).all() for answer in alone.values()):
         return True
     try:

@@ -169,7 +169,20 @@ def sums_over_rows() -> onnx.ModelProto:
     return model(nodes, ARRAYS, {"x": [1, 3, 8, 8]}, [value("y", [1, 4, 6, 6])])
 
 
-@pytest.mark.parametrize("proto", [merged_rows(), class_token(), sums_over_rows()])
+def positions_first() -> onnx.ModelProto:
+    """As torch writes attention: a Reshape whose first 1 is no number of rows."""
+    nodes = [
+        *CONV,
+        node("Reshape", "n s", "p"),
+        node("Transpose", "p", "t", perm=[2, 0, 1]),
+        node("Reshape", "t u", "q"),
+        node("ReduceMean", "q", "y", axes=[1], keepdims=0),
+    ]
+    arrays = {**ARRAYS, "s": np.array([1, 4, 36]), "u": np.array([1, 36, 4])}
+    return model(nodes, arrays, {"x": [1, 3, 8, 8]}, [value("y", [1, 4])])
+
+
+@pytest.mark.parametrize("proto", [merged_rows(), class_token(), sums_over_rows(), positions_first()])
 def test_a_graph_of_one_row_is_bundled_as_it_is(tmp_path, proto):
     done = bundle(proto, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -123,6 +123,13 @@ def other_picture(manifest, pictures):
     return manifest
 
 
+def flipped_byte(manifest, pictures):
+    content = bytearray(pictures["larger"])  # a JPEG: what follows in the scan is another picture
+    content[len(content) // 2] ^= 0xFF
+    pictures["larger"] = bytes(content)
+    return manifest
+
+
 def torn_picture(manifest, pictures):
     pictures["webp"] = pictures["webp"][:60]
     return manifest
@@ -133,6 +140,7 @@ def torn_picture(manifest, pictures):
     [
         (other_interpolation, "becomes a row that differs from its golden row by .* of 255 levels"),
         (other_picture, "golden picture 'landscape' becomes a row that differs"),
+        (flipped_byte, "golden picture 'larger' becomes a row that differs"),
         (torn_picture, "golden picture 'webp' cannot be decoded"),
     ],
 )
@@ -167,6 +175,9 @@ def test_another_decoder_is_refused(bundle, monkeypatch):
     monkeypatch.setattr(contract, "row_of", brighter)
     with pytest.raises(BundleError, match="another decoder, or another preprocessing than"):
         measure_pictures(opened.manifest, opened.pictures, rows_of(opened))
+    refused = load_version(bundle, "net", "1", EngineConfig(device="cpu"))
+    assert isinstance(refused, Refused)
+    assert "another decoder" in refused.reason
 
 
 def squashed(image: Image.Image) -> np.ndarray:

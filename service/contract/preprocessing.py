@@ -9,6 +9,7 @@ bilinear with antialias, transparency over black (grey) or white (colour), level
 unless the net ends in one.
 """
 
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -106,7 +107,7 @@ class Preprocessing(Strict):
     def write_row(self, pixels_chw: np.ndarray, row: np.ndarray) -> None:
         """Normalise pixels (C, H, W) uint8 into `row`, float32 of `row_shape`."""
         row_chw = row.transpose(2, 0, 1) if self.layout == "NHWC" else row
-        mean_c11, std_c11 = (np.array(each, np.float32).reshape(-1, 1, 1) for each in (self.mean, self.std))
+        mean_c11, std_c11 = (_by_channel(tuple(values)) for values in (self.mean, self.std))
         # In this order, as torchvision's ToTensor and Normalize do, to the last bit.
         np.divide(pixels_chw, np.float32(1 / self.scale), out=row_chw, dtype=np.float32)
         row_chw -= mean_c11
@@ -118,6 +119,12 @@ class Preprocessing(Strict):
         mean, std = (np.array(values, np.float64).reshape(shape) for values in (self.mean, self.std))
         levels: np.ndarray = (rows.astype(np.float64) * std + mean) / self.scale
         return levels
+
+
+@lru_cache(64)
+def _by_channel(values: tuple[float, ...]) -> np.ndarray:
+    """(C, 1, 1) float32; never written to."""
+    return np.array(values, np.float32).reshape(-1, 1, 1)
 
 
 class Postprocessing(Strict):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Literal
 
 from service.contract.framing import CropRounding, Frame, Resize
@@ -42,7 +43,7 @@ class Target:
         """(C, H, W) of the pixels, C being 1 or 3."""
         return (self.num_channels, self.height, self.width)
 
-    @property
+    @cached_property  # weighing and decoding ask for it three times
     def frame(self) -> Frame:
         """How the pixels are resized and cropped or padded."""
         exact = self.resize or Resize(mode="exact", size=(self.height, self.width))

@@ -4,7 +4,6 @@ In: the client's connection and what is to be awaited.  Out: its result, or Hung
 """
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -16,22 +15,27 @@ Result = TypeVar("Result")
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
     """Await `work`; it is cancelled when the client hangs up or the server ends."""
-    working = asyncio.ensure_future(work)
+    this = asyncio.current_task()
+    assert this is not None
     watching = asyncio.ensure_future(_hang_up(receive))
+    is_over = False
+
+    def cancel(_: object) -> None:
+        if not is_over:  # else it was called for too late, and would cancel what comes next
+            this.cancel()
+
+    watching.add_done_callback(cancel)
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return await working
-        raise HungUp("the client hung up before its answer was ready")
+        return await work
     except asyncio.CancelledError:
-        raise Draining("the server shut down before the answer was ready") from None
+        if not watching.done():
+            raise Draining("the server shut down before the answer was ready") from None
+        this.uncancel()
+        raise HungUp("the client hung up before its answer was ready") from None
     finally:
-        for task in (working, watching):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({working, watching})
-        # An error that `working` ended with holds this frame, and through it the request: not in a circle.
-        del task, working, watching
+        is_over = True
+        watching.cancel()
+        del watching, cancel
 
 
 async def _hang_up(receive: Receive) -> None:

@@ -2,8 +2,9 @@
 
 In: a request's body.  Out: rows (N, C, H, W) float32, or an error that says what is too much.
 
-    body ─▶ form.py ─▶ weight.py ─┬─ light ─▶ a thread, for up to about 40 ms
-            a thread              └─ heavy ─▶ capacity.py ─▶ processes.py: one process, with a deadline
+    body ─▶ form.py ─▶ weight.py ─┬─ tiny ──▶ here, for 0.1 ms: the hand-off to a thread takes longer
+            a thread              ├─ light ─▶ a thread, for up to about 40 ms
+                                  └─ heavy ─▶ capacity.py ─▶ processes.py: one process, with a deadline
 
 When the client hangs up, its request is cancelled: what waits is then never begun, and a process that decodes
 is killed. Only a thread continues to its end, which is near.
@@ -26,8 +27,10 @@ from service.isolation.pool import ProcessPool
 from service.pictures.form import Bytes, Picture, files_of, is_form
 from service.pictures.processes import MODULE, FileError, decode_in_process
 from service.pictures.request import PictureRequest, bad_picture
-from service.pictures.weight import LIGHT_BYTES, Weight, are_light, check_format
+from service.pictures.weight import LIGHT_BYTES, Weight, are_light, are_tiny, check_format
 
+TINY_ROW_BYTES = 5 * 64 * 64  # decoded at once, on the event loop
+TINY_FORM_BYTES = 8192  # parsed at once, too
 LIGHT_ROW_BYTES = 8 << 20  # of a request's rows; more are counted, and decoded when there is memory for them
 FORM_START_BYTES = 16 * 1024  # of a long form: parsed on the event loop, in a millisecond
 
@@ -63,6 +66,8 @@ class PictureDecoder:
         """The pictures of a body: the files of a form, or the body itself, whose name is None."""
         if not is_form(content_type):
             return [(None, body)]
+        if len(body) <= TINY_FORM_BYTES:
+            return files_of(content_type, body, self._limits.max_files)
         threads = self._threads if len(body) <= LIGHT_BYTES else self._form_thread
         return await asyncio.get_running_loop().run_in_executor(
             threads, files_of, content_type, body, self._limits.max_files
@@ -92,7 +97,8 @@ class PictureDecoder:
         weights = request.weigh() if len(pictures) == 1 else await self._in_thread(request.weigh)
         num_pixels = self._request_pixels(weights)
         if request.row_bytes <= LIGHT_ROW_BYTES and are_light(weights, request.num_file_bytes):
-            yield await self._in_thread(request.decode)
+            is_tiny = request.row_bytes <= TINY_ROW_BYTES and are_tiny(weights, request.num_file_bytes)
+            yield request.decode() if is_tiny else await self._in_thread(request.decode)
             return
         decoder_bytes = self._decoder_bytes(weights, request.row_bytes)
         self._check_inflight(num_pixels)

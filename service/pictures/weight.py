@@ -10,7 +10,7 @@ Nothing is decoded and every loop is bounded, so this may run on the event loop.
 that way is not refused here: it weighs as much as a picture may, and the decoder says what is wrong with it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from service.contract.pictures import UnknownFormatError, check_size
@@ -20,6 +20,8 @@ from service.contract.target import Target
 LIGHT_WORK = 1_000_000  # pixels × scans, 10 to 40 ms of a core
 LIGHT_BYTES = 1 << 20  # of the file: bounds what a decoder does with bytes that are not pixels
 LIGHT_MEMORY = 128 << 20  # of decoding and resizing at once; threads are few, and none can be stopped
+TINY_WORK = 64 * 64  # pixels × scans, 0.1 ms
+TINY_BYTES = 4096  # of the file: inflates to at most 4 MB
 LIGHT_FILES = 16  # of a request: each takes 0.2 ms, in which no other thread runs Python
 LIGHT_METADATA = 1 << 16  # bytes of profiles and EXIF, which are read in Python, entry by entry
 
@@ -110,6 +112,16 @@ def are_light(weights: Iterable[Weight], num_file_bytes: int) -> bool:
         and all(weight.is_light for weight in weights)
         and sum(weight.work for weight in weights) <= LIGHT_WORK
         and num_file_bytes <= LIGHT_BYTES
+    )
+
+
+def are_tiny(weights: Sequence[Weight], num_file_bytes: int) -> bool:
+    """Whether decoding takes less time than handing it to a thread, whatever the bytes are."""
+    return (
+        len(weights) == 1
+        and weights[0].is_light
+        and weights[0].work <= TINY_WORK
+        and num_file_bytes <= TINY_BYTES
     )
 
 

@@ -24,6 +24,7 @@ from service.pictures.decoder import DecodingLimits, PictureDecoder
 from service.protocol.heavy import HeavyRequests
 from service.routes.front import Front
 from service.routes.infer import InferEndpoint
+from service.routes.predict import Predictor
 from service.routes.request_record import RequestRecorder
 from service.settings import Settings, usable_cores
 from service.telemetry.request_log import RequestLog, Sink, failures, write_json, write_lines
@@ -62,10 +63,11 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
     def build_app() -> Any:
         from service.routes.app import build_app  # as slow to import as all the rest
 
-        bodies = BodyReader(threads, settings.max_body_bytes)
-        return build_app(settings, models, workers, recorder, decoder, bodies)
+        return build_app(settings, models, workers)
 
-    front = Front(models, workers, build_app)
+    cors = Cors(settings.cors_origins) if settings.cors_origins else None
+    bodies = BodyReader(threads, settings.max_body_bytes)
+    front = Front(models, workers, Predictor(models, recorder, decoder, bodies, cors), build_app)
     heavy = HeavyRequests(max(1, usable_cores() // settings.workers), settings.max_body_bytes)
     infer = InferEndpoint(models, recorder, threads, heavy)
     return Service(
@@ -78,7 +80,7 @@ def build_service(settings: Settings, slot: WorkerSlot) -> Service:
             front,
             http_limits(settings),
             gate=build_gate(settings),
-            cors=Cors(settings.cors_origins) if settings.cors_origins else None,
+            cors=cors,
             scheme="http" if settings.tls_certificate is None else "https",
         ),
         threads=threads,

@@ -1,6 +1,7 @@
 """The application: every route but the hot one, and one error format.
 
-In: settings and models.  Out: an ASGI app; the endpoint of …/infer stands beside it, on the connection.
+In: settings and models.  Out: an ASGI app; the endpoint of …/infer stands beside it, on the connection,
+and that of /predict in the front.
 """
 
 from typing import Any
@@ -15,34 +16,20 @@ from starlette.routing import Route
 from service import __version__
 from service.access.cors import EXPOSED
 from service.errors import ServiceError, UnknownModel
-from service.http.body import BodyReader
 from service.http.reply import error_body
 from service.models.registry import ModelRegistry
-from service.pictures.decoder import PictureDecoder
 from service.routes.describe import add_health, add_metadata, add_repository, add_statistics, answer
 from service.routes.openapi import DESCRIPTION, PREDICT_BODY, TAGS, KeptDocument, describe
 from service.routes.page import add_page
 from service.routes.page_headers import PageHeaders
-from service.routes.predict import Predictor
-from service.routes.request_record import RequestRecorder
 from service.settings import Settings
 from service.telemetry.worker_group import WorkerGroup
 
 _INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 
 
-def build_app(
-    settings: Settings,
-    models: ModelRegistry,
-    workers: WorkerGroup,
-    recorder: RequestRecorder,
-    decoder: PictureDecoder,
-    bodies: BodyReader,
-) -> FastAPI:
-    """The ASGI application of every route but the hot one.
-
-    `bodies` reads the bodies of `/predict`, `decoder` turns pictures into rows.
-    """
+def build_app(settings: Settings, models: ModelRegistry, workers: WorkerGroup) -> FastAPI:
+    """The ASGI application of every route but the hot ones."""
     app = FastAPIOffline(
         title="foldserve",
         version=__version__,
@@ -54,13 +41,12 @@ def build_app(
     )
     for path in _INFER_PATHS:
         app.router.routes.append(Route(path, _not_here, methods=["POST"]))
-    predictor = Predictor(models, recorder, decoder, bodies)
     add_health(app, models, workers)
     add_statistics(app, models, workers)
     add_metadata(app, models, has_control=settings.model_control)
     add_repository(app, models, has_control=settings.model_control)
     add_page(app, models)
-    _add_predict(app, predictor)
+    _add_predict(app)
     _add_error_handlers(app)
     app.add_middleware(PageHeaders)
     if settings.cors_origins:
@@ -77,15 +63,15 @@ def build_app(
 
 
 async def _not_here(request: Request) -> Response:
-    """The route stands in the app for its other methods; its POST is answered on the connection."""
+    """The route stands in the app for its other methods and documents; its POST is answered elsewhere."""
     raise UnknownModel("Not Found")
 
 
-def _add_predict(app: FastAPI, predictor: Predictor) -> None:
+def _add_predict(app: FastAPI) -> None:
     @app.post("/predict", tags=["predict"], summary="Label pictures", openapi_extra=PREDICT_BODY)
     async def predict(request: Request) -> Response:
         """A JPEG, PNG or WebP in the body, or several as multipart files; labels with probabilities back."""
-        return await predictor(request)
+        return await _not_here(request)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -1,6 +1,7 @@
-"""The front: health, and the way to the application for every request that is not of the hot route.
+"""The front: health, pictures, and the way to the application for every other request.
 
-In: ASGI.  Out: health at once; everything else from the application, which is built when it is first needed.
+In: ASGI.  Out: health and /predict at once; everything else from the application, which is built when it is
+first needed.
 
 The application costs as much to import as all the rest. So the service is ready without it, and the import
 runs in a thread as soon as the models are loaded, or when the first request wants it.
@@ -24,12 +25,16 @@ GRACE_S = 0.2
 class Front:
     """An ASGI application that starts and closes the models, answers health, and passes the rest on.
 
-    `build_app` returns the application for the rest; it is called once, in a thread.
+    `predict` answers pictures; `build_app` returns the application for the rest, and is called once, in a
+    thread.
     """
 
-    def __init__(self, models: ModelRegistry, workers: WorkerGroup, build_app: Callable[[], App]) -> None:
+    def __init__(
+        self, models: ModelRegistry, workers: WorkerGroup, predict: App, build_app: Callable[[], App]
+    ) -> None:
         self._models = models
         self._workers = workers
+        self._predict = predict
         self._build_app = build_app
         self._app: asyncio.Future[App] | None = None
 
@@ -52,6 +57,9 @@ class Front:
             status, body, headers = await _HEALTH[scope["path"]](self._models, self._workers)
             own = [(name.encode(), value.encode()) for name, value in headers.items()]
             await send_reply(send, status, (JSON, *own), body)
+            return
+        if scope["path"] == "/predict" and scope["method"] == "POST":
+            await self._predict(scope, receive, send)
             return
         app = await asyncio.shield(self.prepare())
         await app(scope, receive, send)

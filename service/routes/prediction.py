@@ -39,6 +39,8 @@ class Predictions:
 
     def activated(self, answers: np.ndarray) -> np.ndarray:
         """The answers after the declared activation, over classes; float64 where they are probabilities."""
+        if self._activation == "softmax" and answers.ndim == 2:
+            return softmax(answers)
         if self._activation == "softmax":
             flat = answers.reshape(len(answers), answers.shape[1], -1)
             return np.stack([softmax(flat[..., place]) for place in range(flat.shape[2])], axis=2).reshape(
@@ -68,13 +70,16 @@ class Predictions:
         if self.task == "spatial":
             name, datatype = self._output.name, BY_DTYPE[row.dtype.name]
             return {"output": {"name": name, "datatype": datatype, "shape": list(row.shape), "data": HOLE}}
-        ranked = _ranked(row, self._labels)
+        ranked = _ranked(row, self._labels, top if self.task == "classification" else len(row))
         if self.task == "multi-label":
             labels = [each for each in ranked if each["probability"] >= self._threshold]
             return {"labels": labels, "top": ranked[:top]}
-        return {**ranked[0], "top": ranked[:top]}
+        return {**ranked[0], "top": ranked}
 
 
-def _ranked(row: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-    order = np.argsort(-row, kind="stable")
-    return [{"label": labels[k], "probability": round(float(row[k]), 6)} for k in order]
+def _ranked(row: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+    order = np.argsort(-row, kind="stable")[:top]
+    return [
+        {"label": labels[k], "probability": round(probability, 6)}
+        for k, probability in zip(order.tolist(), row[order].tolist(), strict=True)
+    ]

@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.attacks import pictures as hostile
 from service.contract.pictures import PictureError, UnknownFormatError
 from service.contract.target import Target
-from service.pictures.weight import LIGHT_BYTES, LIGHT_FILES, Weight, are_light, weigh
+from service.pictures.weight import LIGHT_BYTES, LIGHT_FILES, TINY_BYTES, Weight, are_light, are_tiny, weigh
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8))
 
@@ -143,3 +143,17 @@ def test_light_pictures_are_heavy_together() -> None:
     small = weigh(ORDINARY["grey jpeg"], target(1, 10**6))
     assert are_light([small] * LIGHT_FILES, 1000)
     assert not are_light([small] * (LIGHT_FILES + 1), 1000)
+
+
+def test_only_one_small_file_of_few_pixels_is_decoded_on_the_event_loop() -> None:
+    digit = weigh(encoded(Image.new("L", (64, 64)), "JPEG"), target(1, 10**6))
+    assert are_tiny([digit], TINY_BYTES)
+    assert not are_tiny([digit], TINY_BYTES + 1)
+    assert not are_tiny([digit, digit], 1000)
+    png = encoded(Image.new("L", (9, 9)), "PNG")
+    for other in (
+        encoded(Image.new("L", (65, 64)), "JPEG"),
+        encoded(Image.new("L", (64, 64)), "JPEG", progressive=True),
+        png[:33] + b"\0\0\0\0zTXt\0\0\0\0" + png[33:],  # text that may inflate, after the header
+    ):
+        assert not are_tiny([weigh(other, target(1, 10**6))], len(other))

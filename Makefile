@@ -12,7 +12,7 @@ ARGS ?=
 PARALLEL := -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install compiled interpreted model serve test test-fast test-extras test-gpu check format clean
+.PHONY: help install compiled interpreted model serve test test-fast test-extras test-cluster test-gpu check format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -41,13 +41,16 @@ serve: compiled ## serve models/ on 127.0.0.1:8000; makes the digits model first
 	@exec $(PY) -m service --models models $(ARGS)
 
 test: compiled ## run every test that needs no GPU (ARGS="-k fold")
-	$(PY) -m pytest -m "not gpu" $(PARALLEL) $(ARGS)
+	$(PY) -m pytest -m "not gpu and not cluster" $(PARALLEL) $(ARGS)
 
 test-fast: install ## run the files whose tests are quick, in under a minute: most training and real servers are left out
-	$(PY) -m pytest -m "not gpu" --fast $(PARALLEL) $(ARGS)
+	$(PY) -m pytest -m "not gpu and not cluster" --fast $(PARALLEL) $(ARGS)
 
 test-extras: install ## install extra tools for tests that skip without them: wrk, perf_analyzer, kserve, timm …
 	tools/test-extras
+
+test-cluster: compiled ## the long tests of several replicas, behind HAProxy: a rolling update, kill -9, SIGSTOP
+	$(PY) -m pytest -m cluster $(ARGS)
 
 test-gpu: install ## run the tests that need an NVIDIA GPU
 	$(PY) -m pytest -m gpu $(ARGS)

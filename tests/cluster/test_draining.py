@@ -18,7 +18,7 @@ from cluster_kit import Answers, load
 from service_kit import Server, responds, wait_until, x_request
 from tiny_nets import echo_net, write_bundle
 
-DRAIN_S = 1.0
+DRAIN_S = 1.5
 LAG_S = 0.3  # until clients know that a replica ends
 FLAGS = ("--threads", "1", "--drain-delay-s", str(DRAIN_S))
 
@@ -89,6 +89,7 @@ def test_answers_are_lost_without_connection_close(models: Path) -> None:
     assert len(answers.failures) > 0
 
 
+@pytest.mark.alone
 def test_connections_of_a_server_that_drains(models: Path) -> None:
     """New ones are accepted until the delay is over, idle ones closed then, and new ones refused."""
     server = Server(models, *FLAGS)

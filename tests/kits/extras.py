@@ -21,6 +21,7 @@ SCHEMATHESIS = _existing("schemathesis", "bin", "schemathesis")
 BROWSER = _existing("browser")  # playwright: for sys.path
 AXE = _existing("axe", "node_modules", "axe-core", "axe.min.js")
 KUBECTL = _existing("kubectl", "bin", "kubectl") or shutil.which("kubectl")
+HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 RCLONE = _existing("rclone", "bin", "rclone") or shutil.which("rclone")
 PERF_ANALYZER = _existing("perf_analyzer", "bin", "perf_analyzer")
 

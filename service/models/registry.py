@@ -255,6 +255,8 @@ class ModelRegistry:
             await asyncio.sleep(self.config.store_poll_s)
             try:
                 for name in await _in_thread(store.pull):
+                    if name in self._states and self._states[name].is_unloaded:
+                        continue  # by a client, and it stays so until one loads it
                     with contextlib.suppress(BadRequest):  # logged as refused; an older version serves on
                         await self.load(name)
                 last = ""

@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
 
     Returns the exit code: 0 done, 1 not proved, 2 a mistake, 130 interrupted.
     """
+    for package in ("onnx_ir", "onnxscript"):  # what they cannot infer stays open; they log tracebacks
+        logging.getLogger(package).setLevel(logging.CRITICAL)
     options = parser(prog).parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True, emoji=False)

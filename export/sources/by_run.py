@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from export.compute.comparable import CUT
 from export.compute.runtime import load
 from export.compute.truth import INDEPENDENT_FLOAT32
 from export.errors import ExportError, SourceError
@@ -24,6 +25,9 @@ def takes_many_rows(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> bool:
     """Whether ONNX Runtime answers these rows together as it does singly."""
     try:
         run = load(serialize(graph), optimised=False)
+    except ExportError:
+        return False  # with any number of rows, its shapes contradict each other
+    try:
         alone = in_batches(run, rows, 1)
     except ExportError:
         return False  # a 1 that is no number of rows was taken for one; or the file's own trouble
@@ -60,6 +64,7 @@ def with_output_sizes(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> None:
     """Set the sizes of outputs that shape inference left open to those of a run; in place.
 
     A size that depends on the rows' numbers stays open: there, one row alone has another than all.
+    Raises SourceError for an output without rows first.
     """
     opened = [value for value in graph.graph.outputs if value.shape is None or None in _row_sizes(value)]
     if not opened or any(None in _row_sizes(value) for value in graph.graph.inputs):
@@ -69,8 +74,14 @@ def with_output_sizes(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> None:
         together, alone = run(rows), run({name: array[:1] for name, array in rows.items()})
     except ExportError:
         return
+    number = len(next(iter(rows.values())))
     for value in opened:
         found = together[value.name or ""].shape
+        if found and found[0] != number and value.shape is not None:  # the file says rows first, wrongly
+            raise SourceError(
+                f"output '{value.name}' has the shape {list(found)}, not {number} first, the number of rows: "
+                f"{CUT}"
+            )
         if found and found[1:] == alone[value.name or ""].shape[1:]:
             first = value.shape[0] if value.shape else ROWS
             value.shape = ir.Shape([first, *found[1:]])

@@ -35,6 +35,7 @@ LIBRARY = "service._hotpath"  # a dotted name: the shared library lies in the pa
 HOT = (
     "batching/admission",
     "batching/batcher",
+    "batching/choice",
     "batching/execution",
     "batching/forecast",
     "batching/job",

@@ -5,7 +5,7 @@ Out: to each caller exactly its own rows' answers, or one clear error.
 
     a batch    = what waits, by priority and arrival, as many as the forecast finds best (no waiting for
                  more, unless asked); where a lane would be idle between two batches, one is prepared, and
-                 what is over at once runs inline, on the event loop itself (sharing.py)
+                 what is over at once runs inline, on the event loop itself (choice.py, sharing.py)
     a bound    = rows waiting ≤ queue_rows, else Overloaded
     a deadline = a job that would not be answered by then is refused at once
 
@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.batching.admission import Admission
+from service.batching.choice import Choice
 from service.batching.execution import BatchRunner, Clock, HandedOver, Observe, Run, RunInline
 from service.batching.forecast import Forecast
 from service.batching.job import ONE_SIZE, BatchResult, Job, OnEnd, Piece, RowSize, Tensors, pieces_of
 from service.batching.queue import RowQueue
 from service.batching.running import RunningBatch, RunningBatches
-from service.batching.sharing import Sharing
 from service.errors import DeadlinePassed, Draining
 
 
@@ -66,12 +66,12 @@ class Batcher:
             )
         self.config = config
         self.forecast = forecast
-        self._sharing = Sharing(forecast, self.largest)
         self._admission = Admission(forecast, config.queue_rows)
         self._runner = BatchRunner(run, run_inline, forecast, observe, clock)
         self._clock = clock
         self._queue = RowQueue()
         self._running = RunningBatches()  # of these a lane is taken
+        self._choice = Choice(self._queue, self._running, forecast, max_wait_s=config.max_wait_s, clock=clock)
         # These have answers to deal, perhaps after their lane was released.
         self._tasks: dict[asyncio.Task[None], tuple[RunningBatch, HandedOver]] = {}
         self._wait_timer: asyncio.TimerHandle | None = None
@@ -110,7 +110,7 @@ class Batcher:
         self.check_space(num_rows)
         now = self._clock()
         before = self._queue.work_before(priority)
-        free_in_s = self._free_in_s(now)
+        free_in_s = self._choice.free_in_s(now)
         expected_s = free_in_s + self.forecast.finish_s(before, num_rows, size.cost)
         if timeout_s is not None:
             begins_in_s = free_in_s + self.forecast.drain_s(before)
@@ -195,23 +195,23 @@ class Batcher:
         """
         self._is_pump_due = False
         while not self._is_closed and self._queue.num_rows:
-            num_lanes = self._num_lanes()
+            num_lanes = self._choice.num_lanes()
             if len(self._running) >= num_lanes:
                 # Every lane is taken. One batch more may lie ready, so that a lane need not wait for the
                 # event loop between two batches: without it both were idle a third of the time (decision
                 # 22). Never two: rows that lie ready can no longer be overtaken, nor join a fuller batch.
-                if len(self._running) > num_lanes or not self._may_lie_ready():
+                if len(self._running) > num_lanes or not self._choice.may_lie_ready():
                     return
             elif self._should_wait():
                 return  # the user asked for fuller batches (max_wait_ms); a timer pumps again
-            elif self._running and not self._sharing.is_worth_a_lane(self.waiting_rows):
+            elif self._running and not self._choice.is_worth_a_lane():
                 # A lane is free and another computes: waking the second would take the event loop's core for
                 # longer than these rows need (decision 11). The lane that computes takes them next.
                 return
             # Inline only where no lane computes: it borrows a lane's buffers, and the event loop would fight
             # the lanes for their cores (decision 22).
-            is_inline = not self._running and self._should_run_inline()
-            batch = self._next_batch()
+            is_inline = not self._running and self._runner.may_run_inline and self._choice.should_run_inline()
+            batch = self._choice.take_batch(self._expire)
             if not batch:
                 return  # all that waited had passed its deadline
             num_rows = sum(piece.num_rows for piece in batch)
@@ -220,18 +220,10 @@ class Batcher:
             else:
                 self._hand_over(batch, num_rows, num_lanes)
 
-    def _should_run_inline(self) -> bool:
-        """Whether all that waits is computed sooner than handed over.
-
-        All of it and not the next batch: judged by the batch, the event loop served a full queue itself,
-        eight rows at a time, a third slower than the lanes (decision 22).
-        """
-        return self._runner.may_run_inline and not self._sharing.is_worth_handing_over(self.waiting_rows)
-
     def _hand_over(self, pieces: list[Piece], num_rows: int, num_lanes: int) -> None:
         now = self._clock()
         seconds = self.forecast.batch_s(num_rows, pieces[0].job.size.cost)
-        ends_at = now + self._free_in_s(now) + seconds
+        ends_at = now + self._choice.free_in_s(now) + seconds
         batch = RunningBatch(pieces, num_rows, ends_at)
         self._running.add(batch)
         handed = self._runner.hand_over(pieces, num_lanes)
@@ -264,65 +256,14 @@ class Batcher:
                 piece.job.fail(_shut_down())
         self._pump()
 
-    def _free_in_s(self, now: float) -> float:
-        return self._running.free_in_s(now, self._num_lanes())
-
-    def _may_lie_ready(self) -> bool:
-        """Whether one batch should lie ready for the lane that is free next: never less than its share.
-
-        Less than a share would leave the rest for another lane's small batch, and both would pay a hand-over.
-        A user who asks the batcher to wait for more rows wants the opposite.
-        """
-        share = self._share()
-        return (
-            self.config.max_wait_s == 0
-            and self.waiting_rows >= share
-            and self._sharing.is_worth_lying_ready(share)
-        )
-
-    def _num_lanes(self) -> int:
-        return self._sharing.lanes(self.waiting_rows + self.running_rows)
-
-    def _share(self) -> int:
-        return self._sharing.share(self.waiting_rows + self.running_rows)
-
     def _should_wait(self) -> bool:
-        """Whether a lane should be left free in the hope of more rows; if so, a timer pumps again.
-
-        Not longer than `max_wait_s` after the oldest arrival, nor so long that a deadline could be missed.
-        """
-        if self.config.max_wait_s == 0 or self._is_closing or self.waiting_rows >= self.largest:
-            return False
-        jobs = {piece.job for piece in self._queue}
-        until = min(job.submitted_at for job in jobs) + self.config.max_wait_s
-        own_s = self.forecast.promise_s(self.forecast.batch_s(self.waiting_rows))
-        until = min([until, *(job.deadline - own_s for job in jobs if job.deadline is not None)])
-        wait_s = until - self._clock()
-        if wait_s <= 0:
+        """Whether a lane should be left free in the hope of more rows; if so, a timer pumps again."""
+        if self._is_closing or (wait_s := self._choice.wait_s()) <= 0:
             return False
         if self._wait_timer is not None:
             self._wait_timer.cancel()
         self._wait_timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
         return True
-
-    def _next_batch(self) -> list[Piece]:
-        """Take out of the queue what should run now; empty if nothing that waits is in time.
-
-        No callback runs between the choice and the taking: one that submits or cancels would change the queue
-        under the choice, and a batch could exceed the largest bucket.
-        """
-        now = self._clock()
-        while late := [piece.job for piece in self._queue.head(self.largest) if piece.job.is_late(now)]:
-            for job in late:  # others move up into the head and may be late too
-                self._expire(job)
-        # A share and no more, or one lane would compute everything while the others have nothing.
-        head = self._queue.head(min(self.largest, self._share()))
-        if not head:
-            return []
-        now += self._free_in_s(now)
-        slacks = [math.inf if piece.job.deadline is None else piece.job.deadline - now for piece in head]
-        counts = [piece.num_rows for piece in head]
-        return self._queue.pop(self.forecast.best_count(counts, slacks, head[0].job.size.cost))
 
     def _expire(self, job: Job) -> None:
         """Fail a job whose deadline has passed, by its timer or because its turn came first."""

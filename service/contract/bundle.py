@@ -13,6 +13,7 @@ the directory: they reach clients.
 
 import hashlib
 import io
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 REPORT_FILE = "report.html"
+
+MAX_TEXT_BYTES = 64 << 20  # of a manifest or a signature
+MAX_FILE_BYTES = 2 << 30  # of any other file: protobuf allows a graph no more
 
 Arrays = dict[str, np.ndarray]
 
@@ -115,10 +119,10 @@ def open_bundle(path: Path, trusted: TrustedKeys | None = None, *, allow_unprove
     With `trusted` keys the manifest must be signed by one of them, which is checked before it is parsed.
     A bundle whose manifest says that it is unproved opens only with `allow_unproved`.
     """
-    text = _read(path / MANIFEST_FILE)
+    text = _read(path / MANIFEST_FILE, MAX_TEXT_BYTES)
     if trusted is not None:
         has_signature = (path / SIGNATURE_FILE).exists()
-        trusted.check(text, _read(path / SIGNATURE_FILE) if has_signature else None)
+        trusted.check(text, _read(path / SIGNATURE_FILE, MAX_TEXT_BYTES) if has_signature else None)
     manifest = parse_manifest(text, MANIFEST_FILE)
     if manifest.unproved is not None and not allow_unproved:
         raise BundleError(
@@ -267,11 +271,15 @@ def _checked(arrays: Arrays, kind: str, spec: TensorSpec, dtype: str, where: str
     return array
 
 
-def _read(path: Path) -> bytes:
-    """A regular file's bytes; a pipe in its place would be waited for without end."""
+def _read(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """A regular file's bytes; a pipe in its place would be waited for without end, unless opened so."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BundleError(f"{path.name}: not a regular file")
-        return path.read_bytes()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise BundleError(f"{path.name}: not a regular file")
+            if facts.st_size > limit:
+                raise BundleError(f"{path.name}: has {facts.st_size} bytes, at most {limit} are read")
+            return file.read()
     except OSError as error:
         raise BundleError(f"{path.name}: {error.strerror or error}") from None

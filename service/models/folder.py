@@ -9,6 +9,7 @@ In: the path of `--models`.  Out: for each layout the models, their versions, an
 A mount's name says nothing (/mnt/models): `--model-name` says what the one model is called.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -42,10 +43,14 @@ class ModelsFolder:
         return cls(root=root)
 
     def names(self) -> list[str]:
-        """Names of the models, sorted; hidden folders and files are none. Raises OSError."""
+        """Names of the models, sorted; hidden folders and files are none. Raises OSError.
+
+        In a name that is not UTF-8, which no answer and no address could hold, � stands for what is not.
+        """
         if self.only is not None:
-            return [self.only]
-        folders = (path.name for path in self.root.iterdir() if path.is_dir())
+            return [os.fsencode(self.only).decode(errors="replace")]
+        paths = (path for path in self.root.iterdir() if path.is_dir())
+        folders = (os.fsencode(path.name).decode(errors="replace") for path in paths)
         return sorted(name for name in folders if not name.startswith(".") and name not in NO_MODELS)
 
     def versions(self, name: str) -> list[str]:

@@ -21,6 +21,8 @@ from service.models.memory import return_freed_memory
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
 
+_REPLACED = "\ufffd"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
@@ -58,6 +60,9 @@ def load_newest(
     """Try the versions of a model from the newest on; the last fact is Loaded, or nothing can be served."""
     if name in RESERVED_NAMES:
         yield Refused(name=name, version=None, reason=f"the name '{name}' belongs to a route of the protocol")
+        return
+    if _REPLACED in name:
+        yield Refused(name=name, version=None, reason="its folder's name is not UTF-8")
         return
     try:
         versions = models.versions(name)

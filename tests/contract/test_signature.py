@@ -118,3 +118,10 @@ def test_a_pipe_in_place_of_a_file_is_refused(bundle: Path) -> None:
     os.mkfifo(bundle / "model.onnx")
     with pytest.raises(BundleError, match=r"model\.onnx: not a regular file"):
         open_bundle(bundle)
+
+
+@pytest.mark.parametrize(("name", "size"), [("manifest.json", 64 << 20), ("model.onnx", 2 << 30)])
+def test_a_file_that_would_fill_the_memory_is_not_read(bundle: Path, name: str, size: int) -> None:
+    os.truncate(bundle / name, size + 1)  # a sparse one
+    with pytest.raises(BundleError, match=f"{name}: has {size + 1} bytes, at most {size} are read"):
+        open_bundle(bundle)

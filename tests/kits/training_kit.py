@@ -1,10 +1,14 @@
 """Nets of training in their smallest form, and a data set to match."""
 
+import json
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from training.__main__ import main
 from training.batchnorm.statistics import find_batchnorms
 from training.data import DataFacts, Split, load_split
 
@@ -65,3 +69,22 @@ def lively(net: nn.Module) -> nn.Module:
             norm.momentum = None  # a plain average over what comes
         net.train()(torch.randn(64, *FACTS.input_shape, generator=chance) * 2)
     return net.eval()
+
+
+def facts_of(stdout: str) -> dict[str, Any]:
+    """The one line of JSON that a run prints at its end."""
+    (line,) = stdout.splitlines()
+    return json.loads(line)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """Run a command that must fail; returns its one sentence."""
+    try:
+        code = main(flags)
+    except SystemExit as stopped:
+        code = stopped.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    (sentence,) = captured.err.splitlines()
+    return sentence

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import httpx
 
-from service_kit import Server, wait_until
+from service_kit import Server, wait_until, x_request
+
+INFER = "/v2/models/echo/infer"
+TWO_WORKERS = ("--workers", "2", "--threads", "2", "--shutdown-timeout-s", "20", "--request-log", "off")
 
 
 def is_alive(pid: int) -> bool:
@@ -88,3 +91,8 @@ def kill(pid: int) -> None:
     """kill -9, and wait until it is no more."""
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), f"{pid} is dead")
+
+
+def ask(client: httpx.Client, *numbers: float) -> httpx.Response:
+    """Ask `echo` for rows of three numbers."""
+    return client.post(INFER, json=x_request(list(numbers), shape=[len(numbers) // 3, 3]))

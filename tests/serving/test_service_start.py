@@ -1,6 +1,7 @@
 """Loading, proving, refusing and starting, in real processes."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -120,6 +121,16 @@ def test_what_a_file_system_leaves_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "lost+found").mkdir()
     with serving(tmp_path) as server:
         assert reason(server) == "the models folder holds no model"
+
+
+def test_a_name_that_is_not_utf_8_harms_no_other_model(tmp_path: Path) -> None:
+    """It could stand in no answer: the repository's index was an internal error."""
+    write_bundle(tmp_path / "digits" / "1", digits_net())
+    (tmp_path / os.fsdecode(b"bad\xff")).mkdir()
+    with serving(tmp_path, "--readiness", "lenient") as server:
+        index = httpx.post(f"{server.url}/v2/repository/index").json()
+        reasons = {entry["name"]: entry["reason"] for entry in index}
+        assert reasons == {"digits": "", "bad\ufffd": "its folder's name is not UTF-8"}
 
 
 def test_6_1_3_no_path_reaches_a_client(tmp_path: Path) -> None:

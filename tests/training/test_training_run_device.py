@@ -1,6 +1,7 @@
 """Where a run computes, and that MKL knows the CPU before two threads ask at once."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from training.__main__ import main
 from training.loop.device import DeviceError, explaining, find_device, place
+from training.runs.checkpoint import load_checkpoint
+from training_kit import facts_of, mistake
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
@@ -119,3 +123,45 @@ def test_what_a_gpu_cannot_do_is_one_sentence(error, told):
 def test_other_errors_are_not_explained_away():
     with pytest.raises(RuntimeError, match="shapes do not match"), explaining():
         raise RuntimeError("shapes do not match")
+
+
+def test_cuda_asked_for_and_absent(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch finds no GPU here" in mistake(capsys, "--out", str(tmp_path / "run"), "--device", "cuda")
+    assert not list(tmp_path.iterdir())
+
+
+def run_compiled(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    flags = ["--net", "mlp", "--net-setting", "hidden=8", "--device", "cpu", "--compile"]
+    command = [sys.executable, "-m", "training", "--out", str(out), *flags, "--epochs", "1"]
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(out.parent / "inductor")} | environment
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_compiled_net_learns_and_its_checkpoint_is_that_of_a_plain_one(tmp_path):
+    done = run_compiled(tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert sorted(checkpoint.state_dict) == sorted(checkpoint.build_net().state_dict())
+    assert facts_of(done.stdout)["held_out_accuracy"] > 0.5
+
+
+def test_without_a_compiler_compile_is_refused_before_anything_runs(tmp_path):
+    done = run_compiled(tmp_path / "run", CXX="/nowhere/g++")
+    assert (done.returncode, done.stdout) == (2, "")
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("training: compile needs a compiler for the cpu: ")
+    assert "/nowhere/g++" in sentence
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch has no CUDA device")
+def test_a_run_on_a_gpu_goes_on_and_its_checkpoint_opens_on_a_cpu(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["--out", out, "--device", "cuda", "--epochs", "2"]) == 0
+    assert facts_of(capsys.readouterr().out)["device"] == "cuda"
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert {value.device.type for value in checkpoint.state_dict.values()} == {"cpu"}
+    assert main(["--out", out, "--device", "cuda", "--resume"]) == 0

@@ -11,9 +11,9 @@ from service.contract.bundle import REPORT_FILE
 from service.contract.int8 import Int8
 from service.contract.picture_support import labels_of, unsupported_reason
 from service.models.folder import ModelsFolder
-from service.models.registry import ModelState
 from service.models.repository_index import versions_of
 from service.models.served import Served
+from service.models.state import ModelState
 
 
 def overview(states: Sequence[ModelState], folder: ModelsFolder) -> list[dict[str, Any]]:

@@ -20,20 +20,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from dataclasses import dataclass
 
 from service.contract.signature import TrustedKeys
 from service.engine.engine import EngineConfig
 from service.errors import BadRequest, Draining, NotReady, UnknownModel
+from service.models.background import in_thread
 from service.models.folder import ModelsFolder
 from service.models.memory import return_freed_memory
 from service.models.repository import Loaded, Refused, load_newest
 from service.models.served import QueueConfig, Served
+from service.models.state import ModelState
 from service.models.store import Store, StoreError
 from service.telemetry.metrics import Metrics
-
-Result = TypeVar("Result")
 
 _log = logging.getLogger("foldserve")
 
@@ -50,32 +49,6 @@ class RegistryConfig:
     is_lenient: bool = False
     trusted: TrustedKeys | None = None
     allow_unproved: bool = False
-
-
-@dataclass(kw_only=True)
-class ModelState:
-    """One model of the folder: the version that answers, and the refused versions with their reasons.
-
-    `changing` is held while clients load or unload it, so that they take turns.
-    """
-
-    name: str
-    served: Served | None = None
-    is_loading: bool = True
-    is_unloaded: bool = False
-    refused: dict[str | None, str] = field(default_factory=dict)
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def reason(self) -> str:
-        """One sentence on why the model is not ready."""
-        if self.is_unloaded:
-            return f"model '{self.name}' is unloaded"
-        if self.is_loading:
-            return f"model '{self.name}' is loading"
-        version, reason = next(iter(self.refused.items()), (None, "no version of it was tried"))
-        where = "" if version is None else f" version {version}"
-        return f"model '{self.name}'{where} is not served: {reason}"
 
 
 class ModelRegistry:
@@ -185,7 +158,7 @@ class ModelRegistry:
                 raise BadRequest(f"failed to load '{name}': the models folder holds no such model")
             known = self._states.setdefault(name, ModelState(name=name))
         async with known.changing:
-            facts = await _in_thread(lambda: self._tried(name, is_served=known.served is not None))
+            facts = await in_thread(lambda: self._tried(name, is_served=known.served is not None))
             known.refused = {}
             known.is_loading = False
             if isinstance(facts[-1], Loaded):
@@ -254,7 +227,7 @@ class ModelRegistry:
         while True:
             await asyncio.sleep(self.config.store_poll_s)
             try:
-                for name in await _in_thread(store.pull):
+                for name in await in_thread(store.pull):
                     if name in self._states and self._states[name].is_unloaded:
                         continue  # by a client, and it stays so until one loads it
                     with contextlib.suppress(BadRequest):  # logged as refused; an older version serves on
@@ -328,31 +301,4 @@ class ModelRegistry:
 
 async def _retired(served: Served) -> None:
     await served.retire()
-    await _in_thread(return_freed_memory)
-
-
-async def _in_thread(work: Callable[[], Result]) -> Result:
-    """Await `work` in a thread that does not hold up the end of the process."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Result | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(Result, result))
-
-    def run() -> None:
-        result: Result | None = None
-        error: Exception | None = None
-        try:
-            result = work()
-        except Exception as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has gone
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
-    return await future
+    await in_thread(return_freed_memory)

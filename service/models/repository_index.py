@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.models.folder import ModelsFolder
-from service.models.registry import ModelState
+from service.models.state import ModelState
 
 
 def repository_index(

@@ -127,7 +127,7 @@ class Bucket:
             "bucket",
             endpoint=self.endpoint,
             access_key_id="key",
-            secret_access_key="secret",
+            secret_access_key="secret",  # pragma: allowlist secret
             region="us-east-1",
             allow_http=True,
         )
@@ -209,7 +209,7 @@ def test_new_versions_in_s3_are_proved_and_swapped_under_load(bucket: Bucket, tm
 
 def test_a_bucket_without_access_is_one_sentence(bucket: Bucket, tmp_path: Path) -> None:
     flags = ("--store-poll-s", "1", "--cache", str(tmp_path / "cache"))
-    keys = {**bucket.environment, "AWS_SECRET_ACCESS_KEY": "wrong"}
+    keys = {**bucket.environment, "AWS_SECRET_ACCESS_KEY": "wrong"}  # pragma: allowlist secret
     server = Server(PROD, *flags, environment=keys)
     try:
         server.wait_for("event=store_failed")

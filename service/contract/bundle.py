@@ -274,7 +274,11 @@ def _checked(arrays: Arrays, kind: str, spec: TensorSpec, dtype: str, where: str
 def _read(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """A regular file's bytes; a pipe in its place would be waited for without end, unless opened so."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except BlockingIOError:  # another process holds a lease, as only a regular file has: it is given up
+            descriptor = os.open(path, os.O_RDONLY)
+        with os.fdopen(descriptor, "rb") as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise BundleError(f"{path.name}: not a regular file")

@@ -82,8 +82,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
-        if error.status_code == 405 and headers.get("Allow", "GET") == "GET":
-            headers["Allow"] = "GET, HEAD"
+        if error.status_code == 405:  # Starlette names them in any order, and leaves HEAD out of some
+            methods = set(headers.get("Allow", "GET").split(", "))
+            headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
         if error.status_code == 405 and request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
         return answer(error.status_code, error_body(str(error.detail)), headers)

@@ -83,6 +83,10 @@ def summed(net: Net, x: str) -> Passed:
     return net.op("Sum", net.conv("x", C, C), x, net.conv("x", C, C)), C, 4
 
 
+def averaged(net: Net, x: str) -> Passed:
+    return net.op("Mean", net.conv("x", C, C), x, net.conv("x", C, C)), C, 4
+
+
 def expanded(net: Net, x: str) -> Passed:
     return net.op("Expand", net.op("GlobalAveragePool", x), net.constant(np.array([1, C, 2, 3]))), C, 4
 
@@ -98,6 +102,7 @@ def to_depth_and_back(net: Net, x: str) -> Passed:
 
 CASES = {
     "sum": Case(kind="Sum", build=summed, first=8),
+    "mean of several": Case(kind="Mean", build=averaged, first=8),
     "expand": Case(kind="Expand", build=expanded, first=8),
     "tile": Case(kind="Tile", build=tiled),
     "depth": Case(kind="SpaceToDepth DepthToSpace", build=to_depth_and_back),

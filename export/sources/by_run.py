@@ -30,7 +30,7 @@ def takes_many_rows(graph: ir.Model, rows: Mapping[str, np.ndarray]) -> bool:
     try:
         alone = in_batches(run, rows, 1)
     except ExportError:
-        return False  # a 1 that is no number of rows was taken for one; or the file's own trouble
+        return False  # a size of 1 was mistaken for the number of rows, or the file itself does not run
     if not all(np.isfinite(answer).all() for answer in alone.values()):
         return True
     try:

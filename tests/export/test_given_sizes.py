@@ -170,7 +170,7 @@ def sums_over_rows() -> onnx.ModelProto:
 
 
 def positions_first() -> onnx.ModelProto:
-    """As torch writes attention: a Reshape whose first 1 is no number of rows."""
+    """As torch writes attention: a Reshape whose first size, 1, does not stand for the rows."""
     nodes = [
         *CONV,
         node("Reshape", "n s", "p"),

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from training.__main__ import main
 from training.runs.checkpoint import load_checkpoint, save_checkpoint
 from training.runs.compare import find_differences, read_run, to_table
+from training_kit import mistake
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("--device", "cpu", "--batch-size", "200", "--net", "mlp")
@@ -113,19 +114,6 @@ def test_other_pictures_are_no_comparison(runs, tmp_path, capsys):
     assert "different held-out pictures" in sentence
 
 
-def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run a command that must fail; returns its one sentence."""
-    try:
-        code = main(["compare", *words])
-    except SystemExit as stopped:
-        code = stopped.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.out == ""
-    (sentence,) = captured.err.splitlines()
-    return sentence
-
-
 def test_a_mistake_is_one_sentence(runs, tmp_path, capsys):
     one, two = map(str, runs)
     empty, torn, old, hollow = (tmp_path / name for name in ("empty", "torn", "old", "hollow"))
@@ -153,7 +141,7 @@ def test_a_mistake_is_one_sentence(runs, tmp_path, capsys):
         ([one, two, "--plot", str(empty / "no" / "p.png")], "cannot write"),
         ([one, two, "--colour"], "unrecognized arguments: --colour"),
     ):
-        assert told in mistake(capsys, *words)
+        assert told in mistake(capsys, "compare", *words)
 
 
 def test_help_shows_an_example_without_waiting_for_torch():

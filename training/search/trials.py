@@ -4,7 +4,7 @@ In: a folder, the fixed settings, and the number of trials.  Out: facts of each 
 
 Trial k (of those that ended) draws with a generator of its own, seeded with (seed, k), and knows the trials
 before it: so a search that was interrupted resumes with the same trials as without the interruption. The
-trial that was interrupted is marked as failed, and has no number. Where several processes share a search,
+trial that was interrupted is marked as failed, and is not counted. Where several processes share a search,
 trial k knows those that had ended when it began, which depends on their speed. Every net begins with the same
 seed, so that trials differ by their settings alone.
 """

@@ -22,6 +22,7 @@ from service.contract.bundle import open_bundle, sha256
 from service.contract.framing import Resize
 from service.contract.golden_pictures import measure_pictures, pictures_bytes, row_of
 from service.contract.manifest import BundleError
+from service.contract.picture_support import picture_facts
 from service.contract.pictures import read_image
 from service.contract.preprocessing import Preprocessing
 from service.engine.engine import EngineConfig
@@ -97,6 +98,9 @@ def test_show_tells_what_clients_ask(bundle):
     assert facts["preprocessing"]["resize"]["size"] == [14]
     assert facts["postprocessing"] == {"task": "classification", "activation": "softmax", "threshold": 0.5}
     assert facts["ranges"]["x"]["layout"] == "NCHW"
+    manifest = open_bundle(bundle).manifest
+    assert facts["labels"] == manifest.labels
+    assert picture_facts(manifest.model_copy(update={"labels": ["a", "b"]}))["labels"] == ["a", "b"]
     assert_refused(run_here("show", bundle / "no"), "No such file or directory")
 
 

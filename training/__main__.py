@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m training") ->
         launch = read_launch(os.environ)
         flags = vars(build_parser(prog).parse_args(words))
         settings = read_settings(flags)
-        if flags["log_every"] < 0:
-            raise ConfigError(f"log_every must be zero or positive, got {flags['log_every']}")
+        for name in ("log_every", "checkpoint_every"):
+            if flags[name] < 0:
+                raise ConfigError(f"{name} must be zero or positive, got {flags[name]}")
         set_environment()
         # Torch takes seconds to import: --help must not wait for it, nor Ctrl-C show a traceback.
         from training.distributed.group import joined
@@ -70,7 +71,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m training") ->
                 overwrite=flags["overwrite"],
                 group=group,
             )
-            facts = narrate(run, wants_board=flags["tensorboard"], log_every=flags["log_every"])
+            facts = narrate(
+                run,
+                wants_board=flags["tensorboard"],
+                log_every=flags["log_every"],
+                checkpoint_every=flags["checkpoint_every"],
+            )
         if launch.is_first:
             # A table for people, JSON for whatever reads a pipe.
             is_read = flags["json"] or not sys.stdout.isatty()
@@ -95,6 +101,9 @@ def describe_facts(facts: dict[str, Any]) -> str:
 
 def describe_progress(run: "Run | None") -> str:
     """How far the run came before the interruption, and how to continue it."""
+    if run is not None and run.steps_saved:
+        epoch = f"{len(run.history) + 1} of {run.config.epochs}"
+        return f"in epoch {epoch}, saved after its step {run.steps_saved:,}; add --resume to continue"
     if run is None or not run.history:
         return "before the first epoch ended; nothing was saved"
     return f"after epoch {len(run.history)} of {run.config.epochs}; add --resume to continue"

@@ -25,6 +25,7 @@ SETTINGS = ["--data", "synthetic:1x16x16x10", "--data-setting", "rows=800", "--b
 SETTINGS += ["--device", "cpu", "--net", "distributed_kit:Double", "--epochs", "4"]
 SETTINGS += ["--label-smoothing", "0.1", "--clip-gradient", "1", "--ema", "0.9", "--positive-gamma"]
 SETTINGS += ["--recalibrate-bn", "3"]
+WITHIN = ["--checkpoint-every", "5", "--log-every", "1"]
 BOUND = 1e-9
 SECONDS = 120
 
@@ -172,7 +173,7 @@ def process_of(torchrun: subprocess.Popen[str], rank: int) -> int:
 
 @dataclass(frozen=True)
 class Killed:
-    """A run whose first process was killed after its first epoch."""
+    """A run whose first process was killed within its second epoch."""
 
     out: Path
     returncode: int
@@ -184,12 +185,12 @@ class Killed:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     out, before = (tmp_path_factory.mktemp(name) for name in ("killed", "before"))
-    process = start("--nproc-per-node", "2", "--max-restarts", "3", *training(out, *SETTINGS))
+    process = start("--nproc-per-node", "2", "--max-restarts", "3", *training(out, *SETTINGS, *WITHIN))
     with ended(process):
         assert process.stderr is not None
         heard = [process.stderr.readline()]
         first = process_of(process, rank=0)
-        while not heard[-1].startswith("epoch   1/4"):
+        while not heard[-1].startswith("epoch   2/4   step 6/21"):
             heard.append(process.stderr.readline())
             assert heard[-1], "".join(heard)
         os.kill(first, signal.SIGKILL)
@@ -201,7 +202,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 def test_a_killed_process_costs_nothing_but_time(two, killed):
     assert killed.returncode == 0, killed.stderr
     assert len(killed.stdout.splitlines()) == 1
-    assert re.search(r"^resuming after epoch [1-3]$", killed.stderr, re.MULTILINE)
+    resumed = r"^resuming (in epoch [2-4], after its step (5|10|15|20)|after epoch [2-3])$"
+    assert re.search(resumed, killed.stderr, re.MULTILINE)
     assert "Traceback" not in killed.stderr
     assert (killed.out / "metrics.jsonl").read_bytes() == (two[0] / "metrics.jsonl").read_bytes()
     assert (killed.out / "checkpoint.pt").read_bytes() == (two[0] / "checkpoint.pt").read_bytes()

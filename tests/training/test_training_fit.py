@@ -1,5 +1,6 @@
 """The loop: learns, repeats itself, and resumes where it stopped."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,8 @@ from training.loop.evaluate import evaluate
 from training.loop.facts import EpochFacts
 from training.loop.fit import Start, fit
 from training.loop.optimize import build_optimizer
+from training.loop.partial import Saving
+from training.loop.state import PartialEpoch, State
 from training.nets import build_net, initialize, settings_for
 from training.settings.config import ConfigError, FitConfig
 
@@ -124,6 +127,66 @@ def test_a_run_goes_on_to_the_same_bits_and_only_with_everything(way, forgotten)
     weights, expected = last.net.state_dict(), whole.net.state_dict()
     is_same = all(torch.equal(expected[key], value) for key, value in weights.items())
     assert is_same == (last.facts == whole.facts) == (last.batchnorm == whole.batchnorm) == (not forgotten)
+
+
+WITHIN = {
+    "plain": {},
+    "averaged": {"ema": 0.9, "recalibrate_bn": 3},
+    "accumulated": {"accumulate": 3},
+    "best kept": {"keep": "best", "augment": "crop,mixup", "sampling": "balanced"},
+    "rmsprop": {"optimizer": "rmsprop", "learning_rate": 1e-3, "momentum": 0.0},
+}
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize(
+    ("way", "forgotten"),
+    [*((way, None) for way in WITHIN), *(("plain", name) for name in ("losses", "chance"))],
+)
+def test_a_run_goes_on_within_an_epoch_to_the_same_bits_and_only_with_everything(way, forgotten, epoch):
+    """The net has a Dropout, so that chance within it has to go on too."""
+    config = FitConfig(epochs=2, batch_size=32, **WITHIN[way])
+
+    def fresh() -> nn.Module:
+        net = fresh_net(FEW)
+        net.head.insert(3, nn.Dropout(0.3))
+        return net
+
+    saved = []
+
+    def save(net: nn.Module, state: State) -> None:
+        saved.append(copy.deepcopy((net.state_dict(), state)))
+
+    *_, whole = history = list(fit(fresh(), FEW, config, saving=Saving(every=4, save=save)))
+    *_, unsaved = fit(fresh(), FEW, config)
+    assert unsaved.facts == whole.facts, "saving changes nothing"
+    # 10 batches: after 4 and 8, or, three of them together, after 6 and 9.
+    weights, state = saved[2 * epoch]
+    assert state.partial.num_steps == (6 if way == "accumulated" else 4)
+    untouched = {"losses": torch.zeros(4).double(), "chance": []}
+    if forgotten:
+        state = replace(state, partial=replace(state.partial, **{forgotten: untouched[forgotten]}))
+    resumed = fresh()
+    resumed.load_state_dict(weights)
+    torch.rand(7)
+    start = Start(epochs_done=epoch, state=state, history=[done.facts for done in history[:epoch]])
+    *rest, last = fit(resumed, FEW, config, start)
+    assert len(rest) == 1 - epoch
+    is_same = all(
+        torch.equal(whole.net.state_dict()[key], value) for key, value in last.net.state_dict().items()
+    )
+    has_same_facts = [done.facts for done in (*rest, last)] == [done.facts for done in history[epoch:]]
+    assert has_same_facts == (not forgotten)
+    assert is_same == (forgotten != "chance")
+
+
+@pytest.mark.parametrize("num_steps", [0, 3, 10])
+def test_a_partial_epoch_that_is_not_of_this_data_is_one_sentence(num_steps):
+    net, config = fresh_net(FEW), FitConfig(batch_size=32, epochs=2)
+    state = next(fit(net, FEW, config)).state
+    partial = PartialEpoch(num_steps=num_steps, losses=torch.zeros(4), num_right=0, chance=[])
+    with pytest.raises(TrainingError, match="lacks what this run needs to resume"):
+        next(fit(net, FEW, config, Start(epochs_done=1, state=replace(state, partial=partial))))
 
 
 @pytest.mark.parametrize("lost", ["optimizer", "generators"])

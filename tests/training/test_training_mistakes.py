@@ -31,6 +31,7 @@ FIVE_BLOCKS = ("--net-setting", "channels=4,4,4,4,4", "--net-setting", "kernels=
         (["--class-weights", "nowhere.json"], "class_weights must be balanced or a file, nowhere.json"),
         (["--class-weights", "1,2"], "class_weights must be 10 numbers"),
         (["--log-every", "-1"], "log_every must be zero or positive, got -1"),
+        (["--checkpoint-every", "-1"], "checkpoint_every must be zero or positive, got -1"),
         (["--precision", "float8"], "did you mean float"),
         (["--precision", "float16"], "precision float16 needs a GPU"),
         (["--label-smoothing", "1"], "label_smoothing must lie in"),

@@ -17,8 +17,9 @@ from training.data import load_split
 from training.figures.curves import draw_curves
 from training.figures.figure import to_png
 from training.loop.evaluate import evaluate
-from training.loop.facts import EpochFacts
+from training.loop.facts import EpochFacts, StepFacts
 from training.runs.checkpoint import load_checkpoint
+from training.runs.display import Display
 from training_kit import facts_of, mistake
 
 ROOT = Path(__file__).parents[2]
@@ -95,17 +96,25 @@ def _sigint_is_heard():
 
 
 @pytest.mark.usefixtures("_sigint_is_heard")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, capsys, stop):
+@pytest.mark.parametrize(
+    ("stop", "flags", "line"),
+    [
+        (signal.SIGINT, [], "epoch   1/2   step 20 "),
+        (signal.SIGKILL, [], "epoch   1/2   step 20 "),
+        (signal.SIGKILL, ["--checkpoint-every", "3", "--log-every", "1"], "epoch   2/2   step 4/20"),
+    ],
+    ids=["Ctrl-C", "kill -9", "kill -9 within an epoch"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, capsys, stop, flags, line):
     out = tmp_path / "stopped"
-    command = [sys.executable, "-m", "training", "--out", str(out), *SHORT]
+    command = [sys.executable, "-m", "training", "--out", str(out), *SHORT, *flags]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         heard = []
-        while not (heard and heard[-1].startswith("epoch   1/2")):
+        while not (heard and heard[-1].startswith(line)):
             heard.append(process.stderr.readline())
             assert heard[-1], "".join(heard)
         process.send_signal(stop)
@@ -119,6 +128,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, capsys, stop
     else:
         assert process.returncode == -signal.SIGKILL
     assert load_checkpoint(out / "checkpoint.pt").epoch == 1
+    assert (out / "partial-epoch.pt").exists() == bool(flags)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as on a machine with fewer cores: sums would run in another order
@@ -127,9 +137,45 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, capsys, stop
     captured = capsys.readouterr()
     assert facts_of(captured.out)["epoch"] == 2
     assert "epoch   1/2" not in captured.err
+    assert ("resuming in epoch 2, after its step " in captured.err) == bool(flags)
     assert (out / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
     assert (out / "checkpoint.pt").read_bytes() == (finished / "checkpoint.pt").read_bytes()
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in finished.iterdir())
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_that_is_interrupted_within_an_epoch_is_resumed_there(
+    finished, tmp_path, capsys, monkeypatch, epoch
+):
+    """In the place of an older run: from the first file on, that is gone."""
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    on_step = Display.on_step
+
+    def interrupt(self: Display, facts: StepFacts) -> None:
+        on_step(self, facts)
+        if (facts.epoch, facts.index) == (epoch, 13):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Display, "on_step", interrupt)
+        assert main(["--out", str(out), *SHORT, "--overwrite", "--checkpoint-every", "5"]) == 130
+    told = f"training: interrupted in epoch {epoch} of 2, saved after its step 10; add --resume to continue"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["partial-epoch.pt"] if epoch == 1 else names[-1] == "partial-epoch.pt"
+    partial = load_checkpoint(out / "partial-epoch.pt")
+    assert (partial.epoch, partial.metrics) == (epoch - 1, {})
+    assert "partial-epoch.pt is already there" in mistake(capsys, "--out", str(out), *SHORT) or epoch == 2
+    older = (out / "partial-epoch.pt").read_bytes()
+
+    assert main(["--out", str(out), "--device", "cpu", "--resume"]) == 0
+    assert f"resuming in epoch {epoch}, after its step 10" in capsys.readouterr().err
+    # As after a kill between the two writes: the epoch's own file counts.
+    (out / "partial-epoch.pt").write_bytes(older)
+    assert main(["--out", str(out), "--device", "cpu", "--resume"]) == 0
+    assert "every epoch is done already" in capsys.readouterr().err
+    for name in ("checkpoint.pt", "metrics.jsonl", "curves.png"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_the_same_command_writes_the_same_bytes(finished, tmp_path, capsys):

@@ -63,6 +63,14 @@ class Group(Launch):
         distributed.all_reduce(value)
         return value
 
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """The `value` of every process by its rank, in each of them; all of one shape and type."""
+        if self.size == 1:
+            return [value]
+        values = [torch.empty_like(value) for _ in range(self.size)]
+        distributed.all_gather(values, value)
+        return values
+
     def synchronised(self, net: nn.Module, batches: Iterable[T]) -> Iterator[T]:
         """Pass `batches` on; meanwhile BatchNorms use the statistics of all processes' shares."""
         with nullcontext() if self.size == 1 else sync.synchronised(net):

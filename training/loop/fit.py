@@ -34,8 +34,9 @@ from training.loop.evaluate import cross_entropy, evaluate
 from training.loop.facts import EpochFacts, StepFacts
 from training.loop.loss_watch import CHECK_EVERY, LossWatch
 from training.loop.optimize import l1_norm, schedule, set_learning_rate
+from training.loop.partial import Saving, capture_partial, resume_partial
 from training.loop.parts import Parts, prepare
-from training.loop.state import State, capture, restore
+from training.loop.state import PartialEpoch, State
 from training.nets.weights import hold_frozen_batchnorms
 from training.settings.config import FitConfig
 
@@ -56,7 +57,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Start:
-    """Where a run resumes: with the net published after `epochs_done` epochs, and this state."""
+    """Where a run resumes: with the net published after `epochs_done` epochs, or within the next one."""
 
     epochs_done: int
     state: State
@@ -71,46 +72,67 @@ def fit(
     group: Group = ALONE,
     on_step: Callable[[StepFacts], None] | None = None,
     check_every: int = CHECK_EVERY,
+    saving: Saving | None = None,
 ) -> Iterator[Epoch]:
     """Train `net` in place, on the device of `split`; yield after each epoch, in each process of `group`.
 
-    `on_step` is called after each step; its loss and accuracy are at most `check_every` steps old. With
-    `early_stop` fewer epochs than `config.epochs` may come. Raises ConfigError if the batches do not fit the
-    train half, TrainingError if `start` lacks something, DivergedError at a non-finite loss or weight.
+    `on_step` is called after each step; its loss and accuracy are at most `check_every` steps old. `saving`
+    saves within an epoch. With `early_stop` fewer epochs than `config.epochs` may come. Raises ConfigError
+    if the batches do not fit the train half, TrainingError if `start` lacks something, DivergedError at a
+    non-finite loss or weight.
     """
     initialize_mkl()
     history = list(start.history) if start else []
     parts = prepare(net, split, config, group, history, check_every)
+    partial = None
     if start is not None:
-        restore(start.state, net, parts.optimizer, parts.precision, parts.generators, parts.averaged)
+        parts.restore(start.state)
+        partial = start.state.partial
     for epoch in range(start.epochs_done if start else 0, config.epochs):
         # Asked before the epoch, so that a run that has ended early and is resumed ends at once.
         if is_exhausted(history, config.early_stop):
             return
-        watch = train_epoch(parts, epoch, on_step)
+        watch = train_epoch(parts, epoch, on_step, saving, partial)
+        partial = None
         done = close_epoch(parts, epoch, watch, history)
         history.append(done.facts)
         yield done
 
 
-def train_epoch(parts: Parts, epoch: int, on_step: Callable[[StepFacts], None] | None) -> LossWatch:
-    """One pass over the train half, `epoch` counted from 0; returns its losses and right answers."""
+def train_epoch(
+    parts: Parts,
+    epoch: int,
+    on_step: Callable[[StepFacts], None] | None,
+    saving: Saving | None = None,
+    partial: PartialEpoch | None = None,
+) -> LossWatch:
+    """One pass over the train half, `epoch` counted from 0, or the rest of it after `partial`.
+
+    Returns the losses and right answers of all its steps.
+    """
     config, group = parts.config, parts.group
     parts.net.train()
     hold_frozen_batchnorms(parts.net)
     # Dropout draws from torch's global generator, so that is seeded for each epoch: a run that resumes with
     # any epoch draws what it would have drawn without the stop. Each process drops other units.
     torch.manual_seed(seeded_generator(config.seed, group.own_stream(f"net {epoch}")).initial_seed())
+    began_with = {name: generator.get_state() for name, generator in parts.generators.items()}
     batches, plan = draw_epoch(parts)
     watch = LossWatch(parts.num_steps, parts.split.train_labels.device, parts.check_every)
-    shares = [group.share(batch) for batch in batches]
+    if partial is not None:
+        resume_partial(parts, watch, partial, batches)
+    done = watch.num_steps
+    shares = [group.share(batch) for batch in batches[done:]]
     reader = group.synchronised(parts.net, read_batches(parts.net, parts.split, shares, plan))
-    for index, (rows, labels) in enumerate(reader):
+    for index, (rows, labels) in enumerate(reader, done):
         step = epoch * parts.num_steps + index
         loss, stop = forward_step(parts, watch, step, rows, labels)
-        if watch.is_due(index):
+        is_saved = saving is not None and saving.is_due(index, parts.num_steps, config.accumulate)
+        if is_saved or watch.is_due(index):
             require_finite(parts, watch, epoch, batches, plan)
         backward_step(parts, index, step, loss, stop)
+        if saving is not None and is_saved:
+            saving.save(parts.published, capture_partial(parts, watch, began_with))
         if on_step is not None:
             on_step(watch.facts(epoch + 1, config.batch_size))
     return watch
@@ -211,9 +233,7 @@ def close_epoch(parts: Parts, epoch: int, watch: LossWatch, history: Sequence[Ep
         facts=facts,
         metrics=metrics,
         net=parts.published,
-        state=capture(
-            parts.net, parts.published, parts.optimizer, parts.precision, parts.generators, parts.averaged
-        ),
+        state=parts.capture(),
         batchnorm=report,
     )
 

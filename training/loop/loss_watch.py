@@ -40,6 +40,13 @@ class LossWatch:
         self.loss: float | None = None
         self.accuracy: float | None = None
 
+    def resume(self, losses: Tensor, num_right: int, num_rows: int) -> None:
+        """Note the first steps of a partial epoch, by their losses (n,), right answers and rows."""
+        self.losses[: len(losses)] = losses
+        self.sum += self.losses.sum()
+        self.num_right += num_right
+        self.num_steps, self.num_rows = len(losses), num_rows
+
     def add(self, index: int, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Record step `index`: loss (), logits (N, K), labels (N,) → `stop` (), 0 or 1, on the device.
 

@@ -20,6 +20,7 @@ from training.loop.ema import WeightAverage
 from training.loop.facts import EpochFacts
 from training.loop.optimize import build_optimizer, reads_stop
 from training.loop.precision import Precision
+from training.loop.state import State, capture, restore
 from training.nets.weights import freeze
 from training.settings.config import FitConfig
 
@@ -57,6 +58,16 @@ class Parts:
     def published(self) -> nn.Module:
         """The net that is saved."""
         return self.evaluated if self.best is None else self.best.net
+
+    def capture(self) -> State:
+        """What a resumed run needs besides the published net; live, so save it before the next step."""
+        return capture(
+            self.net, self.published, self.optimizer, self.precision, self.generators, self.averaged
+        )
+
+    def restore(self, state: State) -> None:
+        """Put everything back; the nets hold what had been published."""
+        restore(state, self.net, self.optimizer, self.precision, self.generators, self.averaged)
 
 
 def prepare(

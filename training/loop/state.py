@@ -16,14 +16,31 @@ from training.loop.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PartialEpoch:
+    """An epoch after `num_steps` batches: their `losses` (num_steps,) float64, and the rows answered right.
+
+    `chance` has the random state of each process, from which dropout draws (partial.py).
+    """
+
+    num_steps: int
+    losses: Tensor
+    num_right: int
+    chance: list[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """Momenta, scaler, generators; trained `weights` and their `average`, where others are published."""
+    """Momenta, scaler, generators; trained `weights` and their `average`, where others are published.
+
+    Within an epoch `partial` says how far it is, and the generators are those that the epoch began with.
+    """
 
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     weights: dict[str, Tensor]
     generators: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
+    partial: PartialEpoch | None = None
 
 
 def capture(

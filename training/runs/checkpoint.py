@@ -56,6 +56,8 @@ class Resume:
 class Checkpoint:
     """A net after `epoch` epochs; `metrics` are that epoch's facts, `held_out_pixels` uint8 NCHW.
 
+    Within an epoch the file has no `metrics`: none were measured of such a net.
+
     `batchnorm` is there once every epoch is done, if the net has a BatchNorm; `resume` is None in files of
     version 1, which can be exported but not resumed.
     """

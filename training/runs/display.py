@@ -37,7 +37,9 @@ class Display:
         epochs_done: int = 0,
         log_every: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        rows_done: int = 0,
     ) -> None:
+        """`epochs_done`, and `rows_done` of the next epoch, were trained on before a resumed run began."""
         self._num_epochs, self._epochs_done, self._clock = num_epochs, epochs_done, clock
         self._log_every = log_every
         columns = (
@@ -51,7 +53,7 @@ class Display:
         )
         self._bar = self._progress.add_task(f"epoch {epochs_done + 1}/{num_epochs}", total=None, step="")
         self._began = self._epoch_began = self._drawn = self._said = clock()
-        self._first_step = (self._began, 0)
+        self._first_step = (self._began, rows_done)
         self._images_per_s = 0.0
 
     def __enter__(self) -> "Display":

@@ -21,10 +21,13 @@ from training.runs.run import Run
 LAYERS_SHOWN = 8
 
 
-def narrate(run: Run, *, wants_board: bool = False, log_every: int = 0) -> dict[str, Any]:
+def narrate(
+    run: Run, *, wants_board: bool = False, log_every: int = 0, checkpoint_every: int = 0
+) -> dict[str, Any]:
     """Train, showing each epoch on stderr, and to TensorBoard if wanted; returns the final facts.
 
-    With `log_every`, loss and accuracy are printed after as many steps, terminal or not.
+    With `log_every`, loss and accuracy are printed after as many steps, terminal or not. With
+    `checkpoint_every`, the run is saved as often within an epoch.
     """
     console = new_console(quiet=not run.group.is_first)
     config, num_rows = run.config, len(run.split.train_labels)
@@ -43,14 +46,20 @@ def narrate(run: Run, *, wants_board: bool = False, log_every: int = 0) -> dict[
         say(console, f"fine-tuning: {note}")
     if len(run.history) == config.epochs:
         say(console, "every epoch is done already")
+    elif run.steps_saved:
+        say(console, f"resuming in epoch {len(run.history) + 1}, after its step {run.steps_saved:,}")
     elif run.history:
         say(console, f"resuming after epoch {len(run.history)}")
     began = time.perf_counter()
     with ExitStack() as stack:
-        display = stack.enter_context(Display(console, config.epochs, len(run.history), log_every))
+        rows_done = run.steps_saved * config.batch_size
+        display = stack.enter_context(
+            Display(console, config.epochs, len(run.history), log_every, rows_done=rows_done)
+        )
         wants_board = wants_board and run.group.is_first
         board = stack.enter_context(Board(run.out, run.history)) if wants_board else None
-        for facts in run.epochs(display.on_step, min(log_every or CHECK_EVERY, CHECK_EVERY)):
+        check_every = min(log_every or CHECK_EVERY, CHECK_EVERY)
+        for facts in run.epochs(display.on_step, check_every, checkpoint_every):
             display.end_epoch(facts)
             if board:
                 board.add(facts)

@@ -31,7 +31,7 @@ from training.loop.fit import Start
 from training.loop.precision import resolve_precision
 from training.nets.weights import freeze
 from training.runs.checkpoint import Checkpoint, CheckpointError, parse_checkpoint, read_checkpoint
-from training.runs.run import CHECKPOINT, Run
+from training.runs.run import CHECKPOINT, PARTIAL, Run
 from training.runs.source import adopted, keep_normalisation, load_source, open_weights
 from training.settings.config import ConfigError, FitConfig, new_config
 
@@ -58,12 +58,14 @@ def open_run(
     path = out / CHECKPOINT
     # Only the first process reads the folder: on other machines it may not be mounted.
     content = group.broadcast(
-        lambda: _read_existing(path, resume=resume, overwrite=overwrite, by_torchrun=group.by_torchrun)
+        lambda: _read_existing(out, resume=resume, overwrite=overwrite, by_torchrun=group.by_torchrun)
     )
     if content is None:
         run = _begin(out, flags, where, group)
     else:
         checkpoint = parse_checkpoint(content, str(path))
+        if checkpoint.resume and checkpoint.resume.state.partial:
+            path = out / PARTIAL
         run = _resume(path, checkpoint, flags if resume else {}, where, group)
         # Without --resume, torchrun has restarted the command: then all settings must match, defaults too.
         if not resume and run.config != settle_class_weights(new_config(flags), run.split.facts.labels):
@@ -84,15 +86,24 @@ def open_run(
     return run
 
 
-def _read_existing(path: Path, *, resume: bool, overwrite: bool, by_torchrun: bool) -> bytes | None:
+def _read_existing(out: Path, *, resume: bool, overwrite: bool, by_torchrun: bool) -> bytes | None:
     """The checkpoint to resume from, or None to begin; raises OutputError if neither was asked for."""
-    if not resume and (overwrite or not path.exists()):
+    whole, partial = out / CHECKPOINT, out / PARTIAL
+    found = [path for path in (whole, partial) if path.exists()]
+    if not resume and (overwrite or not found):
         return None
     if not resume and not by_torchrun:
         raise OutputError(
-            f"{path} is already there: add --resume to continue it, or --overwrite to replace it"
+            f"{found[0]} is already there: add --resume to continue it, or --overwrite to replace it"
         )
-    return read_checkpoint(path)
+    if partial not in found:
+        return read_checkpoint(whole)
+    content = read_checkpoint(partial)
+    num_epochs = parse_checkpoint(content, str(partial)).epoch
+    # A run that was killed right after an epoch leaves the file of the epoch's middle too.
+    if whole in found and parse_checkpoint(at_end := read_checkpoint(whole), str(whole)).epoch != num_epochs:
+        return at_end
+    return content
 
 
 def _describe_shared(run: Run) -> dict[str, Any]:
@@ -159,7 +170,7 @@ def _resume(
     try:
         config = FitConfig(**resume.config)
         history = [EpochFacts(**facts) for facts in resume.history]
-        metrics = EpochFacts(**checkpoint.metrics)
+        metrics = EpochFacts(**checkpoint.metrics) if checkpoint.metrics else None
     except TypeError as error:
         raise CheckpointError(f"{path}: resume: {error}") from None
     if resume.threads < 1:
@@ -208,4 +219,5 @@ def _resume(
         history=history,
         batchnorm=checkpoint.batchnorm,
         group=group,
+        steps_saved=resume.state.partial.num_steps if resume.state.partial else 0,
     )

@@ -3,6 +3,7 @@
 In: what `open_run` has checked.  Out: the facts of each epoch, and on the disk of the first process
 
     checkpoint.pt     everything, see checkpoint.py
+    partial-epoch.pt  the same within an epoch, where asked for, until that ends
     metrics.jsonl     one line an epoch; no times in it, so a resumed run leaves the same lines
     three pictures    see gallery.py
 """
@@ -11,13 +12,13 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.batchnorm.report import BatchNormReport
 from training.data import Split, sample_held_out
@@ -29,10 +30,12 @@ from training.loop.device import explaining, place
 from training.loop.facts import EpochFacts, StepFacts
 from training.loop.fit import Epoch, Start, fit
 from training.loop.loss_watch import CHECK_EVERY
+from training.loop.partial import Saving
+from training.loop.state import State
 from training.runs.checkpoint import Checkpoint, Resume, load_checkpoint, save_checkpoint
 from training.settings.config import FitConfig
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+CHECKPOINT, PARTIAL, METRICS = "checkpoint.pt", "partial-epoch.pt", "metrics.jsonl"
 # Held-out rows travel with the net: export proves with some, and measures with all what int8 costs.
 SAMPLE_ROWS, SAMPLE_BYTES, MIN_SAMPLE_ROWS = 2000, 4 << 20, 100
 
@@ -41,7 +44,8 @@ SAMPLE_ROWS, SAMPLE_BYTES, MIN_SAMPLE_ROWS = 2000, 4 << 20, 100
 class Run:
     """A run about to begin or to resume; `history` grows with each epoch, `batchnorm` comes with the last.
 
-    `metrics` are the facts of the net that is published: of the last epoch, or of the best.
+    `metrics` are the facts of the net that is published: of the last epoch, or of the best. `steps_saved` are
+    those of the epoch that is not done.
 
     `warning` is about the batch size, `notes` about what it is fine-tuned from, for the user.
     """
@@ -58,6 +62,7 @@ class Run:
     warning: str | None = None
     notes: Sequence[str] = ()
     group: Group = ALONE
+    steps_saved: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -65,20 +70,30 @@ class Run:
         return self.split.train_labels.device
 
     def epochs(
-        self, on_step: Callable[[StepFacts], None] | None = None, check_every: int = CHECK_EVERY
+        self,
+        on_step: Callable[[StepFacts], None] | None = None,
+        check_every: int = CHECK_EVERY,
+        checkpoint_every: int = 0,
     ) -> Iterator[EpochFacts]:
-        """Fit; save after each epoch, then yield its facts; draw the published net's predictions at last."""
+        """Fit; save after each epoch, then yield its facts; draw the published net's predictions at last.
+
+        With `checkpoint_every`, it saves after so many steps within an epoch as well.
+        """
         if self.history:
             self._write_metrics()
+        saving = Saving(every=checkpoint_every, save=self._save_partial) if checkpoint_every else None
         try:
             with explaining():
-                fitting = fit(self.net, self.split, self.config, self.start, self.group, on_step, check_every)
-                for epoch in fitting:
+                for epoch in fit(
+                    self.net, self.split, self.config, self.start, self.group, on_step, check_every, saving
+                ):
                     if self.group.is_first:
                         save_checkpoint(self.out / CHECKPOINT, self._to_checkpoint(epoch))
+                        self._remove(PARTIAL)
                         if not self.history:
                             # Of a run that this one replaces: from here on they would not be of its net.
-                            self._remove_pictures()
+                            self._remove(CURVES, CONFUSION, MISTAKES)
+                    self.steps_saved = 0
                     self.history.append(epoch.facts)
                     self.batchnorm, self.metrics = epoch.batchnorm, epoch.metrics
                     self._write_metrics()
@@ -89,6 +104,7 @@ class Run:
             raise
         self._draw_curves()
         if self.group.is_first:
+            self._remove(PARTIAL)  # where a kill came right after the last epoch was saved
             published = place(load_checkpoint(self.out / CHECKPOINT).build_net(), self.device)
             publish_predictions(self.out, published, self.split, self._title)
 
@@ -100,9 +116,24 @@ class Run:
     def _data_digest(self) -> str:
         return identify(self.split)
 
-    def _remove_pictures(self) -> None:
-        for name in (CURVES, CONFUSION, MISTAKES):
+    @cached_property
+    def _held_out_sample(self) -> tuple[Tensor, Tensor]:
+        row_bytes = math.prod(self.split.facts.input_shape)
+        number = min(SAMPLE_ROWS, max(MIN_SAMPLE_ROWS, SAMPLE_BYTES // row_bytes))
+        return sample_held_out(self.split, number)
+
+    def _remove(self, *names: str) -> None:
+        for name in names:
             (self.out / name).unlink(missing_ok=True)
+
+    def _save_partial(self, net: nn.Module, state: State) -> None:
+        assert state.partial is not None
+        if self.group.is_first:
+            save_checkpoint(self.out / PARTIAL, self._checkpoint(net, state, self.history))
+            if not self.history:
+                # Of a run that this one replaces: --resume would continue that one.
+                self._remove(CHECKPOINT, METRICS, CURVES, CONFUSION, MISTAKES)
+        self.steps_saved = state.partial.num_steps
 
     def _draw_curves(self) -> None:
         if self.history and self.group.is_first:
@@ -114,25 +145,28 @@ class Run:
             publish(self.out / METRICS, "".join(lines).encode())
 
     def _to_checkpoint(self, epoch: Epoch) -> Checkpoint:
-        row_bytes = math.prod(self.split.facts.input_shape)
-        number = min(SAMPLE_ROWS, max(MIN_SAMPLE_ROWS, SAMPLE_BYTES // row_bytes))
-        pixels, labels = sample_held_out(self.split, number)
+        checkpoint = self._checkpoint(epoch.net, epoch.state, [*self.history, epoch.facts])
+        return replace(checkpoint, metrics=asdict(epoch.metrics), batchnorm=epoch.batchnorm)
+
+    def _checkpoint(self, net: nn.Module, state: State, history: Sequence[EpochFacts]) -> Checkpoint:
+        """Without metrics: within an epoch, no facts are those of the net."""
+        pixels, labels = self._held_out_sample
         return Checkpoint(
             net_name=self.config.net,
             net_settings=self.net_settings,
-            state_dict=dict(epoch.net.state_dict()),
+            state_dict=dict(net.state_dict()),
             seed=self.config.seed,
-            epoch=epoch.facts.epoch,
-            metrics=asdict(epoch.metrics),
+            epoch=len(history),
+            metrics={},
             data=self.split.facts,
             held_out_pixels=pixels,
             held_out_labels=labels,
-            batchnorm=epoch.batchnorm,
+            batchnorm=None,
             resume=Resume(
                 config=asdict(self.config),
                 threads=torch.get_num_threads(),
-                history=[asdict(facts) for facts in (*self.history, epoch.facts)],
-                state=epoch.state,
+                history=[asdict(facts) for facts in history],
+                state=state,
                 data_digest=self._data_digest,
             ),
         )

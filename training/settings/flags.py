@@ -56,6 +56,13 @@ def build_parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         metavar="STEPS",
         help="print loss and accuracy as often, on stderr",
     )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="save as often within an epoch too, so that --resume loses no more",
+    )
     settings = parser.add_argument_group(
         "settings of the fit",
         "with --resume: those it began with, but a finished run takes more --epochs",

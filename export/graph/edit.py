@@ -49,10 +49,11 @@ def replace_by_input(node: ir.Node, graph: ir.Graph) -> None:
         node.attributes.clear()
         node.resize_inputs(1)
         return
+    is_renamed = output.is_graph_output()  # the source may be one itself, and clients know it by its name
     name, shape, moments = output.name, output.shape, moments_of(output) or moments_of(source)
     ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-    if source.is_graph_output():
+    if is_renamed:
         source.name = name
     source.shape = shape or source.shape
     know(source, moments)

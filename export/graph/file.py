@@ -13,6 +13,7 @@ from google.protobuf.message import EncodeError
 from export.compute.precision import computes_in_float64, in_float32
 from export.compute.runtime import load
 from export.errors import SourceError, UnrunnableError
+from export.graph.maps import has_maps, without_maps
 from service.contract.text import first_line
 
 FIRST_OPSET = 7
@@ -59,8 +60,19 @@ def _deserialize(path: Path) -> ir.Model:
     try:
         return ir.load(path)
     except Exception as error:  # protobuf and ir each have their own errors
+        if (model := _with_tensors_for_maps(path)) is not None:
+            return model
         reason = first_line(error).partition(". ")[0]
         raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from None
+
+
+def _with_tensors_for_maps(path: Path) -> ir.Model | None:
+    """The graph of a file that answers with maps, which `ir` does not know; None if that is not its fault."""
+    try:
+        proto = onnx.load(path)
+        return ir.from_proto(without_maps(proto)) if has_maps(proto) else None
+    except Exception:
+        return None
 
 
 def _check_header(path: Path, model: ir.Model) -> None:

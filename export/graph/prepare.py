@@ -11,6 +11,7 @@ from onnxscript.optimizer import fold_constants
 from export.compute.comparable import CUT
 from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
+from export.graph.sizes import infer_sizes
 from export.graph.targets import infer_through_targets
 
 ROWS = "rows"
@@ -28,6 +29,7 @@ def prepare(model: ir.Model) -> ir.Model:
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = max(model.ir_version, FIRST_IR_WITHOUT_DEFAULTS)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _distrust_stated_shapes(model)
     fold_constants(
         model,
         onnx_shape_inference=True,
@@ -41,6 +43,21 @@ def prepare(model: ir.Model) -> ir.Model:
                 replace_by_input(node, graph)
     infer_through_targets(model)
     return tidy(model)
+
+
+def _distrust_stated_shapes(model: ir.Model) -> None:
+    """Replace the shapes that a file states between its ops by inferred ones, where inference finds any.
+
+    ONNX Runtime ignores them, so nothing else shows that an exporter wrote a wrong one (jax2onnx states
+    (N, H, W, C) of a tensor that is (N, C, H, W)); a Shape of it would be computed to a wrong constant.
+    """
+    made = [output for graph in model.graphs() for node in graph for output in node.outputs]
+    stated = {output: output.shape for output in made if not output.is_graph_output()}
+    for output in stated:
+        output.shape = None
+    infer_sizes(model)
+    for output, shape in stated.items():
+        output.shape = output.shape or shape
 
 
 def tidy(model: ir.Model) -> ir.Model:

@@ -22,6 +22,7 @@ from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
+from export.graph.maps import has_maps, without_maps
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import compare, disagreement
 from service.contract.parity import Run
@@ -73,8 +74,13 @@ def _of_file(path: Path) -> Run:
 
 
 def _runnable(path: Path) -> Path | bytes:
-    """The file; with names where ONNX Runtime 1.31 segfaults: unnamed outputs of a BatchNorm in training."""
+    """The file; with tensors for maps; with names where ONNX Runtime 1.31 segfaults.
+
+    It does so at unnamed outputs of a BatchNorm in training.
+    """
     proto = onnx.load(path, load_external_data=False)
+    if has_maps(proto):
+        return bytes(without_maps(onnx.load(path)).SerializeToString())
     in_training = [
         node
         for node in proto.graph.node

@@ -9,6 +9,7 @@ from torch import nn
 
 from export_kit import run_here
 from file_kit import assert_all_fold, branch, folded, model, node, norm, norm_arrays, value, weights
+from service.contract.bundle import open_bundle
 
 CONV = [node("Conv", "x w", "h"), norm("h", "n")]
 ARRAYS = {"w": weights(4, 3, 3, 3), **norm_arrays(4)}
@@ -42,6 +43,15 @@ def test_fixed_rows_in_a_reshape_follow_the_batch(tmp_path, allowzero):
     onnx.save(proto, tmp_path / "in.onnx")
     done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "models/net")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_output_that_an_identity_reads_keeps_its_name(tmp_path):
+    nodes = [*CONV, node("Relu", "n", "y"), node("Identity", "y", "copy"), node("Neg", "copy", "z")]
+    onnx.save(model(nodes, ARRAYS, X, ["y", "z"]), tmp_path / "in.onnx")
+    done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "models/net")
+    assert done.returncode == 0, done.stderr
+    outputs = open_bundle(tmp_path / "models/net/1").manifest.outputs
+    assert [output.name for output in outputs] == ["y", "z"]
 
 
 @pytest.mark.parametrize("rows", [-1, "?", ""])

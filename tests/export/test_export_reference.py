@@ -3,12 +3,16 @@
 import itertools
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from export.compute.operators import OPERATORS
+from export.compute.operators import OPERATORS, conv
+from export.compute.operators.activation import Sigmoid
+from export.compute.reference import reference
+from file_kit import model, node
 
 FLOAT32_NOISE = 1e-4  # 6·3³ products of numbers around 1, each rounded to 2⁻²⁴, with room
 PADDINGS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
@@ -50,13 +54,13 @@ def test_convolutions_agree_with_onnxruntime(rank, groups):
             "dilations": [dilation] * rank,
             "auto_pad": auto_pad,
         }
-        conv = {
+        arrays = {
             "x": random.normal(size=(2, 4, *[7] * rank)),
             "w": random.normal(size=(6, 4 // groups, *[3] * rank)),
             "b": random.normal(size=6),
         }
-        assert_agrees("Conv", conv, **shared, **pads)
-        spread = {**conv, "w": random.normal(size=(4, 6 // groups, *[3] * rank))}
+        assert_agrees("Conv", arrays, **shared, **pads)
+        spread = {**arrays, "w": random.normal(size=(4, 6 // groups, *[3] * rank))}
         assert_agrees("ConvTranspose", spread, **shared, **pads, output_padding=[stride - 1] * rank)
 
 
@@ -111,3 +115,35 @@ def test_batchnorm_uses_running_statistics_at_every_opset(opset):
 def test_lrn_counts_channels_not_rows(size):
     x = np.random.default_rng(size).normal(size=(3, 7, 4, 4))
     assert_agrees("LRN", {"x": x}, size=size, alpha=0.3, beta=0.6, bias=1.5)
+
+
+def test_sigmoid_of_large_numbers():
+    x = np.array([-800.0, -30, -1, 0, 1, 40, 800])
+    assert_agrees("Sigmoid", {"x": x})
+    assert 0 < Sigmoid.eval(x)[1] == 1 / (1 + np.exp(30.0)), "no difference of numbers near 1"
+
+
+@pytest.mark.parametrize("num_lines", [1, 3])
+def test_a_conv_of_a_few_lines_at_a_time_is_that_of_all(monkeypatch, num_lines):
+    random = np.random.default_rng(0)
+    arrays = {"x": random.normal(size=(2, 4, 9, 8)), "w": random.normal(size=(6, 2, 3, 2))}
+    line_bytes = 8 * 4 * 3 * 2 * 7  # float64 · channels · taps · places of a line
+    monkeypatch.setattr(conv, "COLUMN_BYTES", num_lines * line_bytes)
+    assert_agrees("Conv", arrays, group=2, strides=[2, 1], pads=[1, 0, 1, 0], dilations=[1, 1])
+
+
+def test_tensors_are_forgotten_after_their_last_reader():
+    """An input, a weight and an output that others read are kept; two outputs of one op are two tensors."""
+    nodes = [node("Split", "x", "a b", axis=1), node("Relu", "a", "y"), node("Mul", "y w", "c")]
+    nodes += [
+        node("Add", "c b", "d"),
+        node("Add", "d y", "e"),
+        node("Mul", "e w", "z"),
+        node("Neg", "x", "v"),
+    ]
+    graph = model(nodes, {"w": np.float64(3)}, {"x": ["N", 4]}, ["y", "z", "v"], opset=13)
+    x = np.random.default_rng(0).normal(size=(2, 4))
+    expected = ReferenceEvaluator(graph).run(None, {"x": x})
+    found = reference(ir.from_proto(graph)).run(None, {"x": x})
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)

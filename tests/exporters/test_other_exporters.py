@@ -24,6 +24,7 @@ CONV = [node("Conv", "x w", "h", pads=[1] * 4), norm("h", "n"), node("Relu", "n"
 HEAD = [node("GlobalAveragePool", "r", "p"), node("Flatten", "p", "f"), node("Gemm", "f d", "y")]
 ARRAYS = {"w": weights(4, 3, 3, 3), **norm_arrays(4), "d": weights(4, 5)}
 X = {"x": ["N", 3, 8, 8]}
+CLASSES = [3, 1, 4, 7, 9]
 TABLE: dict[str, Callable[[], onnx.ModelProto]] = {}
 """By the exporter and what is its own."""
 
@@ -195,6 +196,39 @@ def several_outputs() -> onnx.ModelProto:
     return model(nodes, {**ARRAYS, "c": weights(2, 4, 1, 1)}, X, outputs)
 
 
+@made_by("jax2onnx-open-sizes")
+def jax2onnx() -> onnx.ModelProto:
+    """The sizes that it states between ops are of another layout, and a mean divides by what a Shape says."""
+    nodes = [node("Transpose", "x", "t", perm=[0, 3, 1, 2]), node("Conv", "t w", "h", pads=[1] * 4)]
+    nodes += [norm("h", "n"), node("Sigmoid", "n", "g"), node("Mul", "n g", "r")]
+    nodes += [node("Shape", "r", "s", start=2, end=3), node("Cast", "s", "c", to=TensorProto.FLOAT)]
+    nodes += [node("ReduceSum", "r axes", "a", keepdims=0), node("Div", "a c", "f"), node("Gemm", "f d", "y")]
+    arrays = {**ARRAYS, "axes": np.array([2, 3])}
+    proto = model(nodes, arrays, {"x": ["B", 8, 8, 3]}, [value("y", ["B", 5])], opset=23)
+    proto.graph.value_info.extend(value(name, ["B", 8, 5, 4]) for name in "gr")
+    return proto
+
+
+@made_by("skl2onnx-zipmap")
+def skl2onnx() -> onnx.ModelProto:
+    """A classifier as it comes at defaults: its probabilities are a map from each label."""
+    zipmap = helper.make_node("ZipMap", ["p"], ["y"], domain="ai.onnx.ml", classlabels_int64s=CLASSES)
+    nodes = [node("Gemm", "x d", "g"), norm("g", "n"), node("Softmax", "n", "p", axis=1), zipmap]
+    nodes += [node("ArgMax", "p", "k", axis=1, keepdims=0)]
+    answer = value("k", ["N"], TensorProto.INT64)
+    maps = helper.make_map_type_proto(TensorProto.INT64, value("v", []).type)
+    y = helper.make_value_info("y", helper.make_sequence_type_proto(maps))
+    arrays = {"d": weights(4, 5), **norm_arrays(5)}
+    return model(nodes, arrays, {"x": ["N", 4]}, [answer, y], extra_domain="ai.onnx.ml")
+
+
+def tensor(answer: np.ndarray | list[dict[int, float]]) -> np.ndarray:
+    """A tensor; the values of maps, one row a map, in the order of `CLASSES`."""
+    return (
+        answer if isinstance(answer, np.ndarray) else np.array([[one[c] for c in CLASSES] for one in answer])
+    )
+
+
 def rows_of(session: ort.InferenceSession, num_rows: int) -> dict[str, np.ndarray]:
     chance = np.random.default_rng(3)
     types = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
@@ -232,7 +266,7 @@ def test_a_file_is_served_as_it_answers_itself(road, name):
     outputs = client.infer(name, rows).outputs
     tolerances = open_bundle(Path(found["bundle"])).manifest.tolerances
     for given, *answers in zip(session.get_outputs(), *alone, strict=True):
-        expected, got = np.concatenate(answers), outputs[given.name]
+        expected, got = np.concatenate([*map(tensor, answers)]), outputs[given.name]
         assert got.shape == expected.shape
         if got.dtype.kind != "f":
             np.testing.assert_array_equal(got, expected)

@@ -2,9 +2,12 @@
 
 from onnx.reference.op_run import OpRun
 
+from export.compute.operators.activation import Sigmoid
 from export.compute.operators.conv import Conv, ConvTranspose
 from export.compute.operators.loop import Loop
 from export.compute.operators.norm import LRN, BatchNormalization
 from export.compute.operators.pool import AveragePool, MaxPool
 
-OPERATORS: list[type[OpRun]] = [AveragePool, BatchNormalization, Conv, ConvTranspose, LRN, Loop, MaxPool]
+OPERATORS: list[type[OpRun]] = [
+    *(AveragePool, BatchNormalization, Conv, ConvTranspose, LRN, Loop, MaxPool, Sigmoid),
+]

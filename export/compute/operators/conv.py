@@ -10,12 +10,15 @@ with groups: o and i of one group only.
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
 
 from export.compute.operators.windows import explicit_pads, extents, num_windows, padded, same_totals, taps
+
+COLUMN_BYTES = 8 << 20  # of the values under all taps that are multiplied at once, in float64
 
 
 class Conv(OpRun):
@@ -35,10 +38,16 @@ class Conv(OpRun):
         counts = num_windows(x.shape[2:], spans, strides)
         weight = w.reshape(groups, w.shape[0] // groups, -1)  # (group, o, i and taps)
         y = np.empty((len(x), w.shape[0], *counts), np.result_type(x, w))
-        for row, image in enumerate(x):  # one row at a time: the taps of a batch would fill the memory
-            values = [image[index] for _, index in taps(counts, kernel, strides, dilations)]
-            columns = np.stack(values, axis=1).reshape(groups, weight.shape[2], -1)
-            y[row] = (weight @ columns).reshape(y.shape[1:])
+        lines = max(1, COLUMN_BYTES // max(1, 8 * weight[0, 0].size * groups * prod(counts[1:])))
+        for row, image in enumerate(x):  # a few lines at a time: the taps of a whole picture fill the memory
+            for first in range(0, counts[0], lines):
+                end = min(first + lines, counts[0])
+                part = image[:, first * strides[0] : (end - 1) * strides[0] + spans[0]]
+                places = taps((end - first, *counts[1:]), kernel, strides, dilations)
+                values = [part[index] for _, index in places]
+                columns = np.stack(values, axis=1) if len(values) > 1 else values[0]
+                answer = weight @ columns.reshape(groups, weight.shape[2], -1)
+                y[row, :, first:end] = answer.reshape(w.shape[0], end - first, *counts[1:])
         return (y if b is None else y + b.reshape(-1, *[1] * rank),)
 
 

@@ -15,6 +15,7 @@ In: a sentence.  Out: an exception that carries its HTTP status and the reason t
     ├── Unsupported 501
     ├── Unavailable 503
     │   ├── NotReady            a version is loading or failed its proof
+    │   │   └── NotInMemory     its first request loads it; only who cannot wait for that is refused
     │   ├── Overloaded          the queue is full
     │   └── Draining            the server is shutting down
     └── DeadlinePassed 504
@@ -148,6 +149,10 @@ class NotReady(Unavailable):
     """The model is known, but no version of it (or not this one) has passed its proof."""
 
     reason = "not_ready"
+
+
+class NotInMemory(NotReady):
+    """The model is loaded when it is asked for, and is not in memory now."""
 
 
 class Overloaded(Unavailable):

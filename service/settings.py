@@ -81,6 +81,22 @@ class Settings(BaseSettings):
         min_length=1,
         description="name of the model where models is one model's folder or one bundle; unset: its folder's",
     )
+    max_models: int | None = Field(
+        None,
+        ge=1,
+        le=2**20,
+        description="models in memory of each worker, loaded when asked for; unset: all, loaded at the start",
+    )
+    max_models_mb: float | None = Field(
+        None,
+        gt=0,
+        le=2**20,
+        description="the same in MiB of graphs and buffers; with both, whichever is reached first",
+    )
+    model_settings: Path | None = Field(
+        None,
+        description="TOML file: a table for each model that has queue_rows, max_wait_ms, … of its own",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -251,10 +267,16 @@ class Settings(BaseSettings):
             raise ValueError("model_control needs one worker: each worker would load by itself")
         if self.workers > 1 and self.device == "cuda":
             raise ValueError("workers are for the CPU; on CUDA one process serves the device")
-        share = max(1, self.threads // self.workers)
-        if (self.lanes or 1) > share:
-            raise ValueError(f"lanes share a worker's threads: {self.lanes} lanes need as many, got {share}")
+        if (self.lanes or 1) > self.worker_threads:
+            raise ValueError(
+                f"lanes share a worker's threads: {self.lanes} lanes need as many, got {self.worker_threads}"
+            )
         return self
+
+    @property
+    def worker_threads(self) -> int:
+        """Each worker's share of the threads."""
+        return max(1, self.threads // self.workers)
 
     @property
     def store(self) -> str | None:

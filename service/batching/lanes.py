@@ -15,7 +15,7 @@ from service.batching.job import BatchResult, Tensors
 from service.errors import ModelFailed
 
 RunInLane = Callable[[int, Sequence[Tensors]], BatchResult]
-_Work = tuple[Sequence[Tensors], "asyncio.Future[BatchResult]"]
+Work = tuple[Sequence[Tensors], "asyncio.Future[BatchResult]"]
 
 
 class Lanes:
@@ -26,10 +26,10 @@ class Lanes:
         self._num_lanes = num_lanes
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._handed: deque[_Work | None] = deque()
+        self._handed: deque[Work | None] = deque()
         self._idle: list[int] = []  # the newest last: its core is still awake, and its caches warm
         # A box for each lane: with one queue for all, the operating system would choose which lane wakes.
-        self._boxes: list[SimpleQueue[_Work | None]] = [SimpleQueue() for _ in range(num_lanes)]
+        self._boxes: list[SimpleQueue[Work | None]] = [SimpleQueue() for _ in range(num_lanes)]
         for lane in range(num_lanes):
             threading.Thread(target=self._work, args=(lane,), name=f"{name}-{lane}", daemon=True).start()
 
@@ -51,7 +51,7 @@ class Lanes:
         for _ in range(self._num_lanes):
             self._hand_over(None, self._num_lanes)
 
-    def _hand_over(self, work: "_Work | None", at_most: int) -> None:
+    def _hand_over(self, work: "Work | None", at_most: int) -> None:
         with self._lock:
             num_awake = self._num_lanes - len(self._idle)
             if not self._idle or num_awake >= at_most:
@@ -60,7 +60,7 @@ class Lanes:
             lane = self._idle.pop()
         self._boxes[lane].put(work)
 
-    def _next(self, lane: int) -> "_Work | None":
+    def _next(self, lane: int) -> "Work | None":
         """The work that was handed over first, or the next that will be; None: the thread should end."""
         with self._lock:  # looking and lying down are one step, or work that comes in between would be missed
             if self._handed:
@@ -70,24 +70,32 @@ class Lanes:
 
     def _work(self, lane: int) -> None:
         while (work := self._next(lane)) is not None:
-            jobs, future = work
-            error: Exception | None = None
-            result: BatchResult | None = None
-            try:
-                result = self._run(lane, jobs)
-            except BaseException as raised:
-                # A future cannot carry StopIteration, and anything but an Exception would end the lane: both
-                # become errors of the batch, so that its callers are answered and the lane lives.
-                if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
-                    error = raised
-                else:
-                    error = ModelFailed(f"the engine gave up: {raised!r}")
-            try:
-                self._loop.call_soon_threadsafe(_settle, future, result, error)
-            except RuntimeError:  # the loop closed while the batch ran, and with it everyone who waited
+            if not run_batch(self._run, lane, work, self._loop):
                 return
-            # A lane may sleep for hours: it must not keep the rows of its last batch alive meanwhile.
-            del work, jobs, future, result, error
+            del (
+                work
+            )  # a lane may sleep for hours: it must not keep the rows of its last batch alive meanwhile
+
+
+def run_batch(run: RunInLane, lane: int, work: Work, loop: asyncio.AbstractEventLoop) -> bool:
+    """Run one batch in this thread and settle its future on `loop`; False if that loop is closed."""
+    jobs, future = work
+    error: Exception | None = None
+    result: BatchResult | None = None
+    try:
+        result = run(lane, jobs)
+    except BaseException as raised:
+        # A future cannot carry StopIteration, and anything but an Exception would end the lane: both
+        # become errors of the batch, so that its callers are answered and the lane lives.
+        if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
+            error = raised
+        else:
+            error = ModelFailed(f"the engine gave up: {raised!r}")
+    try:
+        loop.call_soon_threadsafe(_settle, future, result, error)
+    except RuntimeError:  # the loop closed while the batch ran, and with it everyone who waited
+        return False
+    return True
 
 
 def _settle(

@@ -4,6 +4,7 @@ In: an open file.  Out: its arrays by name, or an ArchiveError in one sentence. 
 """
 
 import lzma
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -26,6 +27,10 @@ DAMAGED = (
 )
 """What NumPy and zipfile raise on archives with changed bytes."""
 
+# NumPy parses the head of each array with `ast`, whose count of its own depth all threads share in Python
+# 3.11.7 and others (CPython issue 106905): of two models that were loaded at once, one got a SystemError.
+_READING = threading.Lock()
+
 
 class ArchiveError(ValueError):
     """The file is no archive of plain arrays."""
@@ -37,7 +42,7 @@ def read_arrays(file: IO[bytes], wanted: Callable[[str], bool] = lambda name: Tr
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ArchiveError("it holds one array without a name")
-        with archive:
+        with archive, _READING:
             return {name: archive[name] for name in archive.files if wanted(name)}
     except ArchiveError:
         raise

@@ -37,6 +37,11 @@ class Buffers:
         self._has_bindings = has_bindings and has_memory
         self._bindings: dict[int, tuple[Any, list[Any]]] = {}
 
+    @property
+    def num_bytes(self) -> int:
+        """The memory of all arrays."""
+        return sum(array.nbytes for array in (*self._inputs.values(), *self._outputs.values()))
+
     def fill(self, jobs: Sequence[Tensors], num_rows: int, bucket: int) -> None:
         """Copy in the `num_rows` rows of `jobs`, one after another, and zeros up to the bucket."""
         for name in self._names:

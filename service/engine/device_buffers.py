@@ -41,6 +41,11 @@ class DeviceBuffers:
         self._hosts = {spec.name: _pinned(spec, largest) for spec in manifest.inputs}
         self._bound: dict[int, tuple[Any, dict[str, Any], list[Any], Any]] = {}
 
+    @property
+    def num_bytes(self) -> int:
+        """About the memory of the inputs: pinned, and on the device once for each bucket, half the next's."""
+        return 3 * sum(array.nbytes for array in self._hosts.values())
+
     def fill(self, jobs: Sequence[Tensors], num_rows: int, bucket: int) -> None:
         """Copy the `num_rows` rows of `jobs`, and zeros up to the bucket, to the device."""
         inputs = self._binding(bucket)[1]

@@ -113,6 +113,11 @@ class Engine:
         """Rows of the largest bucket: no batch may have more."""
         return self.buckets[-1]
 
+    @property
+    def num_buffer_bytes(self) -> int:
+        """The memory of the rows and answers of every lane's largest batch."""
+        return sum(buffers.num_bytes for buffers in self._buffers)
+
     def bucket(self, num_rows: int) -> int:
         """The smallest bucket that holds `num_rows`."""
         return self.buckets[bisect_left(self.buckets, num_rows)]

@@ -36,6 +36,11 @@ class SizedBuffers:
             self._flat[spec.name] = np.zeros(whole, spec.dtype)
         self._feeds: dict[str, np.ndarray] = {}
 
+    @property
+    def num_bytes(self) -> int:
+        """The memory of the inputs' arrays; outputs are new ones for each batch."""
+        return sum(array.nbytes for array in self._flat.values())
+
     def fill(self, jobs: Sequence[Tensors], num_rows: int, bucket: int) -> None:
         """Copy in the `num_rows` rows of `jobs`, all of one size, and zeros up to the bucket."""
         for name, flat in self._flat.items():

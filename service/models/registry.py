@@ -5,6 +5,7 @@ In: the models folder, tried in a background thread.  Out: a `Served` for each r
     ready(model)  = one of its versions is proved
     ready(server) = not draining, and of the models that were there at the start (but those unloaded)
                     strict: every one is ready          lenient: each was tried, and one is ready
+                    on demand: one was proved; each other one is proved before its first answer
 
 A model that is loaded later is not waited for: a server that answers for what it was started with stays ready
 while a new model is proved, or refused.
@@ -18,37 +19,24 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from service.contract.signature import TrustedKeys
-from service.engine.engine import EngineConfig
-from service.errors import BadRequest, Draining, NotReady, UnknownModel
+from service.batching.shared_lanes import LaneThreads
+from service.errors import BadRequest, Draining, NotInMemory, NotReady, UnknownModel
 from service.models.background import in_thread
-from service.models.folder import ModelsFolder
+from service.models.config import RegistryConfig
+from service.models.following import first_names, follow
 from service.models.memory import return_freed_memory
-from service.models.repository import Loaded, Refused, load_newest
-from service.models.served import QueueConfig, Served
+from service.models.on_demand import OnDemand
+from service.models.repository import Loaded, Refused
+from service.models.served import Served
 from service.models.state import ModelState
-from service.models.store import Store, StoreError
+from service.models.store import Store
 from service.telemetry.metrics import Metrics
 
+TRIM_S = 2.0
+RETRY_S = 10.0  # a model that could not be loaded on demand is not tried again before
 _log = logging.getLogger("foldserve")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegistryConfig:
-    """Where the models are and how each of them is run and queued."""
-
-    folder: ModelsFolder
-    store: Store | None = None
-    store_poll_s: float = 30.0
-    engine: EngineConfig
-    queue: QueueConfig
-    is_lenient: bool = False
-    trusted: TrustedKeys | None = None
-    allow_unproved: bool = False
 
 
 class ModelRegistry:
@@ -66,6 +54,10 @@ class ModelRegistry:
         self._store_reason: str | None = None  # why no model is known yet
         self._following: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self._on_demand: OnDemand | None = None
+        self._threads: LaneThreads | None = None  # of all models; None: each has its own
+        self._has_proved = False
+        self._trimming: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Load in the background; `loaded` is set when every model has been tried."""
@@ -73,6 +65,10 @@ class ModelRegistry:
             self._begin(self.config.folder.names())
         else:
             self._store_reason = f"the store {self.config.store.url} is being read"
+        config = self.config
+        if config.memory is not None:
+            self._threads = LaneThreads(config.num_threads)
+            self._on_demand = OnDemand(config.memory, self._load_cold, self._let_go, config.num_threads)
         loop = asyncio.get_running_loop()
         threading.Thread(
             target=self._load_all, args=(loop.call_soon_threadsafe,), name="loading", daemon=True
@@ -82,14 +78,23 @@ class ModelRegistry:
         """These are the models that the server is started with."""
         self._store_reason = None
         self._at_start = tuple(names)
-        self._states = {name: ModelState(name=name) for name in names}
+        for name in sorted(set(self.config.overrides) - set(names)):
+            _log.warning("event=unknown_model_settings model=%s there is no such model so far", name)
+        is_cold = self.is_on_demand
+        self._states = {
+            name: ModelState(name=name, is_loading=not is_cold, is_cold=is_cold) for name in names
+        }
 
     async def close(self, timeout_s: float | None = None) -> None:
         """Finish accepted rows; those that are not done after `timeout_s` fail with Draining."""
         self._is_stopping = True
         if self._following is not None:
             self._following.cancel()
+        if self._on_demand is not None:
+            self._on_demand.close()
         await asyncio.gather(*(version.close(timeout_s) for version in self.served), *self._retiring)
+        if self._threads is not None:
+            self._threads.stop()
 
     @property
     def is_ready(self) -> bool:
@@ -105,6 +110,11 @@ class ModelRegistry:
             return self._store_reason
         if not self._states:
             return "the models folder holds no model"
+        if self.is_on_demand:
+            if self._has_proved:
+                return None
+            refused = [state for state in self._states.values() if state.refused]
+            return refused[0].reason if refused else "no model is proved yet"
         wanted = [self._states[name] for name in self._at_start if not self._states[name].is_unloaded]
         missing = [state for state in wanted if state.served is None]
         if self.config.is_lenient:
@@ -112,6 +122,11 @@ class ModelRegistry:
             if is_tried and len(missing) < max(1, len(wanted)):
                 return None
         return missing[0].reason if missing else None
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether models are loaded when they are asked for, and let go when others are."""
+        return self.config.memory is not None
 
     @property
     def names(self) -> list[str]:
@@ -136,19 +151,35 @@ class ModelRegistry:
     def get(self, name: str, version: str | None = None) -> Served:
         """The version that answers for `name`; with `version`, only if it is that one.
 
-        Raises UnknownModel or NotReady.
+        Raises UnknownModel or NotReady; NotInMemory if `find` would load it.
         """
         state = self._states.get(name)
         if state is None:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
         served = state.served
         if served is not None and (version is None or version == served.version):
+            if self._on_demand is not None:
+                self._on_demand.used(state)
             return served
+        if state.is_cold:
+            raise NotInMemory(state.reason)
         if version is not None and version in state.refused:
             raise NotReady(f"model '{name}' version {version} is not served: {state.refused[version]}")
         if state.is_loading or version is None:
             raise NotReady(state.reason)
         raise UnknownModel(f"Request for unknown model: '{name}' version '{version}' is not found")
+
+    async def find(self, name: str, version: str | None = None) -> Served:
+        """The same, loaded first if it is not in memory; use it before the next await, or hold it.
+
+        Raises UnknownModel, NotReady, Overloaded or Draining.
+        """
+        while True:
+            try:
+                return self.get(name, version)
+            except NotInMemory:
+                assert self._on_demand is not None
+                await self._on_demand.load(self._states[name])
 
     async def load(self, name: str) -> None:
         """Try a model's versions again and serve the newest that proves; BadRequest leaves all as it was."""
@@ -157,10 +188,20 @@ class ModelRegistry:
             if name not in self.config.folder.names():
                 raise BadRequest(f"failed to load '{name}': the models folder holds no such model")
             known = self._states.setdefault(name, ModelState(name=name))
+        if self._on_demand is None:
+            await self._load(known)
+            return
+        async with self._on_demand.place(known):
+            await self._load(known)
+
+    async def _load(self, known: ModelState, *, only_if_cold: bool = False) -> None:
+        name = known.name
         async with known.changing:
+            if only_if_cold and not known.is_cold:
+                return  # a client has loaded or unloaded it meanwhile
             facts = await in_thread(lambda: self._tried(name, is_served=known.served is not None))
             known.refused = {}
-            known.is_loading = False
+            known.is_loading = known.is_cold = False
             if isinstance(facts[-1], Loaded):
                 known.is_unloaded = False
             for fact in facts:
@@ -176,6 +217,9 @@ class ModelRegistry:
         async with state.changing:
             served, state.served = state.served, None
             state.is_unloaded = True
+            state.is_cold = False
+            if self._on_demand is not None:
+                self._on_demand.forget(state)
             if served is not None:
                 self.metrics.proved.pop((name, served.version), None)
                 self._retire(served)
@@ -184,11 +228,15 @@ class ModelRegistry:
         try:
             names = self._first_names(call_in_loop)
             for name in names:  # not the states: models that are loaded meanwhile are added to those
-                for fact in self._facts(name):
+                is_loaded = False
+                for fact in self.config.facts(name):
                     if self._is_stopping:
                         return
                     call_in_loop(self._note, fact)
+                    is_loaded = isinstance(fact, Loaded)
                 call_in_loop(self._end, name)
+                if is_loaded and self.is_on_demand:
+                    break  # it shows that models can be served here; the others wait for their requests
             call_in_loop(self.loaded.set)
             if self.config.store is not None:
                 call_in_loop(self._follow, self.config.store)
@@ -197,61 +245,78 @@ class ModelRegistry:
                 raise
 
     def _first_names(self, call_in_loop: Callable[..., object]) -> Sequence[str]:
-        """The models to begin with; of a store once it could be read, or what was pulled before."""
-        store = self.config.store
-        if store is None:
+        """The models to begin with."""
+        config = self.config
+        if config.store is None:
             return self._at_start
-        while True:
-            reason = None
-            try:
-                store.pull()
-            except StoreError as error:
-                reason = str(error)
-                _log.error("event=store_failed reason=%r", reason)
-            names = self.config.folder.names()
-            if reason is None or names:
-                call_in_loop(self._begin, names)
-                return names
-            call_in_loop(self._refuse_store, reason)
-            time.sleep(self.config.store_poll_s)
+        names = first_names(
+            config.store,
+            config.folder,
+            config.store_poll_s,
+            lambda reason: call_in_loop(self._refuse_store, reason),
+        )
+        call_in_loop(self._begin, names)
+        return names
 
     def _refuse_store(self, reason: str) -> None:
         self._store_reason = reason
 
     def _follow(self, store: Store) -> None:
-        self._following = asyncio.get_running_loop().create_task(self._followed(store))
+        following = follow(store, self.config.store_poll_s, self._changed_in_store)
+        self._following = asyncio.get_running_loop().create_task(following)
 
-    async def _followed(self, store: Store) -> None:
-        """Serve what comes into the store, as `load` does: proved first, then swapped."""
-        last = ""
-        while True:
-            await asyncio.sleep(self.config.store_poll_s)
-            try:
-                for name in await in_thread(store.pull):
-                    if name in self._states and self._states[name].is_unloaded:
-                        continue  # by a client, and it stays so until one loads it
-                    with contextlib.suppress(BadRequest):  # logged as refused; an older version serves on
-                        await self.load(name)
-                last = ""
-            except (StoreError, OSError) as error:
-                if str(error) != last:
-                    last = str(error)
-                    _log.error("event=store_failed reason=%r", last)
+    async def _changed_in_store(self, name: str) -> None:
+        """Serve what came into the store, as `load` does: proved first, then swapped."""
+        state = self._states.get(name)
+        if state is not None and state.is_unloaded:
+            return  # by a client, and it stays so until one loads it
+        if self.is_on_demand and (state is None or state.served is None):
+            if state is None:
+                state = self._states[name] = ModelState(name=name, is_loading=False)
+            state.is_cold = True
+            return
+        with contextlib.suppress(BadRequest):  # logged as refused; an older version serves on
+            await self.load(name)
+
+    async def _load_cold(self, state: ModelState) -> None:
+        """Load a model that is asked for; what cannot be served is not tried again for a while."""
+        try:
+            await self._load(state, only_if_cold=True)
+        except BadRequest:  # noted and logged as refused
+            pass
+        except Exception as error:  # of our own code: those who wait must be answered all the same
+            _log.exception("event=load_failed model=%s", state.name)
+            state.refused[None] = f"{type(error).__name__}: {error}"
+            state.is_cold = False
+        if state.served is None and not state.is_unloaded:
+            asyncio.get_running_loop().call_later(RETRY_S, self._cool, state)
+
+    async def _let_go(self, state: ModelState) -> None:
+        """Let a model leave the memory; what it accepted is answered."""
+        served, state.served = state.served, None
+        self._cool(state)
+        if served is None:
+            return
+        await served.retire()
+        if self._trimming is None:  # now and then: it takes longer than small models take to load
+            self._trimming = asyncio.get_running_loop().call_later(TRIM_S, self._trim)
+
+    def _cool(self, state: ModelState) -> None:
+        state.is_cold = state.served is None and not state.is_unloaded
+
+    def _trim(self) -> None:
+        self._trimming = None
+        self._retiring.add(task := asyncio.get_running_loop().create_task(in_thread(return_freed_memory)))
+        task.add_done_callback(self._retiring.discard)
 
     def _tried(self, name: str, *, is_served: bool) -> list[Loaded | Refused]:
         """What became of the versions, newest first; while one is served, a newest that fails is the last."""
         facts: list[Loaded | Refused] = []
-        for fact in self._facts(name):
+        for fact in self.config.facts(name):
             facts.append(fact)
             if is_served:
                 break
         return facts
-
-    def _facts(self, name: str) -> Iterator[Loaded | Refused]:
-        config = self.config
-        return load_newest(
-            config.folder, name, config.engine, config.trusted, allow_unproved=config.allow_unproved
-        )
 
     def _note(self, fact: Loaded | Refused) -> None:
         state = self._states[fact.name]
@@ -271,7 +336,13 @@ class ModelRegistry:
         self.metrics.proved[fact.name, fact.version] = unproved is None
         if unproved is not None:
             _log.warning("event=unproved model=%s version=%s reason=%r", fact.name, fact.version, unproved)
-        before, state.served = state.served, Served(fact, metrics, self.config.queue)
+        served = Served(fact, metrics, self.config.queue_of(fact.name), self._threads)
+        before, state.served = state.served, served
+        state.is_cold = False
+        state.num_bytes = served.num_bytes
+        self._has_proved = True
+        if self._on_demand is not None:
+            self._on_demand.used(state)
         if before is not None:
             self._retire(before)
         _log.info(
@@ -296,7 +367,10 @@ class ModelRegistry:
         task.add_done_callback(self._retiring.discard)
 
     def _end(self, name: str) -> None:
-        self._states[name].is_loading = False
+        state = self._states[name]
+        state.is_loading = False
+        if self.is_on_demand:
+            self._cool(state)
 
 
 async def _retired(served: Served) -> None:

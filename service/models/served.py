@@ -18,6 +18,7 @@ from service.batching.forecast import Forecast
 from service.batching.job import Tensors
 from service.batching.lanes import Lanes
 from service.batching.queue import DEFAULT_PRIORITY
+from service.batching.shared_lanes import LaneThreads, SharedLanes
 from service.models.repository import Loaded
 from service.protocol.configuration import model_configuration
 from service.protocol.request import RequestParser
@@ -37,10 +38,17 @@ class QueueConfig:
 class Served:
     """One version of a model that answers requests. Belongs to the event loop that made it.
 
-    `head` are the header lines of its answers; `no_rows` its outputs for a request without rows.
+    `head` are the header lines of its answers; `no_rows` its outputs for a request without rows. With
+    `threads` its batches run in those, which it shares with other models, instead of in threads of its own.
     """
 
-    def __init__(self, loaded: Loaded, metrics: VersionMetrics, config: QueueConfig) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        metrics: VersionMetrics,
+        config: QueueConfig,
+        threads: LaneThreads | None = None,
+    ) -> None:
         self.name = loaded.name
         self.version = loaded.version
         self.manifest = loaded.manifest
@@ -63,7 +71,12 @@ class Served:
         ).encode()
         lanes = engine.plan.lanes
         forecast = Forecast(engine.buckets, engine.seconds, lanes)
-        self._lanes = Lanes(engine.run, lanes, name=f"engine-{self.name}")
+        self._lanes = (
+            Lanes(engine.run, lanes, name=f"engine-{self.name}")
+            if threads is None
+            else SharedLanes(engine.run, lanes, threads)
+        )
+        self.num_bytes = len(loaded.bundle.graph) + engine.num_buffer_bytes
         self.batcher = Batcher(
             self._lanes,
             BatcherConfig(
@@ -87,6 +100,11 @@ class Served:
     def running_rows(self) -> int:
         """Rows in the engine, or handed to it."""
         return self.batcher.running_rows
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits, is computed, or is being read."""
+        return not (self._holders or self.waiting_rows or self.running_rows)
 
     @property
     def cold_executions(self) -> int:

@@ -10,13 +10,16 @@ from service.models.served import Served
 class ModelState:
     """One model of the folder: the version that answers, and the refused versions with their reasons.
 
-    `changing` is held while clients load or unload it, so that they take turns.
+    `is_cold`: its next request loads it (on_demand.py); `num_bytes` is what it took in memory when it was
+    there last. `changing` is held while it is loaded or unloaded, so that clients take turns.
     """
 
     name: str
     served: Served | None = None
     is_loading: bool = True
     is_unloaded: bool = False
+    is_cold: bool = False
+    num_bytes: int = 0
     refused: dict[str | None, str] = field(default_factory=dict)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -27,6 +30,8 @@ class ModelState:
             return f"model '{self.name}' is unloaded"
         if self.is_loading:
             return f"model '{self.name}' is loading"
+        if self.is_cold and not self.refused:
+            return f"model '{self.name}' is not in memory: its next request loads and proves it"
         version, reason = next(iter(self.refused.items()), (None, "no version of it was tried"))
         where = "" if version is None else f" version {version}"
         return f"model '{self.name}'{where} is not served: {reason}"

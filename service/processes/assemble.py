@@ -16,8 +16,11 @@ from service.engine.engine import EngineConfig
 from service.http.body import BodyReader
 from service.http.limits import HttpLimits
 from service.http.shared import Shared
+from service.models.config import RegistryConfig
 from service.models.folder import ModelsFolder
-from service.models.registry import ModelRegistry, RegistryConfig
+from service.models.on_demand import MemoryLimits
+from service.models.overrides import read_overrides
+from service.models.registry import ModelRegistry
 from service.models.served import QueueConfig
 from service.models.store import Store
 from service.pictures.decoder import DecodingLimits, PictureDecoder
@@ -97,6 +100,11 @@ def build_models(settings: Settings) -> ModelRegistry:
     store = None
     if settings.store is not None:
         store = Store(settings.store, folder.root, trusted, allow_unproved=settings.allow_unproved)
+    memory = memory_limits(settings)
+    lanes, threads = settings.lanes, settings.worker_threads
+    if memory is not None:
+        # One batch a lane in one thread of those that all models share: no model has threads of its own.
+        lanes = threads = lanes or 1
     return ModelRegistry(
         RegistryConfig(
             folder=folder,
@@ -107,8 +115,8 @@ def build_models(settings: Settings) -> ModelRegistry:
             allow_unproved=settings.allow_unproved,
             engine=EngineConfig(
                 device=settings.device,
-                threads=max(1, settings.threads // settings.workers),
-                lanes=settings.lanes,
+                threads=threads,
+                lanes=lanes,
                 buckets=settings.buckets,
                 cache=settings.cache,
                 int8=settings.int8,
@@ -118,7 +126,22 @@ def build_models(settings: Settings) -> ModelRegistry:
                 max_wait_s=settings.max_wait_ms / 1e3,
                 default_timeout_s=settings.default_timeout_ms / 1e3 or None,
             ),
+            overrides=read_overrides(
+                settings.model_settings, largest=settings.buckets[-1], threads=settings.worker_threads
+            ),
+            memory=memory,
+            num_threads=settings.worker_threads,
         )
+    )
+
+
+def memory_limits(settings: Settings) -> MemoryLimits | None:
+    """What models may take that are loaded on demand; None where all are loaded at the start."""
+    max_mb = settings.max_models_mb
+    if settings.max_models is None and max_mb is None:
+        return None
+    return MemoryLimits(
+        max_models=settings.max_models, max_bytes=None if max_mb is None else int(max_mb * 2**20)
     )
 
 

@@ -9,6 +9,7 @@ import sys
 from service.access.keys import KeyListError
 from service.contract.signature import KeyFileError, read_trusted_keys
 from service.models.folder import ModelsFolder
+from service.models.overrides import OverridesError, read_overrides
 from service.models.store import Store, StoreError
 from service.processes.assemble import build_gate
 from service.processes.server import bind
@@ -59,8 +60,9 @@ def refusal(settings: Settings) -> str | None:
         if settings.require_signature is not None:
             read_trusted_keys(settings.require_signature)
         build_gate(settings)
+        read_overrides(settings.model_settings, largest=settings.buckets[-1], threads=settings.worker_threads)
         tls_context(settings)
-    except (TracingError, KeyFileError, KeyListError, TlsError) as error:
+    except (TracingError, KeyFileError, KeyListError, TlsError, OverridesError) as error:
         return str(error)
     try:
         if settings.store is not None:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 
 from service.contract.picture_support import picture_facts
-from service.errors import BadRequest, Unsupported
+from service.errors import BadRequest, NotInMemory, Unsupported
 from service.http.body import receive_all
 from service.models.registry import ModelRegistry
 from service.models.repository_index import repository_index
@@ -54,24 +54,30 @@ def add_health(app: FastAPI, models: ModelRegistry, workers: WorkerGroup) -> Non
         app, "/v2/models/{model}/versions/{version}/ready", tags=["health"], summary="Is this version ready?"
     )
     async def version_ready(model: str, version: str) -> dict[str, Any]:
-        return {"name": models.get(model, version).name, "ready": True}
+        return {"name": (await models.find(model, version)).name, "ready": True}
 
     @get(app, "/v2/models/{model}/ready", tags=["health"], summary="Is this model ready?")
     async def model_ready(model: str) -> dict[str, Any]:
-        return {"name": models.get(model).name, "ready": True}
+        return {"name": (await models.find(model)).name, "ready": True}
 
 
 def add_statistics(app: FastAPI, models: ModelRegistry, workers: WorkerGroup) -> None:
     """The statistics extension and Prometheus; of all workers together."""
 
+    def wanted_of(model: str, version: str | None) -> tuple[str, str | None]:
+        try:
+            return model, models.get(model, version).version
+        except NotInMemory:  # what it did before is known; to be asked about it is no reason to load it
+            return model, version
+
     async def stats(model: str | None, version: str | None) -> dict[str, Any]:
-        wanted = None if model is None else models.get(model, version)
+        wanted = None if model is None else wanted_of(model, version)
         snapshot = await workers.snapshot()
         return {
             "model_stats": [
                 model_stats(facts)
                 for facts in snapshot["versions"]
-                if wanted is None or (facts["name"], facts["version"]) == (wanted.name, wanted.version)
+                if wanted is None or (facts["name"] == wanted[0] and wanted[1] in (None, facts["version"]))
             ]
         }
 
@@ -118,20 +124,20 @@ def add_metadata(app: FastAPI, models: ModelRegistry, *, has_control: bool) -> N
 
     @get(app, "/v2/models/{model}/versions/{version}/config", tags=["metadata"], summary="How a version runs")
     async def version_config(model: str, version: str) -> dict[str, Any]:
-        return models.get(model, version).configuration
+        return (await models.find(model, version)).configuration
 
     @get(app, "/v2/models/{model}/config", tags=["metadata"], summary="How a model runs")
     async def latest_config(model: str) -> dict[str, Any]:
-        return models.get(model).configuration
+        return (await models.find(model)).configuration
 
     @get(app, "/v2/models/{model}/versions/{version}", tags=["metadata"], summary="A version's tensors")
     async def version_metadata(model: str, version: str) -> dict[str, Any]:
-        served = models.get(model, version)
+        served = await models.find(model, version)
         return model_metadata(served.signature, served.properties, picture_facts(served.manifest))
 
     @get(app, "/v2/models/{model}", tags=["metadata"], summary="A model's tensors")
     async def latest_metadata(model: str) -> dict[str, Any]:
-        served = models.get(model)
+        served = await models.find(model)
         return model_metadata(served.signature, served.properties, picture_facts(served.manifest))
 
 

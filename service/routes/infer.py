@@ -11,12 +11,14 @@ is counted and sent as {"error": "…"}.
 import asyncio
 import contextlib
 import time
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Executor
 from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 from service.batching.job import ONE_SIZE, Job, Tensors
-from service.errors import Draining, HungUp, ServiceError, TooLarge, UnknownModel
+from service.errors import DeadlinePassed, Draining, HungUp, NotInMemory, ServiceError, TooLarge, UnknownModel
 from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
 from service.models.served import Served
@@ -42,7 +44,7 @@ class InferCall:
     The batcher holds it as the job's callback, the exchange as the callback for a client who hangs up.
     """
 
-    __slots__ = ("_exchange", "_head", "_job", "_recorder", "_threads", "record")
+    __slots__ = ("_exchange", "_head", "_job", "_recorder", "_threads", "load_s", "record")
 
     def __init__(self, exchange: DirectExchange, recorder: RequestRecorder, threads: Executor) -> None:
         self._exchange = exchange
@@ -50,6 +52,7 @@ class InferCall:
         self._threads = threads
         self._head: Head | None = None
         self._job: Job | None = None
+        self.load_s = 0.0  # that its model took to come into memory
         self.record = recorder.open("infer", exchange.request_id, exchange.begun, exchange.trace_parent)
         self.record.read_s = exchange.read_s
 
@@ -62,10 +65,17 @@ class InferCall:
         if head.num_rows == 0:  # valid in the protocol, and no batch can hold it
             self._answer(served.no_rows)
             return
+        timeout_s = head.timeout_s or served.default_timeout_s
+        if self.load_s and timeout_s is not None:
+            timeout_s -= self.load_s
+            if timeout_s <= 0:
+                raise DeadlinePassed(
+                    f"the request's timeout passed while its model was loaded, in {self.load_s:.3g} s"
+                )
         self._job = served.batcher.submit(
             request.tensors,
             head.num_rows,
-            head.timeout_s or served.default_timeout_s,
+            timeout_s,
             priority=head.priority,
             on_end=self._end,
             size=served.engine.sizes(head.sizes) if head.sizes else ONE_SIZE,
@@ -146,12 +156,15 @@ class InferEndpoint:
         self._threads = threads
         self._heavy = heavy
         self._targets: dict[bytes, tuple[str, str | None]] = {}
-        self._readings: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def check_start(self, exchange: DirectExchange, start: bytes) -> None:
         """Raise what a long body will be refused for: so 60 MB need not arrive to be refused."""
         self._models.check_open()
-        parser = self._models.get(*self._target(exchange.path)).parser
+        try:
+            parser = self._models.get(*self._target(exchange.path)).parser
+        except NotInMemory:
+            return  # it is loaded once the body is whole: until then a client has shown too little for that
         bits = window_bits(exchange.encoding)
         if start and bits is not None:
             check_compressed(start, bits)
@@ -164,15 +177,12 @@ class InferEndpoint:
         try:
             self._models.check_open()
             name, version = self._target(exchange.path)
-            served = call.record.served = self._models.get(name, version)
-            served.batcher.check_space(1)  # a full queue refuses before the body is parsed
-            body, length = exchange.body, exchange.header_length
-            if exchange.encoding is None and _json_length(body, length) <= LONG_JSON:
-                call.submit(served, served.parser.parse(body, length))
+            try:
+                served = self._models.get(name, version)
+            except NotInMemory:
+                self._begin(self._load(call, exchange, name, version))
                 return
-            task = asyncio.get_running_loop().create_task(self._read(call, exchange, served))
-            self._readings.add(task)  # the event loop itself holds tasks only weakly
-            task.add_done_callback(self._readings.discard)
+            self._read(call, exchange, served)
         except Exception as error:
             call.fail(error)
 
@@ -183,21 +193,41 @@ class InferEndpoint:
             call.record.served = self._models.get(*self._target(exchange.path))
         call.fail(error)
 
-    async def _read(self, call: InferCall, exchange: DirectExchange, served: Served) -> None:
-        reading = asyncio.current_task()
-        assert reading is not None
-        exchange.on_hang_up = partial(_cancel, reading)  # its process is killed, what waits is never begun
-        try:
-            with served.held():  # a version that is replaced meanwhile stays open for this request
-                request = await self._read_elsewhere(exchange, served)
-                exchange.on_hang_up = None
-                if exchange.disconnected:
-                    raise HungUp("the client hung up before its answer was ready")
-                call.submit(served, request)
-        except asyncio.CancelledError:
-            call.fail(HungUp("the client hung up before its request was read"))
-        except Exception as error:
-            call.fail(error)
+    def _read(self, call: InferCall, exchange: DirectExchange, served: Served) -> None:
+        """Submit the request of a whole body, now or once it was read elsewhere; raises what refuses it."""
+        call.record.served = served
+        served.batcher.check_space(1)  # a full queue refuses before the body is parsed
+        body, length = exchange.body, exchange.header_length
+        if exchange.encoding is None and _json_length(body, length) <= LONG_JSON:
+            call.submit(served, served.parser.parse(body, length))
+        else:
+            self._begin(self._read_long(call, exchange, served))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the event loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def _load(self, call: InferCall, exchange: DirectExchange, name: str, version: str | None) -> None:
+        """Answer once the model is in memory."""
+        with _ending_when_the_client_does(call, exchange):
+            begun = time.perf_counter()
+            served = await self._models.find(name, version)
+            call.load_s = time.perf_counter() - begun
+            exchange.on_hang_up = None
+            if exchange.disconnected:
+                raise HungUp("the client hung up before its answer was ready")
+            self._read(call, exchange, served)
+
+    async def _read_long(self, call: InferCall, exchange: DirectExchange, served: Served) -> None:
+        # Its process is killed when the client goes; what waits is never begun.  A version that is replaced
+        # meanwhile stays open for this request.
+        with _ending_when_the_client_does(call, exchange), served.held():
+            request = await self._read_elsewhere(exchange, served)
+            exchange.on_hang_up = None
+            if exchange.disconnected:
+                raise HungUp("the client hung up before its answer was ready")
+            call.submit(served, request)
 
     async def _read_elsewhere(self, exchange: DirectExchange, served: Served) -> InferRequest:
         body = exchange.take_body()
@@ -226,8 +256,22 @@ class InferEndpoint:
         return kept
 
 
-def _cancel(reading: asyncio.Task[None]) -> None:
-    reading.cancel()
+@contextlib.contextmanager
+def _ending_when_the_client_does(call: InferCall, exchange: DirectExchange) -> Iterator[None]:
+    """Cancel this task when the client hangs up; whatever ends it, the call is answered."""
+    task = asyncio.current_task()
+    assert task is not None
+    exchange.on_hang_up = partial(_cancel, task)
+    try:
+        yield
+    except asyncio.CancelledError:
+        call.fail(HungUp("the client hung up before its request was read"))
+    except Exception as error:
+        call.fail(error)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 def _inflated(exchange: DirectExchange, body: Buffer) -> Buffer:

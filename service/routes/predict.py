@@ -66,7 +66,7 @@ class Predictor:
         try:
             self._models.check_open()
             query = _parsed(scope["query_string"])
-            served = record.served = self._choose(query.get("model"))
+            served = record.served = await self._choose(query.get("model"))
             with served.held():
                 parts = await self._answer(record, served, query, headers, receive)
         except Exception as raised:
@@ -93,14 +93,16 @@ class Predictor:
         own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         return error.status, [error_body(str(error))], own
 
-    def _choose(self, name: str | None) -> Served:
+    async def _choose(self, name: str | None) -> Served:
         if name is not None:
-            return self._models.get(name)
+            return await self._models.find(name)
+        if len(names := self._models.names) == 1:
+            return await self._models.find(names[0])  # perhaps without pictures: the checks below say so
+        if self._models.is_on_demand:  # which models are in memory must not decide who answers
+            raise BadRequest("say which model with ?model=NAME")
         taking_pictures = [served for served in self._models.served if type(self._made(served)) is not str]
         if len(taking_pictures) == 1:
             return taking_pictures[0]
-        if len(names := self._models.names) == 1:
-            return self._models.get(names[0])  # not ready, or without pictures: the checks below say which
         listed = ", ".join(served.name for served in taking_pictures) or "none so far"
         raise BadRequest(f"say which model with ?model=NAME; those that take pictures: {listed}")
 

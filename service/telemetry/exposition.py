@@ -2,6 +2,9 @@
 
 In: a snapshot as `Metrics` gives it, of one worker or of all added up.  Out: the text of /metrics.
 
+Of more than MAX_VERSIONS versions each has its proof, requests and rows; everything else is of all together,
+with model="*" and version="*". Sums over models, as alerts and boards take them, stay the same.
+
 Clients never choose a label's value: an unknown model is counted without its name.
 """
 
@@ -12,8 +15,9 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
-from service.telemetry.metrics import ROWS, SECONDS
+from service.telemetry.metrics import ROWS, SECONDS, summed
 
+MAX_VERSIONS = 50
 _LABELS = ["model", "version"]
 _GAUGES = {
     "queue_rows": "Rows that wait for the engine",
@@ -28,6 +32,7 @@ _COUNTERS = {
     "cold_executions": "Batches in a bucket that was not warmed before ready; must stay 0",
     "nonfinite_outputs": "Outputs answered in JSON that held NaN or Infinity",
 }
+_FOR_EACH = ("requests", "rows")  # counters that each model has, however many there are
 _HISTOGRAMS = {
     "request_total": ("request", "From the request's head to its answer"),
     "request_read": ("read", "From the request's head to the end of its body"),
@@ -66,7 +71,8 @@ class _Page:
         yield from self._of_versions()
 
     def _of_versions(self) -> Iterable[Metric]:
-        versions = self._snapshot["versions"]
+        every = self._snapshot["versions"]
+        versions = every if len(every) <= MAX_VERSIONS else summed(self._snapshot)["versions"]
         parity = GaugeMetricFamily(
             "foldserve_parity_difference",
             "Largest difference from the golden answers, as measured on this device at load",
@@ -92,7 +98,7 @@ class _Page:
             yield gauge
         for name, text in _COUNTERS.items():
             counter = CounterMetricFamily(f"foldserve_{name}", text, labels=_LABELS)
-            for facts in versions:
+            for facts in every if name in _FOR_EACH else versions:
                 counter.add_metric([facts["name"], facts["version"]], facts["counters"][name])
             yield counter
         for key, (name, text) in _HISTOGRAMS.items():

@@ -194,6 +194,11 @@ def test_what_cannot_be_read_is_named_counted_and_skipped_up_to_a_share(tmp_path
             "has train, but none of val, valid",
         ),
         (
+            lambda root: write_folder(root / "pets", {"cat": 5, "dog": 5}),
+            {},
+            r"pets holds only the folder pets: did you mean folder:.*/pets/pets\?",
+        ),
+        (
             lambda root: (
                 write_folder(root / "train", {"cat": 2, "dog": 2}),
                 write_folder(root / "test", {"cat": 2, "cow": 2}, seed=1),

@@ -56,6 +56,15 @@ def test_a_layout_that_could_be_two_is_refused(tmp_path, shape):
         load_npz(write(tmp_path / "a.npz", **halves(shape=shape)))
 
 
+@pytest.mark.parametrize("names", [{}, {"class_names": np.array(["1", "2", "3"])}])
+def test_labels_may_be_counted_from_one(tmp_path, names):
+    arrays = halves(**names)
+    from_one = arrays | {"y_train": arrays["y_train"] + 1, "y_test": arrays["y_test"] + 1}
+    split = load_npz(write(tmp_path / "a.npz", **from_one))
+    assert split.facts.labels == ["1", "2", "3"]
+    assert split.train_labels.tolist() == arrays["y_train"].tolist()
+
+
 def test_one_heap_is_split_by_class_and_takes_other_whole_numbers(tmp_path):
     arrays = {"x": noise(30, 4, 4).astype(np.int64), "y": (np.arange(30) % 3).astype(np.uint8).reshape(30, 1)}
     split = load_npz(write(tmp_path / "a.npz", **arrays, labels=np.array(["ape", "bee", "cow"])))

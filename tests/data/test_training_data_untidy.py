@@ -60,6 +60,21 @@ def test_what_archivers_leave_is_no_class(tmp_path):
     assert load(root).facts.labels == ["cat", "dog"]
 
 
+@pytest.mark.parametrize(("train", "held_out"), [("Train", "Test"), ("training", "dev")])
+def test_halves_are_known_by_other_names_too(tmp_path, train, held_out):
+    """They used to become two classes, called Train and Test."""
+    root = tmp_path / "pets"
+    write_folder(root / train, {"cat": 6, "dog": 6})
+    write_folder(root / held_out, {"cat": 2, "dog": 2}, seed=1)
+    split = load(root)
+    assert split.facts.labels == ["cat", "dog"]
+    assert (len(split.train_pixels), len(split.held_out_pixels)) == (12, 4)
+
+
+def test_trains_are_a_class_beside_buses(tmp_path):
+    assert load(write_folder(tmp_path / "pets", {"bus": 6, "train": 6})).facts.labels == ["bus", "train"]
+
+
 def test_tiny_and_empty_classes_are_left_out_where_asked_for(tmp_path):
     root = write_folder(tmp_path / "pets", {"ant": 2, "bee": 0, "cat": 6, "dog": 6})
     with pytest.raises(DataError, match=r"bee holds no picture .* min_pictures=1 leaves such classes out"):
@@ -116,6 +131,12 @@ def heap(tmp_path) -> Path:
 
 def lines_of(count: int = 24, **more: object) -> list[dict[str, object]]:
     return [{"file_name": f"images/{row:02}.png", "label": row % 3 + 9, **more} for row in range(count)]
+
+
+def test_a_table_of_semicolons_is_one_too(heap):
+    path = table_of(heap, "labels.csv", lines_of())
+    path.write_text(path.read_text().replace(",", ";"))
+    assert num_pictures(load(path, "table")) == len(lines_of())
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "metadata.jsonl"])

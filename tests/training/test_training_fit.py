@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fit_kit import few_digits, fresh_net
 from training.data import Split, load_split, normalize
 from training.errors import TrainingError
+from training.loop.batches import default_batch_size
 from training.loop.chance import STREAMS, seeded_generator
 from training.loop.evaluate import evaluate
 from training.loop.facts import EpochFacts
@@ -196,6 +197,11 @@ def test_a_start_that_lacks_something_is_one_sentence(lost):
     start = Start(epochs_done=1, state=replace(epoch.state, **{lost: {}}))
     with pytest.raises(TrainingError, match="lacks what this run needs to resume"):
         next(fit(net, FEW, config, start))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(10, 10), (40, 16), (100, 25), (255, 63), (256, 64), (60000, 64)])
+def test_a_small_train_half_has_smaller_batches_by_default(rows, size):
+    assert default_batch_size(rows) == size
 
 
 def test_evaluation_leaves_the_running_statistics_alone():

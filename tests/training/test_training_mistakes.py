@@ -27,6 +27,11 @@ FIVE_BLOCKS = ("--net-setting", "channels=4,4,4,4,4", "--net-setting", "kernels=
             "unknown optimizer 'adma', known: adam, adamw, rmsprop, sgd; did you mean",
         ),
         (["--warmup", "1"], "warmup must be 0 with schedule one-cycle"),
+        (
+            ["--warmup", "3", "--schedule", "cosine", "--epochs", "2"],
+            "warmup must be at most epochs, 2, got 3",
+        ),
+        (["--data", "tests"], "unknown data set 'tests': did you mean folder:tests?"),
         (["--accumulate", "0"], "accumulate must be at least 1, got 0"),
         (["--class-weights", "nowhere.json"], "class_weights must be balanced or a file, nowhere.json"),
         (["--class-weights", "1,2"], "class_weights must be 10 numbers"),

@@ -180,3 +180,15 @@ def test_gammas_that_stay_at_zero_are_warned_of(tmp_path, capsys):
     assert "warning: every γ is 0 or nearly so" in capsys.readouterr().err
     assert main(["--out", str(tmp_path / "alive"), *flags, "--net-setting", "gamma=small"]) == 0
     assert "warning: every γ" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_softmax_net")
+def test_running_statistics_that_lag_are_warned_of_and_a_few_pictures_need_no_batch_size(tmp_path, capsys):
+    flags = ["--data", "tiny", "--device", "cpu", "--epochs", "2", "--net", "mlp"]
+    slow = ["--net-setting", "bn_momentum=0.001", "--net-setting", "hidden=16"]
+    assert main(["--out", str(tmp_path / "slow"), *flags, *slow]) == 0
+    told = capsys.readouterr().err
+    assert "warning: the running statistics lag behind" in told
+    assert "data: batches of 50, for there are 200 pictures to train on" in told
+    assert main(["--out", str(tmp_path / "mended"), *flags, *slow, "--recalibrate-bn", "4"]) == 0
+    assert "lag behind" not in capsys.readouterr().err

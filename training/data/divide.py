@@ -109,11 +109,16 @@ def check_labels(name: str, labels: Tensor, label_names: list[str]) -> None:
 def choose_held_out(name: str, digests: np.ndarray, labels: np.ndarray, label_names: list[str]) -> np.ndarray:
     """Which of the pictures (N, bool) are held out: of each class those with the smallest digests."""
     chosen = np.zeros(len(labels), bool)
+    is_listed = name.startswith(("folder:", "table:"))  # those have that setting
     for label, label_name in enumerate(label_names):
         rows = np.flatnonzero(labels == label)
         num_held_out = round(len(rows) * HELD_OUT_SHARE)
         if not 0 < num_held_out < len(rows):
-            raise DataError(f"class {label_name!r} of {name} has {len(rows)} pictures, too few to split")
+            pictures = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
+            raise DataError(
+                f"class {label_name!r} of {name} has {pictures}, too few to split: at least 3 are needed; "
+                f"leave it out{' with --data-setting min_pictures=3' if is_listed else ''}"
+            )
         chosen[rows[np.argsort(digests[rows], kind="stable")[:num_held_out]]] = True
     held_out: np.ndarray = np.isin(digests, digests[chosen])
     for label, label_name in enumerate(label_names):

@@ -88,12 +88,23 @@ def foresee_facts(name: str, settings: Mapping[str, str] | None = None) -> DataF
     return family.foresee(which, values) if family and family.foresee else None
 
 
+def _describe_path(name: str) -> str | None:
+    """What to write in the place of a path without its kind; None if there is nothing at it."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        return None
+    kind = {".npz": "npz", ".csv": "table", ".tsv": "table", ".jsonl": "table", ".parquet": "table"}.get(
+        path.suffix.lower(), "folder"
+    )
+    return f"unknown data set {name!r}: did you mean {kind}:{name}?"
+
+
 def _find(name: str, settings: Mapping[str, str]) -> tuple[Family | None, str, Any]:
     kind, _, which = name.partition(":")
     family = FAMILIES.get(kind)
     if name not in DATA_SETS and (family is None or (family.usage.endswith(":PATH") and not which)):
         known = [*DATA_SETS, *(family.usage for family in FAMILIES.values())]
-        raise DataError(describe_unknown("data set", name, known))
+        raise DataError(_describe_path(name) or describe_unknown("data set", name, known))
     cls = family.settings if family else NoSettings
     hints = get_type_hints(cls)
     if settings and not hints:

@@ -15,6 +15,14 @@ from training.loop.chance import seeded_generator
 from training.settings.config import ConfigError, FitConfig
 
 REPORT_BATCHES = 16
+# Of a train half that is small: where --batch-size is not given, an epoch has as many steps, but no batch of
+# fewer rows, of which BatchNorm would estimate a poor variance.
+MIN_STEPS, MIN_ROWS = 4, 16
+
+
+def default_batch_size(num_rows: int) -> int:
+    """FitConfig's own, or less where the train half has few rows; never more than it has."""
+    return min(FitConfig.batch_size, max(num_rows // MIN_STEPS, MIN_ROWS), num_rows)
 
 
 def count_steps(split: Split, config: FitConfig) -> int:

@@ -4,7 +4,7 @@ In: the file.  Out: a `Tree` whose pictures are the table's, in its order.
 
     path     file_name, filename, file, path, image, img or image_path; relative to the table's own folder
     label    label, class, category, target or y; text or numbers
-    split    split, set or subset, optional: train, and one of val, valid, validation, test
+    split    split, set or subset, optional: train or training, and one of the names in tree.py
 
 A Hugging Face `imagefolder` with a metadata.csv or metadata.jsonl is one of these.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import DataError
-from training.pictures.tree import HELD_OUT, TRAIN, Found, Tree, check_classes
+from training.pictures.tree import HELD_OUT, TRAIN, Found, Tree, check_classes, find_half
 
 PATHS = ("file_name", "filename", "file", "path", "image", "img", "image_path", "filepath")
 LABELS = ("label", "class", "category", "target", "y")
@@ -76,8 +76,9 @@ def find_table(path: Path, min_pictures: int = 0) -> TableTree:
             unused["no path" if not name else "no label"] += 1
         else:
             rows.append((name, of_class, half))
-    second = next((name for name in HELD_OUT if any(half == name for *_, half in rows)), None)
-    halves = (TRAIN, second) if split and second else ("",)
+    written = {half for *_, half in rows}
+    second = find_half(written, HELD_OUT)
+    halves = (find_half(written, TRAIN) or TRAIN[0], second) if split and second else ("",)
     if split:
         for *_, half in rows:
             if half not in halves and halves != ("",):
@@ -113,7 +114,11 @@ def _read_lines(path: Path) -> Sequence[Mapping[str, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if kind in (".jsonl", ".ndjson"):
                 return [json.loads(line) for line in file if line.strip()]
-            return list(csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ","))
+            first = file.readline()
+            file.seek(0)
+            # Where a comma is the decimal sign, Excel writes semicolons into a .csv.
+            separator = ";" if ";" in first and "," not in first else ","
+            return list(csv.DictReader(file, delimiter="\t" if kind == ".tsv" else separator))
     except OSError as error:
         raise DataError(f"cannot read the table {path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:

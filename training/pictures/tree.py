@@ -3,7 +3,8 @@
 In: a folder.  Out: its halves, its classes, and every picture in a fixed order, one after the other.
 
     PATH/CLASS/…/PICTURE                      not split yet
-    PATH/train/CLASS/…   PATH/val/CLASS/…     two halves; the second is val, valid, validation or else test
+    PATH/train/CLASS/…   PATH/val/CLASS/…     two halves; the first may be called training, the second val,
+                                              valid, validation, dev, test or testing, in capitals too
 
 Nothing is held in memory but the names in one folder: all of them may have millions.
 """
@@ -11,7 +12,7 @@ Nothing is held in memory but the names in one folder: all of them may have mill
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,12 @@ from pathlib import Path
 from training.errors import DataError
 from training.pictures.formats import SUFFIXES, is_picture
 
-TRAIN = "train"
-HELD_OUT = ("val", "valid", "validation", "test")
+TRAIN = ("train", "training")
+HELD_OUT = ("val", "valid", "validation", "dev", "test", "testing")
 # What archivers and file managers leave beside the classes.
 NO_CLASSES = ("__MACOSX",)
 NUM_NAMED = 3
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,39 @@ def find_tree(root: Path, min_pictures: int = 0) -> Tree:
     Classes with fewer than `min_pictures` pictures, in either half, are left out and noted.
     """
     names = _list_folders(root)
-    if TRAIN not in names:
+    train = find_half(names, TRAIN)
+    # Without folders in it, it is a class of its own: of trains beside buses.
+    if train is None or not (first := _list_folders(root / train)):
+        _refuse_outer_folder(root, names)
         return _with_enough(Tree(root=root, halves=("",), classes=tuple(names)), min_pictures)
-    second = next((name for name in HELD_OUT if name in names), None)
+    second = find_half(names, HELD_OUT)
     if second is None:
         raise DataError(
-            f"{root} has {TRAIN}, but none of {', '.join(HELD_OUT)} beside it; "
-            f"to have it split, say folder:{root / TRAIN}"
+            f"{root} has {train}, but none of {', '.join(HELD_OUT)} beside it; "
+            f"to have it split, say folder:{root / train}"
         )
-    first, others = _list_folders(root / TRAIN), _list_folders(root / second)
+    others = _list_folders(root / second)
     alone = sorted(set(first).symmetric_difference(others))
     if alone and min_pictures < 1:
         raise DataError(
-            f"class {alone[0]!r} is in only one of {root / TRAIN} and {root / second}; "
+            f"class {alone[0]!r} is in only one of {root / train} and {root / second}; "
             f"--data-setting min_pictures=1 leaves such classes out"
         )
     both = tuple(name for name in first if name not in alone)
-    tree = _with_enough(Tree(root=root, halves=(TRAIN, second), classes=both), min_pictures)
+    tree = _with_enough(Tree(root=root, halves=(train, second), classes=both), min_pictures)
     return replace(tree, notes=(*_note_left_out(alone, "in one half only"), *tree.notes))
+
+
+def find_half(names: Iterable[str], known: Sequence[str]) -> str | None:
+    """A half's name as `names` write it, in capitals or not: the first of `known` that is there, or None."""
+    written = {name.lower(): name for name in names}
+    return next((written[name] for name in known if name in written), None)
+
+
+def _refuse_outer_folder(root: Path, names: list[str]) -> None:
+    """Raise DataError where an archive was unpacked into a folder around the one that holds the classes."""
+    if len(names) == 1 and len(_list_folders(root / names[0])) > 1:
+        raise DataError(f"{root} holds only the folder {names[0]}: did you mean folder:{root / names[0]}?")
 
 
 def _with_enough(tree: Tree, min_pictures: int) -> Tree:
@@ -173,7 +190,8 @@ def _list_folders(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from None
+        hint = "; unpack it first" if folder.suffix.lower() in ARCHIVES else ""
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}{hint}") from None
     return sorted(name for name in names if name not in NO_CLASSES)
 
 

@@ -19,6 +19,7 @@ from training.runs.display import Display
 from training.runs.run import Run
 
 LAYERS_SHOWN = 8
+LAG = 0.05  # of accuracy by running statistics, from which on a run warns
 
 
 def narrate(
@@ -112,3 +113,10 @@ def show_batchnorm(report: BatchNormReport, console: Console) -> None:
         f"{report.rows:,} train rows, not augmented: {report.accuracy_by_batch:.2%} right by their batches' "
         f"statistics, {report.accuracy_by_running:.2%} by the running ones{after}",
     )
+    lost = report.accuracy_by_batch - report.accuracy_by_running
+    if lost > LAG and recalibrated is None:
+        say(
+            console,
+            "warning: the running statistics lag behind the weights, and these are what is served: train for "
+            "more steps, or re-estimate them with --recalibrate-bn",
+        )

@@ -23,7 +23,7 @@ from training.data.split import identify
 from training.distributed.group import ALONE, Group
 from training.files import OutputError, prepare_folder
 from training.loop.balance import class_weights, settle_class_weights
-from training.loop.batches import count_steps
+from training.loop.batches import count_steps, default_batch_size
 from training.loop.chance import STREAMS, seeded_generator
 from training.loop.device import be_deterministic, check_compiler, find_device, initialize_mkl, place
 from training.loop.facts import EpochFacts
@@ -68,7 +68,7 @@ def open_run(
             path = out / PARTIAL
         run = _resume(path, checkpoint, flags if resume else {}, where, group)
         # Without --resume, torchrun has restarted the command: then all settings must match, defaults too.
-        if not resume and run.config != settle_class_weights(new_config(flags), run.split.facts.labels):
+        if not resume and run.config != _settled(new_config(flags), flags, run.split):
             raise OutputError(f"{path} is already there, of a run with other settings: take another --out")
     if run.config.batch_size < group.size:
         raise ConfigError(
@@ -133,7 +133,12 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
     if source is not None and not is_chosen(config):
         split = keep_normalisation(split, source)
     choose_augmentation(config.augment, config.data, split.facts)
-    config = settle_class_weights(config, split.facts.labels)
+    config = _settled(config, flags, split)
+    if (size := config.batch_size) < new_config(flags).batch_size:
+        note = (
+            f"batches of {size}, for there are {len(split.train_labels)} pictures to train on (--batch-size)"
+        )
+        split = replace(split, notes=(*split.notes, note))
     class_weights(config.class_weights, split.train_labels, len(split.facts.labels))
     count_steps(split, config)
     settings = nets.settings_for(config.net, split.facts, given)
@@ -155,6 +160,14 @@ def _begin(out: Path, flags: Mapping[str, Any], device: torch.device, group: Gro
         notes=notes,
         group=group,
     )
+
+
+def _settled(config: FitConfig, flags: Mapping[str, Any], split: Split) -> FitConfig:
+    """The config with what only the data can say: the weights of classes, and batches that fit."""
+    config = settle_class_weights(config, split.facts.labels)
+    if "batch_size" in flags:
+        return config
+    return replace(config, batch_size=default_batch_size(len(split.train_labels)))
 
 
 def _describe_batch(net: nn.Module, split: Split, config: FitConfig) -> str | None:

@@ -102,7 +102,7 @@ class FitConfig:
     epochs: int = setting(16, "passes over the train half", "be at least 1", lambda count: count >= 1)
     batch_size: int = setting(
         64,
-        "rows in a batch",
+        "rows in a batch; fewer for under 256 pictures",
         "be at least 2, because BatchNorm needs a variance",
         lambda rows: rows >= 2,
     )
@@ -171,6 +171,8 @@ class FitConfig:
             raise ConfigError("mean and std go together, and with normalise z-score only")
         if self.warmup and self.schedule == "one-cycle":
             raise ConfigError("warmup must be 0 with schedule one-cycle, which begins with one of its own")
+        if self.warmup > self.epochs:
+            raise ConfigError(f"warmup must be at most epochs, {self.epochs}, got {self.warmup:g}")
 
 
 def new_config(flags: Mapping[str, Any]) -> FitConfig:

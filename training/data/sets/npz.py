@@ -5,7 +5,7 @@ In: a .npz file with one of these sets of arrays.  Out: a `Split`, or a DataErro
     x_train, y_train, x_test, y_test                           two halves, as Keras names them; or …_val
     train_images, train_labels, val_images, val_labels         two halves, as MedMNIST names them; or test_…
     x, y   or   images, labels   or   data, labels             one set: a fifth of each class is held out
-    class_names (or labels, where that is free), optional      a name for each label 0, 1, 2 …
+    class_names (or labels, where that is free), optional      a name for each label 0, 1, 2 … (or 1, 2, 3 …)
 
 The names may be in capitals. Pictures are whole numbers 0 … 255, or floating ones in 0 … 1 or 0 … 255 (then
 rounded to 256 levels), of shape (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1 or 3. Labels are whole
@@ -49,7 +49,7 @@ def load_npz(path: Path) -> Split:
     pairs = [
         _read_pair(path, arrays, images, labels) for images, labels in zip(keys[::2], keys[1::2], strict=True)
     ]
-    label_names = _name_labels(path, names, torch.cat([labels for _, labels in pairs]))
+    label_names, pairs = _name_labels(path, names, pairs)
     name = f"npz:{path.name}"
     if len(pairs) == 1:
         return split_once(name, *pairs[0], label_names=label_names)
@@ -147,13 +147,20 @@ def _to_nchw(path: Path, key: str, pixels: np.ndarray) -> np.ndarray:
     )
 
 
-def _name_labels(path: Path, names: np.ndarray | None, labels: Tensor) -> list[str]:
+def _name_labels(
+    path: Path, names: np.ndarray | None, pairs: list[tuple[Tensor, Tensor]]
+) -> tuple[list[str], list[tuple[Tensor, Tensor]]]:
+    """A name for each class, and the pairs, their labels counted from 0."""
+    every = torch.cat([labels for _, labels in pairs])
+    lowest, highest = int(every.min()), int(every.max())
     if names is not None:
         if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) < len(names):
             raise DataError(f"{path}: class_names must be different words, got {names.dtype} {names.shape}")
-        return [str(name) for name in names]
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= len(labels):
+    elif lowest < 0 or highest >= len(every):
         wrong = lowest if lowest < 0 else highest
         raise DataError(f"{path}: label {wrong} is out of range: classes are 0, 1, 2 …, each with a picture")
-    return [str(label) for label in range(highest + 1)]
+    # Counted from 1, as by MATLAB and in EMNIST's letters.
+    first = int(lowest == 1 and (names is None or highest == len(names)))
+    if first:
+        pairs = [(pixels, labels - first) for pixels, labels in pairs]
+    return [str(name) for name in (range(first, highest + 1) if names is None else names)], pairs

@@ -184,8 +184,8 @@ def test_gammas_that_stay_at_zero_are_warned_of(tmp_path, capsys):
 
 @pytest.mark.usefixtures("_softmax_net")
 def test_running_statistics_that_lag_are_warned_of_and_a_few_pictures_need_no_batch_size(tmp_path, capsys):
-    flags = ["--data", "tiny", "--device", "cpu", "--epochs", "2", "--net", "mlp"]
-    slow = ["--net-setting", "bn_momentum=0.001", "--net-setting", "hidden=16"]
+    flags = ["--data", "tiny", "--device", "cpu", "--epochs", "4", "--net", "resnet"]
+    slow = ["--net-setting", "bn_momentum=0.001", "--net-setting", "depth=8", "--net-setting", "width=4"]
     assert main(["--out", str(tmp_path / "slow"), *flags, *slow]) == 0
     told = capsys.readouterr().err
     assert "warning: the running statistics lag behind" in told

@@ -31,6 +31,8 @@ DRAWN = {
     "resnet50": ("benchmarks.int8.nets:resnet50", SIDE, None),
     "mobileone-s0": ("benchmarks.int8.nets:mobileone", SIDE, "timm"),
     "densenet121": ("benchmarks.int8.nets:densenet121", SIDE, "timm"),
+    "mobilenetv3": ("benchmarks.int8.nets:mobilenetv3", SIDE, "timm"),
+    "levit-128s": ("benchmarks.int8.nets:levit", SIDE, "timm"),
     "lite0": ("benchmarks.int8.nets:lite0", SIDE, "efficientnet_lite_pytorch"),
 }
 
@@ -108,7 +110,7 @@ def lively(build: Callable[[], nn.Module], side: int = SIDE) -> nn.Module:
     torch.manual_seed(0)
     net = build()
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.momentum = None
             if module.affine:
                 nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -133,6 +135,16 @@ def mobileone() -> nn.Module:
 def densenet121() -> nn.Module:
     """BatchNorms before their Convs."""
     return lively(lambda: _timm("densenet121"))
+
+
+def mobilenetv3() -> nn.Module:
+    """HardSwish and gates, which stay float."""
+    return lively(lambda: _timm("mobilenetv3_small_100"))
+
+
+def levit() -> nn.Module:
+    """Attention, with a BatchNorm after each MatMul."""
+    return lively(lambda: _timm("levit_128s"))
 
 
 def _timm(name: str) -> nn.Module:

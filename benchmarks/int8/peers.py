@@ -87,7 +87,8 @@ def main(folder: Path) -> None:
     try:
         import openvino
 
-        add("OpenVINO bf16", openvino_run(openvino.Core().read_model(str(source)), "bf16"))
+        for precision, words in (("f32", "float32"), ("bf16", "bf16")):
+            add(f"OpenVINO {words}", openvino_run(openvino.Core().read_model(str(source)), precision))
         if (folder / "nncf.onnx").exists():
             import nncf
 

@@ -59,9 +59,12 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     graphs = {FLOAT32: model.SerializeToString()}
     golden = golden_inputs(net.source.inputs, None, 0)
     seen = observe(model, lambda: [golden], with_bins=False)
-    graphs[NO_DATA] = both(from_statistics(folded, seen, net.source.inputs))[1].SerializeToString()
+    no_data = both(from_statistics(folded, seen, net.source.inputs))
+    graphs[NO_DATA] = no_data[1].SerializeToString()
     seen = observe(model, lambda: (batch.inputs for batch in fit.read()), with_bins=True)
-    candidates = [one for squared in (False, True) for one in both(from_rows(seen, squared_error=squared))]
+    candidates = [*no_data]
+    for squared in (False, True):
+        candidates += both(from_rows(seen, squared_error=squared))
     exact = load(graphs[FLOAT32], optimised=True)
 
     def db(candidate: onnx.ModelProto) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 _KEY = "moments"
+SIGMAS = 6.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +29,11 @@ class Moments:
         return Moments(
             mean=a * (self.mean + b), std=np.abs(a) * self.std, low=np.minimum(*ends), high=np.maximum(*ends)
         )
+
+
+def normal(mean: np.ndarray, std: np.ndarray) -> Moments:
+    """A normal that is cut at 6σ."""
+    return Moments(mean=mean, std=std, low=mean - SIGMAS * std, high=mean + SIGMAS * std)
 
 
 def moments_of(value: ir.Value | None) -> Moments | None:

@@ -3,8 +3,9 @@
 In: a graph before its fold.  Out: the same graph, with `Moments` at every tensor that they reach.
 
     before a BatchNorm   mean μ, deviation σ          after it   mean β, deviation |γ|
+    Relu → BatchNorm     the same, within the Relu's own bounds and 9σ
     y = f(x), f one of   Relu, Clip, Sigmoid …        the moments of f of a normal, cut at 6σ
-    x + y                sums of means and of bounds; deviations as of a correlation of 1/2
+    x + y                sums of means and of bounds, cut at 7σ; deviations as of a correlation of 1/2
     pools                mean and deviation of one number; 4σ bound an average of all places
 
 Each channel's numbers are taken for normal, which is what a BatchNorm's statistics describe.  They end at a
@@ -16,11 +17,13 @@ import onnx_ir as ir
 
 from export.fold.batchnorm import BatchNorm, read_batchnorm
 from export.graph.edit import constant, onnx_op
-from export.graph.moments import Moments, know, moments_of
+from export.graph.moments import SIGMAS, Moments, know, moments_of, normal
+from export.int8.before import know_before
 from export.int8.functions import Function, function_between, function_of, times_x
 
-SIGMAS = 6.0
 AVERAGE_SIGMAS = 4.0
+SKEWED_SIGMAS = 9.0
+SUM_SIGMAS = 7.0
 CORRELATION = 0.5
 _Z = np.linspace(-SIGMAS, SIGMAS, 481)
 _WEIGHTS = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
@@ -35,37 +38,57 @@ _RESHAPED = _IN_ORDER | {"Transpose", "Split", "Slice", "Gather"}
 
 def carry_moments(model: ir.Model) -> int:
     """Note the moments at every tensor that they reach, in place; returns how many BatchNorms know theirs."""
-    known = 0
-    for node in model.graph:
-        norm = read_batchnorm(node) if onnx_op(node) == "BatchNormalization" else None
-        if isinstance(norm, BatchNorm):
-            _know_norm(node)
-            known += 1
+    norms = {
+        node: norm
+        for node in model.graph
+        if onnx_op(node) == "BatchNormalization" and isinstance(norm := read_batchnorm(node), BatchNorm)
+    }
     for node in model.graph:
         for output in node.outputs:
-            if moments_of(output) is None:
-                know(output, _after(node, output))
-    return known
+            if moments_of(output) is not None:
+                continue
+            found = _after_norm(node, norms[node]) if node in norms else _after(node, output)
+            readers = [reader for reader in output.consumers() if reader in norms]
+            if readers and output is readers[0].inputs[0]:
+                found = _as_read(found, readers[0])
+            know(output, found)
+    know_before(model)
+    return len(norms)
 
 
-def _know_norm(node: ir.Node) -> None:
-    """Before it (μ, σ), after it (β, |γ|)."""
-    source, output = node.inputs[0], node.outputs[0]
+def _statistics(node: ir.Node, rank: int) -> list[np.ndarray]:
+    """γ, β, μ and σ² of a BatchNorm, in float64, to broadcast to a tensor of this rank."""
+    shape = [1, -1, *[1] * (rank - 2)]
+    return [np.asarray(constant(value), np.float64).reshape(shape) for value in node.inputs[1:5]]
+
+
+def _after_norm(node: ir.Node, norm: BatchNorm) -> Moments | None:
+    """Mean β, deviation |γ|; its bounds are those of its input, scaled and shifted, where these are known."""
+    source = node.inputs[0]
     if source is None or source.shape is None:
-        return
-    shape = [1] * len(source.shape)
-    shape[1] = -1
-    gamma, beta, mean, variance = (
-        np.asarray(constant(value), np.float64).reshape(shape) for value in node.inputs[1:5]
-    )
-    know(output, normal(beta, np.abs(gamma)))
-    if not source.is_graph_input():
-        know(source, normal(mean, np.sqrt(np.maximum(variance, 0))))
+        return None
+    gamma, beta, _, _ = _statistics(node, len(source.shape))
+    before = moments_of(source)
+    if before is None:
+        return normal(beta, np.abs(gamma))
+    scale, shift = (array.reshape(gamma.shape) for array in (norm.scale, norm.shift))
+    ends = scale * before.low + shift, scale * before.high + shift
+    return Moments(mean=beta, std=np.abs(gamma), low=np.minimum(*ends), high=np.maximum(*ends))
 
 
-def normal(mean: np.ndarray, std: np.ndarray) -> Moments:
-    """A normal that is cut at 6σ."""
-    return Moments(mean=mean, std=std, low=mean - SIGMAS * std, high=mean + SIGMAS * std)
+def _as_read(known: Moments | None, norm: ir.Node) -> Moments | None:
+    """What the BatchNorm that reads a tensor says of it: mean μ and deviation σ.
+
+    Of what comes out of a Relu they are no normal's: its own bounds count, up to 9σ.
+    """
+    source = norm.inputs[0]
+    if source is None or source.shape is None:
+        return known
+    _, _, mean, variance = _statistics(norm, len(source.shape))
+    std = np.sqrt(np.maximum(variance, 0))
+    if known is None:
+        return normal(mean, std)
+    return _cut(Moments(mean=mean, std=std, low=known.low, high=known.high), SKEWED_SIGMAS)
 
 
 def of_function(function: Function, x: Moments) -> Moments:
@@ -95,7 +118,7 @@ def _after(node: ir.Node, output: ir.Value) -> Moments | None:
     if function is not None:
         return of_function(function, x)
     if op_type in ("GlobalAveragePool", "ReduceMean"):
-        x = _averaged(x)
+        x = _cut(x, AVERAGE_SIGMAS)  # of all places: nowhere near the extremes of one
     if op_type in _SAME:
         return x
     if op_type == "Pad":
@@ -140,12 +163,13 @@ def _exactly(array: np.ndarray) -> Moments:
 def _sum(x: Moments, y: Moments) -> Moments:
     """Terms of a residual net are alike: 6σ of independent ones would cut off what their sum reaches."""
     variance = x.std**2 + y.std**2 + 2 * CORRELATION * x.std * y.std
-    return Moments(mean=x.mean + y.mean, std=np.sqrt(variance), low=x.low + y.low, high=x.high + y.high)
+    whole = Moments(mean=x.mean + y.mean, std=np.sqrt(variance), low=x.low + y.low, high=x.high + y.high)
+    return _cut(whole, SUM_SIGMAS)
 
 
-def _averaged(x: Moments) -> Moments:
-    """Of all places: nowhere near the extremes of one."""
-    low, high = x.mean - AVERAGE_SIGMAS * x.std, x.mean + AVERAGE_SIGMAS * x.std
+def _cut(x: Moments, sigmas: float) -> Moments:
+    """The same with bounds that are no further than so many deviations from the mean."""
+    low, high = x.mean - sigmas * x.std, x.mean + sigmas * x.std
     return Moments(mean=x.mean, std=x.std, low=np.maximum(x.low, low), high=np.minimum(x.high, high))
 
 

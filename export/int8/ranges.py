@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.moments import moments_of
+from export.int8.bounds import first_bounds
 from export.int8.moments import carry_moments
 from export.int8.observe import NUM_BINS, Seen
 from service.contract.int8 import RangeSource
@@ -37,18 +38,18 @@ def from_statistics(
 ) -> TensorRanges:
     """6σ where moments are known; the declared range of an input; elsewhere what the golden rows show."""
     carry_moments(folded)
+    bounds = first_bounds(folded, specs)
     values = {value.name: value for node in folded.graph for value in node.outputs}
-    declared = {spec.name: (spec.minimum, spec.maximum) for spec in specs}
     ranges: dict[str, tuple[float, float]] = {}
     sources: dict[str, RangeSource] = {}
     means: dict[str, np.ndarray] = {}
     for name, seen in golden.items():
         moments = moments_of(values.get(name))
-        low, high = declared.get(name, (None, None))
+        low, high = bounds.get(name, (-np.inf, np.inf))
         if moments is not None:
-            ranges[name] = float(moments.low.min()), float(moments.high.max())
+            ranges[name] = max(low, float(moments.low.min())), min(high, float(moments.high.max()))
             sources[name], means[name] = "batchnorm", _broad(moments.mean, seen.mean.size)
-        elif low is not None and high is not None:
+        elif name in bounds:
             ranges[name], sources[name] = (low, high), "declared"
         else:
             ranges[name], sources[name] = (seen.low, seen.high), "golden rows"

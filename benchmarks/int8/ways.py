@@ -59,7 +59,7 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     graphs = {FLOAT32: model.SerializeToString()}
     golden = golden_inputs(net.source.inputs, None, 0)
     seen = observe(model, lambda: [golden], with_bins=False)
-    no_data = both(from_statistics(folded, seen, net.source.inputs))
+    no_data = both(from_statistics(folded, seen, net.source.inputs, "golden rows"))
     graphs[NO_DATA] = no_data[1].SerializeToString()
     seen = observe(model, lambda: (batch.inputs for batch in fit.read()), with_bins=True)
     candidates = [*no_data]

@@ -1,6 +1,9 @@
-"""What the first Convs can put out at all, by the declared range of what they read.
+"""What a tensor cannot exceed, whatever the rows: 6σ of a normal may reach beyond it.
 
-In: a folded graph, and the net's inputs.  Out: (low, high) by name; statistics may reach beyond it.
+In: a folded graph, and the net's inputs.  Out: (low, high) by name.
+
+A Relu's range must not begin below 0: the quantizer leaves the Relu out, and negative numbers would come
+through.  A Conv that reads an input of a declared range:
 
     low[o] = bias[o] + Σ min(W · low, W · high)[o, i, k]          0 is in every range: a Conv pads with it
 
@@ -19,28 +22,26 @@ from service.contract.tensors import TensorSpec
 Bounds = dict[str, tuple[float, float]]
 
 
-def first_bounds(model: ir.Model, specs: Sequence[TensorSpec]) -> Bounds:
-    """Of the inputs, of each Conv that reads one, and of what Relu, Clip and pools make of these."""
+def hard_bounds(model: ir.Model, specs: Sequence[TensorSpec]) -> Bounds:
+    """Of the inputs, of each Conv that reads one, of each Relu and Clip, and of MaxPools after these."""
     found: Bounds = {
         spec.name: (spec.minimum, spec.maximum)
         for spec in specs
         if spec.minimum is not None and spec.maximum is not None
     }
-    convs: set[str] = set()
+    declared = set(found)
     for node in model.graph:
         source = node.inputs[0].name if node.inputs and node.inputs[0] is not None else None
-        if source is None or source not in found or not node.outputs:
+        if source is None or not node.outputs:
             continue
-        bounds = _conv(node, *found[source]) if source not in convs else None
-        function = function_of(node)
-        if bounds is None and onnx_op(node) == "MaxPool":
-            bounds = found[source]
-        elif bounds is None and function is not None and onnx_op(node) in ("Relu", "Clip", "LeakyRelu"):
-            low, high = (float(np.ravel(function(np.array(end)))[0]) for end in found[source])
+        op_type, bounds = onnx_op(node), found.get(source)
+        if op_type in ("Relu", "Clip") and (function := function_of(node)) is not None:
+            low, high = (float(np.ravel(function(np.array(end)))[0]) for end in bounds or (-np.inf, np.inf))
             bounds = low, high
+        elif bounds is not None and op_type != "MaxPool":
+            bounds = _conv(node, *bounds) if source in declared else None
         if bounds is not None:
             found[str(node.outputs[0].name)] = bounds
-            convs.add(str(node.outputs[0].name))
     return found
 
 

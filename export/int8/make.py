@@ -2,7 +2,7 @@
 
 In: a proved float32 graph with its source and golden rows.  Out: an `Int8Graph`, or an Int8Error.
 
-    ranges   6σ from BatchNorm statistics; or from rows: one half fits them, the other chooses the method
+    ranges   6σ from BatchNorm statistics; with rows, some fit, and the others choose between the two
     gate     a drop of accuracy over the limit, or less than 1.1 × float32 on this machine: refused
 """
 
@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from export.compute.runtime import load
 from export.errors import SourceError
+from export.graph.moments import moments_of
 from export.int8.cpu import cpu_in_words, saturates
 from export.int8.data import MIN_ROWS, open_rows
 from export.int8.gate import Limits, check_accuracy, check_speed
@@ -30,11 +31,12 @@ from export.int8.replay import golden_answers
 from export.int8.rows import BATCH, Rows, made_rows, of_arrays
 from export.sources.source import Source
 from service.contract.bundle import Golden
-from service.contract.int8 import Int8, Int8Ranges
+from service.contract.int8 import Int8, Int8Ranges, RangeSource
 
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
 
+FIT_STEP = 8  # every eighth of a checkpoint's rows fits: a few hundred are enough, and the others judge
 LAYER_BATCHES = 8  # of the rows that judge: enough for a layer's noise, which is a mean over many numbers
 
 
@@ -87,21 +89,25 @@ def make_int8(
     batch = min(BATCH, source.max_rows or BATCH)
     golden_rows = of_arrays(dict(golden.inputs), None, "golden rows", batch)
     made = made_rows(source.inputs, 0, batch) or golden_rows
-    rows = _rows_to_fit(source, folded, options.calibrate, batch)
+    known = any(moments_of(value) is not None for node in folded.graph for value in node.outputs)
+    fit, judge = _rows_to_fit(source, options.calibrate, batch)
+    if fit is None and not known:
+        raise SourceError(
+            "the net has no BatchNorm whose statistics say how large its tensors are: give rows, "
+            "--calibrate DATA"
+        )
     say("int8: finding the range of every tensor")
-    if rows is None:
-        seen = observe(model, lambda: _inputs(golden_rows), with_bins=False)
-        tried = [("6 sigma", from_statistics(folded, seen, source.inputs))]
-        judge = _held_out(source, batch) or made
-    else:
-        seen = observe(model, lambda: _inputs(rows.half(0)), with_bins=True)
-        tried = [
-            ("minmax", from_rows(seen, squared_error=False)),
-            ("least squared error", from_rows(seen, squared_error=True)),
-        ]
-        judge = rows.half(1)
+    seen = observe(model, lambda: _inputs(fit or golden_rows), with_bins=fit is not None)
+    tried = []
+    if known:
+        where: RangeSource = "golden rows" if fit is None else "rows"
+        tried.append(("6 sigma", from_statistics(folded, seen, source.inputs, where)))
+    if fit is not None:
+        tried.append(("minmax", from_rows(seen, squared_error=False)))
+        tried.append(("least squared error", from_rows(seen, squared_error=True)))
+    judge = judge or made
     candidates = _candidates(source, model, reasons, tried, judge, say)
-    if rows is None:
+    if fit is None:
         candidates = [one for one in candidates if one.is_corrected]
     best = max(candidates, key=lambda one: one.comparison.worst_db)
     say("int8: measuring each layer, and the time of both graphs")
@@ -123,10 +129,10 @@ def make_int8(
         accuracy=best.comparison.accuracy,
         ranges=Int8Ranges.model_validate(
             {
-                "source": "batchnorm" if rows is None else "rows",
+                "source": "batchnorm" if best.method == "6 sigma" else "rows",
                 "method": best.method,
                 "is_bias_corrected": best.is_corrected,
-                "rows": 0 if rows is None else rows.half(0).num_rows,
+                "rows": 0 if fit is None else fit.num_rows,
                 "sqnr_db_of": {_words(one): one.comparison.worst_db for one in candidates},
             }
         ),
@@ -138,18 +144,14 @@ def make_int8(
     return Int8Graph(graph=graph, answers=answers, block=block)
 
 
-def _rows_to_fit(source: Source, folded: ir.Model, calibrate: Path | None, batch: int) -> Rows | None:
-    """The rows that ranges are fitted to; None: BatchNorm statistics know them."""
+def _rows_to_fit(source: Source, calibrate: Path | None, batch: int) -> tuple[Rows | None, Rows | None]:
+    """The rows that ranges are fitted to, and those that judge; None where there are none, or too few."""
     if calibrate is not None:
-        return open_rows(calibrate, source.inputs, source.preprocessing, source.labels, batch)
-    if any(value.meta.get("moments") is not None for node in folded.graph for value in node.outputs):
-        return None
-    held_out = _held_out(source, batch)
-    if held_out is not None and held_out.num_rows >= MIN_ROWS:
-        return held_out
-    raise SourceError(
-        "the net has no BatchNorm whose statistics say how large its tensors are: give rows, --calibrate DATA"
-    )
+        return open_rows(calibrate, source.inputs, source.preprocessing, source.labels, batch).split(2)
+    rows = _held_out(source, batch)
+    if rows is None or rows.num_rows < MIN_ROWS:
+        return None, rows
+    return rows.split(FIT_STEP if rows.num_rows >= FIT_STEP * MIN_ROWS else 2)
 
 
 def _held_out(source: Source, batch: int) -> Rows | None:

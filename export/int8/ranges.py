@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.moments import moments_of
-from export.int8.bounds import first_bounds
+from export.int8.bounds import hard_bounds
 from export.int8.moments import carry_moments
 from export.int8.observe import NUM_BINS, Seen
 from service.contract.int8 import RangeSource
@@ -34,25 +34,26 @@ class TensorRanges:
 
 
 def from_statistics(
-    folded: ir.Model, golden: Mapping[str, Seen], specs: Sequence[TensorSpec]
+    folded: ir.Model, shown: Mapping[str, Seen], specs: Sequence[TensorSpec], where: RangeSource
 ) -> TensorRanges:
-    """6σ where moments are known; the declared range of an input; elsewhere what the golden rows show."""
+    """6σ where moments are known; the declared range of an input; elsewhere what the rows of `where` show."""
     carry_moments(folded)
-    bounds = first_bounds(folded, specs)
+    bounds = hard_bounds(folded, specs)
+    inputs = {spec.name for spec in specs}
     values = {value.name: value for node in folded.graph for value in node.outputs}
     ranges: dict[str, tuple[float, float]] = {}
     sources: dict[str, RangeSource] = {}
     means: dict[str, np.ndarray] = {}
-    for name, seen in golden.items():
+    for name, seen in shown.items():
         moments = moments_of(values.get(name))
         low, high = bounds.get(name, (-np.inf, np.inf))
         if moments is not None:
             ranges[name] = max(low, float(moments.low.min())), min(high, float(moments.high.max()))
             sources[name], means[name] = "batchnorm", _broad(moments.mean, seen.mean.size)
-        elif name in bounds:
+        elif name in inputs and name in bounds:
             ranges[name], sources[name] = (low, high), "declared"
         else:
-            ranges[name], sources[name] = (seen.low, seen.high), "golden rows"
+            ranges[name], sources[name] = (seen.low, seen.high), where
     return TensorRanges(ranges=ranges, sources=sources, means=means)
 
 

@@ -39,20 +39,26 @@ class Rows:
     read: Callable[[], Iterator[Batch]]
     words: str
 
-    def half(self, which: int) -> "Rows":
-        """Every second row, from the first (0) or the second (1) on: data sets are often sorted."""
+    def split(self, step: int) -> tuple["Rows", "Rows"]:
+        """Every `step`th row, from the first on, and all others: data sets are often sorted."""
 
-        def read() -> Iterator[Batch]:
-            start = which
-            for batch in self.read():
-                size = len(next(iter(batch.inputs.values())))
-                rows = np.arange(start, size, 2)
-                start = (start - size) % 2
-                if rows.size:
-                    yield batch.part(rows)
+        def part(is_fit: bool) -> Callable[[], Iterator[Batch]]:
+            def read() -> Iterator[Batch]:
+                first = 0
+                for batch in self.read():
+                    size = len(next(iter(batch.inputs.values())))
+                    rows = np.flatnonzero((np.arange(first, first + size) % step == 0) == is_fit)
+                    first += size
+                    if rows.size:
+                        yield batch.part(rows)
 
-        number = (self.num_rows + 1 - which) // 2
-        return Rows(num_rows=number, read=read, words=self.words)
+            return read
+
+        number = -(-self.num_rows // step)
+        return (
+            Rows(num_rows=number, read=part(True), words=self.words),
+            Rows(num_rows=self.num_rows - number, read=part(False), words=self.words),
+        )
 
 
 def of_arrays(inputs: Arrays, labels: np.ndarray | None, words: str, batch: int = BATCH) -> Rows:

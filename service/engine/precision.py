@@ -25,8 +25,9 @@ from statistics import median
 
 import orjson
 
-from service.contract.bundle import Bundle, sha256
+from service.contract.bundle import GRAPH_FILE, Bundle, sha256
 from service.contract.files import aside, publish
+from service.contract.int8 import INT8_GRAPH_FILE
 from service.contract.parity import Parity
 from service.contract.text import first_line
 from service.engine.engine import Engine, EngineConfig, Precision, load_engine, plan_request
@@ -96,7 +97,10 @@ def _load_int8(bundle: Bundle, config: EngineConfig) -> Engine:
         golden=bundle.int8.golden,
         digest=sha256(f"int8 of {bundle.digest}".encode()),  # plans are kept by it
     )
-    return load_engine(quantized, config, _int8_excess)
+    try:
+        return load_engine(quantized, config, _int8_excess)
+    except EngineError as error:
+        raise EngineError(str(error).replace(GRAPH_FILE, INT8_GRAPH_FILE)) from None
 
 
 def _int8_excess(bundle: Bundle, parities: Sequence[Parity]) -> str | None:

@@ -45,11 +45,15 @@ def test_compressed_files_stream_too(tmp_path):
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_halves_are_every_second_row(batch):
     rows = of_arrays({"x": ROWS}, np.arange(40), "rows", batch)
-    halves = [rows.half(which) for which in (0, 1)]
+    halves = rows.split(2)
     assert [half.num_rows for half in halves] == [20, 20]
     assert np.array_equal(all_of(halves[0]), ROWS[::2])
     assert np.array_equal(all_of(halves[1]), ROWS[1::2])
     assert np.concatenate([one.labels for one in halves[1].read()]).tolist() == list(range(1, 40, 2))
+    few, others = rows.split(7)
+    assert (few.num_rows, others.num_rows) == (6, 34)
+    assert np.array_equal(all_of(few), ROWS[::7])
+    assert np.array_equal(all_of(others), np.delete(ROWS, np.s_[::7], axis=0))
 
 
 def test_labels_travel_with_their_rows(tmp_path):

@@ -7,11 +7,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import helper
 
 import export.commands.bundle as command
 from export.int8.make import Int8Options
 from export_kit import assert_refused, run_here
 from int8_kit import faster, slower
+from onnx_graphs import graph
 from service.contract.bundle import open_bundle
 from service.contract.parity import BUCKETS, measure
 
@@ -104,7 +106,34 @@ def test_flags_of_int8_need_it(tmp_path, flags):
     assert_refused(done, "--calibrate and --max-accuracy-drop belong to --dtype int8")
 
 
-def test_rows_choose_between_four_ways(tmp_path):
+def test_a_net_without_batchnorms_needs_rows(tmp_path):
+    weights = {"w": np.ones((2, 1, 1, 1), np.float32)}
+    net = graph([helper.make_node("Conv", ["x", "w"], ["y"])], weights, ["rows", 1, 8, 8], dtype=np.float32)
+    onnx.save(net, tmp_path / "net.onnx")
+    done = run_here("bundle", tmp_path / "net.onnx", "--to", tmp_path / "m", "--dtype", "int8")
+    assert_refused(done, "the net has no BatchNorm whose statistics say how large its tensors are: give rows")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda rows: rows[:, :, :7], "has rows of shape [1, 7, 8], the net takes [1, 8, 8]"),
+        (lambda rows: rows[:31], "31 rows, expected at least 32"),
+        (lambda rows: np.where(rows > 2, np.inf, rows), "is not finite in row"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_one_sentence(tmp_path, change, sentence):
+    np.savez(tmp_path / "rows.npz", change(np.random.default_rng(0).normal(size=(64, 1, 8, 8)) * 2))
+    done = run_here(
+        *("bundle", "nets:everything", "--input-shape", "1,8,8", "--to", tmp_path / "m", "--dtype", "int8"),
+        *("--calibrate", tmp_path / "rows.npz"),
+    )
+    assert_refused(done, sentence)
+    assert not (tmp_path / "m").exists()
+
+
+def test_rows_choose_between_six_ways(tmp_path):
     rows = tmp_path / "rows.npz"
     chance = np.random.default_rng(0)
     np.savez(rows, chance.normal(size=(64, 1, 8, 8)) * 2)
@@ -114,4 +143,4 @@ def test_rows_choose_between_four_ways(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     ranges = json.loads(done.stdout)["int8"]["ranges"]
-    assert (ranges["source"], ranges["rows"], len(ranges["sqnr_db_of"])) == ("rows", 32, 4)
+    assert (ranges["source"], ranges["rows"], len(ranges["sqnr_db_of"])) == ("rows", 32, 6)

@@ -4,36 +4,23 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
 from onnx import helper
-from torch import nn
 
 from export.fold.stages import fold
 from export.graph.file import serialize
 from export.graph.moments import Moments, know, moments_of
 from export.graph.prepare import prepare
+from export.int8.bounds import hard_bounds
 from export.int8.functions import clip_limits
 from export.int8.moments import carry_moments, normal
 from export.int8.observe import observe
+from export.int8.ranges import from_statistics
 from export.sources.trace import trace
+from lively_nets import lively_net
 from onnx_graphs import graph
-from training import nets
+from service.contract.tensors import TensorSpec
 
 ROWS = np.random.default_rng(1).normal(size=(64, 3, 16, 16)).astype(np.float32)
-
-
-def drawn(name: str, **settings: object) -> nn.Module:
-    """A net whose statistics are those of ROWS."""
-    torch.manual_seed(0)
-    net = nets.build_net(name, {"input_shape": (3, 16, 16), "num_classes": 5, **settings})
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
-    with torch.no_grad():
-        net.train()(torch.from_numpy(ROWS))
-    return net.eval()
 
 
 @pytest.mark.parametrize(
@@ -42,7 +29,7 @@ def drawn(name: str, **settings: object) -> nn.Module:
 )
 def test_they_are_what_rows_show_after_the_fold(name, settings):
     """Every tensor that a BatchNorm knew: its mean and deviation, in the units that the fold stores it in."""
-    unfolded = prepare(trace(drawn(name, **settings), (3, 16, 16)))
+    unfolded = prepare(trace(lively_net(name, ROWS, **settings), (3, 16, 16)))
     assert carry_moments(unfolded) > 3
     folded, _ = fold(unfolded)
     carry_moments(folded)
@@ -176,3 +163,101 @@ def test_a_linear_op_without_a_batchnorm_ends_them():
 def test_the_limits_of_a_clip():
     clip = ir.node("Clip", [ir.Value(name="x")], {"min": -1.0, "max": 2.0})
     assert clip_limits(clip) == (-1.0, 2.0)
+
+
+def before(*nodes: onnx.NodeProto, weights: dict[str, np.ndarray], means: np.ndarray) -> ir.Model:
+    """The graph after `carry_moments`, when a BatchNorm that ends it found mean `means` and deviation 2."""
+    size = means.size
+    norm = {"g": np.ones(size), "b": np.zeros(size), "m": means, "v": np.full(size, 4.0)}
+    last = helper.make_node("BatchNormalization", ["read", "g", "b", "m", "v"], ["y"], epsilon=0.0)
+    made = graph([*nodes, last], weights | norm, ["rows", 2, 4, 4], dtype=np.float32)
+    model = prepare(ir.from_proto(made))
+    carry_moments(model)
+    return model
+
+
+def known(model: ir.Model, name: str) -> Moments:
+    (value,) = [value for node in model.graph for value in node.outputs if value.name == name]
+    moments = moments_of(value)
+    assert moments is not None
+    return moments
+
+
+def test_parts_of_a_concat_have_its_moments():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Conv", ["x", "u"], ["d"]),
+        helper.make_node("Concat", ["c", "d"], ["read"], axis=1),
+    ]
+    weights = {"w": np.ones((3, 2, 1, 1)), "u": np.ones((1, 2, 1, 1))}
+    model = before(*nodes, weights=weights, means=np.array([1.0, 2.0, 3.0, 4.0]))
+    assert known(model, "c").mean.ravel().tolist() == [1, 2, 3]
+    assert known(model, "d").mean.ravel().tolist() == [4]
+    assert known(model, "d").std.ravel().tolist() == [2]
+
+
+def test_a_residual_branch_is_what_its_sum_leaves():
+    """Sum and stream are normal with deviations 2 and 1: the branch has √3 if independent of the stream."""
+    one = {"h": np.full(2, 0.5), "n": np.ones(2)}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "n", "h", "h", "n"], ["stream"], epsilon=0.0),
+        helper.make_node("Conv", ["stream", "w"], ["branch"]),
+        helper.make_node("Add", ["branch", "stream"], ["read"]),
+    ]
+    model = before(*nodes, weights={"w": np.ones((2, 2, 1, 1))} | one, means=np.array([1.0, 3.0]))
+    assert known(model, "branch").mean.ravel().tolist() == [0.5, 2.5]
+    assert np.sqrt(3) < known(model, "branch").std.max() < 3, "wide enough for branches against the stream"
+
+
+def test_two_branches_without_a_batchnorm_are_no_wider_than_their_sum():
+    one = {"h": np.full(2, 0.5), "n": np.ones(2)}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "n", "h", "h", "n"], ["stream"], epsilon=0.0),
+        helper.make_node("Conv", ["stream", "w"], ["c"]),
+        helper.make_node("MaxPool", ["stream"], ["p"], kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["p", "w", "k"], ["d"]),
+        helper.make_node("Add", ["c", "d"], ["read"]),
+    ]
+    weights = {"w": np.ones((2, 2, 1, 1)), "k": np.array([0.0, 7.0])} | one
+    model = before(*nodes, weights=weights, means=np.array([2.0, 9.0]))
+    assert known(model, "c").mean.ravel().tolist() == [1, 1], (
+        "the weights' sums by the means of what they read"
+    )
+    assert known(model, "d").mean.ravel().tolist() == [1, 8]
+    assert known(model, "d").std.max() == 2
+
+
+def test_a_relu_that_a_batchnorm_reads_keeps_its_bounds():
+    """Its statistics are not those of a normal: below 0 nothing comes out of a Relu."""
+    one = {"h": np.full(2, 0.5), "n": np.ones(2)}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "n", "h", "h", "n"], ["c"], epsilon=0.0),
+        helper.make_node("Relu", ["c"], ["read"]),
+    ]
+    moments = known(before(*nodes, weights=one, means=np.array([0.7, 0.7])), "read")
+    assert moments.low.min() == 0
+    assert moments.mean.ravel() == pytest.approx(0.7)
+    assert moments.high.max() == 6.5, "6σ of the BatchNorm before"
+
+
+def test_the_first_conv_reaches_no_further_than_its_input_allows():
+    weights = {"w": np.array([[1.0, -1.0], [2.0, 0.5]]).reshape(2, 2, 1, 1), "b": np.array([0.0, 1.0])}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["y"]),
+    ]
+    model = ir.from_proto(graph(nodes, weights, ["rows", 2, 4, 4], dtype=np.float32))
+    spec = TensorSpec(name="x", dtype="float32", shape=[None, 2, 4, 4], minimum=-1.0, maximum=3.0)
+    assert hard_bounds(model, [spec]) == {"x": (-1, 3), "c": (-4, 8.5), "r": (0, 8.5)}
+
+
+def test_a_range_never_begins_below_a_relu():
+    """Conv → Relu → BatchNorm: the quantizer leaves the Relu out, so that its range must cut."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["read"])]
+    model = before(*nodes, weights={"w": np.ones((2, 2, 1, 1))}, means=np.array([1.0, 3.0]))
+    assert known(model, "read").low.min() < 0, "a normal's"
+    proto = onnx.load_from_string(serialize(model))
+    shown = observe(proto, lambda: [{"x": ROWS[:2, :2, :4, :4]}], with_bins=False)
+    low, high = from_statistics(model, shown, [], "golden rows").ranges["read"]
+    assert (low, high) == (0, 15)

@@ -123,6 +123,10 @@ def test_a_cpu_that_saturates_is_found_by_the_replay(tmp_path):
     )
 
 
+def test_a_graph_that_does_not_load_is_named(tmp_path):
+    assert "ONNX Runtime cannot load int8.onnx" in str(loaded(tmp_path, int8=b"no graph").precision.reason)
+
+
 def test_required_int8_that_cannot_serve_is_not_ready(tmp_path):
     right = quantized(digits_net(), digits_net().rows(40))
     with pytest.raises(EngineError, match=r"int8 is required .* do not replay here: output 'logits' differs"):

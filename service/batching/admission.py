@@ -22,7 +22,7 @@ class Admission:
     queue_rows: int
 
     def check_space(self, num_rows: int, waiting: int, running: int) -> None:
-        """Raise BadRequest if the rows can never fit, Overloaded if not beside the `waiting` ones."""
+        """Raise BadRequest if the rows can never fit, Overloaded if not beside those `waiting`."""
         if num_rows > self.queue_rows:
             raise BadRequest(f"{num_rows} rows in one request, at most {self.queue_rows} are allowed")
         if waiting + num_rows > self.queue_rows:

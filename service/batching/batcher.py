@@ -6,7 +6,7 @@ Out: to each caller exactly its own rows' answers, or one clear error.
     a batch    = what waits, by priority and arrival, as many as the forecast finds best (no waiting for
                  more, unless asked); where a lane would be idle between two batches, one is prepared, and
                  what is over at once runs inline, on the event loop itself (choice.py, sharing.py)
-    a bound    = rows waiting ≤ queue_rows, else Overloaded
+    a bound    = rows waiting of short jobs ≤ queue_rows, and of all when a long one joins, else Overloaded
     a deadline = a job that would not be answered by then is refused at once
 
 A job whose caller has gone, or whose deadline has passed, is never handed to a lane. Closing refuses new jobs
@@ -32,7 +32,7 @@ from service.errors import DeadlinePassed, Draining
 
 @dataclass(frozen=True, kw_only=True)
 class BatcherConfig:
-    """`queue_rows` that may wait, `max_wait_s` that a free lane waits for more of them."""
+    """`queue_rows` that may wait, of short jobs and of all; `max_wait_s` that a free lane waits for more."""
 
     queue_rows: int
     max_wait_s: float = 0.0
@@ -107,9 +107,11 @@ class Batcher:
         """
         if self._is_closing:
             raise Draining("the server is shutting down")
-        self.check_space(num_rows)
+        largest = min(self.largest, size.max_rows)
+        is_long = num_rows > largest
+        self._check_space(num_rows, is_long=is_long)
         now = self._clock()
-        before = self._queue.work_before(priority)
+        before = self._queue.work_before(priority, is_long=is_long)
         free_in_s = self._choice.free_in_s(now)
         expected_s = free_in_s + self.forecast.finish_s(before, num_rows, size.cost)
         if timeout_s is not None:
@@ -117,7 +119,6 @@ class Batcher:
             self._admission.check_time(
                 num_rows, timeout_s, begins_in_s=begins_in_s, expected_s=expected_s, cost=size.cost
             )
-        largest = min(self.largest, size.max_rows)
         job = Job(
             num_rows=num_rows,
             num_pieces=-(-num_rows // largest),
@@ -184,9 +185,14 @@ class Batcher:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def check_space(self, num_rows: int) -> None:
-        """Raise if a job of `num_rows` would be refused for want of space, before it is even read."""
-        self._admission.check_space(num_rows, self.waiting_rows, self.running_rows)
+    def check_space(self) -> None:
+        """Raise if even a job of one row would be refused for want of space, before it is read."""
+        self._check_space(1, is_long=False)
+
+    def _check_space(self, num_rows: int, *, is_long: bool) -> None:
+        # Long jobs take no space from short ones: one client with many rows would lock all others out.
+        waiting = self._queue.num_rows if is_long else self._queue.num_short_rows
+        self._admission.check_space(num_rows, waiting, self.running_rows)
 
     def _pump(self) -> None:
         """Start batches while a lane is free and rows wait; called whenever either may have become true.

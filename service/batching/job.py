@@ -57,6 +57,7 @@ class Job:
         "deadline",
         "error",
         "expected_s",
+        "is_long",
         "is_settled",
         "num_pieces",
         "num_rows",
@@ -83,6 +84,7 @@ class Job:
     ) -> None:
         self.num_rows = num_rows
         self.num_pieces = num_pieces
+        self.is_long = num_pieces > 1
         self.submitted_at = submitted_at
         self.deadline = deadline
         self.priority = priority

@@ -3,6 +3,11 @@
 In: pieces of jobs.  Out: the pieces that should run next.
 
     priority 1 before 2 before 3 …;  0 (the client names none) stands for DEFAULT_PRIORITY
+    after a batch of a long job (of several pieces) one of short jobs (of one piece), if any wait
+
+In the order of arrival alone one client's 1024 rows would hold up every other client for all of their time,
+and four such clients without end. By turns a short job waits for one batch of a long one, and a long job
+takes at most twice as long (docs/decisions/0035-short-and-long-take-turns.md).
 
 Rows of different sizes never share a batch. The oldest row of the highest priority decides the size of the
 next batch, and those that wait with the same size join it: so no row waits for more batches than there were
@@ -13,6 +18,7 @@ A plain data structure: no clock, no event loop, no locks. The rows of a job tha
 the count at once; its pieces are passed over when their turn comes.
 """
 
+import math
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator
@@ -26,28 +32,41 @@ SizeKey = tuple[int, ...]
 
 
 class Level:
-    """What waits with one priority: its pieces by their size, and their rows' cost, settled ones apart."""
+    """The short or the long jobs of one priority: their pieces by size, and what their rows cost.
+
+    `work` leaves settled ones out.
+    """
 
     def __init__(self) -> None:
         self.by_size: dict[SizeKey, deque[Piece]] = {}
         self.work = 0.0
 
+    @property
+    def first_work(self) -> float:
+        """What one piece costs; roughly, if there are several sizes."""
+        for waiting in self.by_size.values():
+            for piece in waiting:
+                return piece.num_rows * piece.job.size.cost
+        return 0.0
+
 
 class RowQueue:
-    """Pieces that wait; `num_rows` are the rows of those whose jobs are not settled."""
+    """Pieces that wait; `num_rows`, of short jobs `num_short_rows`, are those whose jobs are not settled."""
 
     def __init__(self) -> None:
+        self._num_pieces = 0
         self.num_rows = 0
+        self.num_short_rows = 0
         self._num_arrivals = 0
         self._clear()
 
     def put(self, job: Job, pieces: list[Piece]) -> None:
         """Append all pieces of a job to its priority; the job tells this queue when it settles."""
-        priority = level_of(job)
-        level = self._levels.get(priority)
+        rank = rank_of(job)
+        level = self._levels.get(rank)
         if level is None:
-            level = self._levels[priority] = Level()
-            insort(self._order, priority)
+            level = self._levels[rank] = Level()
+            insort(self._order, rank)
         size = job.size
         waiting = level.by_size.get(size.key)
         if waiting is None:
@@ -60,12 +79,14 @@ class RowQueue:
         num_rows = job.waiting_rows = job.num_rows
         level.work += num_rows * size.cost
         self.num_rows += num_rows
+        if not job.is_long:
+            self.num_short_rows += num_rows
         job.on_settled = self._remove
 
     def __iter__(self) -> Iterator[Piece]:
-        """All pieces, by priority and then by arrival."""
-        for priority in self._order:
-            by_size = self._levels[priority].by_size
+        """All pieces, by priority and then by arrival, those of short or of long jobs first."""
+        for rank in self._ranks():
+            by_size = self._levels[rank].by_size
             pieces = [piece for waiting in by_size.values() for piece in waiting if not piece.job.is_settled]
             if len(by_size) > 1:
                 pieces.sort(key=_arrival)
@@ -100,31 +121,53 @@ class RowQueue:
                 if not piece.job.is_settled:
                     self._count_off(piece.job, piece.num_rows)
                     taken.append(piece)
+        if taken:
+            self._was_long = taken[0].job.is_long
         if self.num_rows == 0:
             self._clear()
         else:
             self._drop_empty(key)
         return taken
 
-    def work_before(self, priority: int) -> float:
+    def work_before(self, priority: int, *, is_long: bool = False) -> float:
         """How much waits that will run before a new job of this priority, in rows of cost 1."""
-        own = priority or DEFAULT_PRIORITY
-        work = 0.0
-        for level in self._order:
-            if level <= own:
-                work += self._levels[level].work
+        own = 2 * (priority or DEFAULT_PRIORITY)
+        work = short = 0.0
+        for rank in self._order:
+            level = self._levels[rank]
+            if rank <= own:
+                work += level.work
+                short = level.work if rank == own else 0.0
+            elif rank == own + 1:
+                # Of the long jobs a short one waits for one batch, and for one after each of its kind.
+                work += level.work if is_long else min(level.work, short + level.first_work)
         return work
 
+    def _ranks(self) -> list[int]:
+        """The levels in the order in which they run."""
+        if len(self._order) == 1 or self._was_long:
+            return self._order  # short jobs before the long ones of their priority
+        ranks = self._order.copy()
+        for index in range(len(ranks) - 1):
+            short, long = ranks[index], ranks[index + 1]
+            if long == short + 1 and long % 2 and self._arrival(long) < self._arrival(short):
+                ranks[index], ranks[index + 1] = long, short
+        return ranks
+
+    def _arrival(self, rank: int) -> float:
+        oldest = _oldest(self._levels[rank].by_size)
+        return math.inf if oldest is None else oldest.job.arrival
+
     def _next_size(self) -> tuple[SizeKey, list[deque[Piece]]]:
-        """The size of the next batch, and where its pieces wait: one deque for each priority, in order."""
+        """The size of the next batch, and where its pieces wait: one deque for each level, in order."""
         key: SizeKey = ()
         turn: list[deque[Piece]] = []
-        for priority in self._order:
-            by_size = self._levels[priority].by_size
+        for rank in self._ranks():
+            by_size = self._levels[rank].by_size
             if not turn:
                 first = _oldest(by_size)
                 if first is None:
-                    continue  # all of this priority has settled
+                    continue  # all of this level has settled
                 key = first.job.size.key
             elif key not in by_size:
                 break
@@ -134,13 +177,13 @@ class RowQueue:
         return key, turn
 
     def _drop_empty(self, key: SizeKey) -> None:
-        for priority in list(self._order):
-            by_size = self._levels[priority].by_size
+        for rank in list(self._order):
+            by_size = self._levels[rank].by_size
             if key in by_size and not by_size[key]:
                 del by_size[key]
             if not by_size:
-                del self._levels[priority]
-                self._order.remove(priority)
+                del self._levels[rank]
+                self._order.remove(rank)
 
     def _remove(self, job: Job) -> None:
         """Count off the waiting rows of a job that has settled."""
@@ -155,12 +198,15 @@ class RowQueue:
     def _clear(self) -> None:
         self._levels: dict[int, Level] = {}
         self._order: list[int] = []
+        self._was_long = False  # the batch that was taken last
         self._num_pieces = 0
         self._num_jobs = 0  # with rows that wait
 
     def _count_off(self, job: Job, num_rows: int) -> None:
         self.num_rows -= num_rows
-        self._levels[level_of(job)].work -= num_rows * job.size.cost
+        if not job.is_long:
+            self.num_short_rows -= num_rows
+        self._levels[rank_of(job)].work -= num_rows * job.size.cost
         job.waiting_rows -= num_rows
         if job.waiting_rows == 0:
             self._num_jobs -= 1
@@ -168,8 +214,8 @@ class RowQueue:
 
     def _compact(self) -> None:
         self._num_pieces = 0
-        for priority in list(self._order):
-            level = self._levels[priority]
+        for rank in list(self._order):
+            level = self._levels[rank]
             kept = {
                 key: left
                 for key, waiting in level.by_size.items()
@@ -179,13 +225,13 @@ class RowQueue:
             if kept:
                 level.by_size = kept
             else:
-                del self._levels[priority]
-                self._order.remove(priority)
+                del self._levels[rank]
+                self._order.remove(rank)
 
 
-def level_of(job: Job) -> int:
-    """The job's place among the priorities: 1 runs first."""
-    return job.priority or DEFAULT_PRIORITY
+def rank_of(job: Job) -> int:
+    """The job's place among the levels: two for each priority, short jobs even, long ones odd."""
+    return 2 * (job.priority or DEFAULT_PRIORITY) + job.is_long
 
 
 def _oldest(by_size: dict[SizeKey, deque[Piece]]) -> Piece | None:

@@ -10,6 +10,8 @@ file costs at most one baseline scan more. See docs/decisions/0031-fast-rows.md.
 import numpy as np
 from PIL import Image
 
+from service.contract.bytes_like import Buffer
+
 try:
     from simplejpeg import decode_jpeg
 except ImportError:
@@ -19,7 +21,7 @@ IS_FAST = decode_jpeg is not None
 _CHANNELS = {"RGB": ("RGBX", 4), "L": ("GRAY", 1)}
 
 
-def decoded_jpeg(opened: Image.Image, content: bytes | bytearray) -> np.ndarray | None:
+def decoded_jpeg(opened: Image.Image, content: Buffer) -> np.ndarray | None:
     """Levels (height, width, 4) of RGB and a byte without meaning, or (height, width, 1) of grey.
 
     None for whatever Pillow must decode.

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from service.contract.bytes_like import Buffer
 from service.contract.filters import Picture
 from service.contract.jpeg import decoded_jpeg
 from service.contract.resampling import framed
@@ -43,7 +44,7 @@ class UnknownFormatError(PictureError):
     """The bytes begin like none of the formats."""
 
 
-def read_pixels(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
+def read_pixels(content: Buffer, target: Target, formats: Sequence[str] = FORMATS) -> np.ndarray:
     """The pixels (C, H, W) uint8 of one picture in one of Pillow's `formats`; raises PictureError."""
     with _opened(content, target.max_pixels, formats) as image:
         levels = _fast_levels(image, content, target)
@@ -53,14 +54,14 @@ def read_pixels(content: bytes | bytearray, target: Target, formats: Sequence[st
     return np.ascontiguousarray(pixels_hwc.transpose(2, 0, 1))
 
 
-def read_image(content: bytes | bytearray, target: Target, formats: Sequence[str] = FORMATS) -> Image.Image:
+def read_image(content: Buffer, target: Target, formats: Sequence[str] = FORMATS) -> Image.Image:
     """A picture as it is before it is resized, in mode L or RGB, decoded by Pillow; raises PictureError."""
     with _opened(content, target.max_pixels, formats) as image:
         return _in_colours(image, target)
 
 
 def inspect_picture(
-    content: bytes | bytearray, max_pixels: int, formats: Sequence[str] = FORMATS
+    content: Buffer, max_pixels: int, formats: Sequence[str] = FORMATS
 ) -> tuple[bool, int, int]:
     """Whether a picture is grey, and its height and width once turned; raises PictureError."""
     with _opened(content, max_pixels, formats) as image:
@@ -74,7 +75,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise PictureError(f"has {width}×{height} pixels, at most {max_pixels} are decoded")
 
 
-def _fast_levels(image: Image.Image, content: bytes | bytearray, target: Target) -> Picture | None:
+def _fast_levels(image: Image.Image, content: Buffer, target: Target) -> Picture | None:
     """An opened JPEG decoded by simplejpeg, in the target's colours; None of one that Pillow must decode.
 
     That is one that is turned too, or grey where colours are wanted.
@@ -106,7 +107,7 @@ def _turn(image: Image.Image) -> None:
 
 
 @contextmanager
-def _opened(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -> Iterator[Image.Image]:
+def _opened(content: Buffer, max_pixels: int, formats: Sequence[str]) -> Iterator[Image.Image]:
     """The picture, whose header alone is read; whatever is raised while it is used becomes a PictureError."""
     try:
         with _pillow_limit_off(), warnings.catch_warnings():
@@ -123,14 +124,14 @@ def _opened(content: bytes | bytearray, max_pixels: int, formats: Sequence[str])
         raise PictureError(f"cannot be decoded: {reason}") from None
 
 
-def _open(content: bytes | bytearray, max_pixels: int, formats: Sequence[str]) -> Image.Image:
+def _open(content: Buffer, max_pixels: int, formats: Sequence[str]) -> Image.Image:
     if not content:
         raise PictureError("is empty: 0 bytes")
     try:
         image = Image.open(io.BytesIO(content), formats=tuple(formats))
     except UnidentifiedImageError:
         for start, name in _STARTS.items():
-            if content.startswith(start):
+            if bytes(content[: len(start)]) == start:
                 raise PictureError(f"is a {name} that is broken, or of a kind that is not read") from None
         raise UnknownFormatError(f"is none of {', '.join(formats)}") from None
     width, height = image.size

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
+from service.contract.bytes_like import Buffer
 from service.errors import HungUp, TooLarge
 from service.http.connected import while_connected
+from service.http.gathered import Gathered
 from service.http.limits import START_BYTES
 from service.http.reply import Receive
 from service.isolation.capacity import Capacity, Lease
-from service.protocol.compression import Buffer, check_compressed, decompress, window_bits
+from service.protocol.compression import check_compressed, decompress, window_bits
 
 LIGHT_BYTES = 1 << 20  # of a compressed body, as sent and once decompressed
 MAX_HEAVY = 2  # decompressed bodies that are held at once
@@ -67,12 +69,15 @@ class BodyReader:
         Raises TooLarge, BadRequest, UnknownEncoding or HungUp.
         """
         limit = self._limit
-        if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
-            raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
+        num_expected = None
+        if declared is not None and declared.isdigit():
+            if len(declared) > 18 or int(declared) > limit:
+                raise TooLarge(f"the body has {declared.decode()[:20]} bytes, at most {limit} are allowed")
+            num_expected = int(declared)
         bits = window_bits(encoding)
         if bits is not None:
             check_start = partial(check_compressed, bits=bits)
-        body = await receive_all(receive, limit, check_start)
+        body = await receive_all(receive, limit, check_start, num_expected)
         return Body(body) if bits is None else await while_connected(receive, self._inflated(body, bits))
 
     async def _inflated(self, body: Buffer, bits: int) -> Body:
@@ -99,29 +104,34 @@ async def _in_thread(threads: Executor, body: Buffer, bits: int, limit: int) -> 
         is_wanted = False  # cancelled: the thread sees it before the next step
 
 
-async def receive_all(receive: Receive, limit: int, check_start: Callable[[bytes], None] = _accept) -> Buffer:
+async def receive_all(
+    receive: Receive,
+    limit: int,
+    check_start: Callable[[bytes], None] = _accept,
+    num_expected: int | None = None,
+) -> Buffer:
     """A whole body as sent, of at most `limit` bytes; raises TooLarge as soon as it has more, or HungUp.
 
-    `check_start` is that of `BodyReader.read`.
+    `check_start` is that of `BodyReader.read`; `num_expected` bytes are declared, if it is known.
     """
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         only: bytes = message.get("body", b"")
-        return _within(only, limit)
-    body = bytearray()
+        _check_size(len(only), limit)
+        return only
+    body = Gathered(limit if num_expected is None else num_expected)
     while message["type"] == "http.request":
-        lacks_start = len(body) < START_BYTES
-        body += message.get("body", b"")
-        _within(body, limit)
+        lacks_start = body.num_bytes < START_BYTES
+        body.add(message.get("body", b""))
+        _check_size(body.num_bytes, limit)
         if not message.get("more_body"):
-            return body
-        if lacks_start and len(body) >= START_BYTES:
-            check_start(bytes(body[:START_BYTES]))
+            return body.content
+        if lacks_start and body.num_bytes >= START_BYTES:
+            check_start(bytes(body.content[:START_BYTES]))
         message = await receive()
     raise HungUp("the client hung up before its request was complete")
 
 
-def _within(body: Buffer, limit: int) -> Buffer:
-    if len(body) > limit:
+def _check_size(num_bytes: int, limit: int) -> None:
+    if num_bytes > limit:
         raise TooLarge(f"the body has more than {limit} bytes")
-    return body

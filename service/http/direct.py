@@ -6,9 +6,11 @@ In: head and body.  Out: a call of the endpoint once the body is whole and it ha
 import time
 from collections.abc import Callable
 
+from service.contract.bytes_like import Buffer
 from service.errors import ServiceError
 from service.http.channel import Channel
 from service.http.exchange import Exchange, no_room
+from service.http.gathered import Gathered
 from service.http.limits import START_BYTES
 from service.http.parser import Head
 from service.http.reply import (
@@ -21,7 +23,6 @@ from service.http.reply import (
     header_lines,
 )
 from service.http.shared import Shared
-from service.protocol.compression import Buffer
 
 
 class DirectExchange(Exchange):
@@ -37,10 +38,8 @@ class DirectExchange(Exchange):
         self.origin: bytes | None = None
         self._lacks_start = False  # of a long body; then it is checked as soon as that is there
         self.on_hang_up: Callable[[], None] | None = None
-        # A body that comes in one part, as most do, is never copied. Others are joined as they come: an
-        # object for each part would take 25 times the bytes of a client's small chunks.
-        self._only: bytes = b""
-        self._joined: bytearray | None = None
+        self._only: bytes = b""  # a body that comes in one part, as most do
+        self._gathered: Gathered | None = None
         for name, value in head.headers:
             if name == b"inference-header-content-length":
                 self.header_length = value
@@ -56,7 +55,7 @@ class DirectExchange(Exchange):
     @property
     def body(self) -> Buffer:
         """Everything after the head, as sent."""
-        return self._only if self._joined is None else self._joined
+        return self._only if self._gathered is None else self._gathered.content
 
     def take_body(self) -> Buffer:
         """The body; the exchange keeps it no longer, though it counts as held until the answer."""
@@ -149,11 +148,13 @@ class DirectExchange(Exchange):
             self.refuse(error)
 
     def _take(self, part: bytes) -> None:
-        if self._joined is not None:
-            self._joined += part
+        if self._gathered is not None:
+            self._gathered.add(part)
         elif self._only:
-            self._joined = bytearray(self._only)
-            self._joined += part
+            limit = self._shared.limits.max_body_bytes
+            gathered = self._gathered = Gathered(limit if self.head.length < 0 else self.head.length)
+            gathered.add(self._only)
+            gathered.add(part)
             self._only = b""
         else:
             self._only = part
@@ -162,4 +163,4 @@ class DirectExchange(Exchange):
 
     def _drop_body(self) -> None:
         self._only = b""
-        self._joined = None
+        self._gathered = None

@@ -15,14 +15,13 @@ import sys
 from concurrent.futures import Executor
 from contextlib import suppress
 
+from service.contract.bytes_like import Buffer
 from service.errors import Unavailable
 from service.isolation.child import ANSWER, LENGTH, REQUEST, Answer
 
 START_TIMEOUT_S = 30.0
 NICENESS = 10  # answers from models go first
 PIPE_BYTES = 1 << 20  # the most that a user may have; by default 64 KiB, and a change of process for each
-
-Part = bytes | bytearray | memoryview
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG")  # nothing else of the environment: it may hold secrets
 _log = logging.getLogger("foldserve")
@@ -81,7 +80,7 @@ class IsolatedProcess:
                 threads.submit(process._see_off)
         return process
 
-    async def ask(self, parts: list[Part], num_bytes: int, max_answer_bytes: int) -> Answer:
+    async def ask(self, parts: list[Buffer], num_bytes: int, max_answer_bytes: int) -> Answer:
         """Its answer about these parts, within `num_bytes` of memory beside the parts; raises Ended.
 
         Each part is taken from the list once it is sent: then the process holds it, and that is enough.
@@ -99,7 +98,7 @@ class IsolatedProcess:
         """Return when it has ended."""
         await asyncio.get_running_loop().run_in_executor(self._threads, self._see_off)
 
-    async def _in_thread(self, parts: list[Part], max_answer_bytes: int) -> Answer:
+    async def _in_thread(self, parts: list[Buffer], max_answer_bytes: int) -> Answer:
         self.is_usable = False
         loop = asyncio.get_running_loop()
         # Cancelled, the thread waits on until the process is killed, which ends both pipes.
@@ -107,7 +106,7 @@ class IsolatedProcess:
         self.is_usable = True
         return answer
 
-    def _exchange(self, parts: list[Part], max_answer_bytes: int) -> Answer:
+    def _exchange(self, parts: list[Buffer], max_answer_bytes: int) -> Answer:
         with suppress(OSError):  # it has ended: the answer, or its absence, says why
             while parts:
                 self._requests.write(parts.pop(0))

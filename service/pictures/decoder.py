@@ -19,12 +19,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from service.contract.bytes_like import Buffer
 from service.contract.pictures import UnknownFormatError
 from service.contract.preprocessing import Preprocessing
 from service.errors import BadPicture, Overloaded, TooLarge
 from service.isolation.capacity import Capacity
 from service.isolation.pool import ProcessPool
-from service.pictures.form import Bytes, Picture, files_of, is_form
+from service.pictures.form import Picture, files_of, is_form
 from service.pictures.processes import MODULE, FileError, decode_in_process
 from service.pictures.request import PictureRequest, bad_picture
 from service.pictures.weight import LIGHT_BYTES, Weight, are_light, are_tiny, check_format
@@ -62,7 +63,7 @@ class PictureDecoder:
         # Parsing a large form takes up to 0.2 s: one at a time, and not before light pictures in the queue.
         self._form_thread = ThreadPoolExecutor(1, thread_name_prefix="form")
 
-    async def pictures(self, content_type: str, body: Bytes) -> list[Picture]:
+    async def pictures(self, content_type: str, body: Buffer) -> list[Picture]:
         """The pictures of a body: the files of a form, or the body itself, whose name is None."""
         if not is_form(content_type):
             return [(None, body)]

@@ -17,10 +17,10 @@ from multipart import (
     parse_options_header,
 )
 
+from service.contract.bytes_like import Buffer
 from service.errors import BadRequest, TooLarge
 
-Bytes = bytes | bytearray
-Picture = tuple[str | None, Bytes]  # a file's name, None where the picture is the body itself, and its bytes
+Picture = tuple[str | None, Buffer]  # a file's name, None where the picture is the body itself, and its bytes
 
 MAX_BOUNDARY = 70  # RFC 2046
 MAX_HEADERS = 8  # of a part; RFC 7578 defines three
@@ -35,7 +35,7 @@ def is_form(content_type: str) -> bool:
     return content_type[: len(_FORM)].lower() == _FORM
 
 
-def files_of(content_type: str, body: Bytes, max_files: int, *, is_whole: bool = True) -> list[Picture]:
+def files_of(content_type: str, body: Buffer, max_files: int, *, is_whole: bool = True) -> list[Picture]:
     """Name and bytes of every file, in the order of the form; fields that are no files are left out.
 
     Of a body that is only a form's start, the last file may be cut off, and there may be none.
@@ -72,7 +72,7 @@ def files_of(content_type: str, body: Bytes, max_files: int, *, is_whole: bool =
     return files
 
 
-def _read(parser: PushMultipartParser, body: Bytes, is_whole: bool) -> Iterator[Picture]:
+def _read(parser: PushMultipartParser, body: Buffer, is_whole: bool) -> Iterator[Picture]:
     name: str | None = None
     content = bytearray()
     for start in range(0, len(body), SLICE):

@@ -7,10 +7,11 @@ import math
 
 import numpy as np
 
+from service.contract.bytes_like import Buffer
 from service.contract.pictures import PictureError, UnknownFormatError
 from service.contract.target import Target
 from service.isolation.pool import ProcessPool
-from service.isolation.process import Ended, Part
+from service.isolation.process import Ended
 from service.pictures.child import PIXELS, UNKNOWN
 
 MODULE = "service.pictures.child"
@@ -27,7 +28,7 @@ class FileError(Exception):
 
 
 async def decode_in_process(
-    pool: ProcessPool, contents: list[bytes | bytearray], target: Target, num_bytes: int
+    pool: ProcessPool, contents: list[Buffer], target: Target, num_bytes: int
 ) -> np.ndarray:
     """Pixels (N, C, H, W) uint8 of N files, within `num_bytes` of memory beside the files.
 
@@ -36,7 +37,7 @@ async def decode_in_process(
     """
     shape = (len(contents), *target.shape)
     async with pool.borrow() as process:
-        parts: list[Part] = [target.to_json(), *contents]
+        parts: list[Buffer] = [target.to_json(), *contents]
         contents.clear()
         try:
             kind, content, index = await process.ask(

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from service.contract.bytes_like import Buffer
 from service.contract.pictures import PictureError, UnknownFormatError, read_pixels
 from service.contract.preprocessing import Preprocessing
 from service.errors import BadPicture
-from service.pictures.form import Bytes, Picture
+from service.pictures.form import Picture
 from service.pictures.weight import Weight, weigh
 
 
@@ -29,7 +30,7 @@ class PictureRequest:
         self.row_bytes = len(pictures) * 5 * math.prod(self.target.shape)
         self._preprocessing = preprocessing
 
-    def take_contents(self) -> list[Bytes]:
+    def take_contents(self) -> list[Buffer]:
         """The files' bytes, which the request keeps no longer."""
         contents = [content for _, content in self.pictures]
         self.pictures.clear()

@@ -13,6 +13,7 @@ that way is not refused here: it weighs as much as a picture may, and the decode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from service.contract.bytes_like import Buffer
 from service.contract.pictures import UnknownFormatError, check_size
 from service.contract.resampling import working_bytes
 from service.contract.target import Target
@@ -60,16 +61,17 @@ class _Header:
     is_plain: bool = True  # nothing in the file but pixels costs anything worth counting
 
 
-def weigh(content: bytes | bytearray, target: Target) -> Weight:
+def weigh(content: Buffer, target: Target) -> Weight:
     """The weight of one picture that becomes pixels of `target`.
 
     Raises PictureError if it is over `max_pixels`, UnknownFormatError if it is none.
     """
-    if content.startswith(_PNG):
+    start = bytes(content[:12])
+    if start.startswith(_PNG):
         header = _png(content)
-    elif content.startswith(_JPEG):
+    elif start.startswith(_JPEG):
         header = _jpeg(content)
-    elif content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+    elif start.startswith(b"RIFF") and start[8:] == b"WEBP":
         header = _webp(content)
     elif content:
         raise UnknownFormatError(_NO_PICTURE)
@@ -97,10 +99,11 @@ def weigh(content: bytes | bytearray, target: Target) -> Weight:
     )
 
 
-def check_format(start: bytes | bytearray) -> None:
+def check_format(start: Buffer) -> None:
     """Raise UnknownFormatError if no picture begins with these bytes."""
-    is_webp = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
-    if len(start) >= 12 and not is_webp and not start.startswith((_PNG, _JPEG)):
+    head = bytes(start[:12])
+    is_webp = head.startswith(b"RIFF") and head[8:] == b"WEBP"
+    if len(head) == 12 and not is_webp and not head.startswith((_PNG, _JPEG)):
         raise UnknownFormatError(_NO_PICTURE)
 
 
@@ -125,7 +128,7 @@ def are_tiny(weights: Sequence[Weight], num_file_bytes: int) -> bool:
     )
 
 
-def _png(content: bytes | bytearray) -> _Header | None:
+def _png(content: Buffer) -> _Header | None:
     """From IHDR; every chunk is visited, because one may hold a megabyte of text in a kilobyte."""
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
     depth, colour = content[24:25], content[25:26]
@@ -135,7 +138,8 @@ def _png(content: bytes | bytearray) -> _Header | None:
     is_plain = True
     position = 8
     for _ in range(MAX_CHUNKS):
-        length, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
+        length = int.from_bytes(content[position : position + 4])
+        kind = bytes(content[position + 4 : position + 8])
         if kind == b"IEND" or position >= len(content):
             break
         if kind == b"IHDR" and position != 8:
@@ -154,9 +158,9 @@ def _png(content: bytes | bytearray) -> _Header | None:
     )
 
 
-def _jpeg(content: bytes | bytearray) -> _Header | None:
+def _jpeg(content: Buffer) -> _Header | None:
     """From the frame's segment, which comes before the first scan."""
-    frame: bytes | bytearray | None = None
+    frame: Buffer | None = None
     marker_of_frame = 0
     position = 2
     for _ in range(MAX_SEGMENTS):
@@ -187,24 +191,24 @@ def _jpeg(content: bytes | bytearray) -> _Header | None:
     )
 
 
-def _scans(content: bytes | bytearray) -> int:
+def _scans(content: Buffer) -> int:
     """How many scans may follow; after one of all components libjpeg accepts no other."""
     # In a larger file, which is not light whatever it holds, the search itself would take long.
-    return max(1, content.count(bytes((0xFF, _START_OF_SCAN)))) if len(content) <= LIGHT_BYTES else 1
+    return max(1, bytes(content).count(bytes((0xFF, _START_OF_SCAN)))) if len(content) <= LIGHT_BYTES else 1
 
 
-def _coefficient_bytes(frame: bytes | bytearray) -> int:
+def _coefficient_bytes(frame: Buffer) -> int:
     """Bytes of coefficients for a pixel: fewer where colours have been sampled more coarsely."""
     sampling = [(factors >> 4) * (factors & 15) for factors in frame[7::3]]
     largest = max(factors >> 4 for factors in frame[7::3]) * max(factors & 15 for factors in frame[7::3])
     return -(-2 * sum(sampling) // max(1, largest))
 
 
-def _webp(content: bytes | bytearray) -> _Header | None:
+def _webp(content: Buffer) -> _Header | None:
     """From the first chunk: lossy, lossless, or extended."""
     kind = content[12:16]
     if len(content) < 30:
-        content = content.ljust(30, b"\0")
+        content = bytes(content).ljust(30, b"\0")
     if kind == b"VP8 " and content[23:26] == b"\x9d\x01\x2a":
         width, height = (int.from_bytes(content[at : at + 2], "little") & 0x3FFF for at in (26, 28))
     elif kind == b"VP8L" and content[20] == 0x2F:

@@ -7,9 +7,8 @@ TooLarge as soon as it is.
 import zlib
 from collections.abc import Callable
 
+from service.contract.bytes_like import Buffer
 from service.errors import BadRequest, HungUp, TooLarge, UnknownEncoding
-
-Buffer = bytes | bytearray
 
 MAX_MEMBERS = 64
 SLICE = 64 * 1024  # of compressed bytes

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from service.contract.bytes_like import Buffer
 from service.errors import BadRequest
 
 MAX_DEPTH = 100
@@ -29,7 +30,7 @@ _BLANKS = b" \t\r\n"
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def check_weight(text: bytes | bytearray | memoryview, max_elements: int) -> None:
+def check_weight(text: Buffer, max_elements: int) -> None:
     """Raise BadRequest if the JSON holds more strings, lists or elements than any request for a model needs.
 
     `max_elements` is how many numbers the model's inputs take in one request.  Nested lists put at most one
@@ -53,15 +54,15 @@ def check_weight(text: bytes | bytearray | memoryview, max_elements: int) -> Non
             raise BadRequest(f"the request's JSON has {found} {what}, at most {limit} are allowed")
 
 
-def check_text_start(start: bytes | bytearray) -> None:
+def check_text_start(start: Buffer) -> None:
     """Raise BadRequest if no JSON object begins with these bytes."""
     if (found := _NEVER_JSON.search(start)) is not None:
         raise BadRequest(f"the request is not JSON: unexpected byte at byte {found.end() - 1}")
-    if start.lstrip(_BLANKS)[:1] not in (b"{", b""):
+    if bytes(start).lstrip(_BLANKS)[:1] not in (b"{", b""):
         raise BadRequest(_NO_OBJECT)
 
 
-def read_document(text: bytes | bytearray | memoryview, max_elements: int = 0) -> dict[str, Any]:
+def read_document(text: Buffer, max_elements: int = 0) -> dict[str, Any]:
     """Check the weight, parse, and check that it is one object and not nested too deep; raises BadRequest.
 
     `max_elements` is that of `check_weight`.
@@ -80,7 +81,7 @@ def read_document(text: bytes | bytearray | memoryview, max_elements: int = 0) -
     return document
 
 
-def may_hold_bools(text: bytes | bytearray | memoryview) -> bool:
+def may_hold_bools(text: Buffer) -> bool:
     """False if neither `true` nor `false` occurs in the text, so that no element need be checked."""
     raw = bytes(text)
     return b"true" in raw or b"false" in raw

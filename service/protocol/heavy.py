@@ -8,12 +8,12 @@ runs Python. In a process of its own it holds up no other client, and ends with 
 
 from dataclasses import dataclass
 
+from service.contract.bytes_like import Buffer
 from service.errors import BadRequest, ServiceError, TooLarge
 from service.isolation.capacity import Capacity
 from service.isolation.pool import ProcessPool
-from service.isolation.process import Ended, Part
+from service.isolation.process import Ended
 from service.protocol.child import READ, expected_json
-from service.protocol.compression import Buffer
 from service.protocol.signature import Signature
 
 MODULE = "service.protocol.child"
@@ -66,7 +66,7 @@ class HeavyRequests:
         """End the processes."""
         await self._processes.close()
 
-    async def _ask(self, parts: list[Part], num_bytes: int, max_answer_bytes: int) -> BinaryRequest:
+    async def _ask(self, parts: list[Buffer], num_bytes: int, max_answer_bytes: int) -> BinaryRequest:
         try:
             async with self._processes.borrow() as process:
                 kind, content, number = await process.ask(parts, num_bytes, max_answer_bytes)

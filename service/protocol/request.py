@@ -14,14 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.contract.bytes_like import Buffer
 from service.errors import BadRequest
 from service.protocol.document import check_text_start, check_weight, may_hold_bools, read_document
 from service.protocol.head import Head, RequestedOutput, RequestInput, read_head
 from service.protocol.quick import quick_document
 from service.protocol.signature import Signature
 from service.protocol.tensors import from_bytes, from_json
-
-Buffer = bytes | bytearray
 
 MAX_KEPT_HEADS = 256
 MAX_KEPT_BYTES = 2048
@@ -95,9 +94,7 @@ class RequestParser:
     def _read(self, text: bytes | memoryview) -> Head:
         return read_head(read_document(text, self.signature.max_elements), self.signature, has_header=True)
 
-    def _with_tensors(
-        self, head: Head, text: Buffer | memoryview, body: Buffer, tail: int | None
-    ) -> InferRequest:
+    def _with_tensors(self, head: Head, text: Buffer, body: Buffer, tail: int | None) -> InferRequest:
         tensors: dict[str, np.ndarray] = {}
         offset = tail or 0
         for given in head.inputs:

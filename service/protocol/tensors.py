@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from service.contract.bytes_like import Buffer
 from service.errors import BadRequest
 from service.protocol.datatypes import ARRAY_CODES, NUMPY
 
@@ -63,9 +64,7 @@ def _from_numbers(numbers: np.ndarray, name: str, datatype: str, shape: Shape) -
     return values.reshape(shape)
 
 
-def from_bytes(
-    body: bytes | bytearray, offset: int, datatype: str, name: str, shape: Shape, count: int
-) -> np.ndarray:
+def from_bytes(body: Buffer, offset: int, datatype: str, name: str, shape: Shape, count: int) -> np.ndarray:
     """A view on `count` elements of the body; their bytes are known to be there."""
     if count == 0:
         return np.empty(shape, NUMPY[datatype])

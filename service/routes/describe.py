@@ -180,7 +180,7 @@ def add_repository(app: FastAPI, models: ModelRegistry, *, has_control: bool) ->
 
 async def _parameters(request: Request) -> dict[str, Any]:
     body = await receive_all(request.receive, MAX_PARAMETERS)
-    return read_document(body) if body.strip() else {}
+    return read_document(body) if bytes(body).strip() else {}
 
 
 def answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:

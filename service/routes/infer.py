@@ -18,11 +18,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from service.batching.job import ONE_SIZE, Job, Tensors
+from service.contract.bytes_like import Buffer
 from service.errors import DeadlinePassed, Draining, HungUp, NotInMemory, ServiceError, TooLarge, UnknownModel
 from service.http.direct import DirectExchange
 from service.models.registry import ModelRegistry
 from service.models.served import Served
-from service.protocol.compression import Buffer, check_compressed, decoded, window_bits
+from service.protocol.compression import check_compressed, decoded, window_bits
 from service.protocol.head import Head
 from service.protocol.heavy import HeavyRequests
 from service.protocol.request import InferRequest
@@ -196,7 +197,7 @@ class InferEndpoint:
     def _read(self, call: InferCall, exchange: DirectExchange, served: Served) -> None:
         """Submit the request of a whole body, now or once it was read elsewhere; raises what refuses it."""
         call.record.served = served
-        served.batcher.check_space(1)  # a full queue refuses before the body is parsed
+        served.batcher.check_space()  # a full queue refuses before the body is parsed
         body, length = exchange.body, exchange.header_length
         if exchange.encoding is None and _json_length(body, length) <= LONG_JSON:
             call.submit(served, served.parser.parse(body, length))

@@ -3,6 +3,7 @@
 In: the app and the served models.  Out: the OpenAPI document.
 """
 
+import asyncio
 from math import prod
 from typing import Any
 
@@ -110,17 +111,25 @@ class KeptDocument:
         self._app = app
         self._models = models
         self._example: Signature | None = None  # of which model the kept document speaks
-        self._text: bytes | None = None
+        self._making: asyncio.Task[bytes] | None = None
 
     async def __call__(self, request: Request) -> Response:
         """The answer."""
         served = self._models.served
         example = served[0].signature if served else None
-        text = self._text
-        if text is None or example is not self._example:
-            text = await run_in_threadpool(lambda: orjson.dumps(describe(self._app, self._models)))
-            self._example, self._text = example, text
-        return Response(text, media_type="application/json")
+        if self._making is None or example is not self._example or _has_failed(self._making):
+            self._example = example
+            self._making = asyncio.create_task(run_in_threadpool(self._made))
+        # Made once for all who wait for it: 200 requests at once would have it made 200 times.  A client that
+        # hangs up must not take it from the others.
+        return Response(await asyncio.shield(self._making), media_type="application/json")
+
+    def _made(self) -> bytes:
+        return orjson.dumps(describe(self._app, self._models))
+
+
+def _has_failed(making: asyncio.Task[bytes]) -> bool:
+    return making.done() and (making.cancelled() or making.exception() is not None)
 
 
 def describe(app: FastAPI, models: ModelRegistry) -> dict[str, Any]:

@@ -108,7 +108,7 @@ async def test_the_next_batch_is_handed_over_before_answers_are_dealt() -> None:
 
 
 async def test_case_20_batches_that_end_in_another_order_answer_their_own_callers() -> None:
-    gates = {value: asyncio.Event() for value in (0.0, 4.0)}
+    gates = {value: asyncio.Event() for value in (0.0, 6.0)}
 
     async def engine(jobs: Sequence[Tensors], num_lanes: int) -> BatchResult:
         await gates[float(jobs[0]["x"][0])].wait()
@@ -117,7 +117,7 @@ async def test_case_20_batches_that_end_in_another_order_answer_their_own_caller
     batcher = started(engine, lanes=2)
     long, mate = submit(batcher, *range(6)), submit(batcher, 6)
     await asyncio.sleep(1)
-    gates[4.0].set()
+    gates[6.0].set()
     assert await ys(batcher, mate) == [12]
     assert not long.future.done()
     gates[0.0].set()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batcher_kit import LARGEST, Asked, GatedEngine, TimedEngine, now, started, submit
 from service.batching.batcher import Batcher
 from service.batching.execution import Execution
-from service.batching.job import BatchResult, Tensors
+from service.batching.job import BatchResult, Job, Tensors
 from service.errors import BadRequest, DeadlinePassed, Draining, ModelFailed, Overloaded
 
 QUEUE_ROWS = 16
@@ -105,11 +105,17 @@ class World:
     may_give_up: bool = False
     wrong: list[AssertionError] = field(default_factory=list)
 
+    @property
+    def jobs(self) -> list[Job]:
+        return [caller.asked.job for caller in self.callers]
+
     def come(self, step: Submit) -> None:
         values = [float(self.next_value + index) for index in range(step.num_rows)]
         self.next_value += step.num_rows
         sent = [math.nan, *values[1:]] if step.is_poisoned else values
+        is_long = step.num_rows > LARGEST
         waiting, running = self.batcher.waiting_rows, self.batcher.running_rows
+        beside = waiting if is_long else sum(one.waiting_rows for one in self.jobs if not one.is_long)
         try:
             asked = submit(self.batcher, *sent, priority=step.priority, timeout_s=step.timeout_s)
         except BadRequest:
@@ -117,13 +123,13 @@ class World:
         except DeadlinePassed:
             assert step.timeout_s is not None
         except Overloaded:
-            is_full = waiting + step.num_rows > QUEUE_ROWS
+            is_full = beside + step.num_rows > QUEUE_ROWS
             assert is_full or (step.timeout_s is not None and waiting + running > 0)
         except Draining:
             assert self.closing is not None
         else:
             assert step.num_rows <= QUEUE_ROWS
-            assert waiting + step.num_rows <= QUEUE_ROWS
+            assert beside + step.num_rows <= QUEUE_ROWS
             self.callers.append(Caller(asked, values, step))
             if step.comes_again:
                 asked.then = self._come_again
@@ -211,7 +217,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error(
             world.come(step)
         else:
             await world.do(step)
-        assert 0 <= batcher.waiting_rows <= QUEUE_ROWS
+        assert 0 <= batcher.waiting_rows <= 2 * QUEUE_ROWS
         assert 0 <= batcher.running_rows <= LARGEST * at_once
     if world.closing is None:
         world.closing = asyncio.get_running_loop().create_task(batcher.close())

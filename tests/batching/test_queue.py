@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.job import Job, Piece, pieces_of
-from service.batching.queue import DEFAULT_PRIORITY, RowQueue, level_of
+from service.batching.queue import RowQueue, rank_of
 
 LARGEST = 4
 
@@ -37,11 +37,28 @@ class Naive:
     """The same, sorted on each request."""
 
     arrived: list[Piece] = field(default_factory=list)
+    was_long: bool = False
 
     @property
     def waiting(self) -> list[Piece]:
         waiting = [piece for piece in self.arrived if not piece.job.is_settled]
-        return sorted(waiting, key=lambda piece: piece.job.priority or 2)  # stable: arrival decides
+        if not waiting:
+            self.was_long = False
+        kinds = [(piece.job.priority or 2, piece.job.is_long) for piece in waiting]
+        places = {
+            (priority, is_long): (priority, is_long if self.was_long else kinds.index((priority, is_long)))
+            for priority, is_long in kinds
+        }
+        return [
+            piece for _, piece in sorted(zip(kinds, waiting, strict=True), key=lambda pair: places[pair[0]])
+        ]
+
+    def pop(self, number: int) -> list[Piece]:
+        taken = self.waiting[:number]
+        if taken:
+            self.was_long = taken[0].job.is_long
+        self.arrived = [piece for piece in self.arrived if piece not in taken]
+        return taken
 
     def num_rows(self, up_to: float = float("inf")) -> int:
         return sum(piece.num_rows for piece in self.waiting if (piece.job.priority or 2) <= up_to)
@@ -66,9 +83,8 @@ def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> N
             jobs.append(job_of(number, priority))
             naive.arrived += put(queue, jobs[-1])
         elif what == "pop":
-            expected = naive.waiting[:number]
+            expected = naive.pop(number)
             assert queue.pop(len(expected)) == expected
-            naive.arrived = [piece for piece in naive.arrived if piece not in expected]
         elif jobs:
             job = jobs[number % len(jobs)]
             if what == "remove again" or not job.is_settled:
@@ -78,8 +94,9 @@ def test_it_does_what_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> N
         assert queue.head(1) == waiting[:1]
         assert queue.head(10**6) == waiting
         assert queue.num_rows == naive.num_rows()
+        assert queue.num_short_rows == sum(piece.num_rows for piece in waiting if not piece.job.is_long)
         for asked in (0, 1, 2, 3, 4, 7, 9):
-            assert queue.work_before(asked) == naive.num_rows(up_to=asked or 2)
+            assert queue.work_before(asked, is_long=True) == naive.num_rows(up_to=asked or 2)
 
 
 @settings(max_examples=50)
@@ -96,8 +113,9 @@ def test_many_leave_and_the_others_keep_their_places(
             job.drop()
     waiting = naive.waiting
     taken = queue.pop(min(popped, len(waiting)))
-    assert taken + list(queue) == waiting
-    assert queue.num_rows == sum(piece.num_rows for piece in waiting[len(taken) :])
+    assert taken == naive.pop(popped)
+    assert list(queue) == naive.waiting
+    assert queue.num_rows == naive.num_rows()
 
 
 def test_priorities_come_first_and_arrival_next() -> None:
@@ -106,17 +124,39 @@ def test_priorities_come_first_and_arrival_next() -> None:
     for job in jobs:
         put(queue, job)
     assert [piece.job.priority for piece in queue.pop(7)] == [1, 1, 0, 2, 0, 3, 9]
-    assert (DEFAULT_PRIORITY, [level_of(job_of(priority=priority)) for priority in (0, 1, 5)]) == (
+    assert [rank_of(job_of(rows, priority)) for rows in (4, 5) for priority in (0, 1, 2)] == [
+        4,
         2,
-        [2, 1, 5],
-    )
+        4,
+        5,
+        3,
+        5,
+    ]
 
 
 def test_work_before_is_that_of_its_own_priority_and_of_better_ones() -> None:
     queue = RowQueue()
-    for num_rows, priority in ((1, 1), (10, 2), (100, 0), (1000, 3)):
+    for num_rows, priority in ((1, 1), (2, 1), (10, 2), (100, 0), (1000, 3)):
         put(queue, job_of(num_rows, priority))
-    assert [queue.work_before(priority) for priority in (0, 1, 2, 3, 4)] == [111, 1, 111, 1111, 1111]
+    before = [queue.work_before(priority, is_long=True) for priority in (0, 1, 2, 3, 4)]
+    assert before == [113, 3, 113, 1113, 1113]
+    # Of the long ones of its own priority a short one waits for a piece, and for one after each short one.
+    assert [queue.work_before(priority) for priority in (0, 1, 2, 3, 4)] == [7, 3, 7, 117, 1113]
+    put(queue, job_of(3, 2))
+    assert queue.work_before(0) == 3 + 3 + (3 + LARGEST)
+
+
+def test_short_and_long_jobs_take_turns() -> None:
+    queue = RowQueue()
+    long = [put(queue, job_of(12)) for _ in range(4)]
+    assert queue.pop(1) == long[0][:1]
+    short = [put(queue, job_of())[0] for _ in range(6)]
+    batches = []
+    while queue.num_rows:
+        batches.append(queue.pop(len(queue.head(LARGEST))))
+    waiting = iter([piece for pieces in long for piece in pieces][1:])
+    assert batches[:4] == [short[:4], [next(waiting)], short[4:], [next(waiting)]]
+    assert batches[4:] == [[piece] for piece in waiting]
 
 
 def test_a_job_that_fails_with_half_of_its_pieces_taken_takes_the_other_half_along() -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from benchmarks.attacks.processes import children_of
 from in_process_kit import Inside, inside
+from service.contract.bytes_like import Buffer
 from service.isolation.child import Answer
 from service.isolation.pool import ProcessPool
-from service.isolation.process import IsolatedProcess, Part
+from service.isolation.process import IsolatedProcess
 from service.protocol.child import READ, REFUSED, expected_json
 from service.protocol.signature import Signature
 from service_kit import binary_body, wait_until, x_request
@@ -128,7 +129,7 @@ async def test_a_part_is_let_go_once_its_process_has_it() -> None:
     expected = expected_json(
         Signature(name="m", version="1", inputs={}, outputs={}, max_rows=1), None, None, 9
     )
-    parts: list[Part] = [expected, bytearray(b" " * (3 << 20))]
+    parts: list[Buffer] = [expected, bytearray(b" " * (3 << 20))]
     try:
         async with pool.borrow() as process:
             kind, text, status = await process.ask(parts, 64 << 20, 1000)

@@ -152,7 +152,12 @@ class Settings(BaseSettings):
         le=2**20,
         description="maximum MiB of all requests and answers in memory at once; unset: 4 times max_body_mb",
     )
-    max_connections: int = Field(1024, ge=1, le=2**20, description="maximum connections open at once")
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        le=2**20,
+        description="maximum connections open at once; one more closes the longest idle one",
+    )
     body_timeout_s: float = Field(
         300.0, gt=0, le=86_400, description="seconds that a request's body may take to arrive"
     )

@@ -28,10 +28,11 @@ class Connection(Pipeline):
         limits = self._shared.limits
         transport.set_write_buffer_limits(high=limits.max_pending_bytes)
         num_open = len(self._shared.connections)
-        self._shared.connections.add(self)
+        is_full = num_open >= limits.max_connections and not self._shared.close_longest_idle()
+        self._shared.connections[self] = None
         if num_open >= 2 * limits.max_connections:  # so many are being refused: no more words
             transport.abort()
-        elif num_open >= limits.max_connections:
+        elif is_full:
             limit = f"{limits.max_connections} connections are open (FOLDSERVE_MAX_CONNECTIONS)"
             self._refuse(503, f"{limit}; try again")
 
@@ -84,7 +85,7 @@ class Connection(Pipeline):
 
     def connection_lost(self, error: Exception | None) -> None:
         flow = self._flow
-        self._shared.connections.discard(self)
+        self._shared.connections.pop(self, None)
         self._shared.inflight_bytes -= self._counted_bytes
         self._counted_bytes = 0
         gone = list(flow.waiting) if flow.current is None else [flow.current, *flow.waiting]
@@ -104,6 +105,24 @@ class Connection(Pipeline):
         self._flow.is_write_paused = False
         self._wake_writer()
         self._advance()
+
+    @property
+    def heard_s(self) -> float:
+        """When it was last used, to a second."""
+        return self._flow.heard_s
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing is due on it, and no request has begun to arrive."""
+        flow = self._flow
+        return flow.is_idle and flow.head_bytes == 0 and flow.incoming is None and not flow.is_last
+
+    def close_if_unused(self) -> bool:
+        """Close it for the sake of another, and say whether that was done."""
+        if not self.is_unused or self._transport.is_closing():
+            return False
+        self._transport.close()
+        return True
 
     def close_if_idle(self, now_s: float) -> None:
         """Close what takes too long; called every second, which is cheaper than timers."""

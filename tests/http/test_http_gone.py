@@ -130,7 +130,7 @@ def test_answers_leave_though_one_connection_in_the_outbox_is_closed() -> None:
         opened, ends = [], []
         for _ in range(2):
             ends.append(socket.create_connection(listening.sockets[0].getsockname(), timeout=5))
-            while not (new := shared.connections - set(opened)):  # noqa: ASYNC110
+            while not (new := set(shared.connections) - set(opened)):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             opened += new
         opened[0].abort()

@@ -25,7 +25,7 @@ from wire_kit import Answer, Wire, get, post, wire, works, write_echo, x_body
 CHUNKED = ("transfer-encoding: chunked",)
 FLAGS = (
     *("--max-body-mb", "1", "--max-inflight-mb", "2", "--max-connections", "6", "--lanes", "1"),
-    *("--body-timeout-s", "1", "--write-timeout-s", "2", "--shutdown-timeout-s", "2"),
+    *("--body-timeout-s", "3", "--write-timeout-s", "2", "--shutdown-timeout-s", "2"),
 )
 
 
@@ -143,17 +143,36 @@ def test_bytes_in_flight_are_bounded_for_all_and_small_requests_still_served(
     assert line.send(post(x_body(1, 2, 3) + b" " * 900_000)).read().status == 200
 
 
-def test_connections_are_bounded(server: Inside, line: Wire) -> None:
-    assert works(line)
+def test_connections_are_bounded(server: Inside) -> None:
+    begun = post(b" ", "content-length: 9", has_length=False)
+    wait_until(lambda: not server.connections(), "every connection is closed")
     with contextlib.ExitStack() as opened:
-        others = [opened.enter_context(wire(server.port)) for _ in range(5)]
-        assert all(works(other) for other in others)
+        others = [opened.enter_context(wire(server.port)) for _ in range(6)]
+        for other in others:
+            other.send(begun)
+        wait_until(lambda: all(not c.is_unused for c in server.connections()), "all have begun a request")
         with wire(server.port) as one_more:
             one_more.send(post(x_body(1, 2, 3)))
             answer = one_more.read()
             assert refused(answer, 503, "FOLDSERVE_MAX_CONNECTIONS")
             assert one_more.is_closed()
-        assert works(line)
+        assert others[0].send(b" " * 8).read().status == 400
+
+
+def test_one_connection_more_closes_the_longest_idle_one(server: Inside) -> None:
+    wait_until(lambda: not server.connections(), "every connection is closed")
+    with contextlib.ExitStack() as opened:
+        others = [opened.enter_context(wire(server.port)) for _ in range(6)]
+        assert all(works(other) for other in others)
+        by_port = {c._transport.get_extra_info("peername")[1]: c for c in server.connections()}
+        used = {5: 1.0, 4: 2.0, 2: 3.0, 0: 4.0, 1: 5.0, 3: 6.0}
+        now_s = server.service.shared.now_s
+        for index, seconds in used.items():  # after the first of them
+            by_port[others[index].sock.getsockname()[1]]._flow.heard_s = now_s - 10 + seconds
+        for closed in (5, 4, 2):
+            assert works(opened.enter_context(wire(server.port)))
+            assert others[closed].is_closed()
+        assert all(works(others[left]) for left in (0, 1, 3))
 
 
 def test_a_body_that_drips_gets_408_at_the_body_timeout(line: Wire) -> None:

@@ -31,6 +31,7 @@ class Answer:
     @property
     def data(self) -> list[float]:
         """The first output's numbers."""
+        assert self.status == 200, self
         numbers: list[float] = self.json()["outputs"][0]["data"]
         return numbers
 

@@ -7,7 +7,7 @@ In: pieces of jobs.  Out: the pieces that should run next.
 
 In the order of arrival alone one client's 1024 rows would hold up every other client for all of their time,
 and four such clients without end. By turns a short job waits for one batch of a long one, and a long job
-takes at most twice as long (docs/decisions/0035-short-and-long-take-turns.md).
+takes at most twice as long (docs/decisions/0036-short-and-long-take-turns.md).
 
 Rows of different sizes never share a batch. The oldest row of the highest priority decides the size of the
 next batch, and those that wait with the same size join it: so no row waits for more batches than there were

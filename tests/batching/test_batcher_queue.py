@@ -66,6 +66,24 @@ async def test_case_15_queue_full_rejects_exactly_the_excess() -> None:
     await batcher.close()
 
 
+async def test_long_jobs_take_no_space_from_short_ones() -> None:
+    engine = GatedEngine()
+    batcher = started(engine, queue_rows=8)
+    jobs = [submit(batcher, 0)]
+    await engine.begun.get()
+    jobs += [submit(batcher, *range(8)), *(submit(batcher, value) for value in range(8))]
+    for refused in ([1], range(5)):
+        with pytest.raises(Overloaded):
+            submit(batcher, *refused)
+    with pytest.raises(Overloaded):
+        batcher.check_space()
+    engine.release(10)
+    for job in jobs:
+        await ys(batcher, job)
+    assert [len(batch) for batch in engine.batches[1:]] == [1, 4, 1, 4], "and they take turns"
+    await batcher.close()
+
+
 async def test_a_job_that_can_never_fit_is_a_bad_request() -> None:
     batcher = started(GatedEngine(), queue_rows=8)
     with pytest.raises(BadRequest, match="9 rows in one request, at most 8"):

@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     queue_rows: int = Field(
         1024,
         ge=1,
-        description="rows that may wait for a model before new requests get 503; those over a batch count apart",
+        description="rows that may wait for a model before new requests get 503; longer ones count apart",
     )
     max_wait_ms: float = Field(
         0.0, ge=0, le=10_000, description="how long a free engine waits to fill its largest bucket"

@@ -6,7 +6,7 @@ At a size there are as many rows as 1 GiB of float64 and 64 MiB of golden.npz ho
 size has what is missing to 32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -93,6 +93,16 @@ def make_golden(
     return Golden(
         inputs=inputs, outputs={spec.name: outputs[spec.name] for spec in source.outputs}, sizes=sizes
     )
+
+
+def without(golden: Golden, is_dropped: np.ndarray, source: Source, seed: int, say: Say) -> Golden:
+    """As many rows, with new ones of noise in place of those that are dropped."""
+    more = make_golden(source, seed, say, num_rows=max(int(is_dropped.sum()), 1))
+
+    def joined(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([old[name][~is_dropped], new[name]]) for name in old}
+
+    return Golden(inputs=joined(golden.inputs, more.inputs), outputs=joined(golden.outputs, more.outputs))
 
 
 def as_answered(source: Source, goldens: Sequence[Golden]) -> Source:

@@ -4,16 +4,16 @@ In: a `Source` and the folder `models/NAME`.  Out: the bundle, reopened by the s
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from export.bundle.drawing import draw_fold
+from export.bundle.folded import Folded, fold_source
 from export.bundle.goldens import as_answered, make_goldens, max_rows_at
-from export.bundle.half import to_half, weigh
+from export.bundle.half import weigh
 from export.bundle.int8_section import int8_section
 from export.bundle.manifest import manifest_of, provenance_of
 from export.bundle.pack import pack
@@ -22,15 +22,11 @@ from export.bundle.weight_ranges import weight_ranges
 from export.compute.runtime import load
 from export.errors import SourceError
 from export.fold.gauges.system import FREE, Price
-from export.fold.proved import FoldOptions, fold_proved, reference_of
-from export.graph.edit import batchnorms
-from export.graph.file import serialize
 from export.int8.make import Int8Graph, Int8Options, make_int8
 from export.int8.moments import carry_moments
-from export.proof.prove import Proof, prove, prove_sizes
+from export.proof.prove import Proof
 from export.proof.reading import prove_reading
 from export.sources.source import Source
-from service.contract.account import FoldAccount
 from service.contract.bundle import (
     GOLDEN_FILE,
     GRAPH_FILE,
@@ -54,17 +50,6 @@ if TYPE_CHECKING:  # they need Pillow
 RESERVED_NAME = "stats"  # /v2/models/stats is a route
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Folded:
-    """What folding and proving made: both graphs, the folded one as it is stored, and what is said of it."""
-
-    before: ir.Model
-    after: ir.Model
-    stored: bytes
-    account: FoldAccount
-    proof: Proof
 
 
 def make_bundle(
@@ -108,7 +93,8 @@ def make_bundle(
     if int8 is not None:
         source = replace(source, graph=source.graph.clone())
         carry_moments(source.graph)  # before the fold, which moves them along
-    folded = _fold(source, goldens, prices, half)
+    folded, goldens = fold_source(source, goldens, prices, half, seed, say)
+    pictures = _kept(pictures, goldens) if source.pixels is None else pictures
     quantized = None
     if int8 is not None:
         quantized = make_int8(source, folded.after, folded.stored, goldens[0], int8, say)
@@ -152,35 +138,11 @@ def check_outputs(source: Source) -> None:
         )
 
 
-def _fold(source: Source, goldens: Sequence[Golden], prices: frozenset[Price], half: bool) -> _Folded:
-    pixels = (source.pixels.mean, source.pixels.std) if source.pixels is not None else None
-    options = FoldOptions(prices=prices, pixels=pixels)
-    before = reference_of(source.graph, options)
-    unfolded = stored(before, half)
-    noises: list[dict[str, float]] = [{} for _ in goldens]
-    if source.graph_truth is not None:
-        truth = replace(source.graph_truth, model=before)
-        noises = [truth.noise(golden.inputs, golden.outputs) for golden in goldens]
-    max_rows = [max_rows_at(source, golden) for golden in goldens]
-
-    def proof_of(graph: ir.Model) -> Proof:
-        if half:
-            weigh(graph)  # an overflow is named by its layer, before its answers are only "not finite"
-        made = stored(graph, half)
-        if source.sizes is None:
-            return prove(unfolded, made, goldens[0], noises[0], source.max_rows)
-        return prove_sizes(unfolded, made, goldens, noises, max_rows)
-
-    after, account, proof = fold_proved(source.graph, options, proof_of)
-    assert len(list(batchnorms(after))) == account.declined, "every BatchNorm is accounted for"
-    return _Folded(before=before, after=after, stored=stored(after, half), account=account, proof=proof)
-
-
 def _report(
     name: str,
     source: Source,
     goldens: Sequence[Golden],
-    folded: _Folded,
+    folded: Folded,
     provenance: Provenance,
     half: bool,
     pictures: "PictureProof | None",
@@ -247,11 +209,6 @@ def _shown(source: Source, pictures: "PictureProof | None") -> "list[ShownPictur
     from export.bundle.picture_table import shown_pictures
 
     return shown_pictures(source.preprocessing, pictures)
-
-
-def stored(graph: ir.Model, half: bool) -> bytes:
-    """The graph as a bundle holds it, its weights in float16 where `half`."""
-    return to_half(serialize(graph)) if half else serialize(graph)
 
 
 def parity_facts(proof: Proof) -> dict[str, object]:

@@ -6,8 +6,9 @@ In: a `Source`, and why nothing can be proved of it.  Out: a bundle whose manife
 from pathlib import Path
 
 from export.bundle.drawing import draw_fold
+from export.bundle.folded import stored
 from export.bundle.half import weigh
-from export.bundle.make import check_outputs, model_name, stored
+from export.bundle.make import check_outputs, model_name
 from export.bundle.manifest import manifest_of, provenance_of
 from export.bundle.pack import pack
 from export.bundle.report import render

@@ -17,15 +17,18 @@ import onnx_ir as ir
 
 from export.compute.rows import constant
 
+_QUANTIZE = {"QuantizeLinear", "DynamicQuantizeLinear"}
 FLIPS = 2  # of each row, in each tensor
 
 
 def with_flips(model: ir.Model, random: np.random.Generator) -> ir.Model | None:
     """A copy with a few flips in each quantized tensor whose size is known; None if there is none."""
+    if not any(node.op_type in _QUANTIZE for node in model.graph):
+        return None
     model, is_moved = model.clone(), False
     for node in list(model.graph):
         op_type, source = node.op_type, node.inputs[0] if node.inputs else None
-        if op_type not in ("QuantizeLinear", "DynamicQuantizeLinear") or source is None:
+        if op_type not in _QUANTIZE or source is None:
             continue
         scale = constant(node.inputs[1]) if op_type == "QuantizeLinear" else np.ones(1)
         sizes = _row_sizes(source)

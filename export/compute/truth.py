@@ -131,15 +131,21 @@ Move = Callable[[ir.TensorProtocol, np.random.Generator], np.ndarray | None]
 
 def _moved(model: ir.Model, move: Move, random: np.random.Generator) -> ir.Model | None:
     """A copy whose weights are moved; None if none is."""
-    model, is_moved = model.clone(), False
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            array = None
-            if value.const_value is not None and _is_weight(value):
-                array = move(value.const_value, random)
-            if array is not None:
-                value.const_value, is_moved = ir.tensor(array, name=value.name), True
-    return model if is_moved else None
+    arrays = {
+        (place, value.name): array
+        for place, graph in enumerate(model.graphs())
+        for value in graph.initializers.values()
+        if value.const_value is not None and _is_weight(value)
+        if (array := move(value.const_value, random)) is not None
+    }
+    if not arrays:
+        return None  # without a copy, which takes as long as the answers of a small net
+    model = model.clone()
+    for place, graph in enumerate(model.graphs()):
+        for name, value in graph.initializers.items():
+            if (array := arrays.get((place, name))) is not None:
+                value.const_value = ir.tensor(array, name=name)
+    return model
 
 
 def _by_half_an_ulp(tensor: ir.TensorProtocol, random: np.random.Generator) -> np.ndarray | None:

@@ -11,7 +11,6 @@ from onnxscript.optimizer import fold_constants
 from export.compute.comparable import CUT
 from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
-from export.graph.sizes import infer_sizes
 from export.graph.targets import infer_through_targets
 
 ROWS = "rows"
@@ -55,7 +54,7 @@ def _distrust_stated_shapes(model: ir.Model) -> None:
     stated = {output: output.shape for output in made if not output.is_graph_output()}
     for output in stated:
         output.shape = None
-    infer_sizes(model)
+    passes.ShapeInferencePass()(model)
     for output, shape in stated.items():
         output.shape = output.shape or shape
 

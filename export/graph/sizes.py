@@ -6,7 +6,7 @@ Both sides have as many numbers.  So where one size of the output is open, it is
 of the input's sizes when the output's other sizes are divided out: a number, or the name of one size.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 from export.graph.edit import onnx_op
 
 Size = int | str | None
+Named = defaultdict[str, list[ir.Value]]
 
 
 def sizes_of(value: ir.Value) -> list[Size]:
@@ -27,12 +28,24 @@ def infer_sizes(model: ir.Model) -> None:
     passes.ShapeInferencePass()(model)
     for graph in model.graphs():
         given = {size for value in graph.inputs if value.shape is not None for size in sizes_of(value)}
+        named = _by_name(graph)
         for node in list(graph):
             if onnx_op(node) == "Reshape":
-                _complete(node, graph, given)
+                _complete(node, named, given)
 
 
-def _complete(reshape: ir.Node, graph: ir.Graph, given: set[Size]) -> None:
+def _by_name(graph: ir.Graph) -> Named:
+    """The tensors that have a size of each name."""
+    named: Named = defaultdict(list)
+    for node in graph:
+        for output in node.outputs:
+            for size in set(sizes_of(output)) if output.shape is not None else ():
+                if isinstance(size, str):
+                    named[size].append(output)
+    return named
+
+
+def _complete(reshape: ir.Node, named: Named, given: set[Size]) -> None:
     source, output = reshape.inputs[0], reshape.outputs[0]
     if source is None or source.shape is None or output.shape is None:
         return
@@ -47,7 +60,7 @@ def _complete(reshape: ir.Node, graph: ir.Graph, given: set[Size]) -> None:
     after.insert(unknown[0], size)
     output.shape = ir.Shape(after)
     if isinstance(name, str):
-        _rename(graph, name, size)
+        _rename(named, name, size)
 
 
 def _rest(before: list[Size], after: list[Size]) -> Size:
@@ -72,9 +85,10 @@ def _product(sizes: list[Size]) -> int:
     return product
 
 
-def _rename(graph: ir.Graph, name: str, size: Size) -> None:
+def _rename(named: Named, name: str, size: Size) -> None:
     """A name stands for one size wherever it is."""
-    for node in graph:
-        for output in node.outputs:
-            if output.shape is not None and name in sizes_of(output):
-                output.shape = ir.Shape([size if old == name else old for old in sizes_of(output)])
+    renamed = named.pop(name, [])
+    for output in renamed:
+        output.shape = ir.Shape([size if old == name else old for old in sizes_of(output)])
+    if isinstance(size, str):
+        named[size] += renamed

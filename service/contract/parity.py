@@ -113,7 +113,7 @@ def measure(
     return Parity(
         one_by_one=_worst(run, golden, _chunks(golden.num_rows, 1)),
         all_together=_worst(run, golden, _chunks(golden.num_rows, max_rows or golden.num_rows)),
-        buckets={size: _worst(run, golden, _filling(golden.num_rows, size)) for size in buckets},
+        buckets={size: _worst(run, golden, filling(golden.num_rows, size)) for size in buckets},
     )
 
 
@@ -130,7 +130,7 @@ def _chunks(num_rows: int, size: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + size, num_rows))
 
 
-def _filling(num_rows: int, size: int) -> Iterator[np.ndarray]:
+def filling(num_rows: int, size: int) -> Iterator[np.ndarray]:
     """Full batches of `size` rows that together hold every golden row, each batch starting on another."""
     for start in range(0, max(num_rows, size), size):
         yield np.arange(start, start + size) % num_rows

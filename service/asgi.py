@@ -37,7 +37,14 @@ HOSTS = frozenset(
             "body_timeout_s",
             "write_timeout_s",
         ),
-        *("drain_delay_s", "shutdown_timeout_s", "tls_certificate", "tls_key", "tls_client_ca"),
+        *(
+            "exit_unless_ready",
+            "drain_delay_s",
+            "shutdown_timeout_s",
+            "tls_certificate",
+            "tls_key",
+            "tls_client_ca",
+        ),
     }
 )
 _log = logging.getLogger("foldserve")

@@ -189,6 +189,9 @@ class Settings(BaseSettings):
     readiness: Literal["strict", "lenient"] = Field(
         "strict", description="ready when every model found at the start is proved, or once one of them is"
     )
+    exit_unless_ready: bool = Field(
+        False, description="end with exit code 3 if the models found at the start do not make it ready"
+    )
     require_signature: Path | None = Field(
         None, description="PEM file of Ed25519 public keys: only bundles signed by one of them are served"
     )
@@ -272,6 +275,8 @@ class Settings(BaseSettings):
             raise ValueError("model_name is for a lone model's folder, and a store names its models")
         if self.workers > 1 and self.model_control:
             raise ValueError("model_control needs one worker: each worker would load by itself")
+        if self.workers > 1 and self.exit_unless_ready:
+            raise ValueError("exit_unless_ready needs one worker: several are replaced when they end")
         if self.workers > 1 and self.device == "cuda":
             raise ValueError("workers are for the CPU; on CUDA one process serves the device")
         if (self.lanes or 1) > self.worker_threads:

@@ -31,6 +31,7 @@ KINDS = {
     "keda.sh/v1alpha1/ScaledObject",
     "serving.kserve.io/v1alpha1/ClusterServingRuntime",
     "serving.kserve.io/v1beta1/InferenceService",
+    "ray.io/v1/RayService",
 }
 MIN_SHARED = 120  # characters of a subschema that is written once
 
@@ -150,7 +151,8 @@ def main(folders: list[str]) -> None:
         schema = core(kind) or of_crds.get(kind)
         assert schema is not None, f"no schema of {kind}"
         schemas[kind] = strict(schema)
-    note = "Derived by tools/kubernetes_schemas.py from Kubernetes, KServe and KEDA: Apache License 2.0."
+    sources = "Kubernetes, KServe, KEDA and KubeRay: Apache License 2.0"
+    note = f"Derived by tools/kubernetes_schemas.py from {sources}."
     document = {"$comment": f"{note} Kubernetes {VERSION}.", **shared(schemas)}
     TARGET.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{TARGET}: {TARGET.stat().st_size // 1000} kB, {len(schemas)} kinds")

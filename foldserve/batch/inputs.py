@@ -132,10 +132,12 @@ class Input:
             if columns == inputs and self._manifest.sizes is not None:
                 yield from _open_chunks(keys, record, self._manifest)
             elif columns == inputs:
-                arrays = {spec.name: _column(record[spec.name], spec) for spec in self._manifest.inputs}
+                specs = self._manifest.inputs
+                arrays = {spec.name: rows_of_column(record[spec.name], spec) for spec in specs}
                 yield Chunk(keys=keys, arrays=arrays)
             else:
-                yield Chunk(keys=keys, pictures=[_bytes(value) for value in record[columns[0]].to_pylist()])
+                pictures = [picture_of(value) for value in record[columns[0]].to_pylist()]
+                yield Chunk(keys=keys, pictures=pictures)
 
 
 def _arrays(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
@@ -200,7 +202,7 @@ def _typed(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     return array.astype(spec.dtype, copy=False)
 
 
-def _column(values: Any, spec: TensorSpec) -> np.ndarray:
+def rows_of_column(values: Any, spec: TensorSpec) -> np.ndarray:
     """A column of numbers, or of lists of them, as rows of an input."""
     while hasattr(values, "flatten") and hasattr(values.type, "value_type"):
         values = values.flatten()
@@ -211,7 +213,8 @@ def _column(values: Any, spec: TensorSpec) -> np.ndarray:
     return _typed(flat.reshape(-1, *spec.row_shape), spec)
 
 
-def _bytes(value: Any) -> bytes | str:
+def picture_of(value: Any) -> bytes | str:
+    """The bytes of a picture in a table's row, or why there are none."""
     content = value.get("bytes") if isinstance(value, dict) else value
     return content if isinstance(content, bytes) else "the row holds no picture"
 

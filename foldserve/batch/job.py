@@ -123,7 +123,7 @@ class Job:
         if chunk.arrays is not None:
             return Batch(keys=chunk.keys, errors=[None] * len(chunk.keys), tensors=dict(chunk.arrays))
         assert chunk.pictures is not None
-        return _rows_of(chunk.keys, chunk.pictures, self._manifest)
+        return rows_of_pictures(chunk.keys, chunk.pictures, self._manifest)
 
     def _answered(self, lane: int, batch: Batch) -> dict[str, np.ndarray]:
         if not len(next(iter(batch.tensors.values()))):
@@ -233,7 +233,7 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A
             future.cancel()
 
 
-def _rows_of(keys: list[str], pictures: Sequence[bytes | str], manifest: Manifest) -> Batch:
+def rows_of_pictures(keys: list[str], pictures: Sequence[bytes | str], manifest: Manifest) -> Batch:
     """Pictures as rows, exactly as the service makes them."""
     if reason := unsupported_reason(manifest):
         raise BatchError(f"the model takes no pictures: {reason}")

@@ -24,6 +24,7 @@ from service.telemetry.standard_error import drain_stderr, never_wait_for_stderr
 from service.telemetry.worker_group import WorkerGroup, WorkerSlot
 
 SWITCH_S = 0.000005  # a lane with a batch to begin or to hand back must not wait for a busy event loop
+NOT_READY = 3  # the exit code where no model, or not every one, could be served
 _ROUND_S = 0.05
 _BEAT_S = 0.5
 _log = logging.getLogger("foldserve")
@@ -38,6 +39,7 @@ def run_worker(
 ) -> int:
     """Serve until SIGTERM or SIGINT, or until the other end of the pipe `parent` closes; the exit code.
 
+    It is NOT_READY where `exit_unless_ready` is set and the models at the start do not make the server ready.
     Into the pipe `beat` the event loop writes a byte twice a second, so that it is known to run.
     """
     set_up_logging(settings)
@@ -45,6 +47,7 @@ def run_worker(
     map_large_blocks()
     service = build_service(settings, slot)
     models = service.models
+    refused: list[str] = []  # why the server ends by itself
 
     async def announce() -> None:
         if parent is not None:
@@ -53,6 +56,11 @@ def run_worker(
             os.set_blocking(beat, False)
             _beat(asyncio.get_running_loop(), beat)
         await models.loaded.wait()
+        reason = models.reason
+        if settings.exit_unless_ready and reason is not None and not models.is_draining:
+            refused.append(reason)
+            server.stop()
+            return
         await service.front.prepare()
         spare_the_collector()
         if slot.index == 0:
@@ -65,13 +73,17 @@ def run_worker(
     server.run(sock)
     service.close()
     _log.info("event=stopped")
+    code = 0
+    if refused:  # the last line: what waits for a container shows that
+        code = NOT_READY
+        _log.error("event=not_ready reason=%r", refused[0])
     drain_stderr()
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(0.5)
             if thread.is_alive():
-                leave(0)
-    return 0
+                leave(code)
+    return code
 
 
 def url_of(settings: Settings, sock: socket.socket) -> str:

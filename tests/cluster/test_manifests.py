@@ -1,7 +1,7 @@
 """The manifests of deploy/kubernetes and deploy/kserve, rendered and checked without a cluster.
 
-Each document must fit its kind's schema, unknown fields refused (schemas.json: Kubernetes, KServe, KEDA),
-and what no schema says must fit together: names, ports, selectors, settings, times.
+Each document must fit its kind's schema, unknown fields refused (schemas.json: Kubernetes, KServe, KEDA,
+KubeRay), and what no schema says must fit together: names, ports, selectors, settings, times.
 """
 
 import copy

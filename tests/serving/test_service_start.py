@@ -1,5 +1,6 @@
 """Loading, proving, refusing and starting, in real processes."""
 
+import contextlib
 import json
 import os
 import socket
@@ -186,3 +187,30 @@ def test_the_service_loads_neither_torch_nor_onnx() -> None:
     code = f"import sys, service.processes.serve; print(sorted({modules}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_rollout_to_a_bad_bundle_ends_with_the_reason_and_costs_nothing(tmp_path: Path) -> None:
+    """What a new pod is told to do (deploy/kubernetes): the old one answers all the while."""
+    net = digits_net()
+    write_bundle(tmp_path / "old" / "digits" / "1", net)
+    write_bundle(tmp_path / "new" / "digits" / "2", net, graph=nudged(net))
+    flags = ("--exit-unless-ready", "--drain-delay-s", "1")
+    with serving(tmp_path / "old", *flags) as old:
+        new = Server(tmp_path / "new", *flags)
+        try:
+            statuses, code = {"old": set(), "new": set()}, None
+            while (code := new.process.poll()) is None:
+                for name, server in (("old", old), ("new", new)):
+                    with contextlib.suppress(httpx.TransportError):
+                        statuses[name].add(httpx.get(f"{server.url}/v2/health/ready").status_code)
+            new.wait()
+        finally:
+            new.close()
+        assert statuses == {"old": {200}, "new": {503}}, "it never turned ready"
+        assert code == 3
+        assert "event=not_ready" in new.lines[-1]
+        assert "model 'digits' version 2 is not served: output 'logits' differs" in new.lines[-1]
+        assert len(new.lines[-1]) < 1024, "of an event's message Kubernetes shows no more"
+    one_sentence(
+        start("--models", str(tmp_path / "new"), "--exit-unless-ready", "--workers", "2"), "needs one worker"
+    )

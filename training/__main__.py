@@ -56,12 +56,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m training") ->
         # Torch takes seconds to import: --help must not wait for it, nor Ctrl-C show a traceback.
         from training.distributed.group import joined
         from training.figures.tensorboard import check_tensorboard
-        from training.loop.device import find_device
+        from training.loop.device import find_device, keep_freed_memory
         from training.runs.narrate import narrate
         from training.runs.open import open_run
 
         if flags["tensorboard"]:
             check_tensorboard()
+        keep_freed_memory()
         with joined(launch, find_device(flags["device"], launch)) as group:
             run = open_run(
                 flags["out"],

@@ -171,7 +171,7 @@ def test_a_run_on_a_gpu_goes_on_and_its_checkpoint_opens_on_a_cpu(tmp_path, caps
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_memory_that_a_step_freed_is_not_cleared_again():
-    """64 MiB, as the activations of large pictures: the kernel used to clear its 16,384 pages at every step."""
+    """64 MiB, as activations of large pictures: the kernel used to clear 16,384 pages at every step."""
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

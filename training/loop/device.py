@@ -16,7 +16,6 @@ from training.distributed.launch import Launch
 from training.errors import TrainingError
 from training.settings.config import ConfigError
 
-
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, INT_MAX = -1, -3, 2**31 - 1
 
@@ -60,7 +59,7 @@ def initialize_mkl() -> None:
 def keep_freed_memory() -> None:
     """Let malloc reuse what a step freed, instead of returning every large tensor to the system.
 
-    glibc maps each block above 32 MiB anew, and the kernel clears all its pages at every step: half of the time
+    glibc maps each block above 32 MiB anew, and the kernel clears its pages at every step: half of the time
     of a batch of 32 × 224×224 pictures. Other libraries of C have no mallopt, and keep their own habits.
     """
     with suppress(AttributeError, OSError):

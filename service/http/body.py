@@ -14,10 +14,10 @@ from functools import partial
 from service.contract.bytes_like import Buffer
 from service.errors import HungUp, TooLarge
 from service.http.connected import while_connected
-from service.http.gathered import Gathered
 from service.http.limits import START_BYTES
 from service.http.reply import Receive
 from service.isolation.capacity import Capacity, Lease
+from service.isolation.gathered import Gathered
 from service.protocol.compression import check_compressed, decompress, window_bits
 
 LIGHT_BYTES = 1 << 20  # of a compressed body, as sent and once decompressed

@@ -10,7 +10,6 @@ from service.contract.bytes_like import Buffer
 from service.errors import ServiceError
 from service.http.channel import Channel
 from service.http.exchange import Exchange, no_room
-from service.http.gathered import Gathered
 from service.http.limits import START_BYTES
 from service.http.parser import Head
 from service.http.reply import (
@@ -23,6 +22,7 @@ from service.http.reply import (
     header_lines,
 )
 from service.http.shared import Shared
+from service.isolation.gathered import Gathered
 
 
 class DirectExchange(Exchange):

@@ -19,13 +19,14 @@ from multipart import (
 
 from service.contract.bytes_like import Buffer
 from service.errors import BadRequest, TooLarge
+from service.isolation.gathered import Gathered
 
 Picture = tuple[str | None, Buffer]  # a file's name, None where the picture is the body itself, and its bytes
 
 MAX_BOUNDARY = 70  # RFC 2046
 MAX_HEADERS = 8  # of a part; RFC 7578 defines three
 MAX_HEADER_BYTES = 2048
-SLICE = 256 * 1024
+SLICE = 64 * 1024
 
 _FORM = "multipart/form-data"
 
@@ -74,18 +75,18 @@ def files_of(content_type: str, body: Buffer, max_files: int, *, is_whole: bool 
 
 def _read(parser: PushMultipartParser, body: Buffer, is_whole: bool) -> Iterator[Picture]:
     name: str | None = None
-    content = bytearray()
+    content = Gathered(len(body))
     for start in range(0, len(body), SLICE):
         for event in parser.parse(bytes(body[start : start + SLICE])):
             if isinstance(event, MultipartSegment):
                 name = None if event.filename is None else _name(event.filename)
             elif event is None and name is not None:
-                yield name, content
-                content = bytearray()
+                yield name, content.content
+                content = Gathered(len(body))
             elif event is not None and name is not None:
-                content += event  # parts to be joined would take the file's memory twice
+                content.add(event)
     if name is not None and not is_whole:
-        yield name, content
+        yield name, content.content
 
 
 def _boundary(content_type: str) -> str:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http import gathered
-from service.http.gathered import MOVES_AT, Gathered
+from service.isolation import gathered
+from service.isolation.gathered import MOVES_AT, Gathered
 
 
 @given(parts=st.lists(st.binary(max_size=40)), num_expected=st.integers(0, 400), moves_at=st.integers(0, 120))

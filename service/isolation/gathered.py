@@ -1,4 +1,4 @@
-"""A body that arrives in parts, joined as they come.
+"""Bytes that arrive in parts, a body or a file of a form, joined as they come.
 
 In: parts of bytes, and how many bytes are expected.  Out: a buffer.
 
@@ -17,7 +17,7 @@ MOVES_AT = 4 << 20
 
 
 class Gathered:
-    """The parts of one body so far, of which `num_expected` bytes are expected in all."""
+    """The parts so far, of which `num_expected` bytes are expected in all."""
 
     __slots__ = ("_long", "_num_expected", "_short", "num_bytes")
 

@@ -133,7 +133,8 @@ def with_symbolic_rows(model: ir.Model) -> ir.Model:
                 f"input '{value.name}' has no rank: --input-shape {value.name}=C,H,W gives it one, with sizes"
             )
         if not value.shape:
-            raise SourceError(f"'{value.name}' is one number, and has no dimension for rows: {CUT}")
+            remedy = "make it an initializer of the file" if value.is_graph_input() else CUT
+            raise SourceError(f"'{value.name}' is one number, and has no dimension for rows: {remedy}")
         value.shape = ir.Shape([ROWS, *value.shape[1:]])
     for node in list(model.graph):
         _follow_rows(node, fixed, model.graph)

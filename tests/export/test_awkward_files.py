@@ -79,6 +79,11 @@ REFUSED = {
         "bundle",
         "'y' is one number, and has no dimension for rows: cut the graph",
     ),
+    "one number for all rows": (
+        model([*CONV, node("Mul", "n rate", "y")], ARRAYS, {**X, "rate": []}),
+        "bundle",
+        "'rate' is one number, and has no dimension for rows: make it an initializer of the file",
+    ),
     "time first, and declared as rows": (
         model(
             [node("Reshape", "x merged", "m"), node("Transpose", "m", "y", perm=[2, 0, 1])],

@@ -9,15 +9,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from onnx import helper
 
 import extras
 from cluster_kit import load
 from service_kit import ROOT, Server, free_port, wait_until
-from tiny_nets import echo_net, write_bundle
+from tiny_nets import TinyNet, echo_net, write_bundle
 
 CONFIG = ROOT / "deploy/haproxy/haproxy.cfg"
 FLAGS = ("--threads", "1", "--drain-delay-s", "2")
@@ -26,17 +29,24 @@ FAULT_S = 3.0  # under load, before and after
 
 
 class Balanced:
-    """Three replicas behind HAProxy, whose only changes are its port and the replicas' addresses."""
+    """Three replicas behind HAProxy, whose only changes are its port and the replicas' addresses.
 
-    def __init__(self, root: Path) -> None:
+    `net` is what they serve as echo, `flags` come after the usual ones; `far` replaces the last replica.
+    """
+
+    def __init__(self, root: Path, net: TinyNet | None = None, *flags: str, far: "Far | None" = None) -> None:
         assert extras.HAPROXY is not None
         self.models = root / "models"
-        write_bundle(self.models / "echo" / "1", echo_net("float32"))
-        self.ports = [free_port() for _ in range(NUM_REPLICAS)]
+        self._flags = flags
+        write_bundle(self.models / "echo" / "1", net or echo_net("float32"))
+        self.ports = [free_port() for _ in range(NUM_REPLICAS if far is None else NUM_REPLICAS - 1)]
         self.replicas = [self.start(port) for port in self.ports]
         self.port = free_port()
         text = CONFIG.read_text(encoding="utf-8").replace("bind :8080", f"bind 127.0.0.1:{self.port}")
         servers = [f"    server replica{port} 127.0.0.1:{port}" for port in self.ports]
+        if far is not None:
+            self.replicas.append(far.start(self.models))
+            servers.append(f"    server far {far.HOST}:{self.replicas[-1].port}")
         text, count = re.subn(r"^ *server-template .*$", "\n".join(servers), text, flags=re.MULTILINE)
         assert count == 1
         (root / "haproxy.cfg").write_text(text, encoding="utf-8")
@@ -48,7 +58,7 @@ class Balanced:
 
     def start(self, port: int) -> Server:
         """A replica on a port of its own; the last flag wins."""
-        return Server(self.models, *FLAGS, "--port", str(port))
+        return Server(self.models, *FLAGS, *self._flags, "--port", str(port))
 
     def wait_until_loaded(self, *replicas: Server) -> None:
         for replica in replicas:
@@ -65,6 +75,46 @@ class Balanced:
         self.process.wait()
         for replica in self.replicas:
             replica.close()
+
+
+class Far:
+    """A host of its own: a network namespace at the other end of a cable, which can be cut."""
+
+    NAME, HOST = "foldserve-far", "10.77.77.2"
+
+    class Server(Server):
+        def command(self, models: Path, *flags: str) -> list[str]:
+            return ["ip", "netns", "exec", Far.NAME, *super().command(models, *flags), "--host", Far.HOST]
+
+    def start(self, models: Path) -> Server:
+        """A replica there."""
+        return self.Server(models, *FLAGS)
+
+    def cut(self) -> None:
+        """From now on nothing arrives, and no end hears of it."""
+        self._ip("netns", "exec", self.NAME, "ip", "link", "set", "fs-far", "down")
+
+    @staticmethod
+    def _ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    @classmethod
+    @contextmanager
+    def there(cls) -> Iterator["Far"]:
+        """The host, until the end of the block; skips where a process may not make one."""
+        try:
+            cls._ip("netns", "add", cls.NAME)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        try:
+            cls._ip("link", "add", "fs-near", "type", "veth", "peer", "name", "fs-far", "netns", cls.NAME)
+            cls._ip("addr", "add", "10.77.77.1/24", "dev", "fs-near")
+            cls._ip("link", "set", "fs-near", "up")
+            cls._ip("-n", cls.NAME, "addr", "add", f"{cls.HOST}/24", "dev", "fs-far")
+            cls._ip("-n", cls.NAME, "link", "set", "fs-far", "up")
+            yield cls()
+        finally:
+            cls._ip("netns", "del", cls.NAME)
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +168,80 @@ def test_a_replica_that_dies_or_hangs_costs_at_most_one_answer(
     balanced.replicas[1] = balanced.start(balanced.ports[1])
     balanced.wait_until_loaded(balanced.replicas[1])
     time.sleep(1)
+
+
+@pytest.mark.cluster
+@pytest.mark.alone
+def test_a_cut_cable_costs_at_most_one_answer(tmp_path: Path) -> None:
+    """No packet comes back, no connection breaks: what hangs is asked of another one after five seconds."""
+    if extras.HAPROXY is None:
+        pytest.skip(f"haproxy: {extras.NEEDED}")
+    with Far.there() as far:
+        running = Balanced(tmp_path, far=far)
+        try:
+            time.sleep(1)
+            with load([("127.0.0.1", running.port)], connections=16) as answers:
+                time.sleep(FAULT_S / 3)
+                far.cut()
+                time.sleep(FAULT_S + 5)
+        finally:
+            running.close()
+    assert len(answers.failures) <= 1, answers.failures
+    assert answers.right > 500
+    assert answers.longest_gap_s < 1.5
+
+
+def slow_net(width: int = 1024) -> TinyNet:
+    """What comes in goes out, after a large matrix product."""
+    return TinyNet(
+        nodes=[
+            helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            helper.make_node("Mul", ["w", "largest"], ["scaled"]),
+            helper.make_node("MatMul", ["scaled", "w"], ["product"]),
+            helper.make_node("ReduceSum", ["product"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+            helper.make_node("Add", ["x", "nothing"], ["y"]),
+        ],
+        weights={"w": np.eye(width, dtype=np.float32), "zero": np.zeros((), np.float32)},
+        inputs={"x": ("float32", [3])},
+        outputs={"y": ("float32", [3])},
+        truth=lambda rows: {"y": rows["x"].astype(np.float64)},
+    )
+
+
+@pytest.mark.cluster
+@pytest.mark.alone
+def test_overload_costs_no_capacity_and_is_no_storm(tmp_path: Path) -> None:
+    """Twice as many requests as can be answered: as many answers as before, 503 for the others."""
+    if extras.HAPROXY is None:
+        pytest.skip(f"haproxy: {extras.NEEDED}")
+    flags = ("--lanes", "1", "--buckets", "1", "--queue-rows", "4")
+    running = Balanced(tmp_path, slow_net(), *flags)
+    try:
+        time.sleep(1)
+        place = [("127.0.0.1", running.port)]
+        rates, every = [], []
+        for is_over in (False, True, False):  # in turn: what disturbs the machine disturbs both
+            with ExitStack() as stack:  # one more client asks about once a second
+                counts = [
+                    NUM_REPLICAS * 4,
+                    *([int(2 * rates[0])] if is_over else []),
+                ]
+                loads = [stack.enter_context(load(place, connections=n, is_patient=True)) for n in counts]
+                time.sleep(2 * FAULT_S)
+            rates.append(sum(answers.right for answers in loads) / (2 * FAULT_S))
+            every += loads
+        urls = [f"{replica.url}/metrics" for replica in running.replicas]
+        seen = sum(
+            float(line.rsplit(" ", 1)[1])
+            for url in urls
+            for line in httpx.get(url).text.splitlines()
+            if line.startswith("foldserve_failures_total") and 'reason="overloaded"' in line
+        )
+    finally:
+        running.close()
+    assert [answers.failures for answers in every] == [[]] * 4
+    refused = sum(answers.refused for answers in every)
+    assert refused > 0
+    assert seen == refused, "the balancer asked no other replica"
+    assert rates[1] >= 0.9 * (rates[0] + rates[2]) / 2, rates

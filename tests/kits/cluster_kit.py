@@ -27,6 +27,7 @@ class Answers:
 
     right: int = 0
     failures: list[str] = field(default_factory=list)
+    refused: int = 0  # by 503 with Retry-After, which the client then waited for
     closing: int = 0  # answers that said `connection: close`
     longest_gap_s: float = 0.0
     last_s: float | None = None
@@ -50,11 +51,15 @@ def request_of(value: int, model: str) -> tuple[bytes, bytes]:
 class Client:
     """One client with at most one connection."""
 
-    def __init__(self, addresses: list[Address], answers: Answers, model: str, timeout_s: float) -> None:
+    def __init__(
+        self, addresses: list[Address], answers: Answers, model: str, timeout_s: float, *, is_patient: bool
+    ) -> None:
         self._addresses = addresses
         self._answers = answers
         self._model = model
         self._timeout_s = timeout_s
+        self._is_patient = is_patient
+        self._wait_s = 0.0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, value: int) -> None:
@@ -67,6 +72,10 @@ class Client:
             answers.failures.append(f"{type(error).__name__}: {error}"[:200])
             self.close()
             await asyncio.sleep(0.01)
+            return
+        if self._wait_s:
+            answers.refused += 1
+            await asyncio.sleep(self._wait_s)
             return
         now = asyncio.get_running_loop().time()
         if answers.last_s is not None:
@@ -82,6 +91,10 @@ class Client:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0])
         body = await reader.readexactly(length)
+        self._wait_s = 0.0
+        if self._is_patient and head.startswith(b"http/1.1 503"):
+            self._wait_s = float(head.split(b"\r\nretry-after: ")[1].split(b"\r\n")[0])
+            return
         assert head.startswith(b"http/1.1 200"), (head[:12], body[:100])
         assert body.endswith(row), "a wrong answer"
         if b"\r\nconnection: close" in head:
@@ -102,13 +115,17 @@ def load(
     pause_s: float = 0.0,
     timeout_s: float = 20.0,
     model: str = "echo",
+    is_patient: bool = False,
 ) -> Iterator[Answers]:
-    """Clients that ask, in a thread, until the block ends; they pause for `pause_s` in the mean."""
+    """Clients that ask, in a thread, until the block ends; they pause for `pause_s` in the mean.
+
+    To patient ones a 503 is no failure: they wait as long as it says.
+    """
     answers = Answers()
     stops = threading.Event()
 
     async def one(first: int) -> None:
-        client = Client(addresses, answers, model, timeout_s)
+        client = Client(addresses, answers, model, timeout_s, is_patient=is_patient)
         value = first
         while not stops.is_set():
             await client.ask(value % 2**20)

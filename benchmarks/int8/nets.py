@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ from training.runs.checkpoint import load_checkpoint
 
 NUM_ROWS = 2300  # every eighth fits, so that over 2,000 judge
 SIDE = 224
+END = 3.0
 IMAGENET = Declared(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF = Declared(mean=(0.498, 0.498, 0.498), std=(0.502, 0.502, 0.502))
 DRAWN = {
@@ -76,9 +78,7 @@ def _drawn(name: str, factory: str, side: int, pictures: Path | None) -> Net:
     if pictures is not None:
         rows = open_rows(pictures, source.inputs, source.preprocessing, None)
         return Net(name=name, source=source, rows=rows, words=f"pretrained, {rows.words}")
-    made = made_rows(source.inputs, 1)
-    assert made is not None
-    return Net(name=name, source=source, rows=made, words="random weights, normal rows")
+    return Net(name=name, source=source, rows=_normal(source), words="random weights, normal rows")
 
 
 def _trained(path: Path) -> Net:
@@ -100,9 +100,16 @@ def _trained(path: Path) -> Net:
 
 def _file(path: Path) -> Net:
     source = open_source(str(path), SourceOptions(shapes={"": (3, 48, 192)} if "cls" in path.name else {}))
+    return Net(name=path.stem, source=source, rows=_normal(source), words="pretrained, normal rows")
+
+
+def _normal(source: Source) -> Rows:
+    """Rows that end at ±3, which an input of undeclared range is taken to reach (`golden.py`)."""
     made = made_rows(source.inputs, 1)
     assert made is not None
-    return Net(name=path.stem, source=source, rows=made, words="pretrained, normal rows")
+    batches = [batch.inputs for batch in made.read()]
+    inputs = {name: np.concatenate([batch[name] for batch in batches]).clip(-END, END) for name in batches[0]}
+    return of_arrays(inputs, None, made.words)
 
 
 def lively(build: Callable[[], nn.Module], side: int = SIDE) -> nn.Module:

@@ -4,7 +4,8 @@ x + 0, x − 0, x · 1 and x / 1 go.  Nets that sum branches from 0 on leave suc
 branches cannot be merged, and a BatchNorm's shift would make it an Add per channel.
 
 So do ops that hand on what they are given: Dropout in inference, Cast to the same type, Sum or Concat of one,
-a Transpose that keeps the order, a Pad of nothing.  Between a linear op and a BatchNorm they would hide one
+a Transpose that keeps the order, a Pad of nothing, an Expand that Mul or Add would do.
+Between a linear op and a BatchNorm they would hide one
 from the other, and a γ of 0 folds only into the op right before it.
 
 Clip(x, 0, ∞) is a Relu, and Sum(x, y) an Add: under these names the rules know them, and so do other tools.
@@ -16,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.edit import constant, onnx_op, replace_by_input
+from export.graph.sizes import sizes_of
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 
@@ -55,6 +57,8 @@ def drop_neutral(graph: ir.Graph) -> None:
             continue
         if op_type not in _NEUTRAL or len(node.inputs) != 2:
             continue
+        for index in (0, 1):
+            _unexpand(node, index, graph)
         commutes = node.op_type in ("Add", "Mul")
         for index in (1, 0) if commutes else (1,):
             if _is_neutral(node, index):
@@ -62,6 +66,32 @@ def drop_neutral(graph: ir.Graph) -> None:
                     node.replace_input_with(0, node.inputs[1])
                 replace_by_input(node, graph)
                 break
+
+
+def _unexpand(node: ir.Node, index: int, graph: ir.Graph) -> None:
+    """Read a constant as it is, where an Expand repeats it to the other operand's shape, as the op does."""
+    value, other = node.inputs[index], node.inputs[1 - index]
+    expand = value.producer() if value is not None else None
+    if expand is None or other is None or onnx_op(expand) != "Expand" or constant(expand.inputs[0]) is None:
+        return
+    shape = expand.inputs[1].producer() if expand.inputs[1] is not None else None
+    source = shape.inputs[0] if shape is not None and onnx_op(shape) == "Shape" else None
+    if shape is None or source is None or shape.attributes or not _are_as_large(source, other):
+        return
+    node.replace_input_with(index, expand.inputs[0])
+    for unread in (expand, shape):  # the Shape reads what a linear op makes, which must have one reader
+        output = unread.outputs[0]
+        if not output.uses() and not output.is_graph_output():
+            graph.remove(unread, safe=True)
+
+
+def _are_as_large(one: ir.Value, other: ir.Value) -> bool:
+    if one is other:
+        return True
+    if one.shape is None or other.shape is None:
+        return False
+    sizes = sizes_of(one)
+    return None not in sizes and sizes == sizes_of(other)
 
 
 def _is_neutral(node: ir.Node, index: int) -> bool:

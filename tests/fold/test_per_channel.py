@@ -305,3 +305,19 @@ def test_chains_right_after_each_other_on_two_axes():
     unfolded, folded, account = fold(model(nodes, arrays, X))
     assert [site.name for site in account.per_channel] == ["Mul_m", "Mul_a"]
     assert relative_difference(unfolded, folded, rows()) < EXACT
+
+
+@pytest.mark.parametrize("is_shape_of", ["h", "p", "q"])
+def test_an_expand_to_the_shape_that_is_there_is_no_obstacle(is_shape_of):
+    """γ and β expanded to the shape of what they meet, or of another tensor, as large or larger."""
+    arrays = {"w": weights(C, 3, 3, 3), "g": weights(1, C, 1, 1) + 1, "b": weights(1, C, 1, 1, seed=1)}
+    nodes = [node("Conv", "x w", "h"), node("Relu", "h", "p"), node("Concat", "h h", "q", axis=0)]
+    nodes = [nodes[0], *(one for one in nodes[1:] if one.output[0] == is_shape_of)]
+    nodes += [node("Shape", is_shape_of, "s"), node("Expand", "g s", "ge"), node("Mul", "h ge", "m")]
+    nodes += [node("Expand", "b s", "be"), node("Add", "m be", "a"), node("Relu", "a", "y")]
+    unfolded, folded, account = fold(model(nodes, arrays, X))
+    rows = np.random.default_rng(0).normal(size=(1, 3, 8, 8))
+    assert relative_difference(unfolded, folded, rows) < EXACT
+    is_larger = is_shape_of == "q"
+    assert ("Expand" in ops(folded)) == is_larger
+    assert account.per_channel_folded == (not is_larger)

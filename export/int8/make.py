@@ -90,7 +90,7 @@ def make_int8(
     golden_rows = of_arrays(dict(golden.inputs), None, "golden rows", batch)
     made = made_rows(source.inputs, 0, batch) or golden_rows
     known = any(moments_of(value) is not None for node in folded.graph for value in node.outputs)
-    fit, judge = _rows_to_fit(source, options.calibrate, batch)
+    fit, judge = rows_to_fit(source, options.calibrate, batch)
     if fit is None and not known:
         raise SourceError(
             "the net has no BatchNorm whose statistics say how large its tensors are: give rows, "
@@ -144,7 +144,7 @@ def make_int8(
     return Int8Graph(graph=graph, answers=answers, block=block)
 
 
-def _rows_to_fit(source: Source, calibrate: Path | None, batch: int) -> tuple[Rows | None, Rows | None]:
+def rows_to_fit(source: Source, calibrate: Path | None, batch: int) -> tuple[Rows | None, Rows | None]:
     """The rows that ranges are fitted to, and those that judge; None where there are none, or too few."""
     if calibrate is not None:
         return open_rows(calibrate, source.inputs, source.preprocessing, source.labels, batch).split(2)

@@ -1,6 +1,7 @@
 """Rows to calibrate with: streamed, halved, labelled where they say so, refused in one sentence each."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from export.errors import SourceError
 from export.int8.data import open_rows
+from export.int8.make import rows_to_fit
 from export.int8.rows import made_rows, of_arrays
 from service.contract.preprocessing import Preprocessing
 from service.contract.tensors import TensorSpec
@@ -154,3 +156,12 @@ def test_made_rows_stay_in_the_range_and_pictures_are_smooth():
     assert np.abs(np.diff(rows, axis=3)).mean() < 0.8 * rows.std(), "white noise has 1.13"
     integers = TensorSpec(name="x", dtype="uint8", shape=[None, 3, 32, 32])
     assert made_rows([integers], 0) is None
+
+
+@pytest.mark.parametrize(("number", "fit", "judge"), [(20, None, 20), (100, 50, 50), (400, 50, 350)])
+def test_rows_that_a_checkpoint_brings_fit_and_judge(number, fit, judge):
+    """Every eighth fits where there are many; too few to fit to still judge."""
+    rows = np.zeros((number, 1, 4, 4), np.float32)
+    source = SimpleNamespace(held_out=rows, held_out_labels=np.zeros(number), given=None, inputs=[SPEC])
+    fits, judges = rows_to_fit(source, None, 8)
+    assert (fits and fits.num_rows, judges.num_rows) == (fit, judge)

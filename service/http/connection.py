@@ -107,9 +107,9 @@ class Connection(Pipeline):
         self._advance()
 
     @property
-    def heard_s(self) -> float:
-        """When it was last used, to a second."""
-        return self._flow.heard_s
+    def usefulness(self) -> tuple[bool, float]:
+        """Whether it has ever been answered on, and when it was last used, to a second."""
+        return self._flow.written_bytes > 0, self._flow.heard_s
 
     @property
     def is_unused(self) -> bool:

@@ -65,7 +65,7 @@ class Shared:
         self.inflight_bytes = 0  # sum of what the connections hold beyond their free bytes
         self.is_draining = False  # every answer says `connection: close`
         self.now_s = 0.0  # the event loop's time, to a second: time-outs need no more, requests pay nothing
-        self._longest_idle: deque[Any] = deque()  # connections, when last looked at; the longest idle first
+        self._longest_idle: deque[Any] = deque()  # connections, when last looked at; the least useful first
         self._looked_s = 0.0
         self.date_line = b""
 
@@ -77,7 +77,10 @@ class Shared:
             connection.close_if_idle(now_s)
 
     def close_longest_idle(self) -> bool:
-        """Close the connection that has been idle the longest, for a new one; False if none is idle."""
+        """Close a connection for a new one; False if none is idle.
+
+        Those that no request has come on go first, then the longest idle ones.
+        """
         while self._longest_idle:
             if self._longest_idle.popleft().close_if_unused():
                 return True
@@ -86,7 +89,7 @@ class Shared:
             return False
         self._looked_s = time.monotonic()
         idle = [connection for connection in self.connections if connection.is_unused]
-        self._longest_idle.extend(sorted(idle, key=lambda connection: connection.heard_s))
+        self._longest_idle.extend(sorted(idle, key=lambda connection: connection.usefulness))
         return bool(idle) and self._longest_idle.popleft().close_if_unused()
 
     def has_room(self, num_bytes: int) -> bool:

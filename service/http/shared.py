@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from heapq import nsmallest
 from typing import Any, Protocol
 
 from service.access.cors import Cors
@@ -88,8 +89,10 @@ class Shared:
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return False
         self._looked_s = time.monotonic()
+        # A part of them: before those that have served their clients go, newer ones are looked for that have not.
+        most = -(-self.limits.max_connections // 4)
         idle = [connection for connection in self.connections if connection.is_unused]
-        self._longest_idle.extend(sorted(idle, key=lambda connection: connection.usefulness))
+        self._longest_idle.extend(nsmallest(most, idle, key=lambda connection: connection.usefulness))
         return bool(idle) and self._longest_idle.popleft().close_if_unused()
 
     def has_room(self, num_bytes: int) -> bool:

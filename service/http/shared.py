@@ -89,7 +89,7 @@ class Shared:
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return False
         self._looked_s = time.monotonic()
-        # A part of them: before those that have served their clients go, newer ones are looked for that have not.
+        # A part of them: before those go that have served their clients, newer ones are looked for.
         most = -(-self.limits.max_connections // 4)
         idle = [connection for connection in self.connections if connection.is_unused]
         self._longest_idle.extend(nsmallest(most, idle, key=lambda connection: connection.usefulness))

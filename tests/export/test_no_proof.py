@@ -72,7 +72,7 @@ def test_what_can_be_proved_is_proved_whatever_the_flag_says(tmp_path, monkeypat
     def fails(*unused: object, **also: object) -> None:
         raise ParityError("the folded graph is not the net")
 
-    monkeypatch.setattr("export.bundle.make.fold_proved", fails)
+    monkeypatch.setattr("export.bundle.folded.fold_proved", fails)
     assert_refused(run_here("bundle", source, "--to", tmp_path / "m", "--no-proof"), "is not the net")
 
 

@@ -3,9 +3,8 @@
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx.reference import ReferenceEvaluator
 
-from export.compute import runtime
+from export.compute import reference, runtime
 from export.fold.gauges import fold as gauges
 from export.fold.gauges.offsets import Offsets
 from export.fold.stages import fold
@@ -19,7 +18,7 @@ from gauge_kit import Net
 def work(monkeypatch):
     """How often a graph is run in float64, and how many sessions of ONNX Runtime are made."""
     counted = {"evaluations": 0, "sessions": 0}
-    run, session = ReferenceEvaluator.run, runtime.ort.InferenceSession
+    run, session = reference._Evaluator.run, runtime.ort.InferenceSession
 
     def evaluate(self, *arguments, **options):
         counted["evaluations"] += 1
@@ -29,7 +28,7 @@ def work(monkeypatch):
         counted["sessions"] += 1
         return session(*arguments, **options)
 
-    monkeypatch.setattr(ReferenceEvaluator, "run", evaluate)
+    monkeypatch.setattr(reference._Evaluator, "run", evaluate)
     monkeypatch.setattr(runtime.ort, "InferenceSession", open_session)
     return counted
 

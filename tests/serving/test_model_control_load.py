@@ -167,7 +167,7 @@ def test_what_is_being_read_elsewhere_during_the_swap_is_answered(
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(httpx.post, server.url + INFER, content=body, headers=headers, timeout=60)
         try:
-            wait_until(lambda: bool(server.service.shared.endpoint._readings), "it is being read")
+            wait_until(lambda: bool(server.service.shared.endpoint._tasks), "it is being read")
             assert control(server, "load") == 200
             assert httpx.post(server.url + INFER, json=x_request([1, 2, 3])).json()["model_version"] == "2"
         finally:

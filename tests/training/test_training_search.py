@@ -207,7 +207,9 @@ def test_two_processes_share_the_trials_and_each_is_run_once(tmp_path):
     both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     told = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
-    numbers = [int(number) for text in told for number in re.findall(r"^trial (\d+) +accuracy", text, re.MULTILINE)]
+    numbers = [
+        int(number) for text in told for number in re.findall(r"^trial (\d+) +accuracy", text, re.MULTILINE)
+    ]
     assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
     assert not list(tmp_path.glob(".search.?*.lock")), "no process is left"
 

@@ -72,9 +72,8 @@ class Lanes:
         while (work := self._next(lane)) is not None:
             if not run_batch(self._run, lane, work, self._loop):
                 return
-            del (
-                work
-            )  # a lane may sleep for hours: it must not keep the rows of its last batch alive meanwhile
+            # A lane may sleep for hours: it must not keep the rows of its last batch alive meanwhile.
+            del work
 
 
 def run_batch(run: RunInLane, lane: int, work: Work, loop: asyncio.AbstractEventLoop) -> bool:

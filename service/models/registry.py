@@ -28,7 +28,8 @@ from service.models.config import RegistryConfig
 from service.models.following import first_names, follow
 from service.models.memory import return_freed_memory
 from service.models.on_demand import OnDemand
-from service.models.repository import Loaded, Refused
+from service.models.readiness import reason_of, reason_on_demand
+from service.models.repository import Loaded, Refused, log_fact
 from service.models.served import Served
 from service.models.state import ModelState
 from service.models.store import Store
@@ -111,17 +112,9 @@ class ModelRegistry:
         if not self._states:
             return "the models folder holds no model"
         if self.is_on_demand:
-            if self._has_proved:
-                return None
-            refused = [state for state in self._states.values() if state.refused]
-            return refused[0].reason if refused else "no model is proved yet"
-        wanted = [self._states[name] for name in self._at_start if not self._states[name].is_unloaded]
-        missing = [state for state in wanted if state.served is None]
-        if self.config.is_lenient:
-            is_tried = not any(state.is_loading for state in missing)
-            if is_tried and len(missing) < max(1, len(wanted)):
-                return None
-        return missing[0].reason if missing else None
+            return None if self._has_proved else reason_on_demand(self.states)
+        at_start = [self._states[name] for name in self._at_start]
+        return reason_of(at_start, is_lenient=self.config.is_lenient)
 
     @property
     def is_on_demand(self) -> bool:
@@ -321,8 +314,8 @@ class ModelRegistry:
     def _note(self, fact: Loaded | Refused) -> None:
         state = self._states[fact.name]
         if isinstance(fact, Refused):
+            log_fact(fact)
             state.refused[fact.version] = fact.reason
-            _log.error("event=refused model=%s version=%s reason=%r", fact.name, fact.version, fact.reason)
             if fact.version is not None:
                 self.metrics.proved[fact.name, fact.version] = False
             return
@@ -332,10 +325,7 @@ class ModelRegistry:
         assert fact.engine.parity is not None
         metrics.parity = fact.engine.parity.worst
         metrics.precision = fact.engine.precision.name
-        unproved = fact.bundle.manifest.unproved
-        self.metrics.proved[fact.name, fact.version] = unproved is None
-        if unproved is not None:
-            _log.warning("event=unproved model=%s version=%s reason=%r", fact.name, fact.version, unproved)
+        self.metrics.proved[fact.name, fact.version] = fact.bundle.manifest.unproved is None
         served = Served(fact, metrics, self.config.queue_of(fact.name), self._threads)
         before, state.served = state.served, served
         state.is_cold = False
@@ -345,20 +335,7 @@ class ModelRegistry:
             self._on_demand.used(state)
         if before is not None:
             self._retire(before)
-        _log.info(
-            "event=%s model=%s version=%s provider=%s precision=%s parity=%.3g lanes=%d threads=%d "
-            "buckets=%s seconds=%.2f digest=%s",
-            *(
-                "proved" if unproved is None else "loaded",
-                fact.name,
-                fact.version,
-                fact.engine.provider,
-                metrics.precision,
-            ),
-            max(metrics.parity.values(), default=float("nan")),
-            *(fact.engine.plan.lanes, fact.engine.plan.threads, ",".join(map(str, fact.engine.buckets))),
-            *(fact.seconds, fact.bundle.digest[:12]),
-        )
+        log_fact(fact)
 
     def _retire(self, served: Served) -> None:
         """Let a version go once every request that was sent to it is answered."""

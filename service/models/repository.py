@@ -4,6 +4,7 @@ In: a `ModelsFolder`.
 Out: for each NAME, one fact for each version tried, newest first, until one opens and proves.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from service.models.memory import return_freed_memory
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
 
+_log = logging.getLogger("foldserve")
 _REPLACED = "\ufffd"
 
 
@@ -47,6 +49,24 @@ class Refused:
     name: str
     version: str | None
     reason: str
+
+
+def log_fact(fact: Loaded | Refused) -> None:
+    """Log what became of a version: refused, or served, and with which plan."""
+    if isinstance(fact, Refused):
+        _log.error("event=refused model=%s version=%s reason=%r", fact.name, fact.version, fact.reason)
+        return
+    engine, plan, unproved = fact.engine, fact.engine.plan, fact.manifest.unproved
+    if unproved is not None:
+        _log.warning("event=unproved model=%s version=%s reason=%r", fact.name, fact.version, unproved)
+    parity = {} if engine.parity is None else engine.parity.worst
+    _log.info(
+        "event=%s model=%s version=%s provider=%s precision=%s parity=%.3g lanes=%d threads=%d "
+        "buckets=%s seconds=%.2f digest=%s",
+        *("loaded" if unproved else "proved", fact.name, fact.version, engine.provider),
+        *(engine.precision.name, max(parity.values(), default=float("nan")), plan.lanes, plan.threads),
+        *(",".join(map(str, engine.buckets)), fact.seconds, fact.bundle.digest[:12]),
+    )
 
 
 def load_newest(

@@ -1,24 +1,16 @@
 """Health, metadata, metrics, docs and errors: Open Inference Protocol v2, sections 6.1 to 6.5 and 6.9."""
 
-import asyncio
-import contextlib
 import json
 import re
 import socket
-import time
 import tomllib
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import cast
 
 import httpx
 import pytest
 from conformance.memory import resident_mb
-from fastapi import FastAPI, Request
 
 from service import __version__
-from service.models.registry import ModelRegistry
-from service.routes import openapi
 from service.routes.answers import SCHEMAS, InferAnswer
 from service_kit import ROOT, Server, x_request
 from tiny_nets import digits_net, echo_net, write_bundle
@@ -278,35 +270,6 @@ def test_docs_show_the_hot_route_with_an_example_that_works(client: httpx.Client
     name = operation["parameters"][0]["example"]
     assert client.post(f"/v2/models/{name}/infer", json=example).status_code == 200
     assert set(document["paths"]) >= {"/predict", "/metrics", "/v2", "/v2/health/ready"}
-
-
-async def test_the_document_is_made_once_for_all_who_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-
-    def describe(app: FastAPI, models: object) -> dict[str, int]:
-        time.sleep(0.05)
-        made.append(app)
-        if len(made) == 1:
-            raise ValueError("the first fails, for all who wait for it")
-        return {"made": len(made)}
-
-    monkeypatch.setattr(openapi, "describe", describe)
-    models = SimpleNamespace(served=[SimpleNamespace(signature=object())])
-    document = openapi.KeptDocument(FastAPI(), cast(ModelRegistry, models))
-
-    async def ask() -> bytes | None:
-        with contextlib.suppress(ValueError):
-            return bytes((await document(cast(Request, None))).body)
-        return None
-
-    assert await asyncio.gather(*(ask() for _ in range(9))) == [None] * 9
-    hasty = asyncio.ensure_future(ask())
-    others = asyncio.gather(*(ask() for _ in range(9)))
-    await asyncio.sleep(0)
-    hasty.cancel()
-    assert await others == [b'{"made":2}'] * 9, "a client that hangs up takes it from no other"
-    models.served = [SimpleNamespace(signature=object())]
-    assert (await ask(), len(made)) == (b'{"made":3}', 3)
 
 
 FILLED = {"model": "digits", "version": "12"}

@@ -151,8 +151,9 @@ class DirectExchange(Exchange):
         if self._gathered is not None:
             self._gathered.add(part)
         elif self._only:
-            limit = self._shared.limits.max_body_bytes
-            gathered = self._gathered = Gathered(limit if self.head.length < 0 else self.head.length)
+            length, limit = self.head.length, self._shared.limits.max_body_bytes
+            # A length over the limit is refused only when the request has its turn.
+            gathered = self._gathered = Gathered(limit if length < 0 else min(length, limit))
             gathered.add(self._only)
             gathered.add(part)
             self._only = b""

@@ -1,12 +1,17 @@
 """A body in parts: the same bytes in order, however they come and whatever was announced."""
 
 import tracemalloc
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.http.direct import DirectExchange
+from service.http.limits import HttpLimits
+from service.http.parser import Head
+from service.http.shared import Shared
 from service.isolation import gathered
 from service.isolation.gathered import MOVES_AT, Gathered
 
@@ -44,3 +49,22 @@ def test_what_is_announced_takes_no_memory_before_much_has_come() -> None:
     body = Gathered(1 << 40)
     body.add(bytes(MOVES_AT - 1))
     assert type(body.content) is bytearray
+
+
+def test_a_request_that_waits_for_its_turn_takes_no_more_than_a_body_may_have() -> None:
+    """Its length is compared with the limit when its turn comes; until then it may say anything."""
+    shared = Shared(Mock(), Mock(), HttpLimits())
+    head = Head(
+        b"POST",
+        b"/v2/models/m/infer",
+        [],
+        length=1 << 62,
+        expects_continue=False,
+        is_http_1_0=False,
+        keep_alive=True,
+        num_bytes=30,
+    )
+    exchange = DirectExchange(Mock(), shared, head)
+    for _ in range(3):
+        exchange.add(b"a" * (MOVES_AT // 2))
+    assert bytes(exchange.body) == b"a" * (3 * MOVES_AT // 2)

@@ -22,6 +22,7 @@ from training.console import to_markdown
 from training.distributed.launch import Launch, end, read_launch
 from training.errors import TrainingError
 from training.evaluation import command as evaluate_command
+from training.memory import keep_freed_memory
 from training.runs import compare_command
 from training.search import command as search_command
 from training.settings.config import ConfigError
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m training") ->
         # Torch takes seconds to import: --help must not wait for it, nor Ctrl-C show a traceback.
         from training.distributed.group import joined
         from training.figures.tensorboard import check_tensorboard
-        from training.loop.device import find_device, keep_freed_memory
+        from training.loop.device import find_device
         from training.runs.narrate import narrate
         from training.runs.open import open_run
 

@@ -3,10 +3,9 @@
 In: a device's name.  Out: the device, or a sentence why not.
 """
 
-import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,9 +14,6 @@ from service.contract.text import first_line
 from training.distributed.launch import Launch
 from training.errors import TrainingError
 from training.settings.config import ConfigError
-
-# Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, INT_MAX = -1, -3, 2**31 - 1
 
 
 class DeviceError(TrainingError):
@@ -54,18 +50,6 @@ def initialize_mkl() -> None:
     half-written state, and compute its half with a kernel of 4 digits (docs/decisions/0017).
     """
     torch.zeros(1).cos()
-
-
-def keep_freed_memory() -> None:
-    """Let malloc reuse what a step freed, instead of returning every large tensor to the system.
-
-    glibc maps each block above 32 MiB anew, and the kernel clears its pages at every step: half of the time
-    of a batch of 32 × 224×224 pictures. Other libraries of C have no mallopt, and keep their own habits.
-    """
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, INT_MAX)
-        mallopt(M_TRIM_THRESHOLD, INT_MAX)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from service.contract.pictures import PictureError, read_pixels
 from service.contract.target import Target
 from training.errors import DataError
+from training.memory import keep_freed_memory
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
 from training.pictures.formats import FORMATS
 
@@ -82,11 +83,13 @@ def do(work: Work) -> Done:
             except PictureError as error:
                 reasons[index] = f"it {error}"
             else:
-                file.seek((work.first_row + index) * pixels.size)
-                file.write(pixels.tobytes())
-                digests[index] = digest_pixels(pixels.tobytes())
-                levels = pixels.reshape(channels, -1).astype(np.int64)
-                sums[index] = levels.sum(1), (levels**2).sum(1)
+                content = pixels.tobytes()
+                file.seek((work.first_row + index) * len(content))
+                file.write(content)
+                digests[index] = digest_pixels(content)
+                levels = pixels.reshape(channels, -1)
+                squares = np.square(levels, dtype=np.uint16)  # 255² still fits
+                sums[index] = levels.sum(1, dtype=np.int64), squares.sum(1, dtype=np.int64)
     return Done(work=work, digests=digests, sums=sums, reasons=reasons)
 
 
@@ -102,7 +105,8 @@ def _result(work: Work, future: Future[Done]) -> Done:
 
 
 def _begin() -> None:
-    """Leave Ctrl-C to the parent, and end this worker when the parent is gone."""
+    """Leave Ctrl-C to the parent, end this worker when the parent is gone, and keep freed memory."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A parent that is killed with SIGKILL cannot stop its workers, so they have to watch it themselves.
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -35,11 +35,12 @@ RUN python -m venv /opt/sbom && /opt/sbom/bin/pip install -c constraints.txt cyc
 FROM install AS install-service
 ARG PIP_FIND_LINKS
 ARG PIP_EXTRA_INDEX_URL
-# Not run here: numpy's own tests and build tools, what ONNX Runtime brings for exporters, and the languages
-# that rich could colour.
+# Not run here: numpy's own tests and build tools, what ONNX Runtime brings for exporters and for programs in C (its
+# Python module holds the whole runtime again), simdjson's sources, and the languages that rich could colour.
 RUN pip --python /opt/venv/bin/python install -c constraints.txt ".[service,tracing,signing,store]" \
     && cd /opt/venv/lib/python3.11/site-packages \
-    && rm -rf numpy/*/tests numpy/f2py numpy/distutils numpy/_core/include pygments/lexers onnxruntime/transformers onnxruntime/quantization onnxruntime/tools
+    && rm -rf numpy/*/tests numpy/f2py numpy/distutils numpy/_core/include pygments/lexers simdjson/*.cpp simdjson/*.h \
+        onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxruntime/capi/libonnxruntime.so.*
 RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
     /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python -o /opt/venv/sbom.json
 

@@ -1,28 +1,32 @@
 """Two clients: one to be awaited, and one for ordinary code, which runs the other in its own thread."""
 
-import asyncio
+import contextlib
 import functools
-import threading
+import itertools
+import random
+import time
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import anyio
 import httpx
+from anyio.from_thread import start_blocking_portal
 
-from foldserve.client.call import send
-from foldserve.client.errors import BadRequest
-from foldserve.client.pictures import Picture, encoded
-from foldserve.client.wire import LENGTH, Answer, Prediction, infer_body, read_answer, read_predictions
+from foldserve.client import wire
+from foldserve.client.errors import BadRequest, DeadlineExceeded, Unreachable, error_of
+from foldserve.client.wire import Answer, Picture, Prediction
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Timeout = float | None  # seconds for a whole call; None: the client's own
 MAX_FILES, MAX_BYTES = 64, 16 * 2**20  # of pictures in one request: far below what a service takes by default
+FIRST_PAUSE_S = 0.1  # before the first retry; each next one is twice as long
 
 
-class AsyncClient:
+class AsyncClient(contextlib.AbstractAsyncContextManager["AsyncClient"]):
     """A service at `url`, for one event loop of asyncio or trio.
 
     `timeout_s` is for a whole call, `retries` for each of its requests; `options` are httpx.AsyncClient's:
@@ -42,36 +46,30 @@ class AsyncClient:
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=None, **options)
         self._timeout_s = timeout_s
         self._retries = retries
-        self._datatypes: dict[tuple[str, str | None], Mapping[str, str]] = {}
+        self._datatypes: dict[str, Mapping[str, str]] = {}  # of a model's inputs, by its path
 
     async def predict(
-        self,
-        picture: Picture,
-        *,
-        model: str | None = None,
-        top: int | None = None,
-        timeout_s: float | None = None,
+        self, picture: Picture, *, model: str | None = None, top: int | None = None, timeout_s: Timeout = None
     ) -> Prediction:
         """The label of one picture: a path, bytes, uint8 pixels or a Pillow picture."""
         return (await self.predict_all([picture], model=model, top=top, timeout_s=timeout_s))[0]
 
     async def predict_all(
         self,
-        pictures: Sequence[Picture],
+        pictures: Iterable[Picture],
         *,
         model: str | None = None,
         top: int | None = None,
-        timeout_s: float | None = None,
+        timeout_s: Timeout = None,
     ) -> list[Prediction]:
         """The labels of pictures, in their order, many in one request; one bad picture fails them all."""
         params = {name: str(value) for name, value in (("model", model), ("top", top)) if value is not None}
         found: list[Prediction] = []
-        deadline = anyio.current_time() + self._seconds(timeout_s)
-        for part in _parts([encoded(picture) for picture in pictures]):
-            files = [("file", (str(number), content)) for number, content in enumerate(part)]
-            body: dict[str, Any] = {"content": part[0]} if len(part) == 1 else {"files": files}
-            left_s = max(deadline - anyio.current_time(), 0)
-            found += read_predictions(await self._send("POST", "/predict", left_s, params=params, **body))
+        with self._within(timeout_s):
+            for part in _parts(map(wire.encoded, pictures)):
+                files = [("file", (str(number), content)) for number, content in enumerate(part)]
+                body: dict[str, Any] = {"content": part[0]} if len(part) == 1 else {"files": files}
+                found += wire.read_predictions(await self._send("POST", "/predict", params=params, **body))
         return found
 
     async def infer(
@@ -82,64 +80,118 @@ class AsyncClient:
         version: str | None = None,
         outputs: Sequence[str] = (),
         priority: int = 0,
-        timeout_s: float | None = None,
+        timeout_s: Timeout = None,
     ) -> Answer:
         """Answers to an array, or to a dict of arrays by input name, rows first; all outputs unless named."""
-        deadline = anyio.current_time() + self._seconds(timeout_s)
-        if (model, version) not in self._datatypes:
-            described = await self.metadata(model, version, timeout_s=timeout_s)
-            tensors = {tensor["name"]: tensor["datatype"] for tensor in described["inputs"]}
-            self._datatypes[model, version] = tensors
-        left_s = max(deadline - anyio.current_time(), 1e-6)
-        body, length = infer_body(
-            self._datatypes[model, version], inputs, outputs, priority=priority, timeout=int(left_s * 1e6)
-        )
-        path, headers = f"{_path(model, version)}/infer", {LENGTH: str(length)}
-        try:
-            return read_answer(await self._send("POST", path, left_s, content=body, headers=headers))
-        except BadRequest:
-            self._datatypes.pop((model, version), None)  # another version may be served by now
-            raise
+        path = _path(model, version)
+        with self._within(timeout_s):
+            if path not in self._datatypes:
+                described = await self.metadata(model, version)
+                self._datatypes[path] = {each["name"]: each["datatype"] for each in described["inputs"]}
+            limits = {"priority": priority, "timeout": _microseconds(_left_s())}
+            body, length = wire.infer_body(self._datatypes[path], inputs, outputs, **limits)
+            options = {"content": body, "headers": {wire.LENGTH: str(length)}}
+            try:
+                return wire.read_answer(await self._send("POST", f"{path}/infer", **options))
+            except BadRequest:
+                self._datatypes.pop(path, None)  # another version may be served by now
+                raise
 
     async def models(self) -> list[str]:
         """The names of the models."""
-        names: list[str] = (await self._send("GET", "/v2/models")).json()["models"]
-        return names
+        with self._within(None):
+            return list((await self._send("GET", "/v2/models")).json()["models"])
 
     async def metadata(
-        self, model: str, version: str | None = None, *, timeout_s: float | None = None
+        self, model: str, version: str | None = None, *, timeout_s: Timeout = None
     ) -> dict[str, Any]:
         """What a model takes and gives, as the protocol describes it."""
-        described: dict[str, Any] = (await self._send("GET", _path(model, version), timeout_s)).json()
-        return described
+        with self._within(timeout_s):
+            return dict((await self._send("GET", _path(model, version))).json())
 
     async def is_ready(self) -> bool:
         """Whether the service has proved its models; False if it cannot be reached."""
         try:
-            return (await self._http.get("/v2/health/ready", timeout=self._timeout_s)).is_success
-        except httpx.TransportError:
+            with self._within(None):
+                return (await self._http.get("/v2/health/ready")).is_success
+        except (httpx.TransportError, DeadlineExceeded):
             return False
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
-    async def _send(
-        self, method: str, path: str, timeout_s: float | None = None, **options: Any
-    ) -> httpx.Response:
-        seconds = self._seconds(timeout_s)
-        return await send(self._http, method, path, timeout_s=seconds, retries=self._retries, **options)
+    @contextlib.contextmanager
+    def _within(self, timeout_s: Timeout) -> Iterator[None]:
+        """What is inside ends in time, its retries and pauses too; raises DeadlineExceeded."""
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        with anyio.move_on_after(seconds) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise DeadlineExceeded(f"no answer within {seconds:.3g} s")
 
-    def _seconds(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A 2xx, after retries where they can help; raises a ClientError.  `options` are httpx's.
+
+        Every call may be repeated: an inference changes nothing on the server.
+        """
+        for attempt in itertools.count():
+            pause_s = FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1)
+            try:
+                response = await self._http.request(method, path, **options)
+                if response.is_success:
+                    return response
+                failure = error_of(response)
+                pause_s = _asked_pause_s(response.headers.get("retry-after", ""), pause_s)
+            except httpx.TransportError as error:
+                failure = Unreachable(
+                    f"no answer from {self._http.base_url}: {error or type(error).__name__}"
+                )
+            # What is wrong says more than that the deadline would pass meanwhile.
+            if not failure.may_pass or attempt >= self._retries or pause_s >= _left_s():
+                raise failure
+            await anyio.sleep(pause_s)
+        raise AssertionError
+
+
+def _microseconds(seconds: float) -> int:
+    """As the protocol's `timeout`, where 0 would mean none."""
+    return int(min(max(seconds, 1e-6), 86_400) * 1e6)
+
+
+def _left_s() -> float:
+    """The seconds until the deadline of what runs."""
+    return anyio.current_effective_deadline() - anyio.current_time()
+
+
+def _asked_pause_s(retry_after: str, default_s: float) -> float:
+    """The pause that a `Retry-After` asks for: seconds, or from proxies a date."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0)
+    except ValueError:  # none, or neither of both
+        return default_s
+
+
+def _path(model: str, version: str | None) -> str:
+    of_version = "" if version is None else f"/versions/{quote(version, safe='')}"
+    return f"/v2/models/{quote(model, safe='')}{of_version}"
+
+
+def _parts(pictures: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Pictures in requests of at most MAX_FILES and, but for a larger picture, MAX_BYTES."""
+    part: list[bytes] = []
+    for picture in pictures:
+        if part and (len(part) == MAX_FILES or sum(map(len, part)) + len(picture) > MAX_BYTES):
+            yield part
+            part = []
+        part.append(picture)
+    if part:
+        yield part
 
 
 def _blocking(
@@ -149,7 +201,8 @@ def _blocking(
 
     @functools.wraps(method)
     def call(self: "Client", /, *values: P.args, **named: P.kwargs) -> T:
-        future = asyncio.run_coroutine_threadsafe(method(self._client, *values, **named), self._loop)
+        bound: Callable[[], Awaitable[T]] = functools.partial(method, self._client, *values, **named)
+        future = self._portal.start_task_soon(bound)
         try:
             return future.result()
         except BaseException:
@@ -159,7 +212,7 @@ def _blocking(
     return call
 
 
-class Client:
+class Client(contextlib.AbstractContextManager["Client"]):
     """A service at `url`, for ordinary code; safe to use from several threads.  Arguments as for AsyncClient.
 
     Make a new one in a process that was forked: its thread stays in the other.
@@ -167,10 +220,10 @@ class Client:
 
     def __init__(self, url: str = "http://127.0.0.1:8000", **options: Any) -> None:
         self._client = AsyncClient(url, **options)
-        self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=_serve, args=(self._loop, self._client), daemon=True)
-        thread.start()
-        self._end = weakref.finalize(self, _stop, self._loop, thread)
+        until_closed = contextlib.ExitStack()
+        self._portal = until_closed.enter_context(start_blocking_portal())
+        until_closed.callback(self._portal.call, self._client.close)
+        self._end = weakref.finalize(self, until_closed.close)  # also at the program's end
 
     predict = _blocking(AsyncClient.predict)
     predict_all = _blocking(AsyncClient.predict_all)
@@ -183,39 +236,5 @@ class Client:
         """Close the connections and end the thread."""
         self._end()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _serve(loop: asyncio.AbstractEventLoop, client: AsyncClient) -> None:
-    loop.run_forever()
-    loop.run_until_complete(client.close())
-    loop.close()
-
-
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-
-
-def _path(model: str, version: str | None) -> str:
-    of_version = "" if version is None else f"/versions/{quote(version, safe='')}"
-    return f"/v2/models/{quote(model, safe='')}{of_version}"
-
-
-def _parts(pictures: Sequence[bytes]) -> list[list[bytes]]:
-    """Pictures in requests of at most MAX_FILES and, but for a larger picture, MAX_BYTES."""
-    parts: list[list[bytes]] = []
-    size = 0
-    for picture in pictures:
-        if not parts or len(parts[-1]) == MAX_FILES or size + len(picture) > MAX_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(picture)
-        size += len(picture)
-    return parts

@@ -1,23 +1,23 @@
-"""What can go wrong, by what the caller can do about it.
-
-ClientError
-├── BadRequest          400 413 415 422: the request itself is wrong
-├── Denied              401 403: the API key
-├── NotFound            404: no such model or version
-├── TooManyRequests     429, also after the retries
-├── Unavailable         502 503, also after the retries: overloaded, not ready, draining
-├── ServerFailed        any other status
-├── Unreachable         no connection, or one that broke, also after the retries
-└── DeadlineExceeded    `timeout_s` has passed, or 504; also a TimeoutError
-"""
+"""What can go wrong, by what the caller can do about it: each class says for which statuses it stands."""
 
 # ruff: noqa: N818
 
 import httpx
 
+_BY_STATUS: dict[int, type["ClientError"]] = {}
+
 
 class ClientError(Exception):
-    """No answer; `status` and `request_id` are the response's, where there was one."""
+    """No answer; `status` and `request_id` are the response's, where there was one.
+
+    `may_pass`: sent again, the request may succeed.
+    """
+
+    may_pass = False
+
+    def __init_subclass__(cls, statuses: tuple[int, ...] = (), may_pass: bool = False) -> None:
+        _BY_STATUS.update(dict.fromkeys(statuses, cls))
+        cls.may_pass = may_pass
 
     def __init__(self, message: str, status: int | None = None, request_id: str | None = None) -> None:
         super().__init__(message)
@@ -25,46 +25,36 @@ class ClientError(Exception):
         self.request_id = request_id
 
 
-class BadRequest(ClientError):
+class BadRequest(ClientError, statuses=(400, 413, 415, 422)):
     """The model, or the protocol, does not accept what was sent."""
 
 
-class Denied(ClientError):
+class Denied(ClientError, statuses=(401, 403)):
     """The API key is missing or unknown, or its scopes do not include this route."""
 
 
-class NotFound(ClientError):
+class NotFound(ClientError, statuses=(404,)):
     """No such model or version."""
 
 
-class TooManyRequests(ClientError):
-    """More requests than one client may send."""
+class TooManyRequests(ClientError, statuses=(429,), may_pass=True):
+    """More requests than one client may send, also after the retries."""
 
 
-class Unavailable(ClientError):
-    """The server is overloaded, not ready or shutting down."""
+class Unavailable(ClientError, statuses=(502, 503), may_pass=True):
+    """The server is overloaded, not ready or shutting down, also after the retries."""
 
 
 class ServerFailed(ClientError):
-    """The server failed on this request."""
+    """The server failed on this request: any other status."""
 
 
-class Unreachable(ClientError):
-    """There was no connection, or it broke before the answer."""
+class Unreachable(ClientError, may_pass=True):
+    """There was no connection, or it broke before the answer, also after the retries."""
 
 
-class DeadlineExceeded(ClientError, TimeoutError):
-    """The answer would have come too late."""
-
-
-_BY_STATUS: dict[int, type[ClientError]] = {
-    **dict.fromkeys((400, 413, 415, 422), BadRequest),
-    **dict.fromkeys((401, 403), Denied),
-    404: NotFound,
-    429: TooManyRequests,
-    **dict.fromkeys((502, 503), Unavailable),
-    504: DeadlineExceeded,
-}
+class DeadlineExceeded(ClientError, TimeoutError, statuses=(504,)):
+    """`timeout_s` has passed, here or on the server; also a TimeoutError."""
 
 
 def error_of(response: httpx.Response) -> ClientError:

@@ -1,11 +1,14 @@
-"""Arrays on the wire: the Open Inference Protocol's binary tensors, and what comes back.
+"""What is sent and what comes back: encoded pictures, arrays as the protocol's binary tensors.
 
-In: arrays by input name, the datatypes of the model's inputs.  Out: a body; from a response an `Answer`.
+In: pictures, or arrays by input name.  Out: bodies; from responses, an `Answer` or `Prediction`s.
 """
 
+import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,42 +16,71 @@ import numpy as np
 
 from foldserve.client.errors import BadRequest
 
+Picture = str | os.PathLike[str] | bytes | np.ndarray | Any
 PRECISION = "X-Model-Precision"
 LENGTH = "Inference-Header-Content-Length"
-_DTYPES = {
-    **{"BOOL": "?", "UINT8": "u1", "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8"},
-    **{"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """Outputs by name, rows first; who answered, and the milliseconds of each phase by the server's clock.
+class Origin:
+    """Who answered; `precision` is "int8" or "float32", "" from a server that does not say."""
 
-    `precision` is "int8" or "float32", as the server says; "" from one that does not say.
-    """
-
-    outputs: dict[str, np.ndarray]
     model: str
     version: str
-    request_id: str
-    timing_ms: dict[str, float]
-    precision: str = ""
+    precision: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The most probable label of a picture; `top` has it and the next ones, as (label, probability).
+class Answer(Origin):
+    """Outputs by name, rows first, and the milliseconds of each phase by the server's clock."""
 
-    `precision` as in an `Answer`.
+    outputs: dict[str, np.ndarray]
+    request_id: str
+    timing_ms: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Origin):
+    """What a picture is: `top` has the most probable labels, as (label, probability); the first is `label`.
+
+    `labels` are those that apply: the first, or for a model of several labels all from its threshold on.
+    A model without labels gives `values` instead: an embedding, or a map as (channels, height, width).
     """
 
     label: str
     probability: float
     top: list[tuple[str, float]]
-    model: str
-    version: str
-    precision: str = ""
+    labels: list[tuple[str, float]]
+    values: np.ndarray | None
+
+
+def encoded(picture: Picture) -> bytes:
+    """The content of a picture file: as it is, or as a new PNG; raises BadRequest or OSError."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, (str, os.PathLike)):
+        return Path(picture).read_bytes()
+    if isinstance(picture, np.ndarray):
+        from PIL import Image
+
+        shape = picture.shape
+        if (
+            picture.dtype != np.uint8
+            or shape[2:] not in ((), (1,), (3,), (4,))
+            or len(shape) < 2
+            or 0 in shape
+        ):
+            raise BadRequest(
+                f"pixels are uint8 of shape (height, width) or (height, width, 3 or 4), "
+                f"got {picture.dtype} of shape {shape}"
+            )
+        picture = Image.fromarray(picture[..., 0] if shape[2:] == (1,) else picture)
+    if not hasattr(picture, "save"):
+        kind = type(picture).__name__
+        raise BadRequest(f"a picture is a path, bytes, uint8 pixels or a Pillow picture, got {kind}")
+    # With its EXIF, so that a photograph is turned upright as the same file would be.
+    picture.save(buffer := io.BytesIO(), "PNG", compress_level=1, exif=picture.getexif())
+    return buffer.getvalue()
 
 
 def infer_body(
@@ -60,18 +92,13 @@ def infer_body(
             raise BadRequest(f"the model has the inputs {', '.join(datatypes)}: give a dict of arrays")
         inputs = {next(iter(datatypes)): inputs}
     arrays = {name: _array(name, value, datatypes) for name, value in inputs.items()}
-    tensors = [
-        {
-            "name": name,
-            "shape": list(array.shape),
-            "datatype": datatypes[name],
-            "parameters": {"binary_data_size": array.nbytes},
-        }
-        for name, array in arrays.items()
-    ]
     document = {
         "parameters": {"binary_data_output": True, **parameters},
-        "inputs": tensors,
+        "inputs": [
+            {"name": name, "shape": array.shape, "datatype": datatypes[name]}
+            | {"parameters": {"binary_data_size": array.nbytes}}
+            for name, array in arrays.items()
+        ],
         "outputs": [{"name": name} for name in outputs],
     }
     head = json.dumps(document).encode()
@@ -82,14 +109,15 @@ def _array(name: str, value: Any, datatypes: Mapping[str, str]) -> np.ndarray:
     """`value` in its input's datatype; an array is cast only within its kind, as float64 to float32."""
     if name not in datatypes:
         raise BadRequest(f"the model has no input '{name}', only {', '.join(datatypes)}")
-    dtype = np.dtype(_DTYPES[datatypes[name]])
-    if not isinstance(value, np.ndarray):
-        return np.asarray(value, dtype)
-    if not np.can_cast(value.dtype, dtype, "same_kind"):
-        raise BadRequest(
-            f"input '{name}' is {value.dtype}, the model takes {datatypes[name]}: cast it yourself"
-        )
-    return value.astype(dtype, copy=False)
+    dtype, taken = _dtype(datatypes[name]), datatypes[name]
+    if isinstance(value, np.ndarray) and not np.can_cast(value.dtype, dtype, "same_kind"):
+        raise BadRequest(f"input '{name}' is {value.dtype}, the model takes {taken}: cast it yourself")
+    return np.asarray(value, dtype)
+
+
+def _dtype(datatype: str) -> np.dtype[Any]:
+    """The protocol's FP32, INT8, BOOL … as NumPy's."""
+    return np.dtype(datatype.lower().replace("fp", "float")).newbyteorder("<")
 
 
 def read_answer(response: httpx.Response) -> Answer:
@@ -99,35 +127,45 @@ def read_answer(response: httpx.Response) -> Answer:
     document = json.loads(content[:at])
     outputs = {}
     for tensor in document["outputs"]:
-        dtype = np.dtype(_DTYPES[tensor["datatype"]])
-        size = tensor.get("parameters", {}).get("binary_data_size")
+        name, size = tensor["name"], tensor.get("parameters", {}).get("binary_data_size")
         if size is None:
-            array = np.array(tensor["data"], dtype)
+            outputs[name] = _from_json(tensor)
         else:
-            array, at = np.frombuffer(content, dtype, size // dtype.itemsize, at).copy(), at + size
-        outputs[tensor["name"]] = array.reshape(tensor["shape"])
+            binary, at = content[at : at + size], at + size
+            outputs[name] = np.frombuffer(binary, _dtype(tensor["datatype"])).reshape(tensor["shape"]).copy()
     timings = [part.partition(";dur=") for part in response.headers.get("server-timing", "").split(",")]
-    return Answer(
-        outputs=outputs,
-        model=document["model_name"],
-        version=document.get("model_version", ""),
-        request_id=response.headers.get("x-request-id", ""),
-        precision=response.headers.get(PRECISION, ""),
-        timing_ms={name.strip(): float(ms) for name, _, ms in timings if ms},
-    )
+    timing_ms = {name.strip(): float(ms) for name, _, ms in timings if ms}
+    request_id = response.headers.get("x-request-id", "")
+    return Answer(outputs=outputs, request_id=request_id, timing_ms=timing_ms, **_origin(document, response))
 
 
 def read_predictions(response: httpx.Response) -> list[Prediction]:
-    """The labels of a response of /predict, one for each picture."""
+    """What a response of /predict says, for each picture."""
     document = response.json()
-    return [
-        Prediction(
-            label=each["label"],
-            probability=each["probability"],
-            top=[(one["label"], one["probability"]) for one in each["top"]],
-            model=document["model_name"],
-            version=document["model_version"],
-            precision=response.headers.get(PRECISION, ""),
-        )
-        for each in document["predictions"]
-    ]
+    origin = _origin(document, response)
+    return [Prediction(**_prediction(each), **origin) for each in document["predictions"]]
+
+
+def _prediction(told: Mapping[str, Any]) -> dict[str, Any]:
+    top, labels = (
+        [(each["label"], each["probability"]) for each in told.get(key, ())] for key in ("top", "labels")
+    )
+    label, probability = top[0] if top else ("", 0.0)
+    tensor = told.get("output", {"datatype": "FP64", "shape": -1, "data": told.get("embedding")})
+    has_values = tensor["data"] is not None
+    return {
+        "label": label,
+        "probability": probability,
+        "top": top,
+        "labels": labels if "labels" in told else top[:1],
+        "values": _from_json(tensor) if has_values else None,
+    }
+
+
+def _from_json(tensor: Mapping[str, Any]) -> np.ndarray:
+    return np.array(tensor["data"], _dtype(tensor["datatype"])).reshape(tensor["shape"])
+
+
+def _origin(document: Mapping[str, Any], response: httpx.Response) -> dict[str, Any]:
+    precision, version = response.headers.get(PRECISION, ""), document.get("model_version", "")
+    return {"model": document["model_name"], "version": version, "precision": precision}

@@ -13,8 +13,10 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
+import numpy as np
 
 from foldserve.client import AsyncClient, BadRequest, ClientError, Prediction
 from foldserve.commands.parser import Parser, refuse
@@ -94,16 +96,30 @@ def _predict_here(options: argparse.Namespace) -> int:
     return 0 if is_whole else 1
 
 
-def _print(options: argparse.Namespace, path: str, found: Labels | str, about: dict[str, str]) -> None:
-    """One picture's labels on stdout, or on stderr why it has none."""
+def _print(
+    options: argparse.Namespace, path: str, found: Labels | np.ndarray | str, about: dict[str, str]
+) -> None:
+    """One picture's labels or values on stdout, or on stderr why it has none."""
     if isinstance(found, str):
         print(f"foldserve: {path}: {found}", file=sys.stderr)
     elif options.json:
-        ranked = [{"label": label, "probability": share} for label, share in found]
-        print(json.dumps({"file": path, **about, **ranked[0], "top": ranked}, ensure_ascii=False))
+        print(json.dumps({"file": path, **about, **_document(found)}, ensure_ascii=False))
     else:
         width = max(map(len, options.pictures))
-        print(f"{path:<{width}}  " + "  ".join(f"{share:.4f} {label}" for label, share in found))
+        print(f"{path:<{width}}  {_text(found)}")
+
+
+def _document(found: Labels | np.ndarray) -> dict[str, Any]:
+    if isinstance(found, np.ndarray):
+        return {"values": found.tolist()}
+    ranked = [{"label": label, "probability": share} for label, share in found]
+    return {**ranked[0], "top": ranked}
+
+
+def _text(found: Labels | np.ndarray) -> str:
+    if isinstance(found, np.ndarray):
+        return f"{' x '.join(map(str, found.shape))} values, printed with --json"
+    return "  ".join(f"{share:.4f} {label}" for label, share in found)
 
 
 async def _predict(options: argparse.Namespace) -> int:
@@ -116,7 +132,7 @@ async def _predict(options: argparse.Namespace) -> int:
                 _print(options, path, found, {})
             else:
                 about = {"model": found.model, "version": found.version, "precision": found.precision}
-                _print(options, path, [*found.top], about)
+                _print(options, path, found.top if found.values is None else found.values, about)
     return 0 if is_whole else 1
 
 

@@ -106,7 +106,8 @@ function fail(text) {
 
 function showAnswer(blob, { model_name, model_version, predictions: [found] }, ms) {
   if (found.top) {
-    say(found.label === undefined ? "No label is likely enough." : `${found.label}, ${percent(found.probability)}`);
+    const told = found.labels ?? [found]; // of several labels those from the threshold on
+    say(told.map((one) => `${one.label}, ${percent(one.probability)}`).join("; ") || "No label is likely enough.");
     at("message").className = "told";
   } else { // an embedding, a map
     const { row, ...answer } = found, text = JSON.stringify(answer);

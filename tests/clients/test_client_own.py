@@ -1,76 +1,35 @@
-"""`foldserve.client` and `foldserve predict`: against a real service, and against one that misbehaves."""
+"""`foldserve.client` and `foldserve predict` against a real service: pictures and arrays in every form."""
 
 import asyncio
 import io
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from foldserve.client import (
     AsyncClient,
     BadRequest,
     Client,
-    ClientError,
     DeadlineExceeded,
-    Denied,
     NotFound,
-    ServerFailed,
-    TooManyRequests,
-    Unavailable,
-    Unreachable,
 )
 from foldserve.client.clients import MAX_FILES
-from foldserve.client.pictures import encoded
+from foldserve.client.wire import encoded
+from foldserve.commands.predict import _document, _text
 from service_kit import ROOT, Server
 
 SEVEN = ROOT / "docs/seven.png"
-Handler = Callable[[httpx.Request], httpx.Response]
 
 
 @pytest.fixture(scope="module")
 def own(server: Server) -> Client:
     with Client(server.url) as client:
         yield client
-
-
-def mocked(handler: Handler, **options) -> Client:
-    return Client("http://service", transport=httpx.MockTransport(handler), **options)
-
-
-def in_turn(*answers: httpx.Response | Exception) -> tuple[Handler, list[float]]:
-    """A handler that gives one answer after another, the last one for ever; and when it was asked."""
-    asked: list[float] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(time.monotonic())
-        given = answers[min(len(asked), len(answers)) - 1]
-        if isinstance(given, Exception):
-            raise given
-        return given
-
-    return answer, asked
-
-
-def failed(status: int, **headers: str) -> httpx.Response:
-    return httpx.Response(status, json={"error": f"no: {status}"}, headers=headers)
-
-
-LABELLED = httpx.Response(
-    200,
-    json={
-        "model_name": "m",
-        "model_version": "3",
-        "predictions": [{"label": "7", "probability": 0.9, "top": [{"label": "7", "probability": 0.9}]}],
-    },
-)
 
 
 @pytest.mark.parametrize("kind", ["path", "text", "bytes", "pixels", "colour", "pillow"])
@@ -102,6 +61,15 @@ def test_pixels_become_a_png_without_loss(mode: str, size: tuple[int, int]) -> N
 def test_what_is_no_picture_is_refused_before_it_is_sent(picture: object) -> None:
     with pytest.raises(BadRequest, match=r"pixels are uint8|a picture is"):
         encoded(picture)
+
+
+def test_a_photograph_is_turned_as_its_file_would_be(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    noise = Image.effect_noise((7, 5), 90)
+    noise.save(tmp_path / "photo.png", exif=turned)
+    again = Image.open(io.BytesIO(encoded(Image.open(tmp_path / "photo.png"))))
+    assert ImageOps.exif_transpose(again).size == (5, 7)
 
 
 def test_many_pictures_keep_their_order(own: Client) -> None:
@@ -163,106 +131,6 @@ def test_the_servers_own_timeout_is_the_clients(own: Client) -> None:
     own.metadata("digits")
     with pytest.raises(DeadlineExceeded):
         own.infer("digits", np.ones((1, 1, 28, 28), "f4"), timeout_s=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (400, BadRequest),
-        (401, Denied),
-        (403, Denied),
-        (404, NotFound),
-        (413, BadRequest),
-        (500, ServerFailed),
-    ],
-)
-def test_what_cannot_succeed_is_not_tried_again(status: int, kind: type[ClientError]) -> None:
-    handler, asked = in_turn(failed(status, **{"x-request-id": "r1"}))
-    with mocked(handler) as client, pytest.raises(kind, match=f"no: {status}") as raised:
-        client.predict(b"x")
-    assert (len(asked), raised.value.status, raised.value.request_id) == (1, status, "r1")
-
-
-@pytest.mark.parametrize("first", [failed(503), failed(429), failed(502), httpx.ConnectError("refused")])
-def test_what_may_succeed_is_tried_again(first: httpx.Response | Exception) -> None:
-    handler, asked = in_turn(first, LABELLED)
-    with mocked(handler) as client:
-        assert client.predict(b"x").label == "7"
-    assert len(asked) == 2
-
-
-def test_retry_after_is_honoured() -> None:
-    handler, asked = in_turn(failed(503, **{"retry-after": "1"}), LABELLED)
-    with mocked(handler) as client:
-        client.predict(b"x")
-    assert 1 <= asked[1] - asked[0] < 2
-
-
-def test_a_pause_beyond_the_deadline_is_not_waited_for() -> None:
-    handler, asked = in_turn(failed(503, **{"retry-after": "60"}))
-    with mocked(handler, timeout_s=2) as client, pytest.raises(Unavailable, match="no: 503"):
-        client.predict(b"x")
-    assert (len(asked), time.monotonic() - asked[0] < 1) == (1, True)
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [(failed(503), Unavailable), (failed(429), TooManyRequests), (httpx.ReadError(""), Unreachable)],
-)
-def test_retries_end(answer: httpx.Response | Exception, kind: type[ClientError]) -> None:
-    handler, asked = in_turn(answer)
-    with mocked(handler, retries=2) as client, pytest.raises(kind):
-        client.predict(b"x")
-    assert len(asked) == 3
-
-
-def test_a_deadline_ends_a_call_whose_answer_does_not_come() -> None:
-    async def silent(request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(60)
-        raise AssertionError
-
-    begun = time.monotonic()
-    with mocked(silent, timeout_s=0.2) as client, pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
-        client.predict(b"x")
-    assert time.monotonic() - begun < 2
-
-
-def test_a_model_that_was_swapped_for_another_is_described_anew() -> None:
-    datatypes = iter(["FP64", "FP32"])
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        if request.method == "GET":
-            return httpx.Response(200, json={"inputs": [{"name": "x", "datatype": next(datatypes)}]})
-        if b"FP64" in request.content:
-            return failed(400)
-        body = {"model_name": "m", "outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [5]}]}
-        return httpx.Response(200, json=body)
-
-    with mocked(handler) as client:
-        with pytest.raises(BadRequest):
-            client.infer("m", np.ones(1))
-        assert client.infer("m", np.ones(1)).outputs["y"].tolist() == [5]
-
-
-def test_a_proxys_page_is_a_sentence() -> None:
-    handler, _ = in_turn(httpx.Response(502, text="<html>Bad Gateway"))
-    with (
-        mocked(handler, retries=0) as client,
-        pytest.raises(Unavailable, match="/predict answered 502 Bad Gateway"),
-    ):
-        client.predict(b"x")
-
-
-def test_a_key_is_sent() -> None:
-    seen, key = [], "of this test"
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers.get("authorization"))
-        return LABELLED
-
-    with mocked(handler, api_key=key) as client:
-        client.predict(b"x")
-    assert seen == [f"Bearer {key}"]
 
 
 async def test_asynchronous_calls_run_together(server: Server) -> None:
@@ -329,3 +197,9 @@ def test_a_mistake_is_one_sentence(words: tuple[str, ...], sentence: str) -> Non
     code, table, errors = predict(*words)
     assert (code, table, errors.count("\n")) == (2, "", 1)
     assert sentence in errors
+
+
+def test_values_are_printed_as_json_only() -> None:
+    values = np.array([0.25, -1.5])
+    assert _text(values) == "2 values, printed with --json"
+    assert _document(values) == {"values": [0.25, -1.5]}

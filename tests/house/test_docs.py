@@ -12,7 +12,7 @@ import pytest
 import reference
 from foldserve.__main__ import COMMANDS
 from service.settings import PREFIX, Settings
-from service_kit import ROOT, serving
+from service_kit import ROOT, free_port, serving
 from tiny_nets import digits_net, write_bundle
 
 REFERENCE = ROOT / "docs/reference"
@@ -99,6 +99,23 @@ def test_the_readme_names_most_commands() -> None:
     assert {"train", "export", "serve", "batch", "predict"} <= named
 
 
+def printed_blocks() -> Iterator[tuple[str, str, str]]:
+    """Python that is followed by what it prints: the page, the code, the lines."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for code, printed in re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL):
+            yield page.name, code, printed
+
+
+def test_python_prints_what_its_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = set()
+    for page, code, printed in printed_blocks():
+        exec(compile(code, page, "exec"), {})
+        assert capsys.readouterr().out == printed
+        pages.add(page)
+    assert "folding.md" in pages
+
+
 @pytest.mark.parametrize(
     ("words", "lines"),
     [
@@ -115,3 +132,14 @@ def test_examples_run(tmp_path: Path, words: tuple[str, ...], lines: int) -> Non
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == lines
+
+
+def test_a_net_from_nothing_is_answered_as_the_net_itself(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples/own_net.py"), str(tmp_path), str(free_port())]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = dict(line.rsplit(": ", 1) for line in done.stdout.splitlines()[-3:])
+    assert float(said["largest difference from the net in float64"]) < 1e-4
+    assert said["pictures with the net's label"] == "100.0%"
+    assert float(said["pictures with the right label"].rstrip("%")) > 90

@@ -186,6 +186,20 @@ def test_what_is_refused_is_a_sentence(visit: Visit) -> None:
     assert not visit.page.is_visible("#answer")
 
 
+def test_of_several_labels_all_that_apply_are_told(visit: Visit) -> None:
+    top = [{"label": "cat", "probability": 0.91}, {"label": "dog", "probability": 0.4}]
+    row = {"png": "data:,", "shape": [1, 1, 1], "minimum": 0, "maximum": 1}
+    answer = {"model_name": "digits", "model_version": "1"}
+    visit.choose("digits")
+    for labels, told in ((top, "cat, 91.0 %; dog, 40.0 %"), (top[:0], "No label is likely enough.")):
+        found = {"labels": labels, "top": top, "row": row}
+        visit.page.route(
+            "**/predict*", lambda route, found=found: route.fulfill(json={**answer, "predictions": [found]})
+        )
+        visit.page.set_input_files("#file", picture(SEVEN.read_bytes()))
+        visit.wait_for(told)
+
+
 def test_a_model_without_pictures_is_asked_with_zeros(visit: Visit) -> None:
     visit.choose("pair")
     assert "takes no pictures" in visit.page.inner_text("#model-note")

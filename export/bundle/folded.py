@@ -90,7 +90,7 @@ def _noises(source: Source, before: ir.Model, goldens: Sequence[Golden]) -> list
     if source.graph_truth is None:
         return [{} for _ in goldens]
     truth = replace(source.graph_truth, model=before)
-    return [truth.noise(golden.inputs, golden.outputs) for golden in goldens]
+    return [truth.noise(golden.inputs, golden.outputs, max_rows_at(source, golden)) for golden in goldens]
 
 
 def stored(graph: ir.Model, half: bool) -> bytes:

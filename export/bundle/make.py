@@ -82,7 +82,8 @@ def make_bundle(
         raise SourceError("--dtype int8 is for nets whose sizes are all fixed: give numbers in --input-shape")
     if source.read_from is not None:
         golden_sizes = source.sizes.golden if source.sizes is not None else ()
-        prove_reading(source.read_from.path, source.read_from.graph, 0, source.given, golden_sizes)
+        read = source.read_from
+        prove_reading(read.path, read.graph, 0, source.given, golden_sizes, read.arrangement)
     pictures = _pictures(source)
     goldens = make_goldens(source, seed, say, pictures)
     source = as_answered(source, goldens)

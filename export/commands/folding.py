@@ -20,8 +20,9 @@ from export.fold.pixels import as_rows
 from export.fold.proved import FoldOptions, fold_once, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import load_graph, serialize
-from export.graph.given import Shapes, with_sizes
+from export.graph.given import Shapes, with_sizes, with_values
 from export.graph.prepare import prepare
+from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import prove_once
 from export.proof.reading import prove_reading
@@ -42,6 +43,7 @@ class Asked:
     Args:
         shapes: sizes that the source leaves open; one that is given a range stays open, and the proof is at
             several sizes of it.
+        values: of inputs that become constants of the graph.
         rows: a file of rows for the proof, where noise does not fit.
         seed: of the noise.
         no_proof: fold also where nothing can be proved.
@@ -50,6 +52,7 @@ class Asked:
     source: str
     options: FoldOptions
     shapes: Shapes = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     rows: Path | None = None
     weights: Path | None = None
     seed: int = 0
@@ -73,6 +76,7 @@ class _Unfolded:
     as_read: ir.Model
     sizes: Sequence[Sizes] = ()
     given: Arrays | None = None
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
     evaluate: Evaluate | None = None
 
 
@@ -105,7 +109,8 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
             return Folding(graph=unfolded.as_read, account=done, tolerances=None)
     read: GraphTruth | None = None
     if unfolded.evaluate is None:
-        read = prove_reading(Path(asked.source), model, asked.seed, unfolded.given, unfolded.sizes)
+        fed = Arrangement(values=unfolded.values)
+        read = prove_reading(Path(asked.source), model, asked.seed, unfolded.given, unfolded.sizes, fed)
     say("folding, and proving the folded graph on random rows")
     folded, account, tolerances = fold_proved(model, options, _proof(unfolded, asked, note, read))
     return Folding(graph=folded, account=account, tolerances=tolerances)
@@ -113,18 +118,19 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
 
 def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
     if not is_onnx_file(asked.source):
-        said = SourceOptions(shapes=asked.shapes, rows=asked.rows, weights=asked.weights)
+        said = SourceOptions(shapes=asked.shapes, values=asked.values, rows=asked.rows, weights=asked.weights)
         source = open_source(asked.source, said)
         return _Unfolded(model=source.graph, as_read=source.graph, evaluate=source.evaluate)
     if asked.weights is not None:
         raise SourceError(f"{asked.source} is an ONNX file: it brings its own weights")
-    loaded = load_graph(Path(asked.source), must_run=must_run)
+    loaded, values = with_values(load_graph(Path(asked.source), must_run=must_run), asked.values)
     model, ranges = with_sizes(prepare(loaded), asked.shapes)
     return _Unfolded(
         model=model,
         as_read=with_sizes(loaded, asked.shapes)[0],
         sizes=golden_sizes(model, ranges, None) if ranges else (),
         given=None if asked.rows is None else read_rows(asked.rows, model),
+        values=values,
     )
 
 

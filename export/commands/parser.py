@@ -128,6 +128,13 @@ def _input_options(verb: argparse.ArgumentParser) -> None:
         "3,48,32..640/32; once for each input, or for each open size by its NAME",
     )
     verb.add_argument(
+        "--input-value",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="of an ONNX file: an input that is always this number, e.g. sr=16000, and becomes a constant",
+    )
+    verb.add_argument(
         "--weights", type=Path, metavar="FILE", help="of a net: state dict, .safetensors, any checkpoint"
     )
     verb.add_argument(

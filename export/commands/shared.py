@@ -39,6 +39,20 @@ def shapes(texts: Sequence[str]) -> Shapes:
     return by_name
 
 
+def values(texts: Sequence[str]) -> dict[str, float]:
+    """The number of each input that has one always, by its name; raises SourceError."""
+    found = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = {"true": 1.0, "false": 0.0}.get(number.lower()) or float(number)
+        except ValueError:
+            name = ""
+        if not name or len(found) < len(texts[: texts.index(text)]) + 1:
+            raise SourceError(f"--input-value: expected NAME=NUMBER, each name once, got '{text}'")
+    return found
+
+
 def _size(text: str) -> int | SizeRange | str:
     """A number, a range lo..hi or lo..hi/step, or the name of an open size."""
     if match := _RANGE.fullmatch(text):

@@ -29,8 +29,9 @@ from export.compute.comparable import check_comparable
 from export.compute.flips import with_flips
 from export.compute.reference import Arrays, Evaluate, graph_evaluator
 from export.compute.runtime import load
+from export.compute.texts import without_texts
 from export.errors import ProofError
-from service.contract.parity import difference
+from service.contract.parity import difference, in_batches
 
 EXACT_TRUTH = "the unfolded graph in ONNX's reference implementation, float64"
 NUM_DRAWS = 2
@@ -60,10 +61,12 @@ class GraphTruth:
     words: str
     is_exact: bool
 
-    def noise(self, rows: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def noise(
+        self, rows: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray], max_rows: int | None = None
+    ) -> dict[str, float]:
         """How far each output is moved by rounding the weights once; 0 where the measured error shows that.
 
-        `answers` are the true answers to `rows`.
+        `answers` are the true answers to `rows`, `max_rows` is the maximum of a batch.
         """
         noise = dict.fromkeys(answers, 0.0)
         for seed in range(NUM_DRAWS):
@@ -73,7 +76,7 @@ class GraphTruth:
                 if changed is None:
                     continue
                 evaluate = graph_evaluator(changed) if self.is_exact else _in_float32(changed)
-                for name, answer in evaluate(rows).items():
+                for name, answer in in_batches(evaluate, rows, max_rows).items():
                     found = difference(answer, answers[name])
                     if changed is not moved and np.isfinite(found):
                         found = min(found, LARGEST_FLIP * float(np.abs(answers[name]).max(initial=0.0)))
@@ -87,7 +90,7 @@ def graph_truth(model: ir.Model, rows: Mapping[str, np.ndarray]) -> GraphTruth:
     Where others are asked for, a few rows are enough.
     Raises ProofError where nothing can be compared with it.
     """
-    check_comparable(model)
+    check_comparable(model := without_texts(model))
     try:
         evaluate = _remembering(graph_evaluator(model))
         evaluate(rows)

@@ -9,6 +9,7 @@ Between a linear op and a BatchNorm they would hide one
 from the other, and a γ of 0 folds only into the op right before it.
 
 Clip(x, 0, ∞) is a Relu, and Sum(x, y) an Add: under these names the rules know them, and so do other tools.
+γ and β that quantizers stored as integers with a scale are the numbers that they stand for.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.edit import constant, onnx_op, replace_by_input
+from export.fold.linear.weights import dequantized, dequantizer
+from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
 from export.graph.sizes import sizes_of
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
@@ -32,6 +34,18 @@ def plain_names(graph: ir.Graph) -> None:
             node.op_type, node.version = "Relu", None
             node.attributes.clear()
             node.resize_inputs(1)
+
+
+def plain_parameters(graph: ir.Graph) -> None:
+    """In place: parameters of a BatchNorm that are integers with a scale become numbers."""
+    for node in graph:
+        if onnx_op(node) != "BatchNormalization":
+            continue
+        for index, value in enumerate(node.inputs[1:5], 1):
+            source, array = dequantizer(value), dequantized(value)
+            if source is not None and array is not None and value is not None and value.dtype is not None:
+                plain = add_initializer(graph, f"{source.name}.numbers", array.astype(value.dtype.numpy()))
+                node.replace_input_with(index, plain)
 
 
 def _limits(clip: ir.Node) -> tuple[float, float] | None:

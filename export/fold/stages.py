@@ -13,7 +13,7 @@ from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.cost import LARGEST_CONDITION
 from export.fold.gauges.fold import fold_gauges
 from export.fold.gauges.system import FREE, Price
-from export.fold.neutral import drop_neutral, plain_names
+from export.fold.neutral import drop_neutral, plain_names, plain_parameters
 from export.fold.parallel import merge_parallel
 from export.fold.usual import fold_usual
 from export.graph.edit import batchnorms
@@ -41,6 +41,7 @@ def fold(
     for graph in model.graphs():
         drop_neutral(graph)
         plain_names(graph)
+        plain_parameters(graph)
     found = {node: read_batchnorm(node) for node in batchnorms(model)}
     norms = {node: norm for node, norm in found.items() if isinstance(norm, BatchNorm)}
     fates = {node: site for node, site in found.items() if isinstance(site, FoldSite)}

@@ -3,7 +3,7 @@
 In: a graph and a shape for some inputs.  Out: a copy in which the given sizes are numbers, and so are all
 that follow from them; and a range for each size that stays open.
 
-    x=3,224,224      x=N,3,48,32..640/32      H=224..640/32
+    x=3,224,224      x=N,3,48,32..640/32      H=224..640/32      and the value of an input, sr=16000
 
 A name stands for one size wherever it is: "H" of one input is "H" of every other.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
 from export.errors import SourceError
@@ -62,6 +63,34 @@ def with_sizes(model: ir.Model, shapes: Shapes) -> tuple[ir.Model, dict[str, Siz
     return model, ranges
 
 
+def with_values(model: ir.Model, values: Mapping[str, float]) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """A copy in which these inputs are constants, in each place the same number; and their arrays.
+
+    Open sizes become 1.  Raises SourceError where there is no such input, or where its type cannot hold it.
+    """
+    if not values:
+        return model, {}
+    model, arrays = model.clone(), dict[str, np.ndarray]()
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    for name, number in values.items():
+        if name not in inputs or len(inputs) == len(values):
+            found = ", ".join(f"'{known}'" for known in inputs)
+            raise SourceError(f"--input-value {name}: expected some, not all, of the inputs {found}")
+        value = inputs[name]
+        sizes = sizes_of(value) if value.shape is not None else []
+        dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
+        array = np.full([size if isinstance(size, int) else 1 for size in sizes], number)
+        with np.errstate(over="ignore", invalid="ignore"):
+            arrays[name] = array.astype(dtype)
+        if dtype.kind not in "fiub" or (dtype.kind != "f" and (arrays[name] != array).any()):
+            raise SourceError(f"--input-value: '{name}' is {value.dtype}, which does not hold {number:g}")
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(arrays[name], name=name)
+        value.shape = ir.Shape(arrays[name].shape)
+        model.graph.register_initializer(value)
+    return model, arrays
+
+
 def at_sizes(model: ir.Model, sizes: Sizes) -> ir.Model:
     """A copy with numbers for these open sizes, and for all that follow from them."""
     model = model.clone()
@@ -110,7 +139,7 @@ def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Bindi
 
 def _bind_shapes(model: ir.Model, numbers: Sizes) -> None:
     for value in model.graph.inputs:
-        if value.shape is not None:
+        if value.shape:
             rows, *others = sizes_of(value)
             sizes = [rows, *(numbers.get(size, size) if isinstance(size, str) else size for size in others)]
             value.shape = ir.Shape(sizes)

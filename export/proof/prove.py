@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.compute.runtime import load
+from export.compute.texts import texts_apart
 from export.errors import ParityError, ProofError, naming
 from export.proof.choices import Choice, flips
 from service.contract.bundle import Golden
@@ -190,7 +191,7 @@ def prove_once(
     reference = load(unfolded, optimised=False)(inputs)
     answers = load(folded, optimised=False)(inputs)
     tolerances = compare(reference, answers, truth, noise, chosen)
-    if why := disagreement(tolerances, answers, truth, chosen):
+    if why := disagreement(tolerances, answers, truth, chosen) or texts_apart(reference, answers):
         raise ParityError(f"the folded graph is not the unfolded one: {why}; nothing was written")
     _check_range(tolerances)
     return tolerances

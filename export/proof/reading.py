@@ -17,16 +17,20 @@ from export.compute.precision import computes_in_float64
 from export.compute.reference import graph_evaluator
 from export.compute.rows import some_rows
 from export.compute.runtime import load
+from export.compute.texts import texts_apart
 from export.compute.truth import GraphTruth, graph_truth
 from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
 from export.graph.maps import has_maps, without_maps
+from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import compare, disagreement
 from service.contract.parity import Run
 from service.contract.sizes import Sizes
+
+AS_IT_IS = Arrangement()
 
 
 def prove_reading(
@@ -35,9 +39,11 @@ def prove_reading(
     seed: int,
     given: Mapping[str, np.ndarray] | None = None,
     sizes: Sequence[Sizes] = (),
+    arrangement: Arrangement = AS_IT_IS,
 ) -> GraphTruth:
     """Run both on the rows that are `given`, else on noise; at each of `sizes` where sizes are open.
 
+    `arrangement` says where the file has its rows, which the prepared graph has first.
     Returns the truth that it was proved against, with the scores of what is chosen; it knows the answers to
     the rows of the last size.  Raises ProofError if the file is beyond the prepared graph's tolerance.
     """
@@ -45,7 +51,7 @@ def prove_reading(
         read_batchnorm(node)  # a layer whose numbers are broken is named, before its answers say nothing
     chosen = choices(prepared)
     shown = showing_scores(prepared, chosen)
-    runs = load(serialize(shown), optimised=False), _of_file(path)
+    runs = load(serialize(shown), optimised=False), _arranged(_of_file(path), arrangement)
     truth: GraphTruth | None = None
     for at in sizes or ({},):
         rows = some_rows(prepared, given, seed, at)
@@ -56,10 +62,15 @@ def prove_reading(
             answers = truth.evaluate(rows)
             again, itself = (run(rows) for run in runs)
             tolerances = compare(again, {**again, **itself}, answers, truth.noise(rows, answers), chosen)
-            if why := disagreement(tolerances, itself, answers, chosen):
+            if why := disagreement(tolerances, itself, answers, chosen) or texts_apart(again, itself):
                 raise ProofError(f"{path} was not read as ONNX Runtime reads it: {why}")
     assert truth is not None
     return truth
+
+
+def _arranged(run: Run, arrangement: Arrangement) -> Run:
+    """The same, of rows that come first."""
+    return lambda rows: arrangement.from_file(run(arrangement.to_file(rows)))
 
 
 def _of_file(path: Path) -> Run:

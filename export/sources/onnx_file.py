@@ -8,11 +8,14 @@ import onnx_ir as ir
 
 from export.compute.reference import Arrays
 from export.compute.rows import read_rows, some_rows
+from export.compute.texts import labels_in, without_texts
 from export.compute.truth import graph_truth
 from export.errors import ProofError, SourceError
 from export.graph.file import load_graph
-from export.graph.given import with_sizes
+from export.graph.given import with_sizes, with_values
 from export.graph.prepare import prepare, with_symbolic_rows
+from export.sources.arranged import arranged
+from export.sources.arranged import described as described_arrangement
 from export.sources.by_run import check_single_rows, quantizes_by_batch, takes_many_rows, with_output_sizes
 from export.sources.declared import Declared, of_ultralytics
 from export.sources.open_sizes import OpenSizes, Ranges, golden_sizes, open_outputs
@@ -29,8 +32,10 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     """Read, check and prepare an ONNX file; raises SourceError.  Its rows become symbolic."""
     if options.weights is not None:
         raise SourceError(f"{path} is an ONNX file: it brings its own weights")
-    prepared, ranges = with_sizes(prepare(load_graph(path)), options.shapes)
+    loaded, values = with_values(load_graph(path), options.values)
+    as_read, ranges = with_sizes(prepare(loaded), options.shapes)
     smallest = {name: held.minimum for name, held in ranges.items()}
+    prepared, arrangement = arranged(as_read, values, options.rows, smallest)
     given = None if options.rows is None else read_rows(options.rows, prepared)
     graph, max_rows = with_symbolic_rows(prepared), None
     rows = some_rows(graph, given, seed=0, sizes=smallest)
@@ -54,14 +59,14 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
         outputs, sizes = [tensor_spec(value) for value in graph.graph.outputs], None
     truth = graph_truth(graph, {name: array[:1] for name, array in rows.items()})
     return Source(
-        description=f"ONNX file {path.name}",
+        description="; ".join([f"ONNX file {path.name}", *described_arrangement(arrangement)]),
         digest=sha256(path.read_bytes()),
         graph=graph,
         evaluate=truth.evaluate,
         truth=truth.words,
         inputs=with_range(inputs, preprocessing),
         outputs=outputs,
-        labels=labels_for(options.labels, pictures.labels, outputs),
+        labels=labels_for(options.labels, pictures.labels or labels_in(as_read), outputs),
         preprocessing=preprocessing,
         pipeline=pictures.pipeline,
         task=options.task,
@@ -70,7 +75,7 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
         max_rows=max_rows,
         sizes=sizes,
         graph_truth=truth,
-        read_from=FileReading(path=path, graph=prepared),
+        read_from=FileReading(path=path, graph=prepared, arrangement=arrangement),
     )
 
 
@@ -79,7 +84,8 @@ def from_unrunnable_file(path: Path, options: SourceOptions) -> Source:
 
     Raises SourceError, also where only a run could tell the size of an output.
     """
-    prepared, ranges = with_sizes(prepare(load_graph(path, must_run=False)), options.shapes)
+    loaded, _ = with_values(load_graph(path, must_run=False), options.values)
+    prepared, ranges = with_sizes(prepare(without_texts(loaded)), options.shapes)
     if ranges:
         raise SourceError("--no-proof is for sizes that are all fixed: give numbers in --input-shape")
     graph = prepared if _rows_are_fixed_at_one(prepared) else with_symbolic_rows(prepared)

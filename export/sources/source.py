@@ -1,5 +1,6 @@
 """Where a bundle starts: a checkpoint, `module:factory` or an ONNX file, opened as one kind of thing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from export.compute.reference import Arrays, Evaluate
 from export.compute.truth import GraphTruth
 from export.errors import SourceError
 from export.graph.given import Shapes
+from export.graph.rows_first import Arrangement
 from export.sources.declared import Activation, Declared, Task
 from export.sources.open_sizes import OpenSizes
 from export.sources.transforms import Pipeline
@@ -27,6 +29,7 @@ class SourceOptions:
 
     Args:
         shapes: of inputs by name; see `export.graph.given`.
+        values: of inputs that have one value always, by name.
         rows: an .npz file of real rows.
         labels: a file of class names, one a line, or "imagenet".
         pictures: what flags say of pictures; they win over `preprocessing` and over the source.
@@ -35,6 +38,7 @@ class SourceOptions:
     """
 
     shapes: Shapes = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     rows: Path | None = None
     weights: Path | None = None
     labels: Path | None = None
@@ -55,6 +59,8 @@ class SourceOptions:
         """The shape that was given for a net's row; raises SourceError where an input is named."""
         if self.rows is not None:
             raise SourceError("--rows is for ONNX files: a net's rows are made, or come from its checkpoint")
+        if self.values:
+            raise SourceError("--input-value is for ONNX files: give a net that value in its factory")
         if not self.shapes:
             return None
         if list(self.shapes) != [""]:
@@ -70,10 +76,12 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FileReading:
-    """An ONNX file and the prepared graph that was read from it, with its rows as they are in the file."""
+    """An ONNX file, the prepared graph that was read from it, with as many rows as in the file, and where the
+    file has them."""
 
     path: Path
     graph: ir.Model
+    arrangement: Arrangement = field(default_factory=Arrangement)
 
 
 @dataclass(frozen=True, kw_only=True)

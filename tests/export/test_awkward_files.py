@@ -74,26 +74,6 @@ REFUSED = {
         "bundle",
         "only tensors are served: cut the graph",
     ),
-    "one number": (
-        model([*CONV, node("ReduceMean", "n", "y", keepdims=0)], ARRAYS, X, [value("y", [])]),
-        "bundle",
-        "'y' is one number, and has no dimension for rows: cut the graph",
-    ),
-    "one number for all rows": (
-        model([*CONV, node("Mul", "n rate", "y")], ARRAYS, {**X, "rate": []}),
-        "bundle",
-        "'rate' is one number, and has no dimension for rows: make it an initializer of the file",
-    ),
-    "time first, and declared as rows": (
-        model(
-            [node("Reshape", "x merged", "m"), node("Transpose", "m", "y", perm=[2, 0, 1])],
-            {"merged": np.array([1, 6, 8])},
-            {"x": [1, 3, 2, 8]},
-            [value("y", [1, "length"])],
-        ),
-        "bundle",
-        "output 'y' has the shape [8, 1, 6], not 1 first, the number of rows: cut the graph",
-    ),
     "noise": (
         model([*CONV, node("RandomNormalLike", "n", "r"), node("Add", "n r", "y")], ARRAYS, X),
         "fold",

@@ -137,3 +137,13 @@ def test_weights_that_are_quantized_in_the_graph_fold_where_gamma_is_positive(tm
     arrays["bn.gamma"] *= -1
     account, _ = folded(model(nodes, arrays, IMAGE), tmp_path)
     assert "are computed at run time" in account["sites"][0]["reason"]
+
+
+def test_parameters_that_are_integers_with_a_scale_are_the_numbers_that_they_stand_for(tmp_path):
+    arrays = {"w": weights(4, 3, 3, 3), "d": np.float32(0.02), "z": np.int8(3), **norm_arrays(4)}
+    last = norm("h", "y")
+    for index, name in ((1, "gamma"), (2, "beta")):
+        arrays[f"{name}.q"], last.input[index] = integers(4), name
+    nodes = [node("DequantizeLinear", f"{name}.q d z", name) for name in ("gamma", "beta")]
+    account, ops = folded(model([*nodes, node("Conv", "x w", "h"), last], arrays, IMAGE), tmp_path)
+    assert (account["folded"], ops) == (1, ["Conv"])

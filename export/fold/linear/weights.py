@@ -38,7 +38,7 @@ def bias_or_zeros(node: ir.Node, index: int, channels: int) -> np.ndarray | Refu
         return np.zeros(channels)
     array = constant(value)
     if array is None:
-        array = _dequantized(value)
+        array = dequantized(value)
     if array is None:
         return Refusal(f"the bias of {node.op_type} '{node.name}' is computed at run time")
     return array.astype(np.float64)
@@ -53,7 +53,7 @@ def dequantizer(value: ir.Value | None) -> ir.Node | None:
     return node if all(constant(one) is not None for one in parameters) else None
 
 
-def _dequantized(value: ir.Value) -> np.ndarray | None:
+def dequantized(value: ir.Value | None) -> np.ndarray | None:
     """A vector of integers times their scale, in float64; None if it is anything else."""
     node = dequantizer(value)
     if node is None:

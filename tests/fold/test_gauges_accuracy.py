@@ -36,6 +36,7 @@ FAR = {
     ],
     "an add": [node("Conv", "x w", "g"), node("Add", "h g", "f")],
     "a scale": [node("Mul", "h two", "f")],
+    "a constant that takes the offset off": [node("Sub", "h two", "f")],
     "two pools": [
         node("AveragePool", "h", "e", kernel_shape=[2, 2]),
         node("AveragePool", "e", "f", kernel_shape=[2, 2]),

@@ -20,7 +20,7 @@ from export.fold.batchnorm import BatchNorm
 from export.fold.decomposed import is_decomposed
 from export.fold.gauges.absorb import CannotWriteError
 from export.fold.gauges.build import build
-from export.fold.gauges.cost import amplification, condition, read_ids
+from export.fold.gauges.cost import amplification, condition, cost_at, sides_of
 from export.fold.gauges.dead import dead_readers, silence
 from export.fold.gauges.hints import flags_that_fold
 from export.fold.gauges.places import reach, where
@@ -128,10 +128,14 @@ def _affordable(
                 del candidates[node]
             if alone:
                 continue
-        # First with no offset on its input, which may move its shift to what comes after it; then not at all.
+        # First with no offset on the side where it costs, which may move it to the other side; then not at all.
         for node in _worst_quarter(too_much):
             if node not in eased:
-                eased[node] = unshifted(node, system)
+                side = max(
+                    sides_of(node),
+                    key=lambda side: cost_at(side, norms[node], plan.solution.b, system, amplified),
+                )
+                eased[node] = unshifted(node, side, system)
                 continue
             fates[node] = norms[node].declined(_costs(times[node]))
             del candidates[node]
@@ -153,8 +157,8 @@ def _costly_alone(
     ops = Settled(system, candidates.values(), without=prices)
     costs = {}
     for node, equation in candidates.items():
-        ids = read_ids(node, norms[node], system)
-        cost = float((np.abs(ops.forced(equation, ids)) * amplified[ids]).max())
+        forced = ops.forced(equation)
+        cost = max(cost_at(side, norms[node], forced, system, amplified) for side in sides_of(node))
         if cost > limit:
             costs[node] = cost
     return costs

@@ -73,14 +73,16 @@ class Settled:
         self.equations.append(equation)
         return None
 
-    def forced(self, equation: Equation, ids: np.ndarray) -> np.ndarray:
-        """The offsets of `ids` that follow from the equation and what is settled, 0 where they are free.
+    def forced(self, equation: Equation) -> np.ndarray:
+        """The offsets of the equation's unknowns that follow from it and what is settled; 0 of all others.
 
-        Whatever is settled later, they stay as they are.  Nothing is changed; 0 too where it cannot hold.
+        Shape (ids,). Whatever is settled later, they stay as they are.  Nothing is changed; 0 too where it cannot
+        hold.
         """
-        mark, offsets = self._offsets.mark(), np.zeros(ids.size)
+        mark, offsets = self._offsets.mark(), np.zeros(self.system.size)
         if not self._require(equation).any():
-            offsets[:] = [self._offsets.known(unknown) or 0.0 for unknown in ids.tolist()]
+            for unknown in np.unique(equation.ids()).tolist():
+                offsets[unknown] = self._offsets.known(unknown) or 0.0
         self._offsets.rollback(mark)
         return offsets
 

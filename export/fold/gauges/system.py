@@ -52,6 +52,7 @@ class Equation:
         offset: pairs (ids, coefficients) and a constant, all of one shape: Σ coefficient · b[ids] = constant.
         price: what to pay for leaving it out; None if it cannot be left out.
         node: the op that would cost more.
+        carries: whether it ties no offsets, and the second's rounding is in the first all the same.
     """
 
     says: str
@@ -60,6 +61,7 @@ class Equation:
     offset: tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray] | None = None
     price: Price | None = None
     node: ir.Node | None = None
+    carries: bool = False
 
     def pairs(self, kind: str | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
         """Pairs of id arrays that it ties: of one kind ("magnitude", "sign", "offset"), or of all."""
@@ -110,11 +112,11 @@ class System:
         self.same_scale(first, second, says)
         self.offset(says, (first, 1.0), (second, -1.0))
 
-    def same_scale(self, first: np.ndarray, second: np.ndarray, says: str) -> None:
-        """The same a on both; their shapes broadcast."""
+    def same_scale(self, first: np.ndarray, second: np.ndarray, says: str, *, carries: bool = False) -> None:
+        """The same a on both; their shapes broadcast.  `carries` is as in `Equation`."""
         first, second = np.broadcast_arrays(first, second)
         link = Link(first=first.ravel(), second=second.ravel(), factor=np.ones(first.size))
-        self.equations.append(Equation(says=says, magnitude=link, sign=link))
+        self.equations.append(Equation(says=says, magnitude=link, sign=link, carries=carries))
 
     def positive(self, ids: np.ndarray, node: ir.Node, price: Price | None = None) -> None:
         """a > 0, unless `price` is paid at the node."""

@@ -27,7 +27,7 @@ def constrain(node: ir.Node, system: System) -> bool:
         given = system.of(second if has_constant(node, 0) else first)
         given = given.reshape((1,) * (len(shape) - given.ndim) + given.shape)
         out = system.fresh(given.shape)
-        system.same_scale(out, given, says)
+        system.same_scale(out, given, says, carries=True)
     else:
         one, two = np.broadcast_arrays(system.of(first), system.of(second))
         out = system.fresh(one.shape)

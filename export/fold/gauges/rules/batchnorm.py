@@ -51,13 +51,11 @@ def gone(node: ir.Node, norm: BatchNorm, system: System) -> Equation:
     )
 
 
-def unshifted(node: ir.Node, system: System) -> Equation:
-    """b = 0 on its input, so that its shift moves to what comes after it."""
-    source = node.inputs[0]
-    assert source is not None
-    ids = np.ravel(system.of(source))
+def unshifted(node: ir.Node, side: ir.Value, system: System) -> Equation:
+    """b = 0 on its input or output, so that its shift moves to the other side."""
+    ids = np.ravel(system.of(side))
     return Equation(
-        says=f"BatchNorm '{node.name}' costs less without a shift on its input",
+        says=f"BatchNorm '{node.name}' costs less without a shift on '{side.name}'",
         offset=([(ids, np.ones(ids.size))], np.zeros(ids.size)),
     )
 

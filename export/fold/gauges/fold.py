@@ -128,7 +128,7 @@ def _affordable(
                 del candidates[node]
             if alone:
                 continue
-        # First with no offset on the side where it costs, which may move it to the other side; then not at all.
+        # First with no offset on the side where it costs, which may move to the other side; then not at all.
         for node in _worst_quarter(too_much):
             if node not in eased:
                 side = max(

@@ -76,8 +76,8 @@ class Settled:
     def forced(self, equation: Equation) -> np.ndarray:
         """The offsets of the equation's unknowns that follow from it and what is settled; 0 of all others.
 
-        Shape (ids,). Whatever is settled later, they stay as they are.  Nothing is changed; 0 too where it cannot
-        hold.
+        Shape (ids,).  Whatever is settled later, they stay as they are.  Nothing is changed; 0 too where the
+        equation cannot hold.
         """
         mark, offsets = self._offsets.mark(), np.zeros(self.system.size)
         if not self._require(equation).any():

@@ -15,6 +15,7 @@ from export.fold.gauges.system import Price
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
+from export.graph.given import rows_at_once
 from export.proof.prove import Proof, prove, prove_sizes
 from export.proof.steady import unsteady_rows
 from export.sources.source import Source
@@ -90,7 +91,11 @@ def _noises(source: Source, before: ir.Model, goldens: Sequence[Golden]) -> list
     if source.graph_truth is None:
         return [{} for _ in goldens]
     truth = replace(source.graph_truth, model=before)
-    return [truth.noise(golden.inputs, golden.outputs, max_rows_at(source, golden)) for golden in goldens]
+    numbers = [rows_at_once(source.graph, golden.sizes, max_rows_at(source, golden)) for golden in goldens]
+    return [
+        truth.noise(golden.inputs, golden.outputs, number)
+        for golden, number in zip(goldens, numbers, strict=True)
+    ]
 
 
 def stored(graph: ir.Model, half: bool) -> bytes:

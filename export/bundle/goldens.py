@@ -17,7 +17,7 @@ import onnx_ir as ir
 from export.compute.comparable import why_rows_depend
 from export.compute.rows import resized
 from export.errors import ProofError, naming
-from export.graph.given import row_bytes
+from export.graph.given import PROOF_BYTES, row_bytes, rows_at_once
 from export.graph.prepare import ROWS
 from export.proof.choices import choices, untied
 from export.proof.golden import blended_inputs, golden_inputs
@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # it needs Pillow
 
 SPARE_ROWS = 16  # zeros and other made rows are likelier to make scores tie
 ROWS_AT_A_SIZE = 8
-PROOF_BYTES = 1 << 30  # of rows that are computed at once, with all that they become, in float64
 STORED_BYTES = 64 << 20  # of the rows of one size, before they are compressed
 
 Say = Callable[[str], None]
@@ -86,7 +85,7 @@ def make_golden(
             inputs,
             lambda row: say(f"golden answer {row} of {whole}{at}: {source.truth}"),
             is_exact=source.graph_truth is None or source.graph_truth.is_exact,
-            max_rows=source.max_rows,
+            max_rows=rows_at_once(source.graph, sizes, source.max_rows),
         )
     except ProofError as error:
         raise ProofError(f"{error}{why_rows_depend(source.graph)}") from error

@@ -27,6 +27,7 @@ Shapes = Mapping[str, tuple[Given | str, ...]]
 A name in a shape is that of the file's own open size.  One size alone may stand by the name of an open size.
 """
 REFERENCE_BYTES = 8  # of a number in float64
+PROOF_BYTES = 1 << 30  # of rows that are computed at once, with all that they become, in float64
 
 
 @dataclass(kw_only=True)
@@ -101,11 +102,17 @@ def at_sizes(model: ir.Model, sizes: Sizes) -> ir.Model:
 def row_bytes(model: ir.Model, sizes: Sizes) -> int:
     """The bytes of all tensors that one row becomes on its way, in float64; what is not known counts 0."""
     whole = 0
-    for node in at_sizes(model, sizes).graph:
+    for node in (at_sizes(model, sizes) if sizes else model).graph:
         for output in node.outputs:
             if output.shape is not None and all(isinstance(size, int) for size in sizes_of(output)[1:]):
                 whole += prod(size for size in sizes_of(output)[1:] if isinstance(size, int))
     return REFERENCE_BYTES * whole
+
+
+def rows_at_once(model: ir.Model, sizes: Sizes, max_rows: int | None = None) -> int:
+    """How many rows are computed together in float64, within the memory of a proof; 2 show dependence."""
+    fitting = max(2, PROOF_BYTES // max(row_bytes(model, sizes), 1))
+    return fitting if max_rows is None else min(fitting, max_rows)
 
 
 def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Binding) -> None:

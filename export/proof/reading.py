@@ -23,6 +23,7 @@ from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
+from export.graph.given import rows_at_once
 from export.graph.maps import has_maps, without_maps
 from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
@@ -55,8 +56,10 @@ def prove_reading(
     truth: GraphTruth | None = None
     for at in sizes or ({},):
         rows = some_rows(prepared, given, seed, at)
-        if at:  # the largest size may need much memory, and reading does not depend on the number of rows
-            rows = {name: array[:2] for name, array in rows.items()}
+        if at or _has_open_rows(prepared):
+            # A large size may need much memory, and reading does not depend on the number of rows.
+            number = 2 if at else rows_at_once(prepared, at)
+            rows = {name: array[:number] for name, array in rows.items()}
         with naming(at):
             truth = truth or graph_truth(shown, rows)
             answers = truth.evaluate(rows)
@@ -71,6 +74,10 @@ def prove_reading(
 def _arranged(run: Run, arrangement: Arrangement) -> Run:
     """The same, of rows that come first."""
     return lambda rows: arrangement.from_file(run(arrangement.to_file(rows)))
+
+
+def _has_open_rows(model: ir.Model) -> bool:
+    return not any(value.shape and isinstance(value.shape[0], int) for value in model.graph.inputs)
 
 
 def _of_file(path: Path) -> Run:

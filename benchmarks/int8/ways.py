@@ -23,13 +23,14 @@ from export.fold.gauges.system import FREE, Price
 from export.fold.stages import fold
 from export.graph.file import serialize
 from export.int8.layers import kept_float, last_linear
+from export.int8.make import without_rows
 from export.int8.measure import compare
 from export.int8.moments import carry_moments
 from export.int8.observe import observe
 from export.int8.pads import merge_pads
 from export.int8.quantize import Recipe, corrected, quantize, with_opset
-from export.int8.ranges import TensorRanges, from_rows, from_statistics
-from export.int8.rows import Rows
+from export.int8.ranges import TensorRanges, from_rows
+from export.int8.rows import Rows, made_rows
 from export.proof.golden import golden_inputs
 
 FLOAT32 = "float32, folded"
@@ -59,19 +60,24 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     graphs = {FLOAT32: model.SerializeToString()}
     golden = golden_inputs(net.source.inputs, None, 0)
     seen = observe(model, lambda: [golden], with_bins=False)
-    no_data = both(from_statistics(folded, seen, net.source.inputs, "golden rows"))
-    graphs[NO_DATA] = no_data[1].SerializeToString()
+    no_data = [both(ranges) for ranges in without_rows(net.source, model, folded, seen)]
     seen = observe(model, lambda: (batch.inputs for batch in fit.read()), with_bins=True)
-    candidates = [*no_data]
+    with_data = [graph for ranges in no_data for graph in ranges]
     for squared in (False, True):
-        candidates += both(from_rows(seen, squared_error=squared))
+        with_data += both(from_rows(seen, squared_error=squared))
     exact = load(graphs[FLOAT32], optimised=True)
 
-    def db(candidate: onnx.ModelProto) -> float:
-        run = load(candidate.SerializeToString(), optimised=True)
-        return compare(exact, run, judge.read(), None).worst_db
+    def best(candidates: list[onnx.ModelProto], rows: Rows) -> bytes:
+        def db(candidate: onnx.ModelProto) -> float:
+            run = load(candidate.SerializeToString(), optimised=True)
+            return compare(exact, run, rows.read(), None).worst_db
 
-    graphs[OURS] = max(candidates, key=db).SerializeToString()
+        return max(candidates, key=db).SerializeToString()
+
+    made = made_rows(net.source.inputs, 0)
+    assert made is not None
+    graphs[NO_DATA] = best([unbiased for _, unbiased in no_data], made)
+    graphs[OURS] = best(with_data, judge)
     graphs[FOLDED] = default(plainly_folded, fit)
     graphs[UNFOLDED] = default(plain, fit)
     graphs[PREPARED] = default(plain, fit, prepare=True)

@@ -23,7 +23,7 @@ from export.int8.data import MIN_ROWS, open_rows
 from export.int8.gate import Limits, check_accuracy, check_speed
 from export.int8.layers import costliest, kept_float, last_linear, layers_of
 from export.int8.measure import Comparison, Measure, class_output, compare, layer_noise, measure_speed
-from export.int8.observe import observe
+from export.int8.observe import Seen, observe
 from export.int8.pads import merge_pads
 from export.int8.quantize import Recipe, corrected, quantize, with_opset
 from export.int8.ranges import TensorRanges, from_rows, from_statistics
@@ -31,7 +31,7 @@ from export.int8.replay import golden_answers
 from export.int8.rows import BATCH, Rows, made_rows, of_arrays
 from export.sources.source import Source
 from service.contract.bundle import Golden
-from service.contract.int8 import Int8, Int8Ranges, RangeSource
+from service.contract.int8 import Int8, Int8Ranges
 
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
@@ -99,10 +99,11 @@ def make_int8(
     say("int8: finding the range of every tensor")
     seen = observe(model, lambda: _inputs(fit or golden_rows), with_bins=fit is not None)
     tried = []
-    if known:
-        where: RangeSource = "golden rows" if fit is None else "rows"
-        tried.append(("6 sigma", from_statistics(folded, seen, source.inputs, where)))
+    if known and fit is None:
+        tried = [("6 sigma", ranges) for ranges in without_rows(source, model, folded, seen)]
     if fit is not None:
+        if known:
+            tried.append(("6 sigma", from_statistics(folded, seen, source.inputs, "rows")))
         tried.append(("minmax", from_rows(seen, squared_error=False)))
         tried.append(("least squared error", from_rows(seen, squared_error=True)))
     judge = judge or made
@@ -142,6 +143,22 @@ def make_int8(
         layers=layers,
     )
     return Int8Graph(graph=graph, answers=answers, block=block)
+
+
+def without_rows(
+    source: Source, model: onnx.ModelProto, folded: ir.Model, golden: Mapping[str, Seen]
+) -> list[TensorRanges]:
+    """Ranges from statistics; where none knows, from golden rows, or from rows that are made like real ones.
+
+    Some golden rows are extreme.  What a net with squeeze-and-excitation makes of a picture of one colour may
+    be a hundred times as large as of any real one.
+    """
+    found = [from_statistics(folded, golden, source.inputs, "golden rows")]
+    rows = made_rows(source.inputs, 1, min(BATCH, source.max_rows or BATCH))  # not those that choose
+    if rows is not None and "golden rows" in found[0].sources.values():
+        shown = observe(model, lambda: _inputs(rows), with_bins=False)
+        found.append(from_statistics(folded, shown, source.inputs, "made rows"))
+    return found
 
 
 def rows_to_fit(source: Source, calibrate: Path | None, batch: int) -> tuple[Rows | None, Rows | None]:
@@ -195,7 +212,8 @@ def _candidates(
 
 
 def _words(candidate: _Candidate) -> str:
-    return f"{candidate.method}{', biases corrected' if candidate.is_corrected else ''}"
+    made = ", made rows" if "made rows" in candidate.ranges.sources.values() else ""
+    return f"{candidate.method}{made}{', biases corrected' if candidate.is_corrected else ''}"
 
 
 def _inputs(rows: Rows) -> Iterator[Arrays]:

@@ -20,7 +20,7 @@ from service.contract.tolerances import Int8Tolerance
 INT8_GRAPH_FILE = "int8.onnx"
 INT8_GOLDEN_FILE = "int8.npz"
 
-RangeSource = Literal["batchnorm", "rows", "golden rows", "declared"]
+RangeSource = Literal["batchnorm", "rows", "golden rows", "made rows", "declared"]
 
 
 class Int8Layer(Strict):

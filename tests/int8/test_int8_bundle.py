@@ -59,6 +59,20 @@ def test_what_stays_float_says_why(bundled):
     assert layers["Conv"].range_source == "batchnorm"
 
 
+def test_extreme_golden_rows_set_no_range(tmp_path):
+    done = run_here(
+        "bundle", "nets:squeezed", "--input-shape", "1,16,16", "--to", tmp_path / "m", "--dtype", "int8"
+    )
+    assert done.returncode == 0, done.stderr
+    int8 = open_bundle(tmp_path / "m" / "1").manifest.int8
+    assert int8 is not None
+    tried = int8.ranges.sqnr_db_of
+    golden, made = "6 sigma, biases corrected", "6 sigma, made rows, biases corrected"
+    assert list(tried) == [golden, made]
+    assert tried[made] > tried[golden] + 6
+    assert [layer.op_type for layer in int8.layers if layer.range_source == "made rows"][0] == "Conv"
+
+
 def test_the_report_shows_what_int8_costs(bundled):
     page = (bundled[1].path / "report.html").read_text(encoding="utf-8")
     for part in ("In int8", "ConvTranspose in float", "The golden rows that move most", "batchnorm", "dB"):

@@ -65,6 +65,22 @@ class FirstAndPooled(nn.Module):
         return self.pooled_bn(torch.max_pool2d(x, 2)).mean((2, 3))
 
 
+class Squeezed(nn.Module):
+    """Blurred and squeezed: a picture of one colour is far from all that the BatchNorm saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blur = nn.Conv2d(1, 8, 5, padding=2, bias=False)
+        nn.init.uniform_(self.blur.weight, 0.5, 1.5)
+        self.blur_bn = nn.BatchNorm2d(8)
+        self.squeeze = nn.Conv2d(8, 4, 1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, pixels_nchw: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.blur_bn(self.blur(pixels_nchw))).mean((2, 3), keepdim=True)
+        return self.head(torch.relu(self.squeeze(x)).flatten(1))
+
+
 class NoStatistics(nn.Module):
     """Normalises by each batch, in eval mode too."""
 
@@ -83,6 +99,11 @@ def everything() -> nn.Module:
 
 def first_and_pooled() -> nn.Module:
     return seeded(FirstAndPooled)
+
+
+def squeezed() -> nn.Module:
+    torch.manual_seed(0)
+    return lively(Squeezed(), (1, 16, 16))
 
 
 def no_statistics() -> nn.Module:

@@ -70,7 +70,7 @@ def test_extreme_golden_rows_set_no_range(tmp_path):
     golden, made = "6 sigma, biases corrected", "6 sigma, made rows, biases corrected"
     assert list(tried) == [golden, made]
     assert tried[made] > tried[golden] + 6
-    assert [layer.op_type for layer in int8.layers if layer.range_source == "made rows"][0] == "Conv"
+    assert next(layer.op_type for layer in int8.layers if layer.range_source == "made rows") == "Conv"
 
 
 def test_the_report_shows_what_int8_costs(bundled):

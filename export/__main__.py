@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a neighbour
+# Rows are computed in threads (`export.proof.truth`); on a busy machine NumPy's own cost five times the work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 from rich.markup import escape

@@ -3,14 +3,16 @@
 In: what evaluates the unfolded net or graph, and the golden inputs.  Out: the golden answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 
 from export.compute.reference import Arrays, Evaluate
 from export.compute.truth import INDEPENDENT_FLOAT32
 from export.errors import ProofError
-from service.contract.parity import difference, in_batches
+from service.contract.parity import difference
 
 INDEPENDENT = 1e-8
 """Largest relative difference between a row alone and in a batch, in float64.
@@ -27,24 +29,31 @@ def true_answers(
     *,
     is_exact: bool = True,
     max_rows: int | None = None,
+    num_threads: int = 1,
 ) -> Arrays:
     """Answers row by row; raises ProofError if a row's answer depends on its neighbours in the batch.
 
-    `show` is a callback, given how many rows are done; `is_exact` says whether `evaluate` computes in
-    float64, `max_rows` is the maximum of a batch.
+    `show` is a callback, given how many rows are done; `is_exact` says whether `evaluate` computes in float64.
+    `num_threads` batches are computed at a time, and have `max_rows` together at most.
     """
-    rows = []
-    for row in range(len(next(iter(inputs.values())))):
-        rows.append(evaluate({name: array[row : row + 1] for name, array in inputs.items()}))
-        _check_one_row(rows[-1])
-        show(row + 1)
+    rows: list[Arrays] = []
+    with threads(evaluate, num_threads) as computed:
+        for answers in computed(_parts(inputs, 1)):
+            rows.append(answers)
+            _check_one_row(answers)
+            show(len(rows))
     for name in rows[0]:
         if len(shapes := {answer[name].shape[1:] for answer in rows}) > 1:
             raise ProofError(
                 f"the size of output '{name}' depends on the rows' own numbers: {sorted(shapes)}"
             )
     answers = {name: np.concatenate([answer[name] for answer in rows]) for name in rows[0]}
-    for name, together in in_batches(evaluate, inputs, max_rows).items():
+    number = min(len(rows), max_rows or len(rows))
+    size = min(number, max(2, number // num_threads))  # two rows at least, which may depend on each other
+    with threads(evaluate, num_threads if number == 1 else number // size) as computed:
+        parts = list(computed(_parts(inputs, size)))
+    for name in rows[0]:
+        together = np.concatenate([part[name] for part in parts])
         limit = (INDEPENDENT if is_exact else INDEPENDENT_FLOAT32) * float(
             np.abs(answers[name]).max(initial=0.0)
         )
@@ -55,6 +64,25 @@ def true_answers(
                 f"from those of the same rows alone, in {'float64' if is_exact else 'float32'}"
             )
     return answers
+
+
+def _parts(inputs: Mapping[str, np.ndarray], number: int) -> Iterator[Arrays]:
+    """The rows, at most `number` of them at a time."""
+    for first in range(0, len(next(iter(inputs.values()))), number):
+        yield {name: array[first : first + number] for name, array in inputs.items()}
+
+
+@contextmanager
+def threads(evaluate: Evaluate, number: int) -> Iterator[Callable[[Iterable[Arrays]], Iterator[Arrays]]]:
+    """What maps batches to answers, in their order, `number` at a time; NumPy leaves the interpreter free."""
+    if number == 1:
+        yield lambda batches: map(evaluate, batches)
+        return
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield lambda batches: pool.map(evaluate, batches)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _check_one_row(answers: Mapping[str, np.ndarray]) -> None:

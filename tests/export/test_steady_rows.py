@@ -1,12 +1,15 @@
 """Golden rows that the unfolded graph itself does not keep are replaced; no BatchNorm stays for them."""
 
+import threading
+
 import numpy as np
 import onnx
 import pytest
 
 from export.bundle import folded as folding
-from export.errors import ParityError
+from export.errors import ParityError, ProofError
 from export.proof import steady
+from export.proof.truth import true_answers
 from export_kit import run_here
 from file_kit import model, node, norm, norm_arrays, weights
 from service.contract.bundle import Golden, open_bundle
@@ -64,3 +67,26 @@ def test_unsteady_rows_are_replaced_and_no_batchnorm_is_taken_back(tmp_path, mon
     assert bundle.manifest.fold.folded == 1
     assert bundle.golden.num_rows == 32
     assert not is_zero(bundle.golden).any()
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "sizes"), [(None, [5, 5]), (4, [2, 2, 2, 2, 2]), (2, [2] * 5), (1, [1] * 10)]
+)
+def test_true_answers_are_computed_at_a_time_within_the_memory_of_a_proof(max_rows, sizes):
+    """In two threads, which wait for each other."""
+    both, batches = threading.Barrier(2, timeout=20), []
+
+    def evaluate(rows):
+        batches.append(len(rows["x"]))
+        if len(batches) <= 10:
+            both.wait()
+        return {"y": 2 * rows["x"]}
+
+    rows = {"x": np.arange(10.0)[:, np.newaxis]}
+    shown: list[int] = []
+    answers = true_answers(evaluate, rows, shown.append, max_rows=max_rows, num_threads=2)
+    assert batches[10:] == sizes
+    assert shown == list(range(1, 11))
+    np.testing.assert_array_equal(answers["y"], 2 * rows["x"])
+    with pytest.raises(ProofError, match="rows are not independent"):
+        true_answers(lambda rows: {"y": rows["x"] - rows["x"].mean()}, rows, max_rows=max(2, max_rows or 2))

@@ -33,8 +33,8 @@ def true_answers(
 ) -> Arrays:
     """Answers row by row; raises ProofError if a row's answer depends on its neighbours in the batch.
 
-    `show` is a callback, given how many rows are done; `is_exact` says whether `evaluate` computes in float64.
-    `num_threads` batches are computed at a time, and have `max_rows` together at most.
+    `show` is a callback, given how many rows are done; `is_exact` says whether `evaluate` computes in
+    float64. `num_threads` batches are computed at a time, and have `max_rows` together at most.
     """
     rows: list[Arrays] = []
     with threads(evaluate, num_threads) as computed:

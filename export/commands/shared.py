@@ -18,6 +18,8 @@ from export.graph.given import Shapes
 from service.contract.account import FoldAccount
 from service.contract.sizes import SizeRange
 
+ROOM = 120  # columns of a terminal from which on the figures of each BatchNorm fit beside its account
+HEALTH = ("smallest σ²", "largest |γ|/√(σ²+ε)", "dead")
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?:/([0-9]{1,9}))?", re.ASCII)
 _NAME = re.compile(r"[^\W\d][\w.:/+*-]*")
 
@@ -78,21 +80,27 @@ def printing_on_stderr() -> contextlib.redirect_stdout[TextIO]:
 
 
 def show_sites(fold: FoldAccount, console: Console) -> None:
-    """A table on stderr: what became of every BatchNorm, why, and its statistics' health.
+    """On stderr what became of every BatchNorm, and why; how healthy its statistics are, where that fits.
 
     What acts as one has rows of its own below, and a line says how many there are.
     """
-    table = Table("BatchNorm", "status", "where to, or why not", "smallest σ²", "largest |γ|/√(σ²+ε)", "dead")
+    has_room = console.width >= ROOM
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("status", no_wrap=True)
+    table.add_column("BatchNorm", overflow="fold", ratio=2)
+    table.add_column("where to, or why not", overflow="fold", ratio=3)
+    for name in HEALTH if has_room else ():
+        table.add_column(name, justify="right")
     for site in (*fold.sites, *fold.per_channel):
         status, account = site.status, site.how or site.reason
-        health = (site.smallest_variance, site.largest_gain, site.dead_channels)
+        health = (site.smallest_variance, site.largest_gain, site.dead_channels) if has_room else ()
         table.add_row(
-            escape(site.name),
             f"[{'yellow' if status == 'declined' else 'green'}]{status}[/]",
+            escape(site.name),
             escape(account or ""),
             *("" if number is None else f"{number:.3g}" for number in health),
         )
     console.print(table)
-    if fold.per_channel:
-        counts = f"{fold.found} BatchNormalization, {len(fold.per_channel)} per-channel Mul/Add"
-        console.print(f"{counts}, {fold.folded + fold.reduced + fold.per_channel_folded} folded")
+    others = f", {len(fold.per_channel)} per-channel Mul/Add" if fold.per_channel else ""
+    gone = fold.folded + fold.reduced + fold.per_channel_folded
+    console.print(f"{fold.found} BatchNormalization{others}, {gone} folded")

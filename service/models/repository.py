@@ -5,8 +5,10 @@ Out: for each NAME, one fact for each version tried, newest first, until one ope
 """
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from service.models.folder import ModelsFolder
 from service.models.memory import return_freed_memory
 
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats belongs to the protocol
+
+PROGRESS_S = 5.0  # of a load that lasts longer, a line each time
 
 _log = logging.getLogger("foldserve")
 _REPLACED = "\ufffd"
@@ -114,10 +118,11 @@ def load_version(
     """
     begun = time.perf_counter()
     try:
-        bundle = open_bundle(folder, trusted, allow_unproved=allow_unproved)
-        # Decoded here and not in a process: the digests vouch for them as they do for the graph.
-        measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
-        engine = load_fastest(bundle, config)
+        with _showing_progress(name, version):
+            bundle = open_bundle(folder, trusted, allow_unproved=allow_unproved)
+            # Decoded here and not in a process: the digests vouch for them as they do for the graph.
+            measure_pictures(bundle.manifest, bundle.pictures, bundle.picture_rows)
+            engine = load_fastest(bundle, config)
         if bundle.int8 is not None:
             return_freed_memory()  # of the graph that does not serve
     except (BundleError, EngineError) as error:
@@ -126,3 +131,22 @@ def load_version(
         return Refused(name=name, version=version, reason=f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - begun
     return Loaded(name=name, version=version, bundle=bundle, engine=engine, seconds=seconds)
+
+
+@contextmanager
+def _showing_progress(name: str, version: str) -> Iterator[None]:
+    """Log every few seconds that a version still loads: a ResNet-50 is proved for a minute on two cores."""
+    begun, ended = time.perf_counter(), threading.Event()
+
+    def show() -> None:
+        while not ended.wait(PROGRESS_S):
+            seconds = time.perf_counter() - begun
+            _log.info("event=loading model=%s version=%s seconds=%.0f", name, version, seconds)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

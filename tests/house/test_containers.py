@@ -26,6 +26,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tiny_nets import digits_net, write_bundle
+
 ROOT = Path(__file__).parents[2]
 SERVICES = ("train", "export", "service")
 EPOCHS = 2
@@ -170,6 +172,41 @@ def project(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
         project.compose("down", "--volumes", "--rmi", "local", "--timeout", "5")
 
 
+@pytest.fixture(scope="module")
+def own(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """compose.serve.yml: the built image with a bundle of one's own, settings in a .env file, half a core."""
+    folder = tmp_path_factory.mktemp("own")
+    write_bundle(folder / "models" / "mine" / "1", digits_net())
+    address = f"127.0.0.1:{free_port()}"
+    settings = {"MODELS": folder / "models", "PUBLISH": address, "FOLDSERVE_LOG_FORMAT": "json"}
+    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    docker("tag", project.image("service"), f"{project.name}-own")
+    service = {"image": f"{project.name}-own", "cpus": 0.5}
+    (folder / "override.json").write_text(json.dumps({"services": {"service": service}}))
+    files = ("--file", str(ROOT / "compose.serve.yml"), "--file", str(folder / "override.json"))
+    compose = project.command[: project.command.index("--project-name")]
+    own = Project(
+        name=f"{project.name}-own",
+        command=[
+            *compose,
+            "--env-file",
+            str(folder / ".env"),
+            "--project-name",
+            f"{project.name}-own",
+            *files,
+        ],
+        env={**os.environ, "COMPOSE_PROFILES": ""},
+        url=f"http://{address}",
+    )
+    try:
+        own.compose("up", "--detach", "--no-build")
+        own.wait_until_healthy()
+        yield own
+    finally:
+        own.compose("down", "--volumes", "--timeout", "5")
+        docker("rmi", f"{project.name}-own")
+
+
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]  # images are built from nothing
 
 
@@ -302,6 +339,27 @@ def test_it_stops_on_sigterm_and_comes_back_without_training_again(project: Proj
     assert "nothing to export" in read_log(project.container("export"))
     assert project.ask("ls", "models/digits").stdout.split() == ["1"]
     assert httpx.get(f"{project.url}/v2/health/ready").status_code == 200
+
+
+def test_a_bundle_of_ones_own_is_served_with_settings_of_ones_own(own: Project) -> None:
+    content = (ROOT / "docs/seven.png").read_bytes()
+    answer = httpx.post(f"{own.url}/predict", content=content)
+    assert (answer.status_code, answer.json()["model_name"]) == (200, "mine")
+    log = read_log(own.container("service"))
+    events = [json.loads(line) for line in log.splitlines()]  # JSON, as .env asks
+    (listening,) = [event for event in events if event["event"] == "listening"]
+    assert listening["threads"] == "1", "half a core"
+
+
+def test_measured_plans_outlive_the_container(own: Project) -> None:
+    first = own.container("service")
+    assert "planned" in read_log(first)
+    own.compose("up", "--detach", "--no-build", "--force-recreate")
+    own.wait_until_healthy()
+    assert own.container("service") != first
+    log = read_log(own.container("service"))
+    assert "planned" not in log
+    assert "proved" in log
 
 
 def test_the_gpu_service_is_described(project: Project) -> None:

@@ -6,8 +6,10 @@ import httpx
 import pytest
 
 from in_process_kit import inside
+from service.engine.engine import EngineConfig
+from service.models import repository
 from service.models.folder import ModelsFolder
-from service_kit import one_sentence, start, x_request
+from service_kit import one_sentence, start, wait_until, x_request
 from tiny_nets import echo_net, write_bundle
 
 
@@ -57,3 +59,19 @@ def test_models_that_are_numbers_are_no_versions(tmp_path: Path) -> None:
 def test_a_name_for_a_folder_of_models_is_refused(tree: Path) -> None:
     refused = start("--models", str(tree), "--model-name", "digits", "--port", "0")
     one_sentence(refused, "is a folder of models: model_name names a lone bundle or model")
+
+
+def test_a_load_that_lasts_says_so(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_fastest = repository.load_fastest
+
+    def slow(*arguments: object) -> object:
+        wait_until(lambda: "event=loading model=echo version=1 seconds=" in caplog.text, "it is said")
+        return load_fastest(*arguments)
+
+    monkeypatch.setattr(repository, "PROGRESS_S", 0.01)
+    monkeypatch.setattr(repository, "load_fastest", slow)
+    with caplog.at_level("INFO", "foldserve"):
+        fact = repository.load_version(tree / "echo" / "1", "echo", "1", EngineConfig(threads=1))
+    assert isinstance(fact, repository.Loaded)

@@ -97,7 +97,7 @@ def render(
         box=(BOX_WIDTH, BOX_HEIGHT),
         proof=None if own is None else proof,
         ways=[] if own is None else _ways(own),
-        verdict=verdict(fold, proof, num_rows),
+        verdict=verdict(fold, proof, num_rows, len(pictures)),
         accuracies=accuracies(provenance.training),
         labels=labels,
         preprocessing=preprocessing,

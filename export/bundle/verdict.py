@@ -9,15 +9,17 @@ from export.proof.prove import Proof
 from service.contract.account import FoldAccount
 
 
-def verdict(fold: FoldAccount, proof: Proof | str, num_rows: int) -> list[str]:
+def verdict(fold: FoldAccount, proof: Proof | str, num_rows: int, num_pictures: int = 0) -> list[str]:
     """Sentences on what became of the BatchNorms, and on how near the answers are, or why that is unknown."""
     if isinstance(proof, str):
         return [f"Unproved: nothing shows that its answers are the unfolded net's. {proof}.", _of_fold(fold)]
     worst, output = max((share, name) for name, share in proof.shares.items())
+    pictures = f"Its {num_pictures} golden pictures become the rows that they must become, within 1/255."
     return [
         _of_fold(fold),
         f"Its answers to {num_rows} golden rows are the unfolded net's: the worst difference, of '{output}', "
         f"is {_fraction(worst)} of what is allowed.",
+        *([pictures] if num_pictures else []),
     ]
 
 

@@ -4,23 +4,25 @@ import { at, bar, make, short } from "/page/dom.js";
 import { ask, hasKey } from "/page/service.js";
 
 export function showTable(models) {
-  const head = make("tr", {}, ...["Model", "Version", "State"].map((name) => make("th", { scope: "col" }, name)));
+  // The roles are said, because on a narrow page rows are laid out as no table is.
+  const head = make("tr", { role: "row" }, ...["Model", "Version", "State"].map((name) => make("th", { scope: "col", role: "columnheader" }, name)));
   const rows = models.flatMap((model) => (model.versions.length ? model.versions : [{ version: null, state: "UNAVAILABLE", reason: model.reason }])
     .map((version) => row(model, version)));
-  const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+  const table = make("table", { role: "table" }, make("thead", { role: "rowgroup" }, head), make("tbody", { role: "rowgroup" }, ...rows));
   at("models").replaceChildren(models.length ? table : make("p", {}, "The models folder holds no model."));
 }
 
 const STATES = { READY: ["ready", "good"], LOADING: ["loading", "wait"], UNAVAILABLE: ["not served", "soft"] };
 
 function row(model, version) {
-  const [words, className] = STATES[version.state];
+  const isUnproved = version.state === "READY" && model.served.proof.unproved;
+  const [words, className] = isUnproved ? ["ready", "wait"] : STATES[version.state];
   const isFailure = version.state === "UNAVAILABLE" && !["an older version", "unloaded", "not loaded"].includes(version.reason);
   const proof = version.state === "READY" ? verdict(model.served.proof) : version.reason;
-  return make("tr", {},
-    make("td", {}, model.name),
-    make("td", {}, version.version ?? "–", ...(version.has_report ? [" · ", report(model.name, version.version)] : [])),
-    make("td", {}, make("strong", { className: isFailure ? "bad" : className }, isFailure ? "refused" : words), proof && proof !== words ? `: ${proof}` : ""));
+  return make("tr", { role: "row" },
+    make("td", { role: "cell" }, model.name),
+    make("td", { role: "cell" }, version.version ?? "–", ...(version.has_report ? [" · ", report(model.name, version.version)] : [])),
+    make("td", { role: "cell" }, make("strong", { className: isFailure ? "bad" : className }, isFailure ? "refused" : words), proof && proof !== words ? `: ${proof}` : ""));
 }
 
 function report(name, version) {
@@ -61,7 +63,7 @@ export function showProof(model) {
   const origin = `${folded} of ${found} BatchNorms are folded away. Exported ${new Date(model.served.created).toLocaleDateString()} from ${model.served.source}.`;
   if (proof.unproved) {
     at("proof").append(make("div", { className: "proof" }, make("h3", {}, "Is it the trained net?"),
-      make("p", {}, `Unproved: nothing shows it. It was bundled with --no-proof because ${proof.unproved}`), make("p", { className: "soft" }, origin)));
+      make("p", {}, `Unproved: nothing shows it. It was bundled with --no-proof because ${proof.unproved}.`), make("p", { className: "soft" }, origin)));
     return;
   }
   const when = new Date(proof.proved_at * 1000).toLocaleString();

@@ -38,7 +38,9 @@ async function refresh() {
     const ready = models.filter((model) => model.served).length;
     setStatus(`${ready} of ${models.length} ${models.length === 1 ? "model" : "models"} ready`, ready === models.length && ready ? "good" : "wait");
     at("key-form").hidden = true;
+    document.body.classList.remove("gone");
   } catch (error) {
+    document.body.classList.toggle("gone", !error.status); // what is shown below was true before
     if (error.status === 401 || error.status === 403) at("key-form").hidden = false;
     setStatus(error.status ? error.message : "no connection", "bad");
     return;
@@ -75,7 +77,7 @@ function showModel() {
 at("model").addEventListener("change", () => {
   chosen = at("model").value;
   at("answer").hidden = true;
-  at("message").textContent = "Nothing has been asked yet.";
+  say("Nothing has been asked yet.");
   showModel();
 });
 
@@ -133,7 +135,8 @@ function showAnswer(blob, { model_name, model_version, predictions: [found] }, m
   at("answer").hidden = false;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0.9995 && share < 1 ? 2 : 1)} %`;
+// Rounded, but never up to the 100 % that it is not.
+const percent = (share) => (share > 0.9995 && share < 1 ? `${Math.floor(1e4 * share) / 100} %` : `${(100 * share).toFixed(1)} %`);
 
 async function sendZeros() {
   const { inputs, outputs } = current().served;

@@ -58,6 +58,11 @@ def test_how_near_the_answers_are(worst: float, max_abs: float, words: str) -> N
     assert told.endswith(f"of 'y', is {words} what is allowed.")
 
 
+def test_golden_pictures_are_in_the_verdict() -> None:
+    assert len(verdict(fold(1, 1), proof(0.2), 38)) == 2
+    assert verdict(fold(1, 1), proof(0.2), 38, 12)[2].startswith("Its 12 golden pictures become the rows")
+
+
 def test_accuracies_are_those_that_the_source_knows() -> None:
     assert accuracies({"held_out_accuracy": 0.977, "epoch": 6}) == {"right of the held-out rows": 0.977}
     assert accuracies({}) == {}

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,9 @@ def test_of_several_labels_all_that_apply_are_told(visit: Visit) -> None:
     answer = {"model_name": "digits", "model_version": "1"}
     visit.choose("digits")
     for labels, told in ((top, "cat, 91.0 %; dog, 40.0 %"), (top[:0], "No label is likely enough.")):
-        found = {"labels": labels, "top": top, "row": row}
+        document = {**answer, "predictions": [{"labels": labels, "top": top, "row": row}]}
         visit.page.route(
-            "**/predict*", lambda route, found=found: route.fulfill(json={**answer, "predictions": [found]})
+            "**/predict*", partial(lambda document, route: route.fulfill(json=document), document)
         )
         visit.page.set_input_files("#file", picture(SEVEN.read_bytes()))
         visit.wait_for(told)

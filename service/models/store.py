@@ -1,6 +1,7 @@
 """A store of models in a bucket, mirrored into a folder: whole and checked versions only.
 
-In: a URL (s3://, gs://, az://, file://).  Out: `NAME/VERSION/` of each model's newest versions, in a folder.
+In: a URL (s3://, gs://, az://, file://; http:// of a WebDAV server).
+Out: `NAME/VERSION/` of each model's newest versions, in a folder.
 
     list → pull aside → open as the service does (each digest) → rename
 
@@ -10,11 +11,13 @@ again the next time. Credentials and endpoints come from the environment, as eac
 
 import logging
 import shutil
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from service.contract.bundle import MANIFEST_FILE, open_bundle
 from service.contract.files import aside
@@ -23,7 +26,7 @@ from service.contract.signature import TrustedKeys
 from service.contract.versions import find_versions, is_version
 
 KEPT = 2  # newest versions of each model: one that does not prove leaves the one before it
-SCHEMES = ("s3", "gs", "az", "file")
+SCHEMES = ("s3", "gs", "az", "file", "http", "https")
 _CHUNK = 8 << 20
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 _log = logging.getLogger("foldserve")
@@ -57,11 +60,15 @@ class Store:
             from obstore.store import from_url
         except ModuleNotFoundError:
             raise StoreError(f"{url} needs the package obstore: pip install 'foldserve[store]'") from None
+        self._prefix = ""
+        more: dict[str, Any] = {} if scheme == "file" else {"retry_config": _RETRIES}
+        if scheme in ("http", "https"):
+            url, self._prefix, more["client_options"] = _of_webdav(url)
+            self.url = f"{url}/{self._prefix}".rstrip("/")
         try:
-            more: dict[str, Any] = {} if scheme == "file" else {"retry_config": _RETRIES}
             self._store: Any = from_url(url, **more)
         except Exception as error:
-            raise StoreError(f"{url} cannot be opened: {_sentence(error)}") from None
+            raise StoreError(f"{self.url} cannot be opened: {_sentence(error)}") from None
 
     def pull(self) -> list[str]:
         """Bring the newest versions; the names of the models whose versions are others than the last time.
@@ -87,9 +94,9 @@ class Store:
 
         held: Versions = defaultdict(lambda: defaultdict(dict))
         try:
-            for batch in obstore.list(self._store):
+            for batch in obstore.list(self._store, prefix=self._prefix or None):
                 for entry in batch:
-                    match entry["path"].split("/"):
+                    match entry["path"].removeprefix(f"{self._prefix}/").split("/"):
                         case [name, version, file] if is_version(version):
                             if not name.startswith(".") and not file.startswith("."):
                                 held[name][version][file] = entry["size"]
@@ -125,7 +132,9 @@ class Store:
         written = 0
         try:
             with file.open("wb") as out:
-                for chunk in obstore.get(self._store, path).stream(min_chunk_size=_CHUNK):
+                for chunk in obstore.get(self._store, f"{self._prefix}/{path}".lstrip("/")).stream(
+                    min_chunk_size=_CHUNK
+                ):
                     written += out.write(chunk)
         except OSError:
             raise
@@ -152,6 +161,20 @@ class Store:
         if self._warned.get((name, version)) != reason:
             self._warned[name, version] = reason
             _log.error("event=not_pulled model=%s version=%s reason=%r", name, version, reason)
+
+
+def _of_webdav(url: str) -> tuple[str, str, dict[str, Any]]:
+    """The server, a path on it, and the client's options: WebDAV lists paths from the server's root.
+
+    A user and password are sent as a header, so that no log and no answer shows them.
+    """
+    parts = urlsplit(url)
+    options: dict[str, Any] = {"allow_http": True}
+    login, _, host = parts.netloc.rpartition("@")
+    if login:
+        words = b64encode(unquote(login).encode()).decode()
+        options["default_headers"] = {"authorization": f"Basic {words}"}
+    return f"{parts.scheme}://{host}", parts.path.strip("/"), options
 
 
 def _sentence(error: Exception) -> str:

@@ -15,6 +15,7 @@ from onnx import helper
 
 import extras
 from cluster_kit import load
+from service.contract.bundle import open_bundle
 from service.models.store import Store, StoreError
 from service_kit import Server, free_port, one_sentence, start, wait_until
 from tiny_nets import echo_net, write_bundle
@@ -91,7 +92,7 @@ def test_a_version_that_is_not_whole_never_comes(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://host/models", "a store is one of s3, gs, az, file, got 'ftp://'"),
+        ("ftp://host/models", "a store is one of s3, gs, az, file, http, https, got 'ftp://'"),
         ("s3://", "s3:// cannot be opened"),
     ],
 )
@@ -122,7 +123,7 @@ class Bucket:
             [str(extras.RCLONE), "serve", "s3", *flags, str(root)], stderr=subprocess.DEVNULL
         )
         self.environment = {**KEYS, "AWS_ENDPOINT_URL": self.endpoint, "AWS_ALLOW_HTTP": "true"}
-        wait_until(self._answers, "the S3 server listens")
+        wait_until(lambda: is_open(address), "the S3 server listens")
         self.store = S3Store(
             "bucket",
             endpoint=self.endpoint,
@@ -131,13 +132,6 @@ class Bucket:
             region="us-east-1",
             allow_http=True,
         )
-
-    def _answers(self) -> bool:
-        try:
-            httpx.get(self.endpoint)
-        except httpx.TransportError:
-            return False
-        return True
 
     def upload(self, bundle: Path, *, without: str = "") -> None:
         for file in sorted(bundle.iterdir()):
@@ -205,6 +199,66 @@ def test_new_versions_in_s3_are_proved_and_swapped_under_load(bucket: Bucket, tm
             again.close()
     finally:
         server.close()
+
+
+@pytest.fixture
+def webdav(shelf: Path) -> Iterator[str]:
+    """The address of a real WebDAV server of the shelf, which asks for a password."""
+    if extras.RCLONE is None:
+        pytest.skip(f"rclone: {extras.NEEDED}")
+    address = f"127.0.0.1:{free_port()}"
+    flags = ("--user", "me", "--pass", "p@ss", "--addr", address, "--config", os.devnull)
+    process = subprocess.Popen(
+        [str(extras.RCLONE), "serve", "webdav", *flags, str(shelf.parent)], stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: is_open(address), "the WebDAV server listens")
+    yield address
+    process.kill()
+    process.wait()
+
+
+def is_open(address: str) -> bool:
+    try:
+        httpx.get(f"http://{address}")
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_a_webdav_server_is_a_store(webdav: str, tmp_path: Path) -> None:
+    store = Store(f"http://me:p%40ss@{webdav}/shelf/", tmp_path / "here")
+    assert store.pull() == ["echo"]
+    assert sorted(path.name for path in (tmp_path / "here" / "echo").iterdir()) == ["10", "2"]
+    assert store.url == f"http://{webdav}/shelf"
+    with pytest.raises(StoreError, match="401 Unauthorized") as raised:
+        Store(f"http://me:secret@{webdav}/shelf", tmp_path / "there").pull()
+    assert "secret" not in str(raised.value), "it would be in logs and answers"
+
+
+INITIALIZE = "import sys; from kserve_storage import Storage; Storage.download(sys.argv[1], sys.argv[2])"
+
+
+def test_kserves_storage_initializer_brings_the_same_files(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if extras.STORAGE_INITIALIZER is None:
+        pytest.skip(f"kserve-storage: {extras.NEEDED}")
+    for version in ("1", "2"):
+        bucket.upload(bundle_of(tmp_path, version))
+    theirs, ours = tmp_path / "mnt", tmp_path / "here"
+    command = [str(extras.STORAGE_INITIALIZER), "-c", INITIALIZE, f"{PROD}/echo", str(theirs)]
+    keys = {**bucket.environment, "AWS_DEFAULT_REGION": KEYS["AWS_REGION"]}
+    done = subprocess.run(command, env={**os.environ, **keys}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    assert Store(PROD, ours).pull() == ["echo"]
+    for version in ("1", "2"):
+        files = sorted(path.name for path in (ours / "echo" / version).iterdir())
+        assert files == sorted(path.name for path in (theirs / version).iterdir())
+        for name in files:
+            assert (theirs / version / name).read_bytes() == (ours / "echo" / version / name).read_bytes()
+        assert open_bundle(theirs / version).digest == open_bundle(ours / "echo" / version).digest
 
 
 def test_a_bucket_without_access_is_one_sentence(bucket: Bucket, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ def _existing(*parts: str) -> Path | None:
 
 PACKAGES = _existing("packages")  # timm, torchvision, torchao: for sys.path
 KSERVE_PYTHON = _existing("kserve", "bin", "python")
+STORAGE_INITIALIZER = _existing("storage", "bin", "python")
 SCHEMATHESIS = _existing("schemathesis", "bin", "schemathesis")
 BROWSER = _existing("browser")  # playwright: for sys.path
 AXE = _existing("axe", "node_modules", "axe-core", "axe.min.js")

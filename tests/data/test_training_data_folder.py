@@ -171,6 +171,12 @@ def test_what_cannot_be_read_is_named_counted_and_skipped_up_to_a_share(tmp_path
         load(root, max_corrupt_share=0.05)
 
 
+def write_imagefolder(root: Path) -> None:
+    """As the Hugging Face layout names classes in a table beside the pictures."""
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "metadata.csv").write_text("file_name,label\n0.png,cat\n")
+
+
 @pytest.mark.parametrize(
     ("make", "settings", "sentence"),
     [
@@ -178,6 +184,7 @@ def test_what_cannot_be_read_is_named_counted_and_skipped_up_to_a_share(tmp_path
         (lambda root: root.write_text(""), {}, "cannot read the folder .*/pets: Not a directory"),
         (lambda root: root.mkdir(), {}, "at least 2 classes, got none"),
         (lambda root: write_folder(root, {"cat": 5}), {}, "at least 2 classes, got only cat"),
+        (write_imagefolder, {}, r"got only train; for (.*/metadata\.csv) say table:\1"),
         (
             lambda root: write_folder(root, {"cat": 5, "dog": 0}),
             {},

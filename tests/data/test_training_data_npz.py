@@ -162,6 +162,9 @@ def test_pickles_and_ruins_are_not_opened(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"a\.npz is no \.npz archive"):
             load_npz(path)
+    path.write_bytes(b"path,label\n")
+    with pytest.raises(DataError, match=r"plain arrays: it is no zip archive$"):
+        load_npz(path)
     with path.open("wb") as file:
         np.save(file, noise(3, 2, 2))
     with pytest.raises(DataError, match="it holds one array without a name"):

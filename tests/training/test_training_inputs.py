@@ -70,7 +70,7 @@ def test_a_plain_picture_is_no_division_by_zero():
     [
         (["--normalise", "minmax"], "unknown normalise 'minmax'.*did you mean min-max"),
         (["--mean", "0.5"], "mean and std go together"),
-        (["--mean", "0.5,0.5", "--std", "0.5"], "mean must be 1 numbers"),
+        (["--mean", "0.5,0.5", "--std", "0.5"], "mean must be one number, got 0.5,0.5"),
         (["--mean", "0.5", "--std", "0"], "std must be positive, got 0"),
         (["--mean", "0.5", "--std", "1", "--normalise", "none"], "with normalise z-score only"),
     ],

@@ -103,7 +103,7 @@ def test_an_unknown_net_is_told_with_the_nearest_name():
         ("resnet", {"depth": 21}, r"depth must be 6n \+ 2 \(8, 14, 20, …\), got 21"),
         ("resnet", {"depth": 2}, "6n"),
         ("resnet", {"width": 0}, "at least 1"),
-        ("resnet", {"width": 10**9}, "cannot be built"),
+        ("resnet", {"width": 10**9}, "resnet cannot be built with depth=20, width=1000000000"),
         ("preact-resnet", {"depth": 18}, "6n"),
         ("mobilenet", {"repeats": (1, 2)}, "channels and repeats and strides must have"),
         ("mobilenet", {"expansion": 0}, "at least 1"),

@@ -106,9 +106,13 @@ def test_a_net_is_rebuilt_from_its_settings_and_only_what_is_varied_is_kept():
 @pytest.mark.parametrize(
     ("name", "words", "sentence"),
     [
-        ("cnn", {"activation": "rellu"}, "activation must be one of relu, leaky_relu, tanh, sigmoid, silu"),
-        ("cnn", {"bn": "behind"}, "bn must be one of before, after, none, got 'behind'"),
-        ("cnn", {"gamma": "2"}, "gamma must be one of 1, 0, small, normal"),
+        (
+            "cnn",
+            {"activation": "rellu"},
+            "net cnn: unknown activation 'rellu', known: leaky_relu, relu, sigmoid, silu, tanh",
+        ),
+        ("cnn", {"bn": "behind"}, "unknown bn 'behind', known: after, before, none"),
+        ("cnn", {"gamma": "2"}, "unknown gamma '2', known: 0, 1, normal, small"),
         ("cnn", {"eps": "-1"}, "eps must be positive"),
         ("cnn", {"bn_momentum": "2"}, "bn_momentum must lie in 0 .. 1"),
         ("cnn", {"dropout": "1"}, "dropout must lie in 0 .. 1, below 1, got 1.0"),

@@ -22,7 +22,7 @@ from training.data import DATA_SETS, Split
 from training.data.streamed import StreamedPixels
 from training.search.annealing import AnnealingSampler, stand
 from training.search.divide import divide
-from training.search.space import BATCH_SIZES, FACTORS, NAMES, has_width, suggest, widen
+from training.search.space import BATCH_SIZES, FACTORS, NAMES, batch_sizes_for, has_width, suggest, widen
 from training.search.trials import TrialFacts, new_net
 from training.settings.config import OPTIMIZERS, SCHEDULES, ConfigError, FitConfig
 from training_kit import SMALLEST, tiny_split
@@ -99,6 +99,14 @@ def test_annealing_resumes_as_if_never_stopped_and_cools(tmp_path):
     late = [abs(one - other) for one, other in pairwise(moves[40:])]
     assert max(late) < 0.1, "late steps are small"
     assert abs(stand(study.get_trials()).params["x"] - 0.3) < 0.15, "the walk ends near the best place"
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "sizes"),
+    [(3200, [32, 64, 128, 256]), (600, [32, 64, 128]), (127, [31]), (40, [16]), (9, [9])],
+)
+def test_no_batch_is_nearly_all_of_a_small_train_half(num_rows, sizes):
+    assert batch_sizes_for(num_rows) == sizes
 
 
 def test_a_width_that_is_fixed_is_not_drawn():

@@ -108,7 +108,7 @@ def test_aninterrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--net-setting", "hiden=3"], "unknown setting of net mlp 'hiden'"),
         (["--data", "tinny"], "unknown data set 'tinny'"),
         (["--batch-size", "161"], "batch_size must be at most 160, the rows to train on, got 161"),
-        (["--recalibrate-bn", "4"], "recalibrate_bn must be at most"),
+        (["--recalibrate-bn", "6"], "recalibrate_bn must be at most"),
         (["--resume"], "--resume is not for a search"),
         (["--tensorboard"], "--tensorboard is not for a search"),
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),

@@ -76,6 +76,8 @@ def parse_augment(text: str, data: str) -> list[tuple[str, float | None]]:
     if text == NONE:
         return []
     chosen: list[tuple[str, float | None]] = []
+    if {AUTO, NONE} & set(text.split(",")):
+        raise ConfigError(f"augmentations auto and none stand alone, got {text!r}")
     for word in text.split(","):
         name, equals, value = word.partition("=")
         if name not in AMOUNTS:

@@ -42,7 +42,8 @@ def read_numbers(name: str, text: str, channels: int) -> list[float]:
         values = []
     values = values * channels if len(values) == 1 else values
     if len(values) != channels or not all(math.isfinite(value) for value in values):
-        raise ConfigError(f"{name} must be {channels} numbers with commas between, got {text}")
+        expected = f"{channels} numbers with commas between" if channels > 1 else "one number"
+        raise ConfigError(f"{name} must be {expected}, got {text}")
     if name == "std" and min(values) <= 0:
         raise ConfigError(f"std must be positive, got {text}")
     return values

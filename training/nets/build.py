@@ -29,7 +29,7 @@ from training.nets.nin import Nin, NinSettings
 from training.nets.preact_resnet import PreActResNet, PreActResNetSettings
 from training.nets.repvgg import RepVgg, RepVggSettings
 from training.nets.resnet import ResNet, ResNetSettings
-from training.nets.settings import NetError, NetSettings, read_words
+from training.nets.settings import FROM_DATA, NetError, NetSettings, read_words
 from training.nets.standardise import standardising
 from training.nets.variant import start_gamma, vary
 from training.nets.vgg import Vgg, VggSettings
@@ -89,7 +89,8 @@ def build_net(name: str, settings: Mapping[str, Any]) -> nn.Module:
             standardising(net)
     except (RuntimeError, MemoryError, OverflowError, ValueError) as error:
         sentence = " ".join(str(error).split())
-        raise NetError(f"net {name} cannot be built with {dict(settings)}: {sentence}") from None
+        own = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in FROM_DATA)
+        raise NetError(f"net {name} cannot be built with {own or 'its defaults'}: {sentence}") from None
     return net
 
 
@@ -130,4 +131,4 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> NetSettings:
         checked.check_shared()
         return checked
     except (TypeError, ValueError) as error:
-        raise NetError(f"net {name} cannot take the settings {dict(settings)}: {error}") from None
+        raise NetError(f"net {name}: {error}") from None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from training.errors import TrainingError
+from training.errors import TrainingError, describe_unknown
 from training.settings.words import read_words as words_to_values
 
 FROM_DATA = ("input_shape", "num_classes", "per_picture")
@@ -41,8 +41,7 @@ class NetSettings:
         """Raise ValueError unless the settings that every net has are within their ranges."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                known = ", ".join(filter(None, choices))
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+                raise ValueError(describe_unknown(name, getattr(self, name), filter(None, choices)))
         if not 0 <= self.eps < math.inf:
             raise ValueError(f"eps must be positive, or 0 for the net's own, got {self.eps}")
         if not 0 <= self.bn_momentum <= 1:

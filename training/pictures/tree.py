@@ -178,7 +178,12 @@ def check_classes(folder: Path, names: list[str]) -> tuple[str, ...]:
     """The names, at least 2 and printable; raises DataError about `folder`."""
     if len(names) < 2:
         got = f"only {names[0]}" if names else "none"
-        raise DataError(f"{folder} must hold a folder of pictures for each of at least 2 classes, got {got}")
+        # As the Hugging Face `imagefolder` has them where classes are not folders.
+        listed = next(folder.glob("metadata.*"), None) or next(folder.glob("*/metadata.*"), None)
+        hint = f"; for {listed} say table:{listed}" if listed else ""
+        raise DataError(
+            f"{folder} must hold a folder of pictures for each of at least 2 classes, got {got}{hint}"
+        )
     for name in names:
         if not name.isprintable():
             raise DataError(f"{folder}: {name!r} cannot be the name of a class")

@@ -25,7 +25,7 @@ from training.loop.device import find_device
 from training.search.command import SearchError
 from training.search.divide import divide
 from training.search.sharing import sharing
-from training.search.space import BATCH_SIZES, FACTORS, has_width
+from training.search.space import FACTORS, batch_sizes_for, has_width
 from training.search.trials import Search, new_net
 from training.settings.config import ConfigError, new_config
 
@@ -63,9 +63,7 @@ def open_search(
     if config.class_weights:
         settled = settle_class_weights(config, split.facts.labels)
         fixed = {**fixed, "class_weights": settled.class_weights}
-    sizes = [size for size in BATCH_SIZES if size <= len(split.train_labels)]
-    if not sizes:
-        raise ConfigError(f"a search needs {BATCH_SIZES[0]} rows to train on, got {len(split.train_labels)}")
+    sizes = batch_sizes_for(len(split.train_labels))
     factors = (width,) if width is not None else FACTORS if can_widen else (1.0,)
     if given := [name for name in chosen if name in fixed]:
         raise ConfigError(f"{given[0]} is either given or searched for: leave one out")

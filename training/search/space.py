@@ -5,7 +5,7 @@ In: a trial of Optuna, and the fixed settings.  Out: settings as `python -m trai
     learning rate    1e-3 … 1        by its logarithm; 1e-5 … 1e-2 for any optimizer but sgd
     momentum         0.8 … 0.98      by the logarithm of 1 − momentum: 0.98 remembers ten times as long as 0.8
     weight decay     1e-5 … 1e-2     by its logarithm
-    batch size       32, 64, 128, 256, as far as there are rows
+    batch size       32, 64, 128, 256, as far as an epoch has MIN_STEPS of them; else training's own
     optimizer, schedule              all of them, only with --choose
     width            ½, 1, 2 times what the net has in each of WIDTHS
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from optuna import Trial
 
+from training.loop.batches import MIN_STEPS, default_batch_size
 from training.nets import NETS
 from training.nets.foreign.build import is_foreign
 from training.settings.config import OPTIMIZERS, SCHEDULES
@@ -53,6 +54,12 @@ def suggest(
         found["batch_size"] = trial.suggest_categorical("batch_size", list(batch_sizes))
     factor = factors[0] if len(factors) == 1 else trial.suggest_categorical("width", list(factors))
     return found, factor
+
+
+def batch_sizes_for(num_rows: int) -> list[int]:
+    """Sizes to draw from: with a batch of nearly all rows an epoch is one step, and no rate looks good."""
+    fitting = [size for size in BATCH_SIZES if MIN_STEPS * size <= num_rows]
+    return fitting or [default_batch_size(num_rows)]
 
 
 def rounded(value: float) -> float:

@@ -20,6 +20,7 @@ from export.int8.gate import Limits
 from export.int8.make import Int8Options
 from export.sources.opening import open_source
 from export.sources.source import SourceOptions
+from service.contract.manifest import Manifest
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -64,11 +65,25 @@ def run(options: argparse.Namespace, console: Console) -> int:
         )
     if bundle.manifest.int8 is not None:
         show_int8(bundle.manifest.int8, console)
+    if hint := picture_hint(bundle.manifest):
+        console.print(hint, highlight=False, soft_wrap=True)
     facts |= parity_facts(proof)
     if bundle.manifest.int8 is not None:
         facts["int8"] = int8_facts(bundle.manifest.int8)
     print(json.dumps(facts, indent=2))
     return 0
+
+
+def picture_hint(manifest: Manifest) -> str | None:
+    """What to add where the one input looks like a picture, and nothing says what a picture becomes."""
+    shape = manifest.inputs[0].row_shape
+    has_channels = len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3))
+    if manifest.preprocessing is not None or len(manifest.inputs) > 1 or not has_channels:
+        return None
+    return (
+        "takes arrays only: if they are pictures, say what training did to them, for example "
+        "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize shorter:256 --crop 224 --labels labels.txt"
+    )
 
 
 class _How(TypedDict):

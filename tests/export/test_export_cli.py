@@ -113,6 +113,7 @@ def test_a_factory_that_prints_does_not_spoil_stdout(tmp_path):
     done = run_here("bundle", "nets:talkative", "--input-shape", "1,8,8", "--to", tmp_path / "m")
     assert json.loads(done.stdout)["found"] == 5
     assert "loaded pretrained weights" in done.stderr
+    assert "takes arrays only: if they are pictures, say" in done.stderr, "one channel, and no preprocessing"
 
 
 def test_an_onnx_file_with_a_fixed_batch_becomes_a_bundle(tmp_path):
@@ -134,6 +135,7 @@ def test_an_onnx_file_with_a_fixed_batch_becomes_a_bundle(tmp_path):
     assert (bundle.manifest.fold.found, bundle.manifest.fold.folded) == (1, 1)
     assert bundle.manifest.outputs[0].shape == [None, 64]
     assert "reference implementation" in bundle.manifest.provenance.truth
+    assert "takes arrays only" not in done.stderr, "two channels are no picture's"
 
 
 def test_rows_that_are_not_independent_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Every command of the tutorials runs, in order, as it stands there; only installing is left out."""
+"""Every command of the README's first block and of the tutorials runs, in order; only installing is left out."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from extras import NEEDED, PACKAGES
 from file_kit import model, node, norm, norm_arrays, value, weights
 from service_kit import ROOT, Server, serving
 
-NOT_RUN = ("pip install ", "python -m tf2onnx.convert ", "docker ", "kubectl ")
+NOT_RUN = ("python3 -m venv ", "pip install ", "python -m tf2onnx.convert ", "docker ", "kubectl ")
 PORT = "http://127.0.0.1:8000"
 
 
@@ -47,18 +47,18 @@ def timm_weights(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(), check=True)
 
 
-def classifier(folder: Path, *, is_nhwc: bool) -> None:
+def classifier(folder: Path, shape: list[str | int], name: str = "classifier", num_labels: int = 3) -> None:
     """What an exporter wrote: sizes open, or channels last as tf2onnx leaves them; and three labels."""
     photo(folder)
     (folder / "labels.txt").write_text("cat\ndog\nbird\n")
+    is_nhwc = shape[-1] == 3
     nodes = [node("Transpose", "x", "t", perm=[0, 3, 1, 2])] if is_nhwc else []
-    nodes += [node("Conv", "t w" if is_nhwc else "x w", "h"), norm("h", "n"), node("Relu", "n", "r")]
+    conv = node("Conv", "t w" if is_nhwc else "x w", "h", strides=[2, 2])
+    nodes += [conv, norm("h", "n"), node("Relu", "n", "r")]
     nodes += [node("GlobalAveragePool", "r", "p"), node("Flatten", "p", "f"), node("Gemm", "f d", "y")]
-    shape = ["N", 32, 32, 3] if is_nhwc else ["N", 3, "H", "W"]
-    arrays = {"w": weights(4, 3, 3, 3), **norm_arrays(4), "d": weights(4, 3)}
-    onnx.save(
-        model(nodes, arrays, {"x": shape}, [value("y", ["N", 3])], opset=17), folder / "classifier.onnx"
-    )
+    arrays = {"w": weights(4, 3, 3, 3), **norm_arrays(4), "d": weights(4, num_labels)}
+    graph = model(nodes, arrays, {"x": shape}, [value("y", ["N", num_labels])], opset=17)
+    onnx.save(graph, folder / f"{name}.onnx")
 
 
 def photo(folder: Path) -> None:
@@ -69,8 +69,9 @@ def photo(folder: Path) -> None:
 FILES: dict[str, Callable[[Path], None]] = {
     "pictures": shapes,
     "timm": timm_weights,
-    "keras": lambda folder: classifier(folder, is_nhwc=True),
-    "onnx": lambda folder: classifier(folder, is_nhwc=False),
+    "keras": lambda folder: classifier(folder, ["N", 32, 32, 3]),
+    "onnx": lambda folder: classifier(folder, ["N", 3, "H", "W"]),
+    "README": lambda folder: classifier(folder, ["N", 3, 224, 224], "resnet", 1000),
 }
 """What a reader has before the first command."""
 
@@ -85,9 +86,10 @@ def environment() -> dict[str, str]:
 
 
 def commands(page: str) -> Iterator[str]:
-    """The commands of a page's blocks, continued lines joined."""
-    text = (ROOT / "docs/tutorials" / f"{page}.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+    """The commands of a page's blocks, of the README's first, continued lines joined."""
+    path = ROOT / "README.md" if page == "README" else ROOT / "docs/tutorials" / f"{page}.md"
+    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    for block in blocks[:1] if page == "README" else blocks:
         yield from block.replace("\\\n", " ").splitlines()
 
 
@@ -113,4 +115,6 @@ def test_a_tutorial_can_be_followed(page: str, tmp_path: Path) -> None:
 
 
 def test_every_tutorial_is_followed() -> None:
-    assert {path.stem for path in (ROOT / "docs/tutorials").glob("*.md")} - {"kubernetes"} == set(FILES)
+    assert {path.stem for path in (ROOT / "docs/tutorials").glob("*.md")} - {"kubernetes"} == set(FILES) - {
+        "README"
+    }

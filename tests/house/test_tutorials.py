@@ -1,4 +1,4 @@
-"""Every command of the README's first block and of the tutorials runs, in order; only installing is left out."""
+"""All commands of the README's first block and of the tutorials run, in order; only installing is left out."""
 
 import contextlib
 import os

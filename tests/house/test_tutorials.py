@@ -1,4 +1,4 @@
-"""All commands of the README's first block and of the tutorials run, in order; only installing is left out."""
+"""Each command of the README's first block and of the tutorials runs, in order, but for installing."""
 
 import contextlib
 import os

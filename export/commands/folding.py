@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from export.compute.reference import Arrays, Evaluate
 from export.compute.rows import read_rows, some_rows
@@ -70,10 +71,10 @@ class Folding:
 
 @dataclass(frozen=True, kw_only=True)
 class _Unfolded:
-    """An unfolded graph, and the same as it was read; `evaluate` is a net's own, None for an ONNX file."""
+    """An unfolded graph, and what makes it as it was read; `evaluate` is a net's own, None of a file."""
 
     model: ir.Model
-    as_read: ir.Model
+    as_read: Callable[[], ir.Model]
     sizes: Sequence[Sizes] = ()
     given: Arrays | None = None
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -106,7 +107,7 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
         if not done.per_channel_folded:
             # As it is in the file: what nothing was done to needs no proof, which takes most of the time.
             note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
-            return Folding(graph=unfolded.as_read, account=done, tolerances=None)
+            return Folding(graph=unfolded.as_read(), account=done, tolerances=None)
     read: GraphTruth | None = None
     if unfolded.evaluate is None:
         fed = Arrangement(values=unfolded.values)
@@ -120,14 +121,14 @@ def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
     if not is_onnx_file(asked.source):
         said = SourceOptions(shapes=asked.shapes, values=asked.values, rows=asked.rows, weights=asked.weights)
         source = open_source(asked.source, said)
-        return _Unfolded(model=source.graph, as_read=source.graph, evaluate=source.evaluate)
+        return _Unfolded(model=source.graph, as_read=lambda: source.graph, evaluate=source.evaluate)
     if asked.weights is not None:
         raise SourceError(f"{asked.source} is an ONNX file: it brings its own weights")
     loaded, values = with_values(load_graph(Path(asked.source), must_run=must_run), asked.values)
     model, ranges = with_sizes(prepare(loaded), asked.shapes)
     return _Unfolded(
         model=model,
-        as_read=with_sizes(loaded, asked.shapes)[0],
+        as_read=lambda: with_sizes(loaded, asked.shapes, passes.ShapeInferencePass())[0],
         sizes=golden_sizes(model, ranges, None) if ranges else (),
         given=None if asked.rows is None else read_rows(asked.rows, model),
         values=values,

@@ -4,47 +4,30 @@ In: a graph and rows.  Out: answers in float64.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
-from export.compute.operators import OPERATORS
 from export.compute.precision import in_float64
 from export.errors import ProofError
 from service.contract.text import first_line
+
+if TYPE_CHECKING:  # see `reference`
+    from export.compute.evaluator import Evaluator
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Mapping[str, np.ndarray]], Arrays]
 """Rows of every input, by name, to the answers of every output, by name, in float64."""
 
 
-class _Evaluator(ReferenceEvaluator):
-    """ONNX's evaluator, but each tensor is forgotten after its last reader.
-
-    It keeps all of them to the end: at 32 rows of a ResNet-50, 8 GB.
-    """
-
-    def run(self, output_names: Any, feed_inputs: dict[str, Any], *others: Any, **named: Any) -> Any:
-        nodes = self.rt_nodes_
-        if output_names is not None or others or named or any(node.need_context() for node in nodes):
-            # A branch of If reads tensors that its node does not name.
-            return super().run(output_names, feed_inputs, *others, **named)
-        last = {name: index for index, node in enumerate(nodes) for name in node.input}
-        last |= dict.fromkeys([*self.output_names, *self.rt_inits_, ""], len(nodes))
-        results: dict[str, Any] = {"": None, **self.rt_inits_, **feed_inputs}
-        for index, node in enumerate(nodes):
-            results.update(zip(node.output, node.run(*map(results.__getitem__, node.input)), strict=False))
-            for name in {*node.input, *node.output}:
-                if last.get(name, index) == index:
-                    del results[name]
-        return [results[name] for name in self.output_names]
-
-
-def reference(model: ir.Model) -> ReferenceEvaluator:
+def reference(model: ir.Model) -> "Evaluator":
     """An evaluator of the graph as it stands, in the precision of its own tensors."""
-    return _Evaluator(ir.to_proto(model), new_ops=list(OPERATORS))
+    # Imported here: it takes as long as a small file does, and one with nothing to fold is never computed.
+    from export.compute.evaluator import Evaluator
+    from export.compute.operators import OPERATORS
+
+    return Evaluator(ir.to_proto(model), new_ops=list(OPERATORS))
 
 
 def graph_evaluator(model: ir.Model) -> Evaluate:

@@ -8,7 +8,7 @@ that follow from them; and a range for each size that stays open.
 A name stands for one size wherever it is: "H" of one input is "H" of every other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -41,15 +41,17 @@ class _Binding:
             raise SourceError(f"--input-shape: '{name}' of '{where}' is {given}, elsewhere {known}")
 
 
-def with_sizes(model: ir.Model, shapes: Shapes) -> tuple[ir.Model, dict[str, SizeRange]]:
+def with_sizes(
+    model: ir.Model, shapes: Shapes, infer: Callable[[ir.Model], object] = infer_through_targets
+) -> tuple[ir.Model, dict[str, SizeRange]]:
     """A copy with these sizes, and the ranges; the number of rows stays open.
 
-    Raises SourceError where they do not fit.
+    `infer` writes the sizes that follow, in place.  Raises SourceError where they do not fit.
     """
     if not shapes:
         return model, {}
     model = model.clone()
-    inputs = {value.name or "": value for value in model.graph.inputs}
+    inputs = {value.name or "": value for value in _inputs(model)}
     binding = _Binding()
     for name, shape in shapes.items():
         if name not in inputs and len(shape) == 1 and name in _open_names(model):
@@ -58,7 +60,7 @@ def with_sizes(model: ir.Model, shapes: Shapes) -> tuple[ir.Model, dict[str, Siz
             _bind_input(_input_named(model, inputs, name), shape, binding)
     ranges = {name: given for name, given in binding.bound.items() if isinstance(given, SizeRange)}
     numbers = {name: given for name, given in binding.bound.items() if isinstance(given, int)}
-    _bind_shapes(model, numbers)
+    _bind_shapes(model, numbers, infer)
     if missing := [name for name in _open_names(model) if ranges and name not in ranges]:
         raise SourceError(f"--input-shape: no size and no range is given for '{missing[0]}'")
     return model, ranges
@@ -72,7 +74,7 @@ def with_values(model: ir.Model, values: Mapping[str, float]) -> tuple[ir.Model,
     if not values:
         return model, {}
     model, arrays = model.clone(), dict[str, np.ndarray]()
-    inputs = {value.name or "": value for value in model.graph.inputs}
+    inputs = {value.name or "": value for value in _inputs(model)}
     for name, number in values.items():
         if name not in inputs or len(inputs) == len(values):
             found = ", ".join(f"'{known}'" for known in inputs)
@@ -144,18 +146,26 @@ def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Bindi
     value.shape = ir.Shape(found)
 
 
-def _bind_shapes(model: ir.Model, numbers: Sizes) -> None:
-    for value in model.graph.inputs:
+def _bind_shapes(
+    model: ir.Model, numbers: Sizes, infer: Callable[[ir.Model], object] = infer_through_targets
+) -> None:
+    for value in _inputs(model):
         if value.shape:
             rows, *others = sizes_of(value)
             sizes = [rows, *(numbers.get(size, size) if isinstance(size, str) else size for size in others)]
             value.shape = ir.Shape(sizes)
-    _infer_again(model)
+    _forget_sizes(model)
+    infer(model)
+
+
+def _inputs(model: ir.Model) -> list[ir.Value]:
+    """Without weights, which early files (IR version 3) list among them."""
+    return [value for value in model.graph.inputs if not value.is_initializer()]
 
 
 def _open_names(model: ir.Model) -> list[str]:
     """The names of the open sizes of the inputs, but for the rows."""
-    shapes = [sizes_of(value)[1:] for value in model.graph.inputs if value.shape is not None]
+    shapes = [sizes_of(value)[1:] for value in _inputs(model) if value.shape is not None]
     return list(dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str)))
 
 
@@ -179,7 +189,7 @@ def _number_or_range(given: Given | str, name: str) -> Given:
     return given
 
 
-def _infer_again(model: ir.Model) -> None:
+def _forget_sizes(model: ir.Model) -> None:
     """Forget what was inferred from open sizes; only the number of rows of an output is kept."""
     for node in model.graph:
         for output in node.outputs:
@@ -187,4 +197,3 @@ def _infer_again(model: ir.Model) -> None:
                 output.shape = ir.Shape([output.shape[0], *[None] * (len(output.shape) - 1)])
             elif not output.is_graph_output():
                 output.shape = None
-    infer_through_targets(model)

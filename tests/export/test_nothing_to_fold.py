@@ -48,3 +48,18 @@ def test_the_file_is_written_as_it_was(tmp_path):
     before, after = (onnx.load(tmp_path / name).graph for name in ("in.onnx", "out.onnx"))
     assert [one.op_type for one in before.node] == [one.op_type for one in after.node]
     assert [one.raw_data for one in before.initializer] == [one.raw_data for one in after.initializer]
+
+
+def test_weights_among_the_inputs_of_an_early_file_need_no_size(tmp_path):
+    """IR version 3 lists them there."""
+    proto = model(
+        [node("Conv", "x w", "y")],
+        {"w": weights(4, 3, 3, 3)},
+        {"x": ["N", 3, "H", "W"], "w": [4, 3, 3, 3]},
+        opset=8,
+    )
+    proto.ir_version = 3
+    onnx.save(proto, tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx", "--input-shape", "3,8,8")
+    assert done.returncode == 0, done.stderr
+    assert [given.name for given in onnx.load(tmp_path / "out.onnx").graph.input] == ["x", "w"]

@@ -4,7 +4,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from export.compute import reference, runtime
+from export.compute import evaluator, runtime
 from export.fold.gauges import fold as gauges
 from export.fold.gauges.offsets import Offsets
 from export.fold.stages import fold
@@ -18,7 +18,7 @@ from gauge_kit import Net
 def work(monkeypatch):
     """How often a graph is run in float64, and how many sessions of ONNX Runtime are made."""
     counted = {"evaluations": 0, "sessions": 0}
-    run, session = reference._Evaluator.run, runtime.ort.InferenceSession
+    run, session = evaluator.Evaluator.run, runtime.ort.InferenceSession
 
     def evaluate(self, *arguments, **options):
         counted["evaluations"] += 1
@@ -28,7 +28,7 @@ def work(monkeypatch):
         counted["sessions"] += 1
         return session(*arguments, **options)
 
-    monkeypatch.setattr(reference._Evaluator, "run", evaluate)
+    monkeypatch.setattr(evaluator.Evaluator, "run", evaluate)
     monkeypatch.setattr(runtime.ort, "InferenceSession", open_session)
     return counted
 

@@ -47,7 +47,7 @@ def values(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         name, _, number = text.rpartition("=")
         try:
-            found[name] = {"true": 1.0, "false": 0.0}.get(number.lower()) or float(number)
+            found[name] = float({"true": "1", "false": "0"}.get(number.lower(), number))
         except ValueError:
             name = ""
         if not name or len(found) < len(texts[: texts.index(text)]) + 1:

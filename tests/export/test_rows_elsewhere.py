@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
+from export.commands.shared import values
 from export.compute.texts import texts_apart
 from export_kit import assert_refused, run_here
 from file_kit import branch, folded, model, node, norm, norm_arrays, value, weights
@@ -175,3 +176,7 @@ def test_an_input_of_one_number_that_noise_does_not_fit_asks_for_it(tmp_path):
     done = run_here("fold", tmp_path / "in.onnx", tmp_path / "o.onnx", "--input-value", "sr=16000")
     assert json.loads(done.stdout)["folded"] + json.loads(done.stdout)["reduced"] == 1
     assert [given.name for given in onnx.load(tmp_path / "o.onnx").graph.input] == ["x", "s"]
+
+
+def test_a_number_may_be_true_or_false():
+    assert values(["sr=16000", "a=false", "b=True", "c=d=0.5"]) == {"sr": 16000, "a": 0, "b": 1, "c=d": 0.5}

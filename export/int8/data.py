@@ -8,19 +8,16 @@ In: DATA as typed, and the net's inputs.  Out: `Rows`.
 Neither is read whole: 2,000 rows of 3×224×224 are 1.2 GB.
 """
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from export.errors import SourceError
 from export.int8.rows import BATCH, Batch, Rows
-from service.contract.arrays import DAMAGED
+from service.contract.arrays import ArchiveError, array_heads, stream_rows
 from service.contract.preprocessing import Preprocessing
 from service.contract.tensors import TensorSpec
-from service.contract.text import first_line
 
 MIN_ROWS = 32
 LABELS = "labels"
@@ -99,60 +96,30 @@ def _check_labels(found: np.ndarray | None, path: Path, labels: Sequence[str] | 
 
 def _of_npz(path: Path, specs: Sequence[TensorSpec], batch: int) -> Rows:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            shapes = {name: _header(archive, name) for name in names}
-    except DAMAGED as error:
-        raise SourceError(f"--calibrate {path}: not an .npz file of arrays: {first_line(error)}") from None
+        heads = array_heads(path)
+    except ArchiveError as error:
+        raise SourceError(f"--calibrate {path}: not an .npz file of arrays: {error}") from None
     inputs = [spec.name for spec in specs]
-    arrays = [name for name in names if name != LABELS or LABELS in inputs]
+    arrays = [name for name in heads if name != LABELS or LABELS in inputs]
     of_input = dict(zip(inputs, arrays, strict=True)) if len(inputs) == len(arrays) == 1 else {}
     of_input = of_input or {name: name for name in inputs}
     if sorted(arrays) != sorted(of_input.values()):
         raise SourceError(f"--calibrate {path}: must have the arrays {inputs}, found {arrays}")
-    labelled = LABELS in names and LABELS not in inputs
+    labelled = LABELS in heads and LABELS not in inputs
     read_names = [*of_input.values(), *([LABELS] if labelled else [])]
-    if len(counts := {shapes[name][:1] for name in read_names}) != 1 or counts == {()}:
+    if len(counts := {heads[name][0][:1] for name in read_names}) != 1 or counts == {()}:
         raise SourceError(f"--calibrate {path}: its arrays must have as many rows each")
     ((number,),) = counts
 
     def read() -> Iterator[Batch]:
-        with zipfile.ZipFile(path) as archive:
-            streams = {name: _streamed(archive, name, batch) for name in read_names}
-            for _ in range(0, number, batch):
-                try:
-                    part = {name: next(stream) for name, stream in streams.items()}
-                except DAMAGED as error:
-                    reason = first_line(error)
-                    raise SourceError(f"--calibrate {path}: cannot be read to its end: {reason}") from None
+        try:
+            for part in stream_rows(path, read_names, batch):
                 labels = part.get(LABELS) if labelled else None
                 yield Batch(inputs={name: part[array] for name, array in of_input.items()}, labels=labels)
+        except ArchiveError as error:
+            raise SourceError(f"--calibrate {path}: cannot be read to its end: {error}") from None
 
     return Rows(num_rows=number, read=read, words=f"{number} rows of {path.name}")
-
-
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
-    with archive.open(f"{name}.npy") as file:
-        return _read_header(file)[0]
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(file)
-    if is_fortran or dtype.hasobject or not shape:
-        raise ValueError("arrays must hold plain numbers, rows first, in C order")
-    return shape, dtype
-
-
-def _streamed(archive: zipfile.ZipFile, name: str, batch: int) -> Iterator[np.ndarray]:
-    with archive.open(f"{name}.npy") as file:
-        shape, dtype = _read_header(file)
-        row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-        for start in range(0, shape[0], batch):
-            size = min(batch, shape[0] - start)
-            content = file.read(size * row_bytes)
-            yield np.frombuffer(content, dtype).reshape(size, *shape[1:])
 
 
 def _of_folder(

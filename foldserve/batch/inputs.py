@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from foldserve.batch.errors import BatchError
-from service.contract.arrays import ArchiveError, read_arrays
+from service.contract.arrays import ArchiveError, array_heads, stream_rows
 from service.contract.manifest import Manifest
 from service.contract.tensors import TensorSpec
 
@@ -56,8 +56,7 @@ class Input:
             self.num_rows = len(self._files)
         elif path.suffix == ".npz":
             self._read = self._npz
-            self._arrays = _arrays(path, manifest)
-            self.num_rows = len(next(iter(self._arrays.values())))
+            self._arrays, self.num_rows = _arrays(path, manifest)
         elif path.suffix in (".parquet", ".pq"):
             self._read = self._parquet
             import pyarrow.parquet
@@ -101,11 +100,14 @@ class Input:
                 yield Chunk(keys=[name for name, _ in part], pictures=[content for _, content in part])
 
     def _npz(self, size: int, start: int) -> Iterator[Chunk]:
-        num_rows = self.num_rows or 0
-        for first in range(start, num_rows, size):
-            stop = min(first + size, num_rows)
-            arrays = {name: array[first:stop] for name, array in self._arrays.items()}
+        first = start
+        for part in stream_rows(self._path, list(self._arrays.values()), size, start):
+            arrays = {
+                spec.name: _typed(part[self._arrays[spec.name]], spec) for spec in self._manifest.inputs
+            }
+            stop = first + len(next(iter(part.values())))
             yield Chunk(keys=[str(row) for row in range(first, stop)], arrays=arrays)
+            first = stop
 
     def _parquet(self, size: int, start: int) -> Iterator[Chunk]:
         import pyarrow.parquet
@@ -140,26 +142,29 @@ class Input:
                 yield Chunk(keys=keys, pictures=pictures)
 
 
-def _arrays(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The arrays of the model's inputs; the only array of an archive may have any name."""
+def _arrays(path: Path, manifest: Manifest) -> tuple[dict[str, str], int]:
+    """The name of each input's array, and how many rows; an archive's only array may have any name."""
     specs = manifest.inputs
     try:
-        with path.open("rb") as file:
-            arrays = read_arrays(file)
-    except (OSError, ArchiveError) as error:
+        heads = array_heads(path)
+    except ArchiveError as error:
         raise BatchError(f"{path}: cannot be read: {error}") from None
-    names = [spec.name for spec in specs]
-    if len(names) == len(arrays) == 1:
-        arrays = {names[0]: next(iter(arrays.values()))}
-    if missing := sorted(set(names) - set(arrays)):
-        raise BatchError(f"{path}: has no array {', '.join(missing)}, only {', '.join(arrays)}")
-    found = {name: arrays[name] for name in names}
+    names = {spec.name: spec.name for spec in specs}
+    if len(names) == len(heads) == 1:
+        names = dict.fromkeys(names, next(iter(heads)))
+    if missing := sorted(set(names.values()) - set(heads)):
+        raise BatchError(f"{path}: has no array {', '.join(missing)}, only {', '.join(heads)}")
+    rows = {}
     for spec in specs:
-        found[spec.name] = _typed(found[spec.name], spec)
-    if len(counts := {len(array) for array in found.values()}) != 1:
+        shape, dtype = heads[names[spec.name]]
+        if not shape:
+            raise BatchError(f"{path}: the array {names[spec.name]} is one number, expected rows")
+        rows[spec.name] = _typed(np.zeros((1, *shape[1:]), dtype), spec)
+    if len(counts := {heads[name][0][0] for name in names.values()}) != 1:
         raise BatchError(f"{path}: the arrays disagree on the number of rows: {sorted(counts)}")
-    _check_sizes(found, manifest)
-    return found
+    _check_sizes(rows, manifest)
+    (num_rows,) = counts
+    return names, num_rows
 
 
 def _check_sizes(arrays: Mapping[str, np.ndarray], manifest: Manifest) -> None:

@@ -1,13 +1,18 @@
 """Arrays in .npz archives that others wrote, and that may be damaged.
 
-In: an open file.  Out: its arrays by name, or an ArchiveError in one sentence.  Nothing is unpickled.
+In: an archive.  Out: its arrays by name, or an ArchiveError in one sentence.  Nothing is unpickled.
+
+`read_arrays` reads them whole.  `stream_rows` gives the next rows of each, and holds no more: an archive may
+be larger than the memory.
 """
 
 import lzma
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -48,3 +53,70 @@ def read_arrays(file: IO[bytes], wanted: Callable[[str], bool] = lambda name: Tr
         raise
     except DAMAGED as error:
         raise ArchiveError(first_line(error) or type(error).__name__) from error
+
+
+_SKIP = 1 << 20  # bytes at a time
+
+Head = tuple[tuple[int, ...], np.dtype]
+"""Shape and datatype of an array."""
+
+
+def array_heads(path: Path) -> dict[str, Head]:
+    """Shape and datatype of each array of an .npz archive; raises ArchiveError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            heads = {}
+            for name in names:
+                with archive.open(f"{name}.npy") as file:
+                    shape, _, dtype = _read_head(file)
+                    heads[name] = shape, dtype
+            return heads
+    except DAMAGED as error:
+        raise ArchiveError(first_line(error) or type(error).__name__) from error
+
+
+def stream_rows(
+    path: Path, names: Sequence[str], size: int, start: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """`size` rows of each of these arrays at a time, the last time fewer, from row `start` on.
+
+    Raises ArchiveError; for changed bytes only after all rows of an array, where its checksum is.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = [_rows(archive, name, size, start) for name in names]
+            for arrays in zip(*parts, strict=True):
+                yield dict(zip(names, arrays, strict=True))
+    except DAMAGED as error:
+        raise ArchiveError(first_line(error) or type(error).__name__) from error
+
+
+def _rows(archive: zipfile.ZipFile, name: str, size: int, start: int) -> Iterator[np.ndarray]:
+    with archive.open(f"{name}.npy") as file:
+        shape, is_fortran, dtype = _read_head(file)
+        if not shape:
+            raise ValueError(f"array {name} is one number, expected rows")
+        if is_fortran:  # the numbers of a row are all over the file
+            columns = np.frombuffer(file.read(), dtype).reshape(shape, order="F")
+            yield from (columns[first : first + size] for first in range(start, shape[0], size))
+            return
+        row_bytes = prod(shape[1:]) * dtype.itemsize
+        skipped = start * row_bytes
+        while skipped and (content := file.read(min(skipped, _SKIP))):  # a seek would leave out the checksum
+            skipped -= len(content)
+        for first in range(start, shape[0], size):
+            num_rows = min(size, shape[0] - first)
+            content = file.read(num_rows * row_bytes)
+            yield np.frombuffer(content, dtype).reshape(num_rows, *shape[1:])
+        file.read()  # to its end, where the checksum is compared
+
+
+def _read_head(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    with _READING:
+        shape, is_fortran, dtype = read(file)
+    if dtype.hasobject or dtype.itemsize == 0:
+        raise ValueError("arrays must hold plain numbers")
+    return shape, is_fortran, dtype

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from service.contract.arrays import ArchiveError, read_arrays
+from service.contract.arrays import ArchiveError, array_heads, read_arrays, stream_rows
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
@@ -23,7 +23,7 @@ def archive(method: int) -> bytes:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # zipfile's, of names that stand twice
 @pytest.mark.parametrize("method", METHODS)
-def test_no_damage_is_a_traceback(method):
+def test_no_damage_is_a_traceback(method, tmp_path):
     """Without zlib.error, LZMAError or RuntimeError in DAMAGED this fails: each is reached."""
     random, content = np.random.default_rng(method), archive(method)
     refused = 0
@@ -33,10 +33,17 @@ def test_no_damage_is_a_traceback(method):
             damaged[random.integers(len(damaged))] = random.integers(256)
         if random.random() < 0.2:
             damaged = damaged[: random.integers(len(damaged))]
-        try:
-            read_arrays(io.BytesIO(bytes(damaged)))
-        except ArchiveError:
-            refused += 1
+        (tmp_path / "x.npz").write_bytes(damaged)
+        outcomes = []
+        for read in (
+            lambda: read_arrays(io.BytesIO(bytes(damaged))),  # noqa: B023
+            lambda: list(stream_rows(tmp_path / "x.npz", list(array_heads(tmp_path / "x.npz")), 2)),
+        ):
+            try:
+                read()
+            except ArchiveError:
+                outcomes.append("refused")
+        refused += outcomes == ["refused", "refused"]
     assert refused > 500
 
 
@@ -55,3 +62,45 @@ def test_a_pickle_is_not_opened():
     content.seek(0)
     with pytest.raises(ArchiveError, match="allow_pickle"):
         read_arrays(content)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("start", [0, 1, 7])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_streamed_rows_are_those_of_the_whole(tmp_path, method, start, size):
+    """In C's order and in Fortran's, of every type that a model may take."""
+    arrays = {
+        "x": np.arange(7 * 6, dtype=np.float32).reshape(7, 2, 3),
+        "t": np.asfortranarray(np.arange(7 * 5, dtype=np.int64).reshape(7, 5)),
+        "one": np.array([True] * 7),
+    }
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", method) as file:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            file.writestr(f"{name}.npy", content.getvalue())
+    heads = array_heads(tmp_path / "x.npz")
+    assert heads == {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    parts = list(stream_rows(tmp_path / "x.npz", ["t", "x", "one"], size, start))
+    assert max((len(part["x"]) for part in parts), default=0) <= size
+    for name, array in arrays.items():
+        streamed = np.concatenate([array[:0], *(part[name] for part in parts)])
+        assert streamed.dtype == array.dtype
+        assert np.array_equal(streamed, array[start:])
+
+
+def test_changed_bytes_are_seen_at_the_end(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((1000, 8)))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ArchiveError, match="CRC"):
+        list(stream_rows(tmp_path / "x.npz", ["x"], 10, 990))
+
+
+def test_what_has_no_rows_is_not_streamed(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.float32(1), o=np.array([{}], dtype=object))
+    with pytest.raises(ArchiveError, match="plain numbers"):
+        array_heads(tmp_path / "x.npz")
+    with pytest.raises(ArchiveError, match="one number, expected rows"):
+        list(stream_rows(tmp_path / "x.npz", ["x"], 10))

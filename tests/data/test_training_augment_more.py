@@ -7,9 +7,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from data_kit import noise
 from training.augment import choose_augmentation, levels, parse_augment
+from training.augment.affine import ResizedCrop
 from training.augment.mix import CutMix, Mixup, draw_beta, mix_labels
 from training.augment.rand import CHANGES, RandAugment
-from training.augment.zoom import ResizedCrop
 from training.data import DataFacts
 from training.settings.config import ConfigError
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from data_kit import noise
 from training.augment import choose_augmentation, parse_augment
 from training.augment.affine import Affine, draw_affine
-from training.augment.cutout import Cutout
-from training.augment.move import Crop, Flip, Shift, move
+from training.augment.move import Crop, Cutout, Flip, Shift, move
 from training.data import DATA_SETS, DataFacts
 from training.data import FAMILIES as DATA_FAMILIES
 from training.settings.config import ConfigError

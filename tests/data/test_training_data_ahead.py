@@ -7,7 +7,7 @@ import torch
 
 from data_kit import noise
 from training.data import StreamedPixels
-from training.data.ahead import NUM_AHEAD, batches_ahead
+from training.data.streamed import NUM_AHEAD, batches_ahead
 
 ROWS = [torch.tensor(rows) for rows in ([3, 1], [0, 0, 4], [2], [4, 3, 2, 1], [1], [0])]
 

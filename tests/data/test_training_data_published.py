@@ -12,8 +12,8 @@ from data_kit import idx_files, levels, noise, pack_tar, publish_idx, sha256, sh
 from training.data import load_split
 from training.data.sets import cifar, mnist
 from training.data.sets.cifar import load_cifar
+from training.data.sets.download import list_places
 from training.data.sets.mnist import load_mnist
-from training.data.sets.places import list_places
 from training.data.sets.published import Published, read_contents
 from training.errors import DataError
 

@@ -11,9 +11,9 @@ from distributed_kit import here
 from training.batchnorm.statistics import keep_gamma_positive
 from training.data import Split
 from training.loop.diagnosis import DivergedError
-from training.loop.ema import WeightAverage
 from training.loop.facts import EpochFacts
 from training.loop.fit import fit
+from training.loop.published import WeightAverage
 from training.nets import new_net, read_net_settings, settings_for
 from training.settings.config import FitConfig
 from training_kit import FACTS, SMALLEST, tiny_split

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from fit_kit import few_digits, fresh_net
 from training.batchnorm.statistics import SMALLEST_GAMMA, find_batchnorms
-from training.loop.ema import WeightAverage
 from training.loop.evaluate import cross_entropy
 from training.loop.fit import fit
 from training.loop.optimize import build_optimizer, restore_optimizer, schedule, set_learning_rate
 from training.loop.precision import Precision, resolve_precision
+from training.loop.published import WeightAverage
 from training.settings.config import PRECISIONS, SCHEDULES, ConfigError, FitConfig
 
 CPU = torch.device("cpu")

@@ -14,12 +14,12 @@ from fit_kit import few_digits, fresh_net
 from training.__main__ import main
 from training.data import Split
 from training.loop.balance import balanced_order, class_weights, settle_class_weights
-from training.loop.best import find_best, is_exhausted
 from training.loop.diagnosis import DivergedError
 from training.loop.evaluate import cross_entropy
 from training.loop.facts import EpochFacts
 from training.loop.fit import Start, fit
 from training.loop.optimize import build_optimizer, schedule, set_learning_rate
+from training.loop.published import find_best, is_exhausted
 from training.runs.checkpoint import load_checkpoint
 from training.settings.config import OPTIMIZERS, ConfigError, FitConfig, new_config
 

@@ -17,14 +17,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.augment.affine import Affine
-from training.augment.cutout import Cutout
+from training.augment.affine import Affine, ResizedCrop
 from training.augment.levels import Colour
 from training.augment.mix import CutMix, Mixing, Mixup
-from training.augment.move import Crop, Flip, Shift
+from training.augment.move import Crop, Cutout, Flip, Shift
 from training.augment.plan import Augmentation, Step
 from training.augment.rand import RandAugment
-from training.augment.zoom import ResizedCrop
 from training.data.facts import DataFacts
 from training.errors import describe_unknown
 from training.settings.config import ConfigError

@@ -5,7 +5,7 @@ In: the facts of a data set, and what the user asks for.  Out: facts with anothe
     row = (pixel / 255 − mean) / std
     z-score       of the train half, or as given
     min-max       mean 0, std 1: 0 … 1
-    per-picture   the same; the net does the rest (nets/standardise.py)
+    per-picture   the same; the net does the rest (nets/variant.py)
     none          mean 0, std 1/255: 0 … 255
 """
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from training.data.facts import DataFacts
-from training.data.streamed import StreamedPixels
+from training.data.streamed import Pixels as Pixels
 
-Pixels = Tensor | StreamedPixels
 PICTURES_IDENTIFIED = 256
 
 

@@ -1,12 +1,19 @@
 """Pictures that stay on the disk: indexed like a tensor, read when asked for.
 
 In: a file of uint8 pixels, picture after picture, and which of them, in order.  Out: batches on a device.
+
+The next batch is read while the net works on this one.
 """
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+NUM_AHEAD = 2
 
 
 class StreamedPixels:
@@ -50,3 +57,28 @@ class StreamedPixels:
     def take(self, rows: Tensor) -> "StreamedPixels":
         """Only the pictures of `rows`, in that order."""
         return StreamedPixels(self.path, self._pictures[rows.cpu()], self._picture_shape, self.device)
+
+
+Pixels = Tensor | StreamedPixels
+
+
+def batches_ahead(pixels: Pixels, rows_of_batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Index a tensor; read streamed pictures in a thread, which ends with this generator.
+
+    An error in the thread is raised here, in place of the batch.
+    """
+    if isinstance(pixels, Tensor):
+        for rows in rows_of_batches:
+            yield pixels[rows]
+        return
+    reader = ThreadPoolExecutor(1, thread_name_prefix="batches-ahead")
+    waiting: deque[Future[Tensor]] = deque()
+    try:
+        for rows in rows_of_batches:
+            waiting.append(reader.submit(pixels.__getitem__, rows))
+            if len(waiting) > NUM_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        reader.shutdown(cancel_futures=True)

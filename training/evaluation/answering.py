@@ -24,7 +24,7 @@ from service.contract.probabilities import are_distributions
 from service.contract.target import Target
 from service.contract.versions import newest
 from training.data import DataFacts, Pixels
-from training.data.ahead import batches_ahead
+from training.data.streamed import batches_ahead
 from training.errors import TrainingError
 from training.loop.device import place
 from training.loop.evaluate import predict

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.augment import Plan
 from training.data import Split, normalize
-from training.data.ahead import batches_ahead
+from training.data.streamed import batches_ahead
 from training.loop.chance import seeded_generator
 from training.settings.config import ConfigError, FitConfig
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.data import DataFacts, normalize
-from training.data.ahead import batches_ahead
+from training.data.streamed import batches_ahead
 from training.distributed.group import ALONE, Group
 
 EVALUATION_ROWS = 500

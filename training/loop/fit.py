@@ -4,7 +4,7 @@
     loss                      mean cross-entropy of the batch
     step                      optimize.py, in the number format of precision.py; no step is taken after a
                               non-finite loss (loss_watch.py), which is an error (diagnosis.py)
-    after each step           γ is kept positive (batchnorm/), weights are averaged (ema.py), where asked for
+    after each step           γ is kept positive (batchnorm/), weights are averaged, where asked for
     after the last epoch      BatchNorms are reported on, and recalibrated where asked for
     chance in the net itself  (dropout) is seeded again for each epoch, in torch's own generator
     several processes         share each batch, and each evaluation (distributed/group.py)
@@ -26,7 +26,6 @@ from training.data import Split
 from training.distributed.group import ALONE, Group
 from training.loop.balance import balanced_order
 from training.loop.batches import plain_batches, read_batches
-from training.loop.best import is_exhausted
 from training.loop.chance import seeded_generator
 from training.loop.device import initialize_mkl
 from training.loop.diagnosis import check_published, describe_origin, diverged
@@ -36,6 +35,7 @@ from training.loop.loss_watch import CHECK_EVERY, LossWatch
 from training.loop.optimize import l1_norm, schedule, set_learning_rate
 from training.loop.partial import Saving, capture_partial, resume_partial
 from training.loop.parts import Parts, prepare
+from training.loop.published import is_exhausted
 from training.loop.state import PartialEpoch, State
 from training.nets.weights import hold_frozen_batchnorms
 from training.settings.config import FitConfig

@@ -14,12 +14,11 @@ from training.data import Split
 from training.distributed.group import Group
 from training.loop.balance import class_weights
 from training.loop.batches import count_steps, first_row
-from training.loop.best import BestNet
 from training.loop.chance import STREAMS, seeded_generator
-from training.loop.ema import WeightAverage
 from training.loop.facts import EpochFacts
 from training.loop.optimize import build_optimizer, reads_stop
 from training.loop.precision import Precision
+from training.loop.published import BestNet, WeightAverage
 from training.loop.state import State, capture, restore
 from training.nets.weights import freeze
 from training.settings.config import FitConfig

@@ -30,8 +30,7 @@ from training.nets.preact_resnet import PreActResNet, PreActResNetSettings
 from training.nets.repvgg import RepVgg, RepVggSettings
 from training.nets.resnet import ResNet, ResNetSettings
 from training.nets.settings import FROM_DATA, NetError, NetSettings, read_words
-from training.nets.standardise import standardising
-from training.nets.variant import start_gamma, vary
+from training.nets.variant import standardising, start_gamma, vary
 from training.nets.vgg import Vgg, VggSettings
 from training.settings.config import FitConfig
 

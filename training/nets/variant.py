@@ -7,9 +7,13 @@ In: a net and the settings that all nets share.  Out: the same net, changed in p
     bn=none         Conv → bias → activation              the bias is what is left of a BN without normalising
     dropout         before the last layer
     eps, bn_momentum                                      of every BatchNorm; 0 leaves the net's own
+    per_picture     x ← (x - mean) / max(std, 1 / √n)     each row by its own n numbers, in the net and so in
+                                                          what is served; the floor is for plain pictures
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -112,3 +116,16 @@ def drop_before_last(net: nn.Module, share: float) -> None:
     parent_name, _, name = find_head(net).rpartition(".")
     parent = net.get_submodule(parent_name)
     setattr(parent, name, nn.Sequential(nn.Dropout(share), getattr(parent, name)))
+
+
+def standardising(net: nn.Module) -> nn.Module:
+    """The net itself; a hook and no layer, so that the names of its weights stay what they are."""
+    net.register_forward_pre_hook(_standardise)
+    return net
+
+
+def _standardise(net: nn.Module, rows: tuple[Any, ...]) -> tuple[Tensor]:
+    (x,) = rows
+    centred = x - x.mean((1, 2, 3), keepdim=True)
+    deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return (centred / deviation.clamp(min=1 / math.sqrt(x[0].numel())),)

@@ -18,8 +18,8 @@ from service.contract.pictures import PictureError, inspect_picture
 from service.contract.target import Target
 from training.data.divide import build_split, check_labels, choose_held_out, keep_apart
 from training.data.facts import DataFacts, resizing
+from training.data.sets.download import find_cache
 from training.data.sets.folder_settings import FolderSettings
-from training.data.sets.places import find_cache
 from training.data.split import Pixels, Split
 from training.data.streamed import StreamedPixels
 from training.errors import DataError

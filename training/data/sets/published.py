@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from service.contract.arrays import DAMAGED
-from training.data.sets.download import download
-from training.data.sets.places import find_downloads, list_places
+from training.data.sets.download import download, find_downloads, list_places
 from training.errors import DataError
 
 

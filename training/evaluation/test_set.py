@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from training.data import DataFacts, Pixels, Split, StreamedPixels, load_split
-from training.data.sets.places import find_cache
+from training.data.sets.download import find_cache
 from training.evaluation.answering import Answering, EvaluationError
 
 # As for training: more than this is no test set, but a folder of something else.

@@ -24,6 +24,7 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 SEEN = ROOT / "docs/seen"
 WIDTH = 100
+PICTURES = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize shorter:256 --crop 224"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/kits")]
 
 from browser_kit import chromium  # noqa: E402
@@ -45,19 +46,20 @@ def typed(command: str, folder: Path) -> str:
     except OSError:  # how a terminal says that the other end is closed
         pass
     process.wait()
-    return f"\x1b[1m$ {command}\x1b[0m\n{printed.decode().replace(chr(13), '')}"
+    shown = printed.decode().replace("\r", "")
+    # A line of progress, drawn again and again, is erased at its end.
+    shown = re.sub(r"[^\n]*\n\x1b\[\?25h\x1b\[1A\x1b\[2K|\x1b\[\?25[hl]|[^\n]*\x1b\[2K", "", shown)
+    return f"\x1b[1m$ {command}\x1b[0m\n{shown}"
 
 
 def terminal(graph: Path) -> None:
-    """An ONNX file folded, proved, packed, shown and proved again."""
+    """An ONNX file folded, proved and packed: what the README's first block shows."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(graph, Path(folder) / "resnet.onnx")
-        commands = (
-            "foldserve export bundle resnet.onnx --to models/resnet > facts.json",
-            "foldserve export verify models/resnet > again.json",
-            "foldserve bench models/resnet",
+        export = (
+            "foldserve export bundle resnet.onnx --to models/resnet \\\n    " + PICTURES + " > facts.json"
         )
-        text = "\n".join(typed(command, Path(folder)) for command in commands)
+        text = typed(export, Path(folder))
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere)
         console.print(Text.from_ansi(text))

@@ -21,10 +21,11 @@ import onnxruntime
 
 from benchmarks.common import cpu_model, new_parser
 from foldserve.batch.job import Job, Options
+from service.cgroup import usable_cores
 from service.contract.bundle import Bundle, open_bundle
 from service.engine.engine import EngineConfig
 from service.engine.session import SessionPlan
-from service.settings import default_cache, usable_cores
+from service.settings import default_cache
 
 BATCH = 64
 

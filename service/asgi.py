@@ -22,7 +22,8 @@ from service.http.shared import Shared
 from service.processes.assemble import Service, build_service
 from service.processes.serve import refusal
 from service.processes.worker import SWITCH_S, set_up_logging
-from service.settings import Settings, SettingsError, read_settings
+from service.read_settings import SettingsError, read_settings
+from service.settings import Settings
 from service.telemetry.worker_group import WorkerSlot
 
 # What the host decides: one that is set all the same is named in the log, and not silently ignored.

@@ -1,12 +1,13 @@
-"""How much CPU time a container may use: cgroups version 2 or 1, as the kernel shows them.
+"""The cores that this process may use: by its affinity, and by its container's quota, of cgroups 2 or 1.
 
-In: the files below /sys/fs/cgroup.  Out: cores, infinite where there is no limit.
+In: the files below /sys/fs/cgroup.  Out: cores; a quota is infinite where there is no limit.
 
     cpu.max              version 2: "QUOTA PERIOD" or "max PERIOD"
     cpu.cfs_quota_us     version 1: QUOTA or -1, with cpu.cfs_period_us
 """
 
 import math
+import os
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/sys/fs/cgroup")
@@ -26,6 +27,11 @@ def cpu_quota(root: Path = ROOT, membership: Path = MEMBERSHIP) -> float:
         for group in (PurePosixPath(path), *PurePosixPath(path).parents):
             limits.append(_limit(top / str(group).lstrip("/")))
     return min(limits)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: by its affinity, and by its container's quota, at least 1."""
+    return max(1, int(min(len(os.sched_getaffinity(0)), cpu_quota())))
 
 
 def _limit(group: Path) -> float:

@@ -57,10 +57,11 @@ def main(words: Sequence[str], prog: str) -> int:
         )
     from foldserve.batch.errors import BatchError
     from foldserve.batch.job import Job, Options
+    from service.cgroup import usable_cores
     from service.contract.manifest import BundleError
     from service.contract.versions import newest
     from service.engine.engine import EngineConfig
-    from service.settings import default_cache, usable_cores
+    from service.settings import default_cache
 
     engine = EngineConfig(
         device=options.device,

@@ -65,11 +65,12 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     Where sizes are open, the rows of each golden size.
     """
+    from service.cgroup import usable_cores
     from service.contract.bundle import open_bundle
     from service.contract.parity import allowed
     from service.engine.engine import EngineConfig
     from service.engine.precision import load_fastest
-    from service.settings import default_cache, usable_cores
+    from service.settings import default_cache
 
     bundle = open_bundle(path)
     threads = options.threads or usable_cores()

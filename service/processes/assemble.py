@@ -11,6 +11,7 @@ from service.access.cors import Cors
 from service.access.gate import Gate
 from service.access.keys import ApiKeys, read_keys
 from service.access.rate import Proxies, RateLimit
+from service.cgroup import usable_cores
 from service.contract.signature import read_trusted_keys
 from service.engine.engine import EngineConfig
 from service.http.body import BodyReader
@@ -29,7 +30,7 @@ from service.routes.front import Front
 from service.routes.infer import InferEndpoint
 from service.routes.predict import Predictor
 from service.routes.request_record import RequestRecorder
-from service.settings import Settings, usable_cores
+from service.settings import Settings
 from service.telemetry.request_log import RequestLog, Sink, failures, write_json, write_lines
 from service.telemetry.tracing import spans_to
 from service.telemetry.worker_group import WorkerGroup, WorkerSlot

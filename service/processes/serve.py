@@ -16,7 +16,8 @@ from service.processes.server import bind
 from service.processes.supervisor import refused_folder, supervise
 from service.processes.tls import TlsError, tls_context
 from service.processes.worker import run_worker, set_up_logging, url_of
-from service.settings import Settings, SettingsError, read_settings
+from service.read_settings import SettingsError, read_settings
+from service.settings import Settings
 from service.telemetry.tracing import TracingError, check_tracing
 from service.telemetry.worker_group import WorkerSlot
 

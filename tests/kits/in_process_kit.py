@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from service.http.connection import Connection
 from service.processes.assemble import Service, build_service
 from service.processes.server import Server, bind
-from service.settings import read_settings
+from service.read_settings import read_settings
 from service.telemetry.worker_group import WorkerSlot
 
 Result = TypeVar("Result")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service import settings
+from service import cgroup
 from service.cgroup import cpu_quota
 from service.processes.worker import url_to_try
 
@@ -49,9 +49,9 @@ def test_the_quota(tmp_path: Path, files: dict[str, str], membership: str, cores
 def test_a_quota_of_a_half_plans_one_thread(
     monkeypatch: pytest.MonkeyPatch, quota: float, cores: int
 ) -> None:
-    monkeypatch.setattr(settings.os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(settings, "cpu_quota", lambda: quota)
-    assert settings.usable_cores() == cores
+    monkeypatch.setattr(cgroup.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(cgroup, "cpu_quota", lambda: quota)
+    assert cgroup.usable_cores() == cores
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from in_process_kit import PATIENCE_S, Inside, inside
+from service.cgroup import usable_cores
 from service.protocol.heavy import BinaryRequest
-from service.settings import usable_cores
 from service_kit import binary_body, read_answer, wait_until, x_request
 from tiny_nets import echo_net, write_bundle
 from wire_kit import post

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, read_settings, usable_cores
+from service.cgroup import usable_cores
+from service.read_settings import SettingsError, read_settings
+from service.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from onnx.reference import ReferenceEvaluator
 
 from export.compute.operators import OPERATORS, conv
 from export.compute.operators.activation import Sigmoid
-from export.compute.reference import reference
+from export.compute.reference import graph_evaluator, reference
+from export.errors import ProofError
 from file_kit import model, node
 
 FLOAT32_NOISE = 1e-4  # 6·3³ products of numbers around 1, each rounded to 2⁻²⁴, with room
@@ -147,3 +148,10 @@ def test_tensors_are_forgotten_after_their_last_reader():
     found = reference(ir.from_proto(graph)).run(None, {"x": x})
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_what_the_reference_computes_otherwise_than_runtimes_is_no_truth():
+    svc = ir.node("SVMClassifier", [ir.Value(name="x")], domain="ai.onnx.ml", name="svc")
+    graph = ir.Graph(svc.inputs, svc.outputs, nodes=[svc], opset_imports={"": 18, "ai.onnx.ml": 3})
+    with pytest.raises(ProofError, match="computes SVMClassifier 'svc' otherwise than ONNX Runtime does"):
+        graph_evaluator(ir.Model(graph, ir_version=10))

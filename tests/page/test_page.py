@@ -116,6 +116,8 @@ def test_a_drawing_gets_a_label_and_nothing_is_wrong_with_the_page(
         assert "of it)" in visit.page.inner_text("#proof")
         visit.page.wait_for_selector("#live .tile")
         assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+        state = visit.page.locator("#models td:nth-child(3)").first.bounding_box()
+        assert state["width"] > 250, "a sentence can be read, on a phone too"
         assert visit.errors == []
         assert visit.hosts <= {server.url.split("/")[2], ""}
         if AXE is not None:
@@ -185,14 +187,16 @@ def test_what_is_refused_is_a_sentence(visit: Visit) -> None:
     visit.page.set_input_files("#file", picture(b"no picture"))
     assert visit.wait_for("The body is not a JPEG, PNG or WebP picture.")
     assert not visit.page.is_visible("#answer")
+    visit.choose("pair")
+    assert visit.page.locator("#message.soft").count() == 1, "another model has refused nothing"
 
 
 def test_of_several_labels_all_that_apply_are_told(visit: Visit) -> None:
-    top = [{"label": "cat", "probability": 0.91}, {"label": "dog", "probability": 0.4}]
+    top = [{"label": "cat", "probability": 0.999964}, {"label": "dog", "probability": 0.4}]
     row = {"png": "data:,", "shape": [1, 1, 1], "minimum": 0, "maximum": 1}
     answer = {"model_name": "digits", "model_version": "1"}
     visit.choose("digits")
-    for labels, told in ((top, "cat, 91.0 %; dog, 40.0 %"), (top[:0], "No label is likely enough.")):
+    for labels, told in ((top, "cat, 99.99 %; dog, 40.0 %"), (top[:0], "No label is likely enough.")):
         document = {**answer, "predictions": [{"labels": labels, "top": top, "row": row}]}
         visit.page.route(
             "**/predict*", partial(lambda document, route: route.fulfill(json=document), document)
@@ -217,6 +221,7 @@ def test_every_version_has_its_state_and_why_it_is_not_served(visit: Visit) -> N
     assert rows[1][2].startswith("refused: ")
     assert "differs" in rows[1][2]
     assert rows[3][2] == "ready: unproved: no rows suit it"
+    assert visit.page.locator("#models .wait").inner_text() == "ready", "not in the colour of what is proved"
     visit.choose("unproved")
     assert "Unproved: nothing shows it" in visit.page.inner_text("#proof")
     visit.choose("pair")
@@ -294,6 +299,7 @@ def test_overload_and_a_service_that_has_gone_are_sentences(browser: Any, tmp_pa
         server.terminate()
         server.wait()
         visit.wait_for("no connection", "#status")
+        assert visit.page.locator("body.gone").count() == 1, "what was true before is dimmed"
         visit.page.set_input_files("#file", picture(SEVEN.read_bytes()))
         visit.wait_for("The service cannot be reached.")
         visit.context.close()

@@ -28,7 +28,7 @@ examples:
   foldserve study --out runs/clothes-study --data fashion-mnist --seeds 10
   foldserve study --only depth --only surface
 """
-MAX_ROWS = 4000
+MAX_ROWS = 2000
 OUT, CELLS = Path("study/results"), "cells"
 
 
@@ -40,7 +40,9 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows", type=int, metavar="N", help=f"to train on (default {MAX_ROWS}, or all there are)"
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="of everything (default 5, with --quick 3)")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="at most; 5 or 10 if these decide (default 20, with --quick 3)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="less of everything; the report says what was left out"
     )
@@ -91,12 +93,17 @@ def run_study(flags: argparse.Namespace, words: Sequence[str]) -> Path:
     with watch, Lab(cells, {"rows": rows.digest()}, jobs=flags.jobs, on_cell=watch.update) as lab:
         for name, experiment in EXPERIMENTS.items():
             is_wanted = not flags.only or name in flags.only
+            if is_wanted:
+                watch.begin(name)
             try:
-                if is_wanted:
-                    watch.begin(name)
-                findings[name] = experiment(scale, lab.measure if is_wanted else lab.recall)
+                for look in scale.each_look():
+                    findings[name] = experiment(look, lab.measure if is_wanted else lab.recall)
+                    if findings[name].is_decided:
+                        break
             except NotMeasuredError:
-                missing.append(name)
+                # Of an experiment that is not wanted now, the last look that was measured counts.
+                if name not in findings:
+                    missing.append(name)
     command = shlex.join(["python", "-m", "study", *words])
     for name, content in write_report(scale, rows, findings, missing, command).items():
         publish(flags.out / name, content)
@@ -107,11 +114,11 @@ def run_study(flags: argparse.Namespace, words: Sequence[str]) -> Path:
 def choose_scale(flags: argparse.Namespace) -> "Scale":
     """The whole study or the quick one, of the data and with the seeds that were asked for."""
     from study.rows import count_train_rows
-    from study.scale import QUICK, Scale
+    from study.scale import QUICK, Scale, looks_up_to
 
     chosen: dict[str, Any] = dict(QUICK) if flags.quick else {}
     if flags.seeds is not None:
-        chosen["seeds"] = tuple(range(flags.seeds))
+        chosen["looks"] = looks_up_to(flags.seeds)
     num_rows = min(MAX_ROWS, count_train_rows(flags.data)) if flags.rows is None else flags.rows
     return Scale(data=flags.data, num_rows=num_rows, **chosen)
 

@@ -2,7 +2,7 @@
 
 In: one value per seed, counted so that the claim predicts a value above `margin`.  Out: a verdict.
 
-    d̄ ± t(n − 1) · s / √n          mean and 95 % interval (Student) over the n seeds
+    d̄ ± t(n − 1) · s / √n          mean and interval (Student's t at LEVEL) over the n seeds
 
     held            the whole interval lies above the margin
     did not hold    the whole interval lies at or below it
@@ -10,8 +10,13 @@ In: one value per seed, counted so that the claim predicts a value above `margin
 
 Values are paired: for one seed both nets begin with the same weights and see the same batches, so what the
 seed does to both cancels.  Rule and margins were fixed before the study's seeds were run.
+
+The design is sequential: an experiment ends at the first of LOOKS at which all of its claims are decided. To
+look several times is to have several chances to err, so each look's interval misses with a third of 5 %
+(Bonferroni): whichever look is the last, at most 5 % of intervals miss what they should cover.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -22,12 +27,9 @@ from study.lab import StudyError
 
 Verdict = Literal["held", "did not hold", "not decided"]
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom (any statistics text's table).
-STUDENT_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-)  # fmt: skip
-MIN_SEEDS, MAX_SEEDS = 2, len(STUDENT_T) + 1
+LOOKS = (5, 10, 20)  # so many seeds, then a verdict; where one is missing, more seeds
+LEVEL = 1 - 0.05 / len(LOOKS)
+MIN_SEEDS, MAX_SEEDS = 2, 100
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Unit:
 
 POINTS = Unit("share of rows", lambda share: f"{100 * share:+.1f} points")
 FACTOR = Unit("log₂ of a ratio", lambda log: f"{2**log:.2f} ×")
+LOSS = Unit("cross-entropy", lambda loss: f"{loss:+.2f}")
 DECADES = Unit("log₁₀ of a ratio", lambda log: f"10^{log:+.1f}")
 NEGATIVE_DECADES = Unit("−log₁₀ of a ratio", lambda log: f"10^{-log:+.1f}", falls=True)
 
@@ -62,9 +65,15 @@ class Claim:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, low and high."""
+        """Of the mean at LEVEL, low and high."""
         reach = half_width(self.values)
         return self.mean - reach, self.mean + reach
+
+    @property
+    def effect(self) -> float | None:
+        """Cohen's d of paired values: the mean in standard deviations; None where all are equal."""
+        spread = statistics.stdev(self.values)
+        return self.mean / spread if spread else None
 
     @property
     def verdict(self) -> Verdict:
@@ -76,10 +85,30 @@ class Claim:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Of the 95 % interval of their mean."""
+    """Of the interval of their mean at LEVEL."""
     if not MIN_SEEDS <= len(values) <= MAX_SEEDS:
         raise StudyError(f"seeds must lie in {MIN_SEEDS} .. {MAX_SEEDS}, got {len(values)}")
-    return STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    return student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+@functools.cache
+def student_t(freedom: int, level: float = LEVEL) -> float:
+    """t with the share `level` of Student's distribution within ±t (Abramowitz & Stegun, 26.7.3 and 4)."""
+    low, high = 0.0, math.pi / 2
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if _share_within(middle, freedom) < level else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _share_within(angle: float, freedom: int) -> float:
+    """Of ±t, for angle = atan(t / √freedom): a finite sum, as `freedom` is a whole number."""
+    is_odd = freedom % 2
+    term, total = math.cos(angle) if is_odd else 1.0, 0.0
+    for power in range(2 + is_odd, freedom + 1, 2):
+        total += term
+        term *= (power - 1) / power * math.cos(angle) ** 2
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if is_odd else total
 
 
 def difference(above: Sequence[float], below: Sequence[float]) -> tuple[float, ...]:

@@ -32,6 +32,11 @@ class Finding:
     table: str
     remarks: Sequence[str] = ()
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether no claim needs more seeds."""
+        return all(claim.verdict != "not decided" for claim in self.claims)
+
 
 Experiment = Callable[[Scale, Measure], Finding]
 Experiments = Mapping[str, Experiment]

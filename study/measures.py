@@ -14,7 +14,8 @@ from study.nets import weights_of
 from study.rows import Rows
 from training.batchnorm.statistics import SMALLEST_GAMMA, find_batchnorms, recalibrate
 
-RECALIBRATION_ROWS, EVALUATION_ROWS = 100, 250
+RECALIBRATION_ROWS, EVALUATION_ROWS, COMPARED_ROWS = 100, 250, 1000
+SATURATED = 3.64  # |x| from which σ'(x) is less than a tenth of σ'(0), its maximum
 SMALLEST, LARGEST = 1e-30, 1e30
 ACCURACIES = (
     "train_mode_accuracy",
@@ -38,7 +39,7 @@ def gradient_norms(net: nn.Module, x: Tensor, y: Tensor) -> list[float]:
 
 def accuracies(net: nn.Module, rows: Rows, batch_size: int) -> dict[str, float]:
     """Accuracy on the same train rows in both modes, and held out; then with re-estimated statistics."""
-    seen = slice(len(rows.held_out_y))
+    seen = slice(COMPARED_ROWS)
     train, held_out = (rows.train_x[seen], rows.train_y[seen]), (rows.held_out_x, rows.held_out_y)
     found = [accuracy(copy.deepcopy(net).train(), *train, batch_size)]
     found += [accuracy(net.eval(), *train), accuracy(net, *held_out)]
@@ -51,14 +52,39 @@ def accuracies(net: nn.Module, rows: Rows, batch_size: int) -> dict[str, float]:
 
 
 def accuracy(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = EVALUATION_ROWS) -> float:
-    """Share of rows that are right, in the mode that `net` is in; a last batch of one row is left out."""
+    """Share of rows that are right, in the mode that `net` is in; 0 of none.
+
+    In train mode a last batch of one row is left out: BatchNorm needs two.
+    """
     right = total = 0
     with torch.no_grad():
         for part, labels in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
-            if len(labels) > 1:
+            if len(labels) > 1 or not net.training:
                 right += int((net(part).argmax(1) == labels).sum())
                 total += len(labels)
-    return right / total
+    return right / total if total else 0.0
+
+
+def recalls(net: nn.Module, rows: Rows) -> list[float]:
+    """Of each class, by its label: the share of its held-out rows that are right; `net` ends in eval mode."""
+    net.eval()
+    return [
+        accuracy(net, rows.held_out_x[of_class], rows.held_out_y[of_class])
+        for of_class in (rows.held_out_y == label for label in range(rows.num_classes))
+    ]
+
+
+def saturation(net: nn.Module, x: Tensor) -> list[float]:
+    """Of every Sigmoid, from first to last: the share of its inputs beyond ±SATURATED, in train mode."""
+    twin, shares = copy.deepcopy(net).train(), []
+    for module in twin.modules():
+        if isinstance(module, nn.Sigmoid):
+            module.register_forward_pre_hook(
+                lambda _, inputs: shares.append((inputs[0].abs() > SATURATED).float().mean().item())
+            )
+    with torch.no_grad():
+        twin(x)
+    return shares
 
 
 def count_gammas(net: nn.Module) -> dict[str, int]:

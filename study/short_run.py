@@ -3,7 +3,7 @@
 In: its settings, which decide everything.  Out: plain values for JSON.
 
     SGD with Nesterov momentum 0.9 on the mean cross-entropy, no augmentation, no weight decay unless asked
-    for; the learning rate is constant, or one cycle (training/loop/optimize.py)
+    for; the learning rate is constant, or one cycle (training/loop/optimize.py); Adam and RMSprop as there
 
 `rows_per_device` plays DistributedDataParallel without SyncBatchNorm, exactly: the batch is cut in equal
 parts, each normalised by its own statistics, the gradient is the whole batch's, and the running averages
@@ -20,12 +20,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from study.measures import ACCURACIES, accuracies, count_gammas, gradient_norms, to_json
+from study.measures import (
+    ACCURACIES,
+    accuracies,
+    count_gammas,
+    gradient_norms,
+    recalls,
+    saturation,
+    to_json,
+)
 from study.nets import Norm, build_study_net
-from study.rows import Rows, load_rows
+from study.rows import Rows, load_rows, with_class_counts
 from training.batchnorm.statistics import find_batchnorms, keep_gamma_positive
 from training.loop.chance import seeded_generator
 from training.loop.optimize import build_optimizer, schedule, set_learning_rate
+from training.nets.variant import ACTIVATIONS, replace_modules
 from training.settings.config import FitConfig
 
 MOMENTUM = 0.9
@@ -34,7 +43,10 @@ PROBE_ROWS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ShortRun:
-    """Settings of one run; `gradients_after` are the numbers of steps after which gradients are measured."""
+    """Settings of one run; `gradients_after` and `saturation_after` are steps after which these are measured.
+
+    `class_counts` are the train rows of each class, the largest first; the seed draws which class has which.
+    """
 
     data: str
     num_rows: int
@@ -44,6 +56,9 @@ class ShortRun:
     norm: Norm
     net: str = "plain"
     net_settings: dict[str, Any] = field(default_factory=lambda: {"depth": 8, "width": 8})
+    activation: str = "relu"
+    optimizer: str = "sgd"
+    class_counts: tuple[int, ...] = ()
     batch_size: int = 32
     rows_per_device: int | None = None
     init_scale: float = 1.0
@@ -52,6 +67,7 @@ class ShortRun:
     weight_decay: float = 0.0
     positive_gamma: bool = False
     gradients_after: tuple[int, ...] = ()
+    saturation_after: tuple[int, ...] = ()
 
     def build(self) -> nn.Module:
         """The net as it begins."""
@@ -63,6 +79,8 @@ class ShortRun:
             seed=self.seed,
             init_scale=self.init_scale,
         )
+        if self.activation != "relu":
+            replace_modules(net, (nn.ReLU,), lambda _: ACTIVATIONS[self.activation]())
         for norm in find_batchnorms(net):
             nn.init.constant_(norm.weight, self.gamma)
         return net
@@ -70,28 +88,47 @@ class ShortRun:
     def measure(self) -> dict[str, Any]:
         """Train; a run whose loss is no longer finite ends there, and counts as guessing."""
         rows, net = load_rows(self.data, self.num_rows), self.build()
+        ranks: list[int] = []
+        if self.class_counts:
+            rows, ranks = with_class_counts(rows, self.class_counts, self.seed)
         probe = rows.train_x[:PROBE_ROWS], rows.train_y[:PROBE_ROWS]
-        gradients, losses = {}, []
-        if 0 in self.gradients_after:
-            gradients[0] = gradient_norms(net, *probe)
-        for step, loss in enumerate(descend(net, rows, self), start=1):
+        probed: dict[str, dict[str, list[float]]] = {"gradients": {}, "saturation": {}}
+        losses: list[float] = []
+
+        def measure_within() -> None:
+            if (step := len(losses)) in self.gradients_after:
+                probed["gradients"][str(step)] = gradient_norms(net, *probe)
+            if step in self.saturation_after:
+                probed["saturation"][str(step)] = saturation(net, probe[0])
+
+        measure_within()
+        for loss in descend(net, rows, self):
             losses.append(loss)
-            if step in self.gradients_after:
-                gradients[step] = gradient_norms(net, *probe)
+            measure_within()
         finished = len(losses) == self.steps
-        part = self.rows_per_device or self.batch_size
-        return {
+        part, guessed = self.rows_per_device or self.batch_size, 1 / rows.num_classes
+        found = accuracies(net, rows, part) if finished else dict.fromkeys(ACCURACIES, guessed)
+        result = {
             "losses": [to_json(loss) for loss in losses],
             "finished": finished,
-            "gradients": {str(step): norms for step, norms in gradients.items()},
-            **(accuracies(net, rows, part) if finished else dict.fromkeys(ACCURACIES, 1 / rows.num_classes)),
+            **probed,
+            **found,
             **count_gammas(net),
         }
+        if ranks:
+            by_label = recalls(net, rows) if finished else [guessed] * len(ranks)
+            result["recalls"] = [by_label[label] for label in ranks]
+        return result
 
 
 def descend(net: nn.Module, rows: Rows, run: ShortRun) -> Iterator[float]:
     """Train `net` in place; yields each step's loss, and ends early after a non-finite one."""
-    config = FitConfig(learning_rate=run.learning_rate, momentum=MOMENTUM, weight_decay=run.weight_decay)
+    config = FitConfig(
+        optimizer=run.optimizer,
+        learning_rate=run.learning_rate,
+        momentum=0.0 if run.optimizer == "rmsprop" else MOMENTUM,
+        weight_decay=run.weight_decay,
+    )
     optimizer = build_optimizer(net, config)
     net.train()
     for step, batch in enumerate(draw_batches(len(rows.train_y), run)):

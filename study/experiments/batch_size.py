@@ -9,6 +9,7 @@ from study.claims import POINTS, Claim, difference
 from study.experiments.tuning import by_seed, column, runs_of, tune
 from study.finding import Finding, Plot, with_spread
 from study.lab import Measure, Result
+from study.measures import COMPARED_ROWS, RECALIBRATION_ROWS
 from study.nets import IN_WORDS, Norm
 from study.plots import draw_band, label, legend, new_figure, use_powers_of_two
 from study.scale import Scale
@@ -36,7 +37,9 @@ def study_batch_size(scale: Scale, measure: Measure) -> Finding:
         rates[norm] = tune(scale, measure, scale.tuning_rates, batch_size=TUNED_AT, steps=steps, **run)
         for size in scale.batch_sizes:
             rate, steps = rates[norm] * size / TUNED_AT, scale.batch_rows // size
-            cells = runs_of(scale, batch_size=size, steps=steps, learning_rate=rate, **run)
+            # Only what a claim compares needs the seeds of later looks.
+            seeds = scale if size in (scale.batch_sizes[0], USUAL) else scale.first
+            cells = runs_of(seeds, batch_size=size, steps=steps, learning_rate=rate, **run)
             results[norm, size] = measure(cells)
     return Finding(
         title="Size of the batch",
@@ -44,10 +47,11 @@ def study_batch_size(scale: Scale, measure: Measure) -> Finding:
             f"{scale.batch_rows:,} rows are seen whatever the size, in one cycle of the learning rate, "
             f"whose peak is in proportion to the size ({rates['before']:.3g} with BatchNorm and "
             f"{rates['none']:.3g} without at {TUNED_AT} rows, each the best there). Train and eval mode are "
-            f"compared by their accuracy on the same {scale.num_rows // 4:,} train rows with the same "
+            f"compared by their accuracy on the same {COMPARED_ROWS:,} train rows with the same "
             "weights: each batch of the size trained with normalised by itself, and all normalised by the "
-            f"running averages. Re-estimated statistics (`--recalibrate-bn`) are of {scale.num_rows // 4:,} "
-            "train rows in batches of 100."
+            f"running averages. Re-estimated statistics (`--recalibrate-bn`) are of {COMPARED_ROWS:,} "
+            f"train rows in batches of {RECALIBRATION_ROWS}. Sizes other than {scale.batch_sizes[0]} and "
+            f"{USUAL} have {len(scale.first.seeds)} seeds."
         ),
         claims=claims_of(results, scale.batch_sizes[0]),
         plots=[draw(scale, results)],
@@ -129,7 +133,8 @@ def draw(scale: Scale, results: Results) -> Plot:
         (modes, "before", AGAIN, "after", "eval mode, re-estimated"),
     )
     for axes, norm, key, color, name in curves:
-        accuracies = by_seed((column(results[norm, size], key) for size in scale.batch_sizes), 100)
+        drawn = slice(len(scale.first.seeds))
+        accuracies = by_seed((column(results[norm, size][drawn], key) for size in scale.batch_sizes), 100)
         errors = [[max(100 - accuracy, MIN_ERROR) for accuracy in line] for line in accuracies]
         draw_band(axes, scale.batch_sizes, errors, color, name=name)
     label(held_out, "rows in a batch", "held-out error, %")

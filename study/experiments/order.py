@@ -19,16 +19,16 @@ WINDOW = 10
 
 def study_order(scale: Scale, measure: Measure) -> Finding:
     """Each at its own best learning rate."""
-    rates = {norm: tune(scale, measure, scale.tuning_rates, norm=norm, steps=scale.steps) for norm in ORDERS}
+    cycle = {"steps": scale.steps, "one_cycle": True}
+    rates = {norm: tune(scale, measure, scale.tuning_rates, norm=norm, **cycle) for norm in ORDERS}
     results = {
-        norm: measure(runs_of(scale, norm=norm, learning_rate=rates[norm], steps=scale.steps))
-        for norm in ORDERS
+        norm: measure(runs_of(scale, norm=norm, learning_rate=rates[norm], **cycle)) for norm in ORDERS
     }
     accuracy = {norm: column(found, "held_out_accuracy") for norm, found in results.items()}
     return Finding(
         title="Before or after the activation",
         done=(
-            f"{scale.steps} steps, each net at its best learning rate, chosen with seeds of its own. The "
+            f"{scale.steps} steps of one cycle, each net at its best peak, chosen with seeds of its own. The "
             "nets have the same Convs; after a ReLU, BatchNorm sees no negative numbers, and its Conv "
             "keeps a bias."
         ),
@@ -50,7 +50,7 @@ def study_order(scale: Scale, measure: Measure) -> Finding:
         ],
         plots=[draw(scale, results)],
         table=to_markdown(
-            ["", "learning rate", "final train loss", "held-out accuracy, %", "re-estimated, %"],
+            ["", "peak", "final train loss", "held-out accuracy, %", "re-estimated, %"],
             [
                 [
                     ORDERS[norm],
@@ -62,10 +62,7 @@ def study_order(scale: Scale, measure: Measure) -> Finding:
                 for norm, found in results.items()
             ],
         ),
-        remarks=[
-            "At a constant learning rate the running averages follow weights that still move: the last "
-            "column is the same weights with statistics of their own."
-        ],
+        remarks=["The last column is the same weights with statistics of their own."],
     )
 
 

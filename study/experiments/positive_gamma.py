@@ -27,7 +27,8 @@ def study_positive_gamma(scale: Scale, measure: Measure) -> Finding:
     results = {
         (case, positive): measure(
             runs_of(
-                scale,
+                # From 1 no γ comes near the floor, and both runs are one: the first seeds show it.
+                scale.first if case[1] == BEGINNINGS[0] else scale,
                 net=case[0],
                 net_settings=NETS[case[0]],
                 gamma=case[1],

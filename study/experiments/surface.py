@@ -23,7 +23,9 @@ NETS: dict[str, dict[str, Any]] = {
     "vgg": {"channels": (8, 16, 32), "convs": (1, 1, 2), "hidden": 64},
     "nin": {"channels": (8, 16), "kernels": (5, 3)},
 }
-RATES = tuple(2.0**exponent for exponent in (-7, -5, -3))
+# Without BatchNorm, nin hardly begins to train with weights of He et al. 2015: its logits are means.
+INIT_SCALES = {"vgg": 1.0, "nin": 1.5}
+RATES = tuple(2.0**exponent for exponent in (-6, -5, -4, -3))
 RADIUS = 0.5
 WAYS: dict[tuple[Norm, str], str] = {
     ("none", "running"): "without BatchNorm",
@@ -40,7 +42,7 @@ def study_surface(scale: Scale, measure: Measure) -> Finding:
     rates = {}
     for net in scale.slice_nets:
         for norm in ("none", "before"):
-            run = {"net": net, "net_settings": NETS[net], "norm": norm, "steps": scale.steps}
+            run = settings_of(net, norm, scale)
             rates[net, norm] = tune(scale, measure, RATES, **run)
             trained = runs_of(scale, learning_rate=rates[net, norm], **run)
             surfaces[net, norm] = measure([Slice(run=each, points=scale.slice_points) for each in trained])
@@ -52,14 +54,16 @@ def study_surface(scale: Scale, measure: Measure) -> Finding:
     return Finding(
         title="The loss surface, in two random directions",
         done=(
-            f"Nets after {scale.steps} steps, each at its best learning rate of "
+            f"Nets after {scale.slice_steps} steps of one cycle, each at its best peak of "
             f"{', '.join(f'{rate:.3g}' for rate in RATES)}; two random directions whose every filter is as "
             "long as the net's own (filter-normalised, Li et al. 2018), biases, γ and β untouched; mean "
             f"cross-entropy of {SLICE_ROWS} train rows at {scale.slice_points} × {scale.slice_points} "
             "points from −1 to 1. Everything is drawn again for each seed; the plot shows the first. With "
             "BatchNorm there are two surfaces: normalised by the statistics of these rows at every point "
             "(what training walks on), or by the running averages of the trained net (what eval mode would "
-            f"say of moved weights). Nets: {describe_nets({net: NETS[net] for net in scale.slice_nets})}."
+            f"say of moved weights). Nets: {describe_nets({net: NETS[net] for net in scale.slice_nets})}; "
+            f"the initial weights of nin are {INIT_SCALES['nin']:g} times those of He et al. 2015, without "
+            "which it hardly trains without BatchNorm."
         ),
         claims=[
             Claim(
@@ -82,6 +86,18 @@ def study_surface(scale: Scale, measure: Measure) -> Finding:
             "lies between two places."
         ],
     )
+
+
+def settings_of(net: str, norm: Norm, scale: Scale) -> dict[str, Any]:
+    """What is the same for every run of a net, whatever its optimizer."""
+    return {
+        "net": net,
+        "net_settings": NETS[net],
+        "init_scale": INIT_SCALES[net],
+        "norm": norm,
+        "steps": scale.slice_steps,
+        "one_cycle": True,
+    }
 
 
 def rise(result: Result, statistics_of: str) -> float:

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from study.__main__ import main
-from study.claims import POINTS, Claim
+from study.claims import LOOKS, POINTS, Claim
 from study.experiments import EXPERIMENTS
-from study.finding import with_spread
+from study.finding import Finding, with_spread
 from study.lab import Lab, NotMeasuredError, StudyError
 from study.report import anchor
-from study_kit import use_tiny_data
+from study.scale import FIRST_SEED, TUNING_SEEDS
+from study_kit import TINY, use_tiny_data
 from training.console import to_markdown
 
 COMMITTED = Path(__file__).parents[2] / "study" / "results"
@@ -118,23 +119,24 @@ def test_the_report_has_every_claim_plot_and_conditions(studied):
         row = next(line for line in report.splitlines() if line.startswith(f"| [{claim['text']}]"))
         assert claim["verdict"] in row
         assert len(claim["values"]) == 2
+        assert "| 2 |" in row
         assert f"## {re.search(r'#([^)]*)', row)[1]}" in {
             f"## {anchor(line.removeprefix('## '))}" for line in report.splitlines() if line.startswith("## ")
         }
     plots = set(re.findall(r"\]\((\S+\.png)\)", report))
     assert plots == {path.name for path in studied.glob("*.png")}
-    assert len(plots) == 10
+    assert len(plots) == 13
     for name in plots:
         assert (studied / name).read_bytes().startswith(b"\x89PNG")
     for words in (
         "**tiny**, 200 rows of 1 × 16 × 16",
-        "50 held out",
-        "n = 2 seeds",
+        "100 held out",
+        "n = 2 seeds**",
         "--quick",
         "## Left out",
     ):
         assert words in report
-    assert "depths: 8, 14 instead of 8, 20, 38, 56" in report
+    assert "depths: 8, 14 instead of 8, 20, 32" in report
 
 
 @pytest.mark.usefixtures("_tiny_data")
@@ -177,6 +179,29 @@ def test_an_interrupted_study_goes_on(studied, tmp_path, capsys, monkeypatch):
     assert f"{len(cells) - 2} cells measured" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_tiny_data")
+def test_more_seeds_only_until_every_claim_is_decided(tmp_path, monkeypatch):
+    looks = []
+
+    def experiment(scale, measure):
+        looks.append(scale.seeds)
+        is_clear = len(scale.seeds) >= 10
+        values = [1.0 if is_clear else (-1.0) ** seed for seed in scale.seeds]
+        claim = Claim(text="c", measured_by="m", values=tuple(values), margin=0.5, unit=POINTS)
+        return Finding(title="t", done="d", claims=[claim], plots=[], table="")
+
+    monkeypatch.setattr("study.experiments.EXPERIMENTS", {"order": experiment})
+    monkeypatch.setitem(TINY, "looks", LOOKS)
+    flags = [*FLAGS, "--out", str(tmp_path)]
+    assert main(flags) == 0
+    assert [len(seeds) for seeds in looks] == [5, 10]
+    assert set(looks[0]) < set(looks[1])
+    assert not set(looks[1]) & {*TUNING_SEEDS, *range(FIRST_SEED)}
+    looks.clear()
+    assert main([*flags, "--seeds", "7"]) == 0
+    assert [len(seeds) for seeds in looks] == [5, 7]
+
+
 def _interrupt_at(call: int):
     calls = iter(range(1, call + 1))
 
@@ -194,8 +219,8 @@ def _interrupt_at(call: int):
     [
         (["--only", "dept"], "unknown experiment 'dept', known: batch-size"),
         (["--jobs", "0"], "jobs must be at least 1, got 0"),
-        (["--seeds", "1"], "seeds must lie in 2 .. 21, got 1"),
-        (["--seeds", "22"], "seeds must lie in 2 .. 21, got 22"),
+        (["--seeds", "1"], "seeds must lie in 2 .. 100, got 1"),
+        (["--seeds", "101"], "seeds must lie in 2 .. 100, got 101"),
         (["--rows", "201"], "rows must be at most 200, the train half of tiny, got 201"),
         (["--rows", "60"], "rows must be at least 64, two of the largest batches, got 60"),
         (["--data", "tinny"], "unknown data set 'tinny'"),

@@ -9,12 +9,11 @@ from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 
 from distributed_kit import processes
-from study.measures import SMALLEST, accuracies, accuracy, gradient_norms
+from study.measures import SATURATED, SMALLEST, accuracies, accuracy, gradient_norms, recalls, saturation
 from study.nets import Plain, build_study_net, weights_of
-from study.rows import Rows, load_rows
+from study.rows import Rows, load_rows, with_class_counts
 from study.scale import QUICK, Scale, describe_left_out
 from study.short_run import accumulate_gradients, descend, draw_batches
-from study.surface import SLICE_ROWS, Slice, axis, draw_direction, walk
 from study_kit import NUM_ROWS, a_run, use_tiny_data
 from training.batchnorm.statistics import SMALLEST_GAMMA, find_batchnorms
 from training.nets.variant import Shift, remove_batchnorms
@@ -200,6 +199,9 @@ def test_the_same_settings_give_the_same_numbers_and_each_setting_counts():
         {"gamma": 0.5},
         {"one_cycle": True},
         {"weight_decay": 0.1},
+        {"optimizer": "adam"},
+        {"optimizer": "rmsprop"},
+        {"activation": "sigmoid"},
     ):
         assert replace(run, **changes).measure()["losses"] != result["losses"], changes
 
@@ -260,84 +262,56 @@ def test_without_batchnorm_both_modes_are_one(rows):
     )
 
 
-def sliced(norm: str, points: int = 3) -> tuple[Slice, dict]:
-    settings = {"channels": (4, 6), "convs": (1, 1), "hidden": 8}
-    cell = Slice(run=a_run(net="vgg", net_settings=settings, norm=norm, steps=6), points=points)
-    return cell, cell.measure()
-
-
-@pytest.mark.parametrize("norm", ["before", "none"])
-def test_the_middle_of_a_surface_is_the_trained_net(rows, norm):
-    cell, result = sliced(norm)
-    net = cell.run.build()
-    assert sum(1 for _ in descend(net, rows, cell.run)) == 6
-    x, y = rows.train_x[:SLICE_ROWS], rows.train_y[:SLICE_ROWS]
-    assert set(result["surfaces"]) == ({"batch", "running"} if norm == "before" else {"running"})
-    assert result["axis"] == [-1.0, 0.0, 1.0]
-    middles = {}
-    for name, surface in result["surfaces"].items():
-        twin = copy.deepcopy(net).train(name == "batch")
-        with torch.no_grad():
-            middles[name] = cross_entropy(twin(x), y).item()
-        assert surface[1][1] == pytest.approx(middles[name], rel=1e-5)
-        assert min(abs(surface[row][column] - surface[1][1]) for row in (0, 2) for column in (0, 2)) > 1e-3
-    if norm == "before":
-        assert abs(middles["batch"] - middles["running"]) > 1e-3, "or nothing was told apart"
-
-
-def test_directions_have_the_lengths_of_the_nets_own_filters():
-    net = built()
-    direction = draw_direction(net, torch.Generator().manual_seed(0))
-    for parameter, along in zip(net.parameters(), direction, strict=True):
-        if parameter.ndim <= 1:
-            assert not along.any()
-            continue
-        for own, drawn in zip(parameter.detach(), along, strict=True):
-            assert drawn.norm().item() == pytest.approx(own.norm().item(), rel=1e-5)
-            cosine = (own * drawn).sum() / own.norm() ** 2
-            assert abs(cosine) < 0.99, "another direction"
-
-
-def test_a_walk_goes_where_it_says(rows):
-    net = built("none")
-    centre = copy.deepcopy(net)
-    generator = torch.Generator().manual_seed(0)
-    one, other = draw_direction(net, generator), draw_direction(net, generator)
-    x, y = rows.train_x[:20], rows.train_y[:20]
-    surface = walk(net, (one, other), [-0.5, 0.0, 0.5], x, y)
-    with torch.no_grad():
-        for parameter, alpha_step, beta_step in zip(centre.parameters(), one, other, strict=True):
-            parameter += 0.5 * alpha_step - 0.5 * beta_step
-        assert surface[0][2] == pytest.approx(cross_entropy(centre(x), y).item(), rel=1e-4)
-    assert surface[0][2] != surface[2][0]
-
-
-def test_a_loss_that_is_no_number_is_none_on_the_surface(rows):
-    net = built("none")
-    directions = [torch.full_like(parameter, torch.inf) for parameter in net.parameters()]
-    surface = walk(net, (directions, directions), [0.5, 1.0], rows.train_x[:4], rows.train_y[:4])
-    assert surface == [[None, None], [None, None]]
-
-
-def test_the_axis_has_a_middle():
-    assert axis(5) == [-1.0, -0.5, 0.0, 0.5, 1.0]
-
-
 def test_rows_are_the_data_sets_whatever_the_seed(rows):
     again = load_rows.__wrapped__("tiny", NUM_ROWS)
     assert again.digest() == rows.digest()
     assert len(rows.train_y) == 200
-    assert len(rows.held_out_y) == 50
+    assert len(rows.held_out_y) == 100
     fewer = load_rows.__wrapped__("tiny", 100)
     assert fewer.digest() != rows.digest()
     assert torch.equal(fewer.train_y, rows.train_y[:100])
+    assert torch.equal(fewer.held_out_x, torch.cat([rows.held_out_x, rows.train_x[100:150]])), "what is left too"
     with pytest.raises(ConfigError, match="rows must be at most 200, the train half of tiny, got 201"):
         load_rows.__wrapped__("tiny", 201)
+
+
+def test_classes_get_the_counts_that_are_asked_for_in_an_order_of_the_seed(rows):
+    counts = (9, 8, 7, 6, 5, 4, 3, 2, 1, 1)
+    fewer, ranks = with_class_counts(rows, counts, seed=3)
+    assert [int((fewer.train_y == label).sum()) for label in ranks] == list(counts)
+    assert sorted(ranks) == list(range(10)) != ranks
+    assert with_class_counts(rows, counts, seed=4)[1] != ranks
+    assert torch.equal(fewer.held_out_x, rows.held_out_x)
+    result = a_run(class_counts=counts, batch_size=8, steps=30).measure()
+    assert len(result["recalls"]) == 10
+    assert result["losses"] != a_run(class_counts=counts[::-1], batch_size=8, steps=30).measure()["losses"]
+
+
+def test_recall_is_accuracy_within_a_class(rows):
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(torch.full((len(x),), 3), 10).float()
+
+    assert recalls(Constant(), rows) == [float(label == 3) for label in range(10)]
+
+
+def test_a_sigmoid_is_saturated_where_its_gradient_is_below_a_tenth_of_its_largest():
+    edge = torch.tensor([SATURATED])
+    assert (edge.sigmoid() * (1 - edge.sigmoid())).item() == pytest.approx(0.25 / 10, rel=0.01)
+    net = nn.Sequential(nn.Sigmoid(), nn.Flatten(), nn.Linear(4, 2, bias=False), nn.Sigmoid())
+    nn.init.constant_(net[2].weight, 2.0)
+    x = torch.tensor([[[9.0, -9.0], [0.0, 3.0]], [[4.0, 4.0], [4.0, 4.0]]])
+    assert saturation(net, x) == [6 / 8, 1.0]
+    run = a_run(activation="sigmoid", init_scale=10.0, steps=2, saturation_after=(0, 2))
+    found = run.measure()["saturation"]
+    assert {step: len(shares) for step, shares in found.items()} == {"0": 7, "2": 7}
+    without = replace(run, norm="none").measure()
+    assert max(found["0"]) < 0.01 < min(without["saturation"]["0"])
 
 
 def test_what_a_quick_study_leaves_out_is_told():
     assert describe_left_out(Scale()) == []
     told = "\n".join(describe_left_out(Scale(**QUICK)))
-    assert "depths: 8, 20, 56 instead of 8, 20, 38, 56" in told
+    assert "depths: 8, 32 instead of 8, 20, 32" in told
     assert "slice nets: vgg instead of vgg, nin" in told
-    assert set(QUICK) - {"seeds"} == {line.split(":")[0].replace(" ", "_") for line in told.splitlines()}
+    assert set(QUICK) - {"looks"} == {line.split(":")[0].replace(" ", "_") for line in told.splitlines()}

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,13 +10,15 @@ from hypothesis import strategies as st
 
 from study.claims import (
     FACTOR,
+    LEVEL,
+    LOOKS,
     NEGATIVE_DECADES,
     POINTS,
-    STUDENT_T,
     Claim,
     difference,
     doublings,
     half_width,
+    student_t,
 )
 from study.experiments import EXPERIMENTS
 from study.experiments.convergence import steps_to
@@ -25,32 +26,47 @@ from study.experiments.learning_rate import largest_that_trains
 from study.experiments.surface import rise
 from study.experiments.tuning import final_loss, tune
 from study.lab import StudyError
+from study.minima import Minima
 from study.report import measured
 from study.scale import TUNING_SEEDS
-from study_kit import planted, tiny_scale, use_tiny_data
+from study_kit import a_walk, planted, tiny_scale, use_tiny_data
 
 
 def claim(*values: float, margin: float = 0.0) -> Claim:
     return Claim(text="", measured_by="", values=values, margin=margin, unit=POINTS)
 
 
-@pytest.mark.parametrize("freedom", range(1, len(STUDENT_T) + 1))
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 19, 20, 99])
 def test_the_quantiles_are_students(freedom):
-    """95 % of the density lies within ±t; t has three digits, so that much may be missing at either end."""
+    """The share `level` of the density lies within ±t."""
     constant = math.gamma((freedom + 1) / 2) / math.sqrt(freedom * math.pi) / math.gamma(freedom / 2)
-    quantile = STUDENT_T[freedom - 1]
-    t = np.linspace(-quantile, quantile, 400_001)
-    density = constant * (1 + t**2 / freedom) ** (-(freedom + 1) / 2)
-    assert abs(np.trapezoid(density, t) - 0.95) <= 2 * 0.0005 * density[0] + 1e-9
-    assert all(a > b for a, b in pairwise(STUDENT_T))
+    for level in (0.95, LEVEL):
+        quantile = student_t(freedom, level)
+        t = np.linspace(-quantile, quantile, 100_001)
+        density = constant * (1 + t**2 / freedom) ** (-(freedom + 1) / 2)
+        assert np.trapezoid(density, t) == pytest.approx(level, abs=1e-6)
+    assert student_t(freedom) > student_t(freedom + 1)
+    assert student_t(4, 0.95) == pytest.approx(2.776, abs=5e-4), "as tables have it"
+
+
+def test_three_looks_err_no_more_often_than_one():
+    """Of true means at the margin, whatever look ends the experiment, at most 5 % are decided wrongly."""
+    assert len(LOOKS) * (1 - LEVEL) == pytest.approx(0.05)
+    chance, wrong = np.random.default_rng(0), 0
+    for _ in range(1000):
+        values = chance.normal(size=LOOKS[-1])
+        looks = [claim(*values[:count]).verdict for count in LOOKS]
+        wrong += any(verdict != "not decided" for verdict in looks)
+    assert wrong <= 50
 
 
 @pytest.mark.parametrize(
     ("values", "margin", "verdict"),
     [
         ((0.05, 0.06, 0.07), 0.01, "held"),
-        ((0.05, 0.06, 0.07), 0.04, "not decided"),
-        ((0.05, 0.06, 0.07), 0.09, "did not hold"),
+        ((0.05, 0.06, 0.07), 0.02, "not decided"),
+        ((0.05, 0.06, 0.07), 0.1, "not decided"),
+        ((0.05, 0.06, 0.07), 0.11, "did not hold"),
         ((-0.05, -0.06, -0.07), 0.0, "did not hold"),
         ((0.0, 0.0), -0.005, "held"),
         ((0.01, 0.01), 0.01, "did not hold"),
@@ -58,7 +74,7 @@ def test_the_quantiles_are_students(freedom):
     ],
 )
 def test_the_rule(values, margin, verdict):
-    """0.06 ± 4.303 · 0.01 / √3 is 0.035 … 0.085."""
+    """0.06 ± 7.649 · 0.01 / √3 is 0.016 … 0.104."""
     assert claim(*values, margin=margin).verdict == verdict
 
 
@@ -82,9 +98,9 @@ def test_twice_the_seeds_with_the_same_spread_say_more():
     assert half_width([1, 2, 3, 1, 2, 3]) < half_width([1, 2, 3]) / 1.4
 
 
-@pytest.mark.parametrize("count", [1, 22])
+@pytest.mark.parametrize("count", [1, 101])
 def test_too_few_and_too_many_seeds_are_refused(count):
-    with pytest.raises(StudyError, match=rf"seeds must lie in 2 \.\. 21, got {count}"):
+    with pytest.raises(StudyError, match=rf"seeds must lie in 2 \.\. 100, got {count}"):
         half_width([0.0] * count)
 
 
@@ -98,16 +114,20 @@ def test_pairs_are_taken_seed_by_seed():
 def test_numbers_are_shown_in_their_units():
     assert measured(replace(claim(1.0, 1.0, margin=0.5), unit=FACTOR)) == [
         "> 1.41 ×",
+        "2",
         "2.00 ×",
         "2.00 × … 2.00 ×",
+        "–",
         "**held**",
     ]
     falling = Claim(text="", measured_by="", values=(1.9, 2.1), margin=1.0, unit=NEGATIVE_DECADES)
-    assert measured(falling) == ["< 10^-1.0", "10^-2.0", "10^-3.3 … 10^-0.7", "not decided"]
+    assert measured(falling) == ["< 10^-1.0", "2", "10^-2.0", "10^-5.8 … 10^+1.8", "-14.1", "not decided"]
     assert measured(claim(0.01, 0.02)) == [
         "> +0.0 points",
+        "2",
         "+1.5 points",
-        "-4.9 points … +7.9 points",
+        "-17.6 points … +20.6 points",
+        "+2.1",
         "not decided",
     ]
 
@@ -284,3 +304,51 @@ def test_a_planted_steep_surface_is_found(steep, expected):
         return {"surfaces": {"batch": surface, "running": surface}}
 
     assert set(verdicts("surface", tell)) == {expected}
+
+
+@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.parametrize(
+    ("between", "from_initial", "expected"),
+    [(0.0, 0.0, [FAILED, HELD]), (1.0, 0.0, [HELD, HELD]), (0.0, 1.0, [FAILED, FAILED])],
+)
+def test_planted_barriers_are_found(between, from_initial, expected):
+    def tell(cell):
+        return a_walk(cell, between, from_initial) if isinstance(cell, Minima) else {}
+
+    assert verdicts("minima", tell) == 2 * expected
+
+
+@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.parametrize(
+    ("shares", "good", "expected"),
+    [
+        ({"none": 0.5}, {"before"}, [HELD, HELD]),
+        ({"before": 0.5}, {"none"}, [FAILED, FAILED]),
+        ({}, {"before", "none"}, [FAILED, FAILED]),
+    ],
+)
+def test_planted_saturation_is_found(shares, good, expected):
+    tell_accuracy = favouring(good, 0.9)
+
+    def tell(cell):
+        share = shares.get(cell.norm, 0.0) + 0.001 * (cell.seed % 7)
+        return tell_accuracy(cell) | {"saturation": {"0": [0.0], str(cell.steps): [share] * 7}}
+
+    assert verdicts("saturation", tell) == 2 * expected
+
+
+@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.parametrize(
+    ("rare", "expected"),
+    [
+        ({"before": 0.9, "none": 0.9}, [FAILED, FAILED]),
+        ({"before": 0.5, "none": 0.9}, [HELD, FAILED]),
+        ({"before": 0.9, "none": 0.5}, [FAILED, HELD]),
+    ],
+)
+def test_planted_recalls_of_rare_classes_are_found(rare, expected):
+    def tell(cell):
+        is_unequal = len(set(cell.class_counts)) > 1
+        return {"recalls": [0.9] * 5 + [rare[cell.norm] if is_unequal else 0.9] * 5}
+
+    assert verdicts("imbalance", tell) == expected

@@ -78,4 +78,4 @@ def use_powers_of_two(axes: Axes, values: Sequence[float]) -> None:
 
 def legend(axes: Axes, **where: Any) -> None:
     """Without a frame."""
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, **where)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, handlelength=3, **where)

@@ -110,6 +110,6 @@ def draw(scale: Scale, results: Results) -> Plot:
         axes.set_ylim(-2, 102)
         when = f"after {step} steps" if step else "at initialisation"
         label(axes, "Sigmoid, counted from the input", f"saturated inputs {when}, %")
-    legend(panels[1], loc="center left", bbox_to_anchor=(0.02, 0.6))
+    legend(panels[0], loc="center left", bbox_to_anchor=(0.1, 0.32))
     shows = "Share of each Sigmoid's inputs that are saturated, mean and range over the seeds"
     return Plot(name="saturation.png", shows=shows, figure=figure)

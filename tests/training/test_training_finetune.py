@@ -1,16 +1,10 @@
-"""Fine-tuning: weights from a file, a head of other classes, what is frozen, and a slower backbone."""
+"""Fine-tuning: a head of other classes, what is frozen, a slower backbone, and a run that is resumed."""
 
-import argparse
-import collections
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from fit_kit import few_digits, fresh_net
 from training.__main__ import main
@@ -18,10 +12,8 @@ from training.data import DATA_SETS, Split
 from training.loop.fit import Start, fit
 from training.loop.optimize import build_optimizer, set_learning_rate
 from training.nets import NetError
-from training.nets.weights import find_head, freeze, load_all_weights, load_weights, renamed
-from training.runs.checkpoint import CheckpointError, load_checkpoint
-from training.runs.source import read_source
-from training.runs.weights_file import KEYS
+from training.nets.weights import find_head, freeze
+from training.runs.checkpoint import load_checkpoint
 from training.settings.config import FitConfig
 from training_kit import tiny_split
 
@@ -152,202 +144,3 @@ def test_a_pattern_that_freezes_nothing_or_all_is_refused(source, tmp_path, caps
     assert tune(tmp_path / "run", source, "--data", "tiny", "--freeze", what) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-class Outer(nn.Module):
-    """A net whose own names begin as a trainer's do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-
-
-@pytest.mark.parametrize(
-    "form",
-    ["{}", "module.{}", "model.{}", "_orig_mod.module.{}", "model._orig_mod.{}", "module.model.{}"],
-)
-def test_names_that_a_wrapper_or_trainer_changed_are_the_nets(form):
-    for net in (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), Outer()):
-        wanted = net.state_dict()
-        given = {form.format(name.removeprefix("model.")): value for name, value in wanted.items()}
-        found = renamed(given | {"criterion.weight": torch.ones(1)}, net)
-        assert found.keys() == wanted.keys() | {"criterion.weight"}
-        assert all(found[name] is value for name, value in wanted.items())
-
-
-def test_a_name_that_the_net_has_itself_is_left_as_it_is():
-    net = nn.Sequential(nn.Linear(2, 2))
-    given = {"0.weight": torch.ones(1), "0.bias": torch.zeros(1), "model.0.weight": torch.zeros(1)}
-    assert renamed(given, net).keys() == given.keys()
-    # the ImageNet example of PyTorch wraps only `features`
-    inner = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
-    assert renamed({"0.module.0.bias": torch.ones(1)}, inner).keys() == {"0.0.bias"}
-
-
-def test_weights_that_fit_nowhere_are_named():
-    with pytest.raises(NetError, match=r"fit nowhere: it has x.1, x.2, x.3 and 1 more, the net has blocks.0"):
-        load_weights(fresh_net(FEW), {f"x.{index}": torch.ones(1) for index in range(1, 5)}, "a.pt")
-    wide = fresh_net(FEW).state_dict() | {"blocks.4.weight": torch.ones(9, 4, 3, 3)}
-    with pytest.raises(NetError, match=r"blocks.4.weight is \(9, 4, 3, 3\), and the net wants"):
-        load_weights(fresh_net(FEW), wide, "a.pt")
-
-
-def test_what_was_not_loaded_is_named():
-    weights = fresh_net(FEW, 1).state_dict()
-    weights["extra.weight"] = torch.ones(1)
-    del weights["blocks.0.weight"]
-    net = fresh_net(FEW)
-    notes = " / ".join(load_weights(net, weights, "a.pt"))
-    assert "not in a.pt, so new: blocks.0.weight" in notes
-    assert "of a.pt not used: extra.weight" in notes
-    assert torch.equal(net.state_dict()["head.3.weight"], weights["head.3.weight"])
-
-
-def write_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, value in weights.items():
-        content = value.contiguous().numpy().tobytes()
-        kind = {torch.float32: "F32", torch.int64: "I64"}[value.dtype]
-        ends = [len(data), len(data) + len(content)]
-        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": ends}
-        data += content
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
-def test_state_dicts_and_safetensors_are_read(tmp_path):
-    weights = fresh_net(FEW).state_dict()
-    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "theirs.pth")
-    torch.save(weights, tmp_path / "bare.pt")
-    write_safetensors(tmp_path / "weights.safetensors", weights)
-    for name in ("theirs.pth", "bare.pt", "weights.safetensors"):
-        found = read_source(tmp_path / name).weights
-        assert found.keys() == weights.keys()
-        assert all(torch.equal(found[key], value) for key, value in weights.items()), name
-
-
-@pytest.mark.parametrize("cut", [4, 60, -8])
-def test_a_torn_safetensors_file_is_one_sentence(tmp_path, cut):
-    path = tmp_path / "weights.safetensors"
-    write_safetensors(path, {"a": torch.ones(4)})
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match=r"is no whole \.safetensors file"):
-        read_source(path)
-
-
-@pytest.mark.parametrize("record", [[1, 2], {"epoch": 3}, {}])
-def test_a_file_without_weights_is_one_sentence(tmp_path, record):
-    torch.save(record, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="holds no state dict"):
-        read_source(tmp_path / "a.pt")
-
-
-@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: {"model": net, "epoch": 1}])
-def test_a_pickled_net_is_not_run(tmp_path, wrap):
-    torch.save(wrap(nn.Linear(2, 2)), tmp_path / "net.pt")
-    with pytest.raises(CheckpointError, match=r"it holds a pickled net \(torch.nn.modules.linear.Linear\)"):
-        read_source(tmp_path / "net.pt")
-
-
-class Runs:
-    """A pickle that would run a command."""
-
-    def __reduce__(self):
-        return (os.system, ("touch ran",))
-
-
-def test_a_pickle_that_runs_a_command_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": {"a": torch.ones(1)}, "config": Runs()}, "a.pt")
-    with pytest.raises(CheckpointError, match=r"a.pt is no file of weights: it cannot be read without run"):
-        read_source(Path("a.pt"))
-    assert not Path("ran").exists()
-
-
-def test_what_trainers_save_beside_the_weights_is_left_out(tmp_path):
-    weights = {"a": torch.ones(2)}
-    record = {
-        "args": argparse.Namespace(lr=0.1, path=Path("a")),
-        "best": np.float64(0.9),
-        "history": collections.defaultdict(list, {"loss": [1.0]}),
-        "optimizer": torch.optim.SGD([torch.ones(1)], lr=0.1).state_dict(),
-    }
-    for key in KEYS:
-        torch.save({**record, key: weights}, tmp_path / "a.pt")
-        assert read_source(tmp_path / "a.pt").weights.keys() == {"a"}, key
-    torch.save({"model": {"state_dict": weights}}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    assert read_source(tmp_path / "a.pt").weights.keys() == {"a"}
-
-
-WEIGHTS = {"a": torch.ones(2), "b": torch.ones(3)}
-FORMS = {
-    "a key of its own": {"generator": WEIGHTS, "epoch": 3},
-    "two levels down": {"checkpoint": {"state_dict": WEIGHTS}},
-    "an average in a module": {"ema": {"decay": 0.9, "module": WEIGHTS}, "model": {"a": torch.zeros(2)}},
-    "an average beside it": {"params": {"a": torch.zeros(2)}, "params_ema": WEIGHTS},
-    "a number among them": {**WEIGHTS, "epoch": 3},
-    "an optimizer's tensors": {"optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}, "teacher": WEIGHTS},
-}
-
-
-@pytest.mark.parametrize("record", FORMS.values(), ids=FORMS)
-def test_weights_are_found_wherever_they_are_the_only_ones(tmp_path, record):
-    torch.save(record, tmp_path / "a.pt")
-    found = read_source(tmp_path / "a.pt").weights
-    assert found.keys() == WEIGHTS.keys()
-    assert found["a"].all()
-
-
-def test_two_nets_in_a_file_are_not_chosen_from(tmp_path):
-    torch.save({"student": WEIGHTS, "teacher": WEIGHTS}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"it has student, teacher: save net\.state_dict\(\) alone"):
-        read_source(tmp_path / "a.pt")
-
-
-def test_safetensors_under_another_name_and_what_is_neither(tmp_path):
-    write_safetensors(tmp_path / "pytorch_model.bin", WEIGHTS)
-    assert read_source(tmp_path / "pytorch_model.bin").weights.keys() == WEIGHTS.keys()
-    (tmp_path / "a.pt").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"neither torch\.save nor safetensors wrote it"):
-        read_source(tmp_path / "a.pt")
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        (lambda own: {f"backbone.{name}": value for name, value in own.items()}, None),
-        (
-            lambda own: {**{f"model.{name}": value for name, value in own.items()}, "loss.w": torch.ones(1)},
-            None,
-        ),
-        (lambda own: {name: value.to_sparse() for name, value in own.items()}, None),
-        (
-            lambda own: {f"{at}.{name}": own[name] for at in ("student", "teacher") for name in own},
-            "2 missing",
-        ),
-        (lambda own: {**own, "fc.weight": torch.ones(1)}, "1 unexpected \\(fc.weight\\)"),
-        (
-            lambda own: {name: value.to("meta") for name, value in own.items()},
-            "tensors \\(meta, torch.float32\\)",
-        ),
-    ],
-    ids=["a prefix", "a loss beside it", "sparse", "two prefixes", "one more", "no numbers"],
-)
-def test_names_under_a_prefix_are_those_of_the_net_where_that_is_clear(change, error):
-    theirs, net = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
-    given = change(theirs.state_dict())
-    if error is not None:
-        with pytest.raises(NetError, match=error):
-            load_all_weights(net, given, "a.pt")
-        return
-    load_all_weights(net, given, "a.pt")
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in net.state_dict().items())
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_an_average_is_preferred_and_a_script_is_refused(tmp_path):
-    torch.save({"model": {"a": torch.zeros(1)}, "model_ema": {"module.a": torch.ones(1)}}, tmp_path / "a.pt")
-    assert read_source(tmp_path / "a.pt").weights["module.a"] == 1
-    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
-    with pytest.raises(CheckpointError, match="TorchScript"):
-        read_source(tmp_path / "script.pt")

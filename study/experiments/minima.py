@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import NullFormatter
 
 from study.claims import LOSS, Claim
 from study.experiments.surface import NETS, clipped, settings_of
@@ -15,7 +16,7 @@ from study.experiments.tuning import runs_of, tune
 from study.finding import Finding, Plot, describe_nets, with_spread
 from study.lab import Measure, Result
 from study.minima import INITIAL, OPTIMIZERS, Minima
-from study.nets import IN_WORDS, Norm
+from study.nets import Norm
 from study.rows import load_rows
 from study.scale import Scale
 from study.surface import SLICE_ROWS
@@ -89,7 +90,7 @@ def guessing(scale: Scale) -> float:
 
 def claims_of(case: Case, found: list[Result], margin: float) -> list[Claim]:
     """Of one net with or without BatchNorm."""
-    which = f"{case[0]} {IN_WORDS[case[1]]}" + ("" if case[1] == "before" else " BatchNorm")
+    which = in_words(case)
     return [
         Claim(
             text=f"SGD, Adam and RMSprop end in different basins ({which})",
@@ -106,6 +107,11 @@ def claims_of(case: Case, found: list[Result], margin: float) -> list[Claim]:
             unit=LOSS,
         ),
     ]
+
+
+def in_words(case: Case) -> str:
+    """Which net, with or without BatchNorm."""
+    return f"{case[0]} {'with' if case[1] == 'before' else 'without'} BatchNorm"
 
 
 def between_minima(result: Result) -> float:
@@ -129,7 +135,7 @@ def barrier(line: list[float | None]) -> float:
 def to_row(case: Case, rates: dict[str, float], found: list[Result]) -> list[str]:
     """One line of the table."""
     return [
-        f"{case[0]} {IN_WORDS[case[1]]}",
+        in_words(case),
         *(
             f"{rates[optimizer]:.3g}; "
             f"{with_spread([each['lines'][f'{INITIAL}-{optimizer}'][-1] for each in found], 3)}; "
@@ -151,11 +157,11 @@ def draw(scale: Scale, results: Results) -> Plot:
     for (net, norm), plane, lines in zip(results, *panels, strict=True):
         first = results[net, norm][0]
         draw_plane(plane, first["plane"], levels, colors, top)
-        plane.set_title(f"{net} {IN_WORDS[norm]}", loc="left", color=INK, fontsize=10)
+        plane.set_title(in_words((net, norm)), loc="left", color=INK, fontsize=10)
         draw_lines(lines, first["lines"], top)
     panels[0][0].set_ylabel("distance in the plane of the minima", color=INK, fontsize=9)
     panels[1][0].set_ylabel("train loss on straight lines", color=INK, fontsize=9)
-    panels[1][0].legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=3)
+    panels[1][-1].legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=3)
     ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if levels[0] <= tick <= levels[-1]]
     bar = figure.colorbar(
         ScalarMappable(colors, "viridis"), ax=list(panels[0]), shrink=0.9, ticks=ticks, format="{x:g}"
@@ -166,7 +172,7 @@ def draw(scale: Scale, results: Results) -> Plot:
     shows = (
         "Above: train loss on the plane through the minima of SGD, Adam and RMSprop, with the projection of "
         "the initial point (hollow). Below: on straight lines from the initial point to each minimum "
-        "(solid), and between minima (dashed). First seed"
+        "(colours), and between minima (grey). First seed"
     )
     return Plot(name="minima.png", shows=shows, figure=figure)
 
@@ -201,12 +207,14 @@ def draw_lines(axes: Axes, lines: dict[str, list[float | None]], top: float) -> 
     for optimizer in OPTIMIZERS:
         losses = [math.nan if loss is None else loss for loss in lines[f"{INITIAL}-{optimizer}"]]
         axes.plot(share, losses, color=COLORS[optimizer], linewidth=2, label=f"initial → {NAMES[optimizer]}")
-    for one, other in itertools.combinations(OPTIMIZERS, 2):
+    for (one, other), style in zip(itertools.combinations(OPTIMIZERS, 2), ("--", "-.", ":"), strict=True):
         losses = [math.nan if loss is None else loss for loss in lines[f"{one}-{other}"]]
-        name = f"{NAMES[one]} → {NAMES[other]}"
-        axes.plot(share, losses, color=COLORS[other], linewidth=1.2, linestyle="--", label=name)
-    axes.axhline(top, color=INK, linewidth=0.8, linestyle=":")
+        axes.plot(
+            share, losses, color=INK, linewidth=1.3, linestyle=style, label=f"{NAMES[one]} → {NAMES[other]}"
+        )
+    axes.axhline(top, color=INK, linewidth=0.8)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(colors=INK, labelsize=8)
-    axes.set_xlabel("share of the way; dotted: guessing", color=INK, fontsize=9)
+    axes.set_xlabel("share of the way; thin line: guessing", color=INK, fontsize=9)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from study import rows, scale
+from study.experiments import tuning
 from study.minima import INITIAL, OPTIMIZERS, Minima
-from study.scale import Scale
+from study.scale import TUNING_SEEDS, Scale
 from study.short_run import ShortRun
 from training.data import DATA_SETS
 from training_kit import tiny_split
@@ -42,6 +43,7 @@ def use_tiny_data(patch: pytest.MonkeyPatch) -> None:
     split = tiny_split()
     patch.setitem(DATA_SETS, "tiny", lambda: split)
     patch.setattr(scale, "QUICK", TINY)
+    patch.setattr(tuning, "TUNING_SEEDS", TUNING_SEEDS[:1])  # half of the runs
     rows.load_rows.cache_clear()
     rows._load_once.cache_clear()
 

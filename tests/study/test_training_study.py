@@ -90,15 +90,14 @@ def test_processes_side_by_side_give_the_same_and_a_dead_one_is_a_sentence(tmp_p
     """Real processes; each computes with one thread, as this one does."""
     with Lab(tmp_path, {}, jobs=2) as lab:
         results = lab.measure([Square(number=number) for number in range(6)])
+        with pytest.raises(StudyError, match="a process of the study was killed"):
+            lab.measure([Killed(number=1), Killed(number=2)])
     assert [result["square"] for result in results] == [0, 1, 4, 9, 16, 25]
     assert {result["threads"] for result in results} == {1}
     assert os.getpid() not in {result["process"] for result in results}
     assert not CALLS
     (alone,) = Lab(tmp_path / "..", {}).measure([Square(number=7)])
     assert alone["threads"] == 1
-    told = "a process of the study was killed"
-    with Lab(tmp_path, {}, jobs=2) as other, pytest.raises(StudyError, match=told):
-        other.measure([Killed(number=1), Killed(number=2)])
     assert squares(lab, *range(6)) == [0, 1, 4, 9, 16, 25]
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: state dicts, safetensors, trainers' checkpoints; torn or dangerous ones are a sentence."""
+"""Files of weights: state dicts, safetensors, trainers' checkpoints; torn and dangerous ones are refused."""
 
 import argparse
 import collections

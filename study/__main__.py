@@ -102,8 +102,8 @@ def run_study(flags: argparse.Namespace, words: Sequence[str]) -> Path:
                         break
             except NotMeasuredError:
                 # Of an experiment that is not wanted now, the last look that was measured counts.
-                if name not in findings:
-                    missing.append(name)
+                had = f"{look.num_before} seeds of {scale.looks[-1]}, and not decided"
+                missing.append(f"`{name}`: {had if name in findings else 'not measured'}")
     command = shlex.join(["python", "-m", "study", *words])
     for name, content in write_report(scale, rows, findings, missing, command).items():
         publish(flags.out / name, content)

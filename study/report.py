@@ -37,7 +37,7 @@ def write_report(
     """Plots, claims as JSON, and the page that shows both."""
     files = {plot.name: to_png(plot.figure) for finding in findings.values() for plot in finding.plots}
     files[CLAIMS] = (json.dumps(to_json(findings), ensure_ascii=False, indent=1) + "\n").encode()
-    left_out = [*(f"`{name}`: not measured" for name in missing), *describe_left_out(scale)]
+    left_out = [*missing, *describe_left_out(scale)]
     blocks = [
         "# What BatchNorm did here",
         describe_conditions(scale, rows, command),

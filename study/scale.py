@@ -52,6 +52,11 @@ class Scale:
         return tuple(range(FIRST_SEED, FIRST_SEED + self.looks[self.look]))
 
     @property
+    def num_before(self) -> int:
+        """How many seeds the look before this one had; none before the first."""
+        return self.looks[self.look - 1] if self.look else 0
+
+    @property
     def first(self) -> "Scale":
         """The first look, with the fewest seeds: for what a plot shows and no claim compares."""
         return replace(self, look=0)

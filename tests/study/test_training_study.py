@@ -200,6 +200,15 @@ def test_more_seeds_only_until_every_claim_is_decided(tmp_path, monkeypatch):
     assert main([*flags, "--seeds", "7"]) == 0
     assert [len(seeds) for seeds in looks] == [5, 7]
 
+    def unfinished(scale, measure):
+        if len(scale.seeds) > 5:
+            raise NotMeasuredError("there is no more")
+        return experiment(scale, measure)
+
+    monkeypatch.setattr("study.experiments.EXPERIMENTS", {"order": unfinished})
+    assert main(flags) == 0
+    assert "- `order`: 5 seeds of 20, and not decided" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
 
 def _interrupt_at(call: int):
     calls = iter(range(1, call + 1))

@@ -6,7 +6,7 @@ In: pictures, or arrays by input name.  Out: bodies; from responses, an `Answer`
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,17 +63,11 @@ def encoded(picture: Picture) -> bytes:
     if isinstance(picture, np.ndarray):
         from PIL import Image
 
-        shape = picture.shape
-        if (
-            picture.dtype != np.uint8
-            or shape[2:] not in ((), (1,), (3,), (4,))
-            or len(shape) < 2
-            or 0 in shape
-        ):
-            raise BadRequest(
-                f"pixels are uint8 of shape (height, width) or (height, width, 3 or 4), "
-                f"got {picture.dtype} of shape {shape}"
-            )
+        dtype, shape = picture.dtype, picture.shape
+        has_channels = len(shape) == 3 and shape[2] in (1, 3, 4)
+        if dtype != np.uint8 or not picture.size or not (len(shape) == 2 or has_channels):
+            expected = "uint8 of shape (height, width) or (height, width, 3 or 4)"
+            raise BadRequest(f"pixels are {expected}, got {dtype} of shape {shape}")
         picture = Image.fromarray(picture[..., 0] if shape[2:] == (1,) else picture)
     if not hasattr(picture, "save"):
         kind = type(picture).__name__
@@ -147,19 +141,16 @@ def read_predictions(response: httpx.Response) -> list[Prediction]:
 
 
 def _prediction(told: Mapping[str, Any]) -> dict[str, Any]:
-    top, labels = (
-        [(each["label"], each["probability"]) for each in told.get(key, ())] for key in ("top", "labels")
-    )
-    label, probability = top[0] if top else ("", 0.0)
+    top = _ranked(told.get("top", ()))
+    labels = _ranked(told["labels"]) if "labels" in told else top[:1]
     tensor = told.get("output", {"datatype": "FP64", "shape": -1, "data": told.get("embedding")})
-    has_values = tensor["data"] is not None
-    return {
-        "label": label,
-        "probability": probability,
-        "top": top,
-        "labels": labels if "labels" in told else top[:1],
-        "values": _from_json(tensor) if has_values else None,
-    }
+    values = None if tensor["data"] is None else _from_json(tensor)
+    label, probability = top[0] if top else ("", 0.0)
+    return {"label": label, "probability": probability, "top": top, "labels": labels, "values": values}
+
+
+def _ranked(told: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    return [(each["label"], each["probability"]) for each in told]
 
 
 def _from_json(tensor: Mapping[str, Any]) -> np.ndarray:

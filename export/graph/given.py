@@ -8,7 +8,7 @@ that follow from them; and a range for each size that stays open.
 A name stands for one size wherever it is: "H" of one input is "H" of every other.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -42,11 +42,11 @@ class _Binding:
 
 
 def with_sizes(
-    model: ir.Model, shapes: Shapes, infer: Callable[[ir.Model], object] = infer_through_targets
+    model: ir.Model, shapes: Shapes, *, infer: bool = True
 ) -> tuple[ir.Model, dict[str, SizeRange]]:
     """A copy with these sizes, and the ranges; the number of rows stays open.
 
-    `infer` writes the sizes that follow, in place.  Raises SourceError where they do not fit.
+    The sizes that follow from them are written too, unless not to `infer` them.  Raises SourceError where they do not fit.
     """
     if not shapes:
         return model, {}
@@ -60,7 +60,7 @@ def with_sizes(
             _bind_input(_input_named(model, inputs, name), shape, binding)
     ranges = {name: given for name, given in binding.bound.items() if isinstance(given, SizeRange)}
     numbers = {name: given for name, given in binding.bound.items() if isinstance(given, int)}
-    _bind_shapes(model, numbers, infer)
+    _bind_shapes(model, numbers, infer=infer)
     if missing := [name for name in _open_names(model) if ranges and name not in ranges]:
         raise SourceError(f"--input-shape: no size and no range is given for '{missing[0]}'")
     return model, ranges
@@ -146,16 +146,14 @@ def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Bindi
     value.shape = ir.Shape(found)
 
 
-def _bind_shapes(
-    model: ir.Model, numbers: Sizes, infer: Callable[[ir.Model], object] = infer_through_targets
-) -> None:
+def _bind_shapes(model: ir.Model, numbers: Sizes, *, infer: bool = True) -> None:
     for value in _inputs(model):
         if value.shape:
             rows, *others = sizes_of(value)
             sizes = [rows, *(numbers.get(size, size) if isinstance(size, str) else size for size in others)]
             value.shape = ir.Shape(sizes)
-    _forget_sizes(model)
-    infer(model)
+    if infer:
+        _infer_again(model)
 
 
 def _inputs(model: ir.Model) -> list[ir.Value]:
@@ -189,7 +187,7 @@ def _number_or_range(given: Given | str, name: str) -> Given:
     return given
 
 
-def _forget_sizes(model: ir.Model) -> None:
+def _infer_again(model: ir.Model) -> None:
     """Forget what was inferred from open sizes; only the number of rows of an output is kept."""
     for node in model.graph:
         for output in node.outputs:
@@ -197,3 +195,4 @@ def _forget_sizes(model: ir.Model) -> None:
                 output.shape = ir.Shape([output.shape[0], *[None] * (len(output.shape) - 1)])
             elif not output.is_graph_output():
                 output.shape = None
+    infer_through_targets(model)

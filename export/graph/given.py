@@ -46,8 +46,7 @@ def with_sizes(
 ) -> tuple[ir.Model, dict[str, SizeRange]]:
     """A copy with these sizes, and the ranges; the number of rows stays open.
 
-    The sizes that follow from them are written too, unless not to `infer` them.  Raises SourceError where they
-    do not fit.
+    The sizes that follow are written too, unless not to `infer`.  Raises SourceError where they do not fit.
     """
     if not shapes:
         return model, {}

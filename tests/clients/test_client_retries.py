@@ -1,6 +1,7 @@
 """`foldserve.client` against a service that misbehaves: what is tried again, how long, and the errors."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable
@@ -181,3 +182,7 @@ def test_the_answer_to_every_task_is_read() -> None:
     assert found["embedding"].values.tolist() == [0.25, -1.5]
     assert found["spatial"].values.tolist() == [[[0.25, -1.5]]]
     assert found["spatial"].values.dtype == "float32"
+    several = json.loads(BY_TASK["multi-label"])
+    several["predictions"][0]["labels"] = several["predictions"][0]["top"]
+    with mocked(in_turn(httpx.Response(200, json=several))[0]) as client:
+        assert client.predict(b"x").labels == [("cat", 0.91), ("dog", 0.4)]

@@ -12,6 +12,7 @@ A table's column of pictures is called `image`, `jpg`, `png` or `picture`, and h
 """
 
 import hashlib
+import math
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from service.contract.manifest import Manifest
 from service.contract.tensors import TensorSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+CHUNK_BYTES = 2 << 20
 PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture")
 
 
@@ -40,14 +42,18 @@ class Chunk:
 
 
 class Input:
-    """An input that has been recognised; `num_rows` is None where only reading tells."""
+    """An input that has been recognised; `num_rows` is None where only reading tells.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    `part` is the number of rows of a part of the output, which a chunk does not exceed.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, part: int) -> None:
         if not path.exists():
             raise BatchError(f"{path}: no such file or folder")
         self._path = path
         self._manifest = manifest
         self._files: list[Path] = []
+        self._part = part
         self.num_rows: int | None = None
         if path.is_dir():
             self._read = self._folder
@@ -74,7 +80,10 @@ class Input:
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def chunks(self, size: int, start: int) -> Iterator[Chunk]:
-        """Chunks of `size` rows, the last one smaller, from row `start` on; raises BatchError."""
+        """Chunks of `size` rows, the last one smaller, from row `start` on; raises BatchError.
+
+        Small rows of arrays come several times `size` at once, up to a part: a chunk has its price.
+        """
         try:
             yield from self._read(size, start)
         except (OSError, EOFError, tarfile.TarError, ValueError) as error:
@@ -101,13 +110,21 @@ class Input:
 
     def _npz(self, size: int, start: int) -> Iterator[Chunk]:
         first = start
-        for part in stream_rows(self._path, list(self._arrays.values()), size, start):
+        for part in stream_rows(self._path, list(self._arrays.values()), self._times(size), start):
             arrays = {
                 spec.name: _typed(part[self._arrays[spec.name]], spec) for spec in self._manifest.inputs
             }
             stop = first + len(next(iter(part.values())))
             yield Chunk(keys=[str(row) for row in range(first, stop)], arrays=arrays)
             first = stop
+
+    def _times(self, size: int) -> int:
+        """The multiple of `size` rows that CHUNK_BYTES and a part hold, at least one."""
+        specs = self._manifest.inputs
+        if self._manifest.sizes is not None:
+            return size
+        row_bytes = sum(math.prod(spec.row_shape) * np.dtype(spec.dtype).itemsize for spec in specs)
+        return size * max(1, min(CHUNK_BYTES // (size * row_bytes), self._part // size))
 
     def _parquet(self, size: int, start: int) -> Iterator[Chunk]:
         import pyarrow.parquet
@@ -122,10 +139,11 @@ class Input:
                 f"or pictures in one of {', '.join(PICTURE_COLUMNS)}"
             )
         columns = inputs if set(inputs) <= set(names) else [str(of_pictures)]
+        chunk = self._times(size) if columns == inputs else size
         with_keys = [*columns, "key"] if "key" in names and "key" not in columns else columns
         rows = (
             record.slice(max(start - first, 0))
-            for record, first in _counted(table.iter_batches(size, columns=with_keys))
+            for record, first in _counted(table.iter_batches(chunk, columns=with_keys))
             if first + len(record) > start
         )
         for row, record in _positions(rows, start):

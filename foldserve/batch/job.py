@@ -68,7 +68,7 @@ class Job:
         self._manifest = self._bundle.manifest
         self._options = options
         self._columns = Columns(self._bundle, options)
-        self.input = Input(source, self._manifest)
+        self.input = Input(source, self._manifest, options.part)
         job = {"bundle": self._bundle.digest, "input": self.input.digest(), "top": options.top}
         self.parts = Parts(output, {**job, "outputs": options.with_outputs})
 
@@ -134,10 +134,9 @@ class Job:
                 for spec in self._manifest.outputs
             }
         try:
-            if self._manifest.sizes is None:
-                return dict(self.engine.run(lane, [batch.tensors]).answers)
-            # Large rows do not all fit in one batch, and answers of several sizes share a part.
+            # Small rows come as several batches, large ones do not all fit in one.
             answers = self.engine.run_all(lane, batch.tensors)
+            # Answers of several sizes share a part.
             return {
                 spec.name: _apart(answers[spec.name]) if spec.open_sizes else answers[spec.name]
                 for spec in self._manifest.outputs

@@ -79,6 +79,6 @@ def draw(scale: Scale, losses: dict[Norm, list[list[float]]], guessing: float) -
     use_powers_of_two(axes, scale.rates)
     axes.set_ylim(0, 1.05 * top)
     label(axes, "learning rate, constant", f"train loss at the end of {scale.steps} steps")
-    legend(axes, loc="center", bbox_to_anchor=(0.66, 0.62))
+    legend(axes, loc="center", bbox_to_anchor=(0.72, 0.62))
     shows = "Final train loss against the learning rate, mean and range over the seeds"
     return Plot(name="learning-rate.png", shows=shows, figure=figure)

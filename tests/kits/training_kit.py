@@ -59,6 +59,12 @@ def tiny_split() -> Split:
     )
 
 
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Runs draw no picture, which takes longer than an epoch of theirs: for tests that read none."""
+    for draw in ("publish_curves", "publish_predictions"):
+        patch.setattr(f"training.runs.run.{draw}", lambda *arguments: None)
+
+
 def lively(net: nn.Module) -> nn.Module:
     """Statistics of real activations, γ > 0 and large β."""
     chance = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from training.nets import NetError
 from training.nets.weights import find_head, freeze
 from training.runs.checkpoint import load_checkpoint
 from training.settings.config import FitConfig
-from training_kit import tiny_split
+from training_kit import tiny_split, without_pictures
 
 FEW = few_digits()
 FLAGS = ["--device", "cpu", "--batch-size", "50", "--augment", "none"]
@@ -34,6 +34,7 @@ def _data(monkeypatch):
     letters = replace(tiny, facts=replace(tiny.facts, labels=list("abcdefghij")))
     for name, split in (("tiny", tiny), ("halves", halved(tiny)), ("letters", letters)):
         monkeypatch.setitem(DATA_SETS, name, lambda split=split: split)
+    without_pictures(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def source(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("source")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATA_SETS, "tiny", tiny_split)
+        without_pictures(patch)
         flags = ["--net", "cnn", "--net-setting", "channels=4,8", "--net-setting", "hidden=8"]
         assert main(["--out", str(out), *FLAGS, "--data", "tiny", "--epochs", "3", *flags]) == 0
     return out / "checkpoint.pt"

@@ -13,7 +13,7 @@ from training.data import DATA_SETS
 from training.loop.evaluate import predict
 from training.nets import build_net, settings_for
 from training.runs.checkpoint import load_checkpoint
-from training_kit import FACTS, lively, tiny_split
+from training_kit import FACTS, lively, tiny_split, without_pictures
 
 SMALL = ["--net", "cnn", "--net-setting", "channels=4,8", "--net-setting", "hidden=8"]
 FLAGS = ["--device", "cpu", "--batch-size", "50", "--data", "tiny", "--epochs", "1", *SMALL]
@@ -22,6 +22,7 @@ FLAGS = ["--device", "cpu", "--batch-size", "50", "--data", "tiny", "--epochs", 
 @pytest.fixture(autouse=True)
 def _data(monkeypatch):
     monkeypatch.setitem(DATA_SETS, "tiny", tiny_split)
+    without_pictures(monkeypatch)
 
 
 @pytest.mark.parametrize(

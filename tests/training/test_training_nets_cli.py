@@ -8,7 +8,7 @@ from training.__main__ import main
 from training.data import DATA_SETS, Split
 from training.runs import open as open_run
 from training.runs.checkpoint import load_checkpoint
-from training_kit import mistake, tiny_split
+from training_kit import mistake, tiny_split, without_pictures
 
 NO_NORM = f"{__name__}:no_norm"
 RESNET = ("--net", "resnet", "--net-setting", "depth=8", "--net-setting=width=3")
@@ -29,6 +29,7 @@ def tiny() -> Split:
 @pytest.fixture(autouse=True)
 def _tiny_data(tiny, monkeypatch):
     monkeypatch.setitem(DATA_SETS, "tiny", lambda: tiny)
+    without_pictures(monkeypatch)
 
 
 def test_settings_reach_the_net_and_its_checkpoint(tmp_path):

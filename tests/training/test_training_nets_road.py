@@ -22,7 +22,7 @@ from training.batchnorm.statistics import find_batchnorms
 from training.data import DATA_SETS, Split, normalize
 from training.nets import NETS
 from training.runs.checkpoint import load_checkpoint
-from training_kit import SMALLEST, tiny_split
+from training_kit import SMALLEST, tiny_split, without_pictures
 
 ELSEWHERE = f"{__name__}:two_convs"
 
@@ -72,6 +72,7 @@ def road(models, tiny) -> dict[str, Trained]:
     trained = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATA_SETS, "tiny", lambda: tiny)
+        without_pictures(patch)
         for name in NAMES:
             out = models.parent / "runs" / served_name(name)
             flags = [f"--net-setting={key}={word}" for key, word in SETTINGS[name].items()]

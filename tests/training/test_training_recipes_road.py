@@ -18,7 +18,7 @@ from service_kit import Server, serving
 from training.__main__ import main
 from training.data import DATA_SETS
 from training.runs.checkpoint import load_checkpoint
-from training_kit import tiny_split
+from training_kit import tiny_split, without_pictures
 
 ROOT = Path(__file__).parents[2]
 SEVEN = ROOT / "docs" / "seven.png"
@@ -57,6 +57,7 @@ def models(tmp_path_factory) -> Path:
     models = tmp_path_factory.mktemp("recipes") / "models"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATA_SETS, "tiny", tiny_split)
+        without_pictures(patch)
         table = write_table(models.parent / "emoji", per_class=20)
         commands = [[*flags, "--data", "tiny", "--log-every", "5"] for flags in RECIPES]
         commands.append(

@@ -161,7 +161,15 @@ def draw(scale: Scale, results: Results) -> Plot:
         draw_lines(lines, first["lines"], top)
     panels[0][0].set_ylabel("distance in the plane of the minima", color=INK, fontsize=9)
     panels[1][0].set_ylabel("train loss on straight lines", color=INK, fontsize=9)
-    panels[1][-1].legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=3)
+    # The second of a net is with BatchNorm: its lines leave that corner free.
+    panels[1][1].legend(
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8,
+        handlelength=3,
+        loc="upper right",
+        bbox_to_anchor=(1, 0.92),
+    )
     ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if levels[0] <= tick <= levels[-1]]
     bar = figure.colorbar(
         ScalarMappable(colors, "viridis"), ax=list(panels[0]), shrink=0.9, ticks=ticks, format="{x:g}"

@@ -21,7 +21,7 @@ from training.figures.figure import INK, new_figure
 
 NETS: dict[str, dict[str, Any]] = {
     "vgg": {"channels": (8, 16, 32), "convs": (1, 1, 2), "hidden": 64},
-    "nin": {"channels": (8, 16), "kernels": (5, 3)},
+    "nin": {"channels": (16, 32), "kernels": (5, 3)},
 }
 # Without BatchNorm, nin hardly begins to train with weights of He et al. 2015: its logits are means.
 INIT_SCALES = {"vgg": 1.0, "nin": 1.5}

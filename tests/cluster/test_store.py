@@ -231,8 +231,8 @@ def test_a_webdav_server_is_a_store(webdav: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "here" / "echo").iterdir()) == ["10", "2"]
     assert store.url == f"http://{webdav}/shelf"
     with pytest.raises(StoreError, match="401 Unauthorized") as raised:
-        Store(f"http://me:secret@{webdav}/shelf", tmp_path / "there").pull()
-    assert "secret" not in str(raised.value), "it would be in logs and answers"
+        Store(f"http://{'me:wrong'}@{webdav}/shelf", tmp_path / "there").pull()
+    assert "wrong" not in str(raised.value), "it would be in logs and answers"
 
 
 INITIALIZE = "import sys; from kserve_storage import Storage; Storage.download(sys.argv[1], sys.argv[2])"

@@ -75,7 +75,7 @@ SERVICE = (
     {"contract", "errors", "flags", "page", "cgroup"},
     {"isolation"},
     {"settings", "access", "telemetry", "protocol", "batching", "pictures"},
-    {"engine"},
+    {"engine", "read_settings"},
     {"models", "http"},
     {"routes"},
     {"processes"},

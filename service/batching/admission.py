@@ -21,14 +21,17 @@ class Admission:
     forecast: Forecast
     queue_rows: int
 
-    def check_space(self, num_rows: int, waiting: int, running: int) -> None:
-        """Raise BadRequest if the rows can never fit, Overloaded if not beside those `waiting`."""
+    def check_space(self, num_rows: int, waiting: int, before: int) -> None:
+        """Raise BadRequest if the rows can never fit, Overloaded if not beside those `waiting`.
+
+        `before` are all rows that wait or run: those of long jobs take no space from a short one, but time.
+        """
         if num_rows > self.queue_rows:
             raise BadRequest(f"{num_rows} rows in one request, at most {self.queue_rows} are allowed")
         if waiting + num_rows > self.queue_rows:
             raise Overloaded(
                 f"{waiting} rows are waiting and {num_rows} more do not fit in a queue of {self.queue_rows}",
-                retry_after_s=_whole_seconds(self.forecast.drain_s(waiting + running)),
+                retry_after_s=_whole_seconds(self.forecast.drain_s(before)),
             )
 
     def check_time(

@@ -192,7 +192,7 @@ class Batcher:
     def _check_space(self, num_rows: int, *, is_long: bool) -> None:
         # Long jobs take no space from short ones: one client with many rows would lock all others out.
         waiting = self._queue.num_rows if is_long else self._queue.num_short_rows
-        self._admission.check_space(num_rows, waiting, self.running_rows)
+        self._admission.check_space(num_rows, waiting, self._queue.num_rows + self.running_rows)
 
     def _pump(self) -> None:
         """Start batches while a lane is free and rows wait; called whenever either may have become true.

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batcher_kit import LARGEST, GatedEngine, TimedEngine, now, started, submit, ys
@@ -122,6 +122,7 @@ async def test_a_refusal_states_when_to_retry(
 
 
 @settings(max_examples=100)
+@example(num_rows=[1, 1, 1, 3, 3, 7, 4], pause_s=0.0)  # a short job waits for batches of a long one too
 @given(num_rows=st.lists(st.integers(1, 9), min_size=1, max_size=12), pause_s=st.floats(0, 12))
 async def test_a_full_queue_states_when_to_retry(num_rows: list[int], pause_s: float) -> None:
     batcher = started(TimedEngine(SECONDS), seconds=SECONDS)

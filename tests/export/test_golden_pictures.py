@@ -1,22 +1,17 @@
 """Golden pictures: measured at export, replayed at load and by verify, refused when they differ."""
 
-import io
 import json
 import re
 import shutil
 from pathlib import Path
 
-import httpx
 import numpy as np
-import onnx
-import orjson
 import pytest
-from onnx import helper
 from PIL import Image
 
 from export.proof.pictures import golden_pictures, plain_row
 from export_kit import assert_refused, run_here
-from onnx_graphs import batchnorm, batchnorm_arrays, graph
+from picture_kit import FLAGS, save_net
 from service.contract import golden_pictures as contract
 from service.contract.bundle import open_bundle, sha256
 from service.contract.framing import Resize
@@ -27,32 +22,6 @@ from service.contract.pictures import read_image
 from service.contract.preprocessing import Preprocessing
 from service.engine.engine import EngineConfig
 from service.models.repository import Refused, load_version
-from service.routes.answers import ModelMetadata, PredictAnswer
-from service_kit import serving
-
-FLAGS = ("--mean", "0.5,0.4,0.3", "--std", "0.2,0.2,0.1", "--resize", "shorter:14", "--crop", "12")
-
-
-def save_net(folder: Path, *, tail: str = "classes", shape: tuple[int, int, int] = (3, 12, 12)) -> Path:
-    """Conv → BatchNormalization, then an average per channel, or a map."""
-    arrays = {"w": np.random.default_rng(0).normal(size=(4, 3, 3, 3)), **batchnorm_arrays(4, 0)}
-    nodes = []
-    entry = "x"
-    if shape[2] == 3:
-        nodes.append(helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]))
-        entry = "t"
-    nodes += [
-        helper.make_node("Conv", [entry, "w"], ["h"], name="conv"),
-        batchnorm("h", "n" if tail == "classes" else "y"),
-    ]
-    if tail == "classes":
-        nodes += [
-            helper.make_node("GlobalAveragePool", ["n"], ["p"]),
-            helper.make_node("Flatten", ["p"], ["y"]),
-        ]
-    path = folder / f"{tail}.onnx"
-    onnx.save(graph(nodes, arrays, ["rows", *shape], dtype=np.float32), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -256,74 +225,3 @@ def test_the_one_implementation_is_the_plain_steps(how):
         rows = np.stack([row_of(content, preprocessing, "float32"), plain_row(image, preprocessing)])
         ours, plain = preprocessing.levels(rows)
         assert np.abs(ours - plain).max() < 1.001, name
-
-
-def png(size: tuple[int, int]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("tail", "flags", "keys"),
-    [
-        ("classes", (), {"label", "probability", "top"}),
-        ("classes", ("--task", "multi-label"), {"labels", "top"}),
-        ("classes", ("--task", "embedding"), {"embedding"}),
-        ("map", (), {"output"}),
-    ],
-)
-def test_answers_have_the_form_of_their_task(tmp_path, tail, flags, keys):
-    models = tmp_path / "models"
-    done = run_here("bundle", save_net(tmp_path, tail=tail), "--to", models / "net", *FLAGS, *flags)
-    assert done.returncode == 0, done.stderr
-    manifest = open_bundle(models / "net" / "1").manifest
-    content = png((20, 31))
-    row = row_of(content, manifest.preprocessing, "float32")
-    with serving(models) as server:
-        whole = httpx.post(f"{server.url}/predict?row=true", content=content).content
-        described = httpx.get(f"{server.url}/v2/models/net").content
-        body = {
-            "inputs": [
-                {"name": "x", "shape": [1, *row.shape], "datatype": "FP32", "data": row.ravel().tolist()}
-            ]
-        }
-        raw = httpx.post(f"{server.url}/v2/models/net/infer", json=body).json()["outputs"][0]["data"]
-    (form,) = PredictAnswer.model_validate_json(whole).predictions
-    assert type(form).__name__.lower() == manifest.postprocessing.task.replace("-", "")
-    answer = orjson.loads(whole)["predictions"][0]
-    assert answer.pop("row")["shape"] == [3, 12, 12]
-    assert set(answer) == keys
-    ModelMetadata.model_validate_json(described)
-    facts = orjson.loads(described)
-    assert facts["preprocessing"]["resize"]["size"] == [14]
-    assert facts["postprocessing"]["task"] == manifest.postprocessing.task
-    if tail == "map":
-        assert answer["output"]["shape"] == [4, 10, 10]
-        np.testing.assert_allclose(answer["output"]["data"], raw, rtol=1e-5)
-    elif "embedding" in keys:
-        np.testing.assert_allclose(answer["embedding"], raw, rtol=1e-5)
-    else:
-        logits = np.array(raw)
-        expected = 1 / (1 + np.exp(-logits)) if "labels" in keys else np.exp(logits) / np.exp(logits).sum()
-        best = answer["top"][0]
-        assert int(best["label"]) == int(expected.argmax())
-        assert abs(best["probability"] - expected.max()) < 1e-5
-        if "labels" in keys:
-            assert {int(each["label"]) for each in answer["labels"]} == set(
-                np.flatnonzero(expected >= 0.5).tolist()
-            )
-
-
-def test_channels_last_rows_are_served(tmp_path):
-    models = tmp_path / "models"
-    source = save_net(tmp_path, shape=(12, 12, 3))
-    done = run_here("bundle", source, "--to", models / "net", *FLAGS, "--layout", "NHWC", "--channels", "BGR")
-    assert done.returncode == 0, done.stderr
-    with serving(models) as server:
-        assert httpx.post(f"{server.url}/predict", content=png((9, 14))).status_code == 200
-
-
-def test_a_task_that_contradicts_the_output_is_refused(tmp_path):
-    done = run_here("bundle", save_net(tmp_path), "--to", tmp_path / "m", *FLAGS, "--task", "spatial")
-    assert_refused(done, "task spatial contradicts 'y', whose row is [4]")

@@ -51,11 +51,6 @@ def _no_calls():
     CALLS.clear()
 
 
-@pytest.fixture
-def _tiny_data(monkeypatch):
-    use_tiny_data(monkeypatch)
-
-
 def squares(lab: Lab, *numbers: int) -> list[int]:
     return [result["square"] for result in lab.measure([Square(number=number) for number in numbers])]
 
@@ -138,7 +133,7 @@ def test_the_report_has_every_claim_plot_and_conditions(studied):
     assert "depths: 8, 14 instead of 8, 20, 32" in report
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 def test_the_same_command_again_measures_nothing_and_writes_the_same(studied, tmp_path, capsys, monkeypatch):
     out = tmp_path / "copy"
     shutil.copytree(studied, out)
@@ -152,7 +147,7 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(studied, tm
         assert (out / path.name).read_bytes() == content, path.name
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 def test_one_experiment_alone_gives_the_same_numbers_and_says_what_is_missing(studied, tmp_path):
     assert main([*FLAGS, "--out", str(tmp_path), "--only", "order"]) == 0
     whole, alone = (json.loads((out / "claims.json").read_text()) for out in (studied, tmp_path))
@@ -162,7 +157,7 @@ def test_one_experiment_alone_gives_the_same_numbers_and_says_what_is_missing(st
     assert "`depth`: not measured" in report
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 def test_an_interrupted_study_goes_on(studied, tmp_path, capsys, monkeypatch):
     flags = [*FLAGS, "--out", str(tmp_path), "--only", "order"]
     with monkeypatch.context() as patch:
@@ -178,7 +173,7 @@ def test_an_interrupted_study_goes_on(studied, tmp_path, capsys, monkeypatch):
     assert f"{len(cells) - 2} cells measured" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 def test_more_seeds_only_until_every_claim_is_decided(tmp_path, monkeypatch):
     looks = []
 
@@ -221,7 +216,7 @@ def _interrupt_at(call: int):
     return count_gammas
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from distributed_kit import processes
 from study.measures import SATURATED, SMALLEST, accuracies, accuracy, gradient_norms, recalls, saturation
 from study.nets import Plain, build_study_net, weights_of
-from study.rows import Rows, load_rows, with_class_counts
+from study.rows import load_rows, with_class_counts
 from study.scale import QUICK, Scale, describe_left_out
 from study.short_run import accumulate_gradients, descend, draw_batches
-from study_kit import NUM_ROWS, a_run, use_tiny_data
+from study_kit import NUM_ROWS, a_run
 from training.batchnorm.statistics import SMALLEST_GAMMA, find_batchnorms
 from training.nets.variant import Shift, remove_batchnorms
 from training.settings.config import ConfigError
@@ -23,16 +23,7 @@ from training_kit import FACTS
 DEEP = {"depth": 8, "width": 4}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tiny_data():
-    with pytest.MonkeyPatch.context() as patch:
-        use_tiny_data(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def rows() -> Rows:
-    return load_rows("tiny", NUM_ROWS)
+pytestmark = pytest.mark.usefixtures("tiny_data")
 
 
 def built(norm="before", **changes) -> nn.Module:

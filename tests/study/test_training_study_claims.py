@@ -1,135 +1,17 @@
-"""One rule for all claims, and experiments that reach the verdicts which their results call for."""
+"""Experiments reach the verdicts which their results call for, and count what they say they count."""
 
 import math
-from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from study.claims import (
-    FACTOR,
-    LEVEL,
-    LOOKS,
-    NEGATIVE_DECADES,
-    POINTS,
-    Claim,
-    difference,
-    doublings,
-    half_width,
-    student_t,
-)
 from study.experiments import EXPERIMENTS
 from study.experiments.convergence import steps_to
 from study.experiments.learning_rate import largest_that_trains
 from study.experiments.surface import rise
 from study.experiments.tuning import final_loss, tune
-from study.lab import StudyError
 from study.minima import Minima
-from study.report import measured
 from study.scale import TUNING_SEEDS
-from study_kit import a_walk, planted, tiny_scale, use_tiny_data
-
-
-def claim(*values: float, margin: float = 0.0) -> Claim:
-    return Claim(text="", measured_by="", values=values, margin=margin, unit=POINTS)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 19, 20, 99])
-def test_the_quantiles_are_students(freedom):
-    """The share `level` of the density lies within ±t."""
-    constant = math.gamma((freedom + 1) / 2) / math.sqrt(freedom * math.pi) / math.gamma(freedom / 2)
-    for level in (0.95, LEVEL):
-        quantile = student_t(freedom, level)
-        t = np.linspace(-quantile, quantile, 100_001)
-        density = constant * (1 + t**2 / freedom) ** (-(freedom + 1) / 2)
-        assert np.trapezoid(density, t) == pytest.approx(level, abs=1e-6)
-    assert student_t(freedom) > student_t(freedom + 1)
-    assert student_t(4, 0.95) == pytest.approx(2.776, abs=5e-4), "as tables have it"
-
-
-def test_three_looks_err_no_more_often_than_one():
-    """Of true means at the margin, whatever look ends the experiment, at most 5 % are decided wrongly."""
-    assert len(LOOKS) * (1 - LEVEL) == pytest.approx(0.05)
-    chance, wrong = np.random.default_rng(0), 0
-    for _ in range(1000):
-        values = chance.normal(size=LOOKS[-1])
-        looks = [claim(*values[:count]).verdict for count in LOOKS]
-        wrong += any(verdict != "not decided" for verdict in looks)
-    assert wrong <= 50
-
-
-@pytest.mark.parametrize(
-    ("values", "margin", "verdict"),
-    [
-        ((0.05, 0.06, 0.07), 0.01, "held"),
-        ((0.05, 0.06, 0.07), 0.02, "not decided"),
-        ((0.05, 0.06, 0.07), 0.1, "not decided"),
-        ((0.05, 0.06, 0.07), 0.11, "did not hold"),
-        ((-0.05, -0.06, -0.07), 0.0, "did not hold"),
-        ((0.0, 0.0), -0.005, "held"),
-        ((0.01, 0.01), 0.01, "did not hold"),
-        ((-1.0, 1.0), 0.0, "not decided"),
-    ],
-)
-def test_the_rule(values, margin, verdict):
-    """0.06 ± 7.649 · 0.01 / √3 is 0.016 … 0.104."""
-    assert claim(*values, margin=margin).verdict == verdict
-
-
-numbers = st.lists(st.integers(-1000, 1000).map(float), min_size=2, max_size=21)
-
-
-@given(numbers, st.integers(-1000, 1000), st.randoms())
-def test_a_claim_and_its_opposite_never_both_hold(values, margin, chance):
-    one = claim(*values, margin=margin)
-    other = claim(*(-value for value in values), margin=-margin)
-    assert (one.verdict == "not decided") <= (
-        other.verdict == "not decided" or min(other.interval) == -margin
-    )
-    if one.verdict == "held":
-        assert other.verdict == "did not hold"
-    shuffled = chance.sample(values, len(values))
-    assert claim(*shuffled, margin=margin).verdict == one.verdict
-
-
-def test_twice_the_seeds_with_the_same_spread_say_more():
-    assert half_width([1, 2, 3, 1, 2, 3]) < half_width([1, 2, 3]) / 1.4
-
-
-@pytest.mark.parametrize("count", [1, 101])
-def test_too_few_and_too_many_seeds_are_refused(count):
-    with pytest.raises(StudyError, match=rf"seeds must lie in 2 \.\. 100, got {count}"):
-        half_width([0.0] * count)
-
-
-def test_pairs_are_taken_seed_by_seed():
-    assert difference([3, 5], [1, 1]) == (2, 4)
-    assert doublings([8, 2], [2, 4]) == (2, -1)
-    with pytest.raises(ValueError):
-        difference([1, 2], [1])
-
-
-def test_numbers_are_shown_in_their_units():
-    assert measured(replace(claim(1.0, 1.0, margin=0.5), unit=FACTOR)) == [
-        "> 1.41 ×",
-        "2",
-        "2.00 ×",
-        "2.00 × … 2.00 ×",
-        "–",
-        "**held**",
-    ]
-    falling = Claim(text="", measured_by="", values=(1.9, 2.1), margin=1.0, unit=NEGATIVE_DECADES)
-    assert measured(falling) == ["< 10^-1.0", "2", "10^-2.0", "10^-5.8 … 10^+1.8", "-14.1", "not decided"]
-    assert measured(claim(0.01, 0.02)) == [
-        "> +0.0 points",
-        "2",
-        "+1.5 points",
-        "-17.6 points … +20.6 points",
-        "+2.1",
-        "not decided",
-    ]
+from study_kit import a_walk, planted, tiny_scale
 
 
 def test_steps_are_counted_to_the_first_smoothed_loss_below_the_target():
@@ -171,11 +53,6 @@ def test_rates_are_tuned_with_seeds_that_measure_nothing_else():
     assert not set(TUNING_SEEDS) & set(tiny_scale().seeds)
 
 
-@pytest.fixture
-def _tiny_data(monkeypatch):
-    use_tiny_data(monkeypatch)
-
-
 def verdicts(name: str, tell, **changes) -> list[str]:
     return [
         each.verdict
@@ -198,7 +75,7 @@ def favouring(norms: set[str], near: float):
 HELD, FAILED = "held", "did not hold"
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(
     ("name", "good", "expected"),
     [
@@ -232,7 +109,7 @@ def falling_by(decades: float, norm: str):
     return tell
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(
     ("decades", "norm", "expected"),
     [
@@ -264,7 +141,7 @@ def by_batch(**accuracies: float):
     return tell
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(
     ("accuracies", "of_batches", "of_devices"),
     [
@@ -284,7 +161,7 @@ def test_planted_small_batches_decide_what_hurts_and_what_repairs(accuracies, of
     assert verdicts("devices", by_batch(**accuracies)) == of_devices
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(("cost", "expected"), [(0.0, HELD), (0.004, HELD), (0.02, FAILED), (-0.02, HELD)])
 def test_a_planted_cost_of_positive_gammas_is_found(cost, expected):
     def tell(cell):
@@ -293,7 +170,7 @@ def test_a_planted_cost_of_positive_gammas_is_found(cost, expected):
     assert set(verdicts("positive-gamma", tell)) == {expected}
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(("steep", "expected"), [("none", HELD), ("before", FAILED), ("neither", FAILED)])
 def test_a_planted_steep_surface_is_found(steep, expected):
     def tell(cell):
@@ -306,7 +183,7 @@ def test_a_planted_steep_surface_is_found(steep, expected):
     assert set(verdicts("surface", tell)) == {expected}
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(
     ("between", "from_initial", "expected"),
     [(0.0, 0.0, [FAILED, HELD]), (1.0, 0.0, [HELD, HELD]), (0.0, 1.0, [FAILED, FAILED])],
@@ -318,7 +195,7 @@ def test_planted_barriers_are_found(between, from_initial, expected):
     assert verdicts("minima", tell) == 2 * expected
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(
     ("shares", "good", "expected"),
     [
@@ -337,7 +214,7 @@ def test_planted_saturation_is_found(shares, good, expected):
     assert verdicts("saturation", tell) == 2 * expected
 
 
-@pytest.mark.usefixtures("_tiny_data")
+@pytest.mark.usefixtures("tiny_data")
 @pytest.mark.parametrize(
     ("rare", "expected"),
     [

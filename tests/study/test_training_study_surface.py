@@ -10,25 +10,15 @@ from torch.nn.functional import cross_entropy
 
 from study.minima import INITIAL, OPTIMIZERS, Minima
 from study.nets import build_study_net
-from study.rows import Rows, load_rows
 from study.short_run import descend
 from study.surface import SLICE_ROWS, Slice, axis, draw_direction, walk
-from study_kit import NUM_ROWS, a_run, use_tiny_data
+from study_kit import a_run
 from training_kit import FACTS
 
 DEEP = {"depth": 8, "width": 4}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tiny_data():
-    with pytest.MonkeyPatch.context() as patch:
-        use_tiny_data(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def rows() -> Rows:
-    return load_rows("tiny", NUM_ROWS)
+pytestmark = pytest.mark.usefixtures("tiny_data")
 
 
 def built(norm="before"):

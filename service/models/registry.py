@@ -26,16 +26,15 @@ from service.errors import BadRequest, Draining, NotInMemory, NotReady, UnknownM
 from service.models.background import in_thread
 from service.models.config import RegistryConfig
 from service.models.following import first_names, follow
-from service.models.memory import return_freed_memory
 from service.models.on_demand import OnDemand
 from service.models.readiness import reason_of, reason_on_demand
 from service.models.repository import Loaded, Refused, log_fact
+from service.models.retiring import Retiring
 from service.models.served import Served
 from service.models.state import ModelState
 from service.models.store import Store
 from service.telemetry.metrics import Metrics
 
-TRIM_S = 2.0
 RETRY_S = 10.0  # a model that could not be loaded on demand is not tried again before
 _log = logging.getLogger("foldserve")
 
@@ -54,11 +53,10 @@ class ModelRegistry:
         self._is_stopping = False
         self._store_reason: str | None = None  # why no model is known yet
         self._following: asyncio.Task[None] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring = Retiring()
         self._on_demand: OnDemand | None = None
         self._threads: LaneThreads | None = None  # of all models; None: each has its own
         self._has_proved = False
-        self._trimming: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Load in the background; `loaded` is set when every model has been tried."""
@@ -93,7 +91,7 @@ class ModelRegistry:
             self._following.cancel()
         if self._on_demand is not None:
             self._on_demand.close()
-        await asyncio.gather(*(version.close(timeout_s) for version in self.served), *self._retiring)
+        await asyncio.gather(*(version.close(timeout_s) for version in self.served), self._retiring.finish())
         if self._threads is not None:
             self._threads.stop()
 
@@ -215,7 +213,7 @@ class ModelRegistry:
                 self._on_demand.forget(state)
             if served is not None:
                 self.metrics.proved.pop((name, served.version), None)
-                self._retire(served)
+                self._retiring.add(served)
 
     def _load_all(self, call_in_loop: Callable[..., object]) -> None:
         try:
@@ -291,16 +289,10 @@ class ModelRegistry:
         if served is None:
             return
         await served.retire()
-        if self._trimming is None:  # now and then: it takes longer than small models take to load
-            self._trimming = asyncio.get_running_loop().call_later(TRIM_S, self._trim)
+        self._retiring.trim_soon()
 
     def _cool(self, state: ModelState) -> None:
         state.is_cold = state.served is None and not state.is_unloaded
-
-    def _trim(self) -> None:
-        self._trimming = None
-        self._retiring.add(task := asyncio.get_running_loop().create_task(in_thread(return_freed_memory)))
-        task.add_done_callback(self._retiring.discard)
 
     def _tried(self, name: str, *, is_served: bool) -> list[Loaded | Refused]:
         """What became of the versions, newest first; while one is served, a newest that fails is the last."""
@@ -334,22 +326,11 @@ class ModelRegistry:
         if self._on_demand is not None:
             self._on_demand.used(state)
         if before is not None:
-            self._retire(before)
+            self._retiring.add(before)
         log_fact(fact)
-
-    def _retire(self, served: Served) -> None:
-        """Let a version go once every request that was sent to it is answered."""
-        task = asyncio.get_running_loop().create_task(_retired(served))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
 
     def _end(self, name: str) -> None:
         state = self._states[name]
         state.is_loading = False
         if self.is_on_demand:
             self._cool(state)
-
-
-async def _retired(served: Served) -> None:
-    await served.retire()
-    await in_thread(return_freed_memory)

@@ -15,7 +15,7 @@ from export.fold.gauges.system import Price
 from export.fold.proved import FoldOptions, fold_proved, reference_of
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
-from export.graph.given import rows_at_once
+from export.graph.memory import rows_at_once
 from export.proof.prove import Proof, prove, prove_sizes
 from export.proof.steady import unsteady_rows
 from export.sources.source import Source

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from export.compute.comparable import why_rows_depend
 from export.compute.rows import resized
 from export.errors import ProofError, naming
-from export.graph.given import PROOF_BYTES, row_bytes, rows_at_once
+from export.graph.memory import rows_at_once, rows_that_fit
 from export.graph.prepare import ROWS
 from export.proof.choices import choices, untied
 from export.proof.golden import blended_inputs, golden_inputs
@@ -80,7 +80,7 @@ def make_golden(
     whole = len(next(iter(inputs.values())))
     at = f" at {described(sizes)}" if sizes else ""
     say(f"computing {whole} golden answers{at}: {source.truth}")
-    at_once = rows_at_once(source.graph, sizes, source.max_rows)
+    fitting = rows_at_once(source.graph, sizes)
     # torch and ONNX Runtime have threads of their own; ONNX's reference has none.
     is_reference = source.graph_truth is not None and source.graph_truth.is_exact
     try:
@@ -89,10 +89,8 @@ def make_golden(
             inputs,
             lambda row: say(f"golden answer {row} of {whole}{at}: {source.truth}"),
             is_exact=source.graph_truth is None or source.graph_truth.is_exact,
-            max_rows=at_once,
-            num_threads=min(len(os.sched_getaffinity(0)), rows_at_once(source.graph, sizes))
-            if is_reference
-            else 1,
+            max_rows=min(fitting, source.max_rows or fitting),
+            num_threads=min(fitting, len(os.sched_getaffinity(0))) if is_reference else 1,
         )
     except ProofError as error:
         raise ProofError(f"{error}{why_rows_depend(source.graph)}") from error
@@ -135,7 +133,7 @@ def _num_rows(source: Source, sizes: Sizes) -> int:
     largest = {name: held.maximum for name, held in source.sizes.ranges.items()}
     specs = [spec.at({**largest, **sizes}) for spec in (*source.inputs, *source.outputs)]
     stored = sum(8 * prod(spec.row_shape) for spec in specs)
-    fitting = min(PROOF_BYTES // max(row_bytes(source.graph, sizes), 1), STORED_BYTES // max(stored, 1))
+    fitting = min(rows_that_fit(source.graph, sizes), STORED_BYTES // max(stored, 1))
     return max(1, min(ROWS_AT_A_SIZE, fitting))
 
 

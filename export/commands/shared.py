@@ -43,15 +43,16 @@ def shapes(texts: Sequence[str]) -> Shapes:
 
 def values(texts: Sequence[str]) -> dict[str, float]:
     """The number of each input that has one always, by its name; raises SourceError."""
-    found = {}
+    found: dict[str, float] = {}
     for text in texts:
         name, _, number = text.rpartition("=")
         try:
-            found[name] = float({"true": "1", "false": "0"}.get(number.lower(), number))
+            value = float({"true": "1", "false": "0"}.get(number.lower(), number))
         except ValueError:
-            name = ""
-        if not name or len(found) < len(texts[: texts.index(text)]) + 1:
+            value = None
+        if not name or name in found or value is None:
             raise SourceError(f"--input-value: expected NAME=NUMBER, each name once, got '{text}'")
+        found[name] = value
     return found
 
 

@@ -40,13 +40,15 @@ def labels_in(model: ir.Model) -> list[str] | None:
     while pending:
         value = pending.pop()
         seen.add(value)
-        node, array = value.producer(), constant(value) if is_text(value) else None
+        array = constant(value) if is_text(value) else None
         if array is not None and array.ndim == 1 and array.size > 1:
             return [_decoded(text) for text in array]
-        for name in _LABELS if node is not None else ():
-            if node is not None and name in node.attributes:
+        if (node := value.producer()) is None:
+            continue
+        for name in _LABELS:
+            if name in node.attributes:
                 return [_decoded(text) for text in node.attributes[name].as_strings()]
-        pending += [one for one in (node.inputs if node else ()) if one is not None and one not in seen]
+        pending += [one for one in node.inputs if one is not None and one not in seen]
     return None
 
 

@@ -1,16 +1,17 @@
-"""Sizes of a graph's inputs, as the user gives them.
+"""Sizes and values of a graph's inputs, as the user gives them.
 
 In: a graph and a shape for some inputs.  Out: a copy in which the given sizes are numbers, and so are all
 that follow from them; and a range for each size that stays open.
 
-    x=3,224,224      x=N,3,48,32..640/32      H=224..640/32      and the value of an input, sr=16000
+    x=3,224,224      x=N,3,48,32..640/32      H=224..640/32
+
+In: a graph and a number for some inputs, sr=16000.  Out: a copy in which these inputs are constants.
 
 A name stands for one size wherever it is: "H" of one input is "H" of every other.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -26,8 +27,6 @@ Shapes = Mapping[str, tuple[Given | str, ...]]
 
 A name in a shape is that of the file's own open size.  One size alone may stand by the name of an open size.
 """
-REFERENCE_BYTES = 8  # of a number in float64
-PROOF_BYTES = 1 << 30  # of rows that are computed at once, with all that they become, in float64
 
 
 @dataclass(kw_only=True)
@@ -101,22 +100,6 @@ def at_sizes(model: ir.Model, sizes: Sizes) -> ir.Model:
     return model
 
 
-def row_bytes(model: ir.Model, sizes: Sizes) -> int:
-    """The bytes of all tensors that one row becomes on its way, in float64; what is not known counts 0."""
-    whole = 0
-    for node in (at_sizes(model, sizes) if sizes else model).graph:
-        for output in node.outputs:
-            if output.shape is not None and all(isinstance(size, int) for size in sizes_of(output)[1:]):
-                whole += prod(size for size in sizes_of(output)[1:] if isinstance(size, int))
-    return REFERENCE_BYTES * whole
-
-
-def rows_at_once(model: ir.Model, sizes: Sizes, max_rows: int | None = None) -> int:
-    """How many rows are computed together in float64, within the memory of a proof; 2 show dependence."""
-    fitting = max(2, PROOF_BYTES // max(row_bytes(model, sizes), 1))
-    return fitting if max_rows is None else min(fitting, max_rows)
-
-
 def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Binding) -> None:
     if value.shape is None:  # the file does not say its rank: one more than what is given, for the rows
         value.shape = ir.Shape([None] * (1 + len(shape)))
@@ -129,13 +112,8 @@ def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Bindi
         if axis == 0:
             continue
         own = found[axis]
-        if isinstance(wanted, str):
+        if isinstance(wanted, str) or isinstance(own, int):
             if wanted != own:
-                raise SourceError(
-                    f"--input-shape: axis {axis} of '{name}' is {own} in the file, got {wanted}"
-                )
-        elif isinstance(own, int):
-            if own != wanted:
                 raise SourceError(
                     f"--input-shape: axis {axis} of '{name}' is {own} in the file, got {wanted}"
                 )

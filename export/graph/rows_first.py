@@ -51,6 +51,16 @@ class Arrangement:
             if name not in self.texts
         }
 
+    def in_words(self) -> list[str]:
+        """What a client should know: a phrase for each tensor that is served otherwise than in the file."""
+        moved = {**self.inputs, **self.outputs}
+        return [
+            *(f"'{name}' is always {array.ravel()[0]}" for name, array in self.values.items()),
+            *(f"'{name}' has its rows first" for name, axis in moved.items() if axis),
+            *(f"'{name}' is that of one row" for name, axis in moved.items() if axis is None),
+            *(f"'{name}' is text, and left out" for name in self.texts),
+        ]
+
 
 def rows_first(array: np.ndarray, axis: int | None) -> np.ndarray:
     """The array with its rows, which are on `axis`, first."""

@@ -98,12 +98,10 @@ def make_int8(
         )
     say("int8: finding the range of every tensor")
     seen = observe(model, lambda: _inputs(fit or golden_rows), with_bins=fit is not None)
-    tried = []
-    if known and fit is None:
-        tried = [("6 sigma", ranges) for ranges in without_rows(source, model, folded, seen)]
-    if fit is not None:
-        if known:
-            tried.append(("6 sigma", from_statistics(folded, seen, source.inputs, "rows")))
+    if fit is None:
+        tried = [("6 sigma", ranges) for ranges in ranges_without_rows(source, model, folded, seen)]
+    else:
+        tried = [("6 sigma", from_statistics(folded, seen, source.inputs, "rows"))] if known else []
         tried.append(("minmax", from_rows(seen, squared_error=False)))
         tried.append(("least squared error", from_rows(seen, squared_error=True)))
     judge = judge or made
@@ -145,7 +143,7 @@ def make_int8(
     return Int8Graph(graph=graph, answers=answers, block=block)
 
 
-def without_rows(
+def ranges_without_rows(
     source: Source, model: onnx.ModelProto, folded: ir.Model, golden: Mapping[str, Seen]
 ) -> list[TensorRanges]:
     """Ranges from statistics; where none knows, from golden rows, or from rows that are made like real ones.

@@ -23,8 +23,8 @@ from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
 from export.graph.file import serialize
-from export.graph.given import rows_at_once
 from export.graph.maps import has_maps, without_maps
+from export.graph.memory import rows_at_once
 from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import compare, disagreement

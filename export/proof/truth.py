@@ -12,7 +12,7 @@ import numpy as np
 from export.compute.reference import Arrays, Evaluate
 from export.compute.truth import INDEPENDENT_FLOAT32
 from export.errors import ProofError
-from service.contract.parity import difference
+from service.contract.parity import batches, difference, joined
 
 INDEPENDENT = 1e-8
 """Largest relative difference between a row alone and in a batch, in float64.
@@ -37,27 +37,26 @@ def true_answers(
     float64. `num_threads` batches are computed at a time, and have `max_rows` together at most.
     """
     rows: list[Arrays] = []
-    with threads(evaluate, num_threads) as computed:
-        for answers in computed(_parts(inputs, 1)):
-            rows.append(answers)
-            _check_one_row(answers)
+    with _in_threads(evaluate, num_threads) as evaluated:
+        for answer in evaluated(batches(inputs, 1)):
+            rows.append(answer)
+            _check_one_row(answer)
             show(len(rows))
     for name in rows[0]:
         if len(shapes := {answer[name].shape[1:] for answer in rows}) > 1:
             raise ProofError(
                 f"the size of output '{name}' depends on the rows' own numbers: {sorted(shapes)}"
             )
-    answers = {name: np.concatenate([answer[name] for answer in rows]) for name in rows[0]}
-    number = min(len(rows), max_rows or len(rows))
-    size = min(number, max(2, number // num_threads))  # two rows at least, which may depend on each other
-    with threads(evaluate, num_threads if number == 1 else number // size) as computed:
-        parts = list(computed(_parts(inputs, size)))
-    for name in rows[0]:
-        together = np.concatenate([part[name] for part in parts])
+    answers = joined(rows)
+    at_once = min(len(rows), max_rows or len(rows))
+    size = min(at_once, max(2, at_once // num_threads))  # two rows at least, which may depend on each other
+    with _in_threads(evaluate, num_threads if at_once == 1 else at_once // size) as evaluated:
+        together = joined(list(evaluated(batches(inputs, size))))
+    for name in answers:
         limit = (INDEPENDENT if is_exact else INDEPENDENT_FLOAT32) * float(
             np.abs(answers[name]).max(initial=0.0)
         )
-        if (apart := difference(together, answers[name])) > limit:
+        if (apart := difference(together[name], answers[name])) > limit:
             _check_repeats(evaluate, inputs, rows[0])
             raise ProofError(
                 f"rows are not independent: in one batch, answers of '{name}' differ by {apart:.3g} "
@@ -66,14 +65,8 @@ def true_answers(
     return answers
 
 
-def _parts(inputs: Mapping[str, np.ndarray], number: int) -> Iterator[Arrays]:
-    """The rows, at most `number` of them at a time."""
-    for first in range(0, len(next(iter(inputs.values()))), number):
-        yield {name: array[first : first + number] for name, array in inputs.items()}
-
-
 @contextmanager
-def threads(evaluate: Evaluate, number: int) -> Iterator[Callable[[Iterable[Arrays]], Iterator[Arrays]]]:
+def _in_threads(evaluate: Evaluate, number: int) -> Iterator[Callable[[Iterable[Arrays]], Iterator[Arrays]]]:
     """What maps batches to answers, in their order, `number` at a time; NumPy leaves the interpreter free."""
     if number == 1:
         yield lambda batches: map(evaluate, batches)

@@ -19,13 +19,13 @@ import onnx_ir as ir
 from export.compute.rows import read_rows, some_rows
 from export.compute.runtime import load
 from export.compute.texts import is_text, without_texts
-from export.compute.truth import INDEPENDENT_FLOAT32
 from export.errors import ExportError, SourceError
 from export.graph.file import serialize
 from export.graph.prepare import with_symbolic_rows
 from export.graph.rows_first import Arrangement, Axes, with_rows_first
 from export.graph.sizes import Size, sizes_of
-from service.contract.parity import Tensors, difference
+from export.sources.by_run import is_answered_alike
+from service.contract.parity import Tensors
 from service.contract.sizes import Sizes
 
 MAX_TRIED = 8
@@ -63,17 +63,6 @@ def arranged(
     return model, plain
 
 
-def described(arrangement: Arrangement) -> list[str]:
-    """What a client should know of it, a phrase for each tensor that is served otherwise than in the file."""
-    moved = {**arrangement.inputs, **arrangement.outputs}
-    return [
-        *(f"'{name}' is always {array.ravel()[0]}" for name, array in arrangement.values.items()),
-        *(f"'{name}' has its rows first" for name, axis in moved.items() if axis),
-        *(f"'{name}' is that of one row" for name, axis in moved.items() if axis is None),
-        *(f"'{name}' is text, and left out" for name in arrangement.texts),
-    ]
-
-
 def _refuse_numbers(model: ir.Model, failed: ExportError | None) -> None:
     for value in model.graph.inputs:
         if value.shape is not None and not sizes_of(value):
@@ -85,28 +74,24 @@ def _refuse_numbers(model: ir.Model, failed: ExportError | None) -> None:
 
 def _is_doubtful(model: ir.Model) -> bool:
     """Whether a size says that some tensor may not have its rows first; what a run would find costs time."""
-    shapes = [sizes_of(value) if value.shape is not None else None for value in model.graph.inputs]
-    known = [shape for shape in shapes if shape is not None]
-    if not known:
+    inputs = [sizes_of(value) for value in model.graph.inputs if value.shape is not None]
+    if not inputs:
         return False
-    rows = _first(known)
+    rows = _num_rows(inputs)
     outputs = [sizes_of(value) if value.shape is not None else [] for value in model.graph.outputs]
     is_fixed = isinstance(rows, int)
-    return any(not _has_rows_first(shape, rows) for shape in known) or any(
+    return any(not _has_rows_first(shape, rows) for shape in inputs) or any(
         not _has_rows_first(shape, rows) or (is_fixed and any(not isinstance(size, int) for size in shape))
         for shape in outputs
     )
 
 
-def _first(shapes: list[list[Size]]) -> Size:
-    """The number of rows: the first open first size, else the first of 1, else any."""
+def _num_rows(shapes: list[list[Size]]) -> Size:
+    """The number of rows, or its name: the first open first size, else the first of 1, else any."""
     firsts = [shape[0] for shape in shapes if shape]
     opened = [size for size in firsts if not isinstance(size, int)]
     single = [size for size in firsts if size == 1]
-    for sizes in (opened, single, firsts):
-        if sizes:
-            return sizes[0]
-    return None
+    return next(iter([*opened, *single, *firsts]), None)
 
 
 def _has_rows_first(shape: list[Size], rows: Size) -> bool:
@@ -119,7 +104,7 @@ def _has_rows_first(shape: list[Size], rows: Size) -> bool:
 def _ways(model: ir.Model) -> Iterator[tuple[Axes, bool]]:
     """Where inputs may have their rows, likeliest first; and whether one call is then one row."""
     shapes = {value.name or "": sizes_of(value) for value in model.graph.inputs if value.shape is not None}
-    rows = _first(list(shapes.values()))
+    rows = _num_rows(list(shapes.values()))
     choices = [_axes_of(shape, rows) for shape in shapes.values()]
     ways: list[Axes] = [dict(zip(shapes, axes, strict=True)) for axes in islice(product(*choices), MAX_TRIED)]
     for axes in ways:
@@ -158,15 +143,16 @@ def _run(placed: ir.Model, path: Path | None, sizes: Sizes, *, is_single: bool) 
     graph = placed.clone()
     for value in graph.graph.outputs:
         value.shape = None  # a wrong one may stand in the file
-    given = None if path is None else read_rows(path, placed)
-    rows = some_rows(graph if is_single else (graph := with_symbolic_rows(graph)), given, 0, sizes)
+    if not is_single:
+        graph = with_symbolic_rows(graph)
+    rows = some_rows(graph, None if path is None else read_rows(path, placed), 0, sizes)
     run = load(serialize(graph), optimised=False)
     alone = run({name: array[:1] for name, array in rows.items()})
     if is_single:
-        return {name: (_one(answer.shape), answer.shape) for name, answer in alone.items()}
+        return {name: (_axis_of_one(answer.shape), answer.shape) for name, answer in alone.items()}
     together, found = run(rows), _Ranks()
     for name, answer in alone.items():
-        axis = _of_rows(answer.shape, together[name].shape, len(next(iter(rows.values()))))
+        axis = _axis_of_rows(answer.shape, together[name].shape, len(next(iter(rows.values()))))
         if axis is None or not _is_same(answer, together[name].take([0], axis)):
             return None
         found[name] = axis, answer.shape
@@ -174,23 +160,23 @@ def _run(placed: ir.Model, path: Path | None, sizes: Sizes, *, is_single: bool) 
 
 
 def _is_same(alone: np.ndarray, together: np.ndarray) -> bool:
-    if not np.isfinite(alone).all():
-        return True  # of noise; what it says of golden rows is for the proof
-    limit = INDEPENDENT_FLOAT32 * float(np.abs(alone).max(initial=0.0))
-    return difference(together, alone.astype(np.float64)) <= limit
+    # Noise may be answered by NaN; what a net answers to golden rows is for the proof.
+    return not np.isfinite(alone).all() or is_answered_alike(alone, together)
 
 
-def _one(shape: tuple[int, ...]) -> int | None:
+def _axis_of_one(shape: tuple[int, ...]) -> int | None:
+    """The first axis of size 1, where a call is one row."""
     return next((axis for axis, size in enumerate(shape) if size == 1), None)
 
 
-def _of_rows(alone: tuple[int, ...], together: tuple[int, ...], number: int) -> int | None:
-    """The one axis that is as long as there are rows."""
+def _axis_of_rows(alone: tuple[int, ...], together: tuple[int, ...], number: int) -> int | None:
+    """The one axis that is as long as there are rows: 1 of one row, `number` of them together."""
     if len(alone) != len(together):
         return None
-    apart = [axis for axis, (one, many) in enumerate(zip(alone, together, strict=True)) if one != many]
-    is_rows = len(apart) == 1 and (alone[apart[0]], together[apart[0]]) == (1, number)
-    return apart[0] if is_rows else None
+    apart = [
+        (axis, one, many) for axis, (one, many) in enumerate(zip(alone, together, strict=True)) if one != many
+    ]
+    return apart[0][0] if len(apart) == 1 and apart[0][1:] == (1, number) else None
 
 
 def _set_ranks(placed: ir.Model, ranks: _Ranks, *, is_single: bool) -> None:

@@ -15,7 +15,6 @@ from export.graph.file import load_graph
 from export.graph.given import with_sizes, with_values
 from export.graph.prepare import prepare, with_symbolic_rows
 from export.sources.arranged import arranged
-from export.sources.arranged import described as described_arrangement
 from export.sources.by_run import check_single_rows, quantizes_by_batch, takes_many_rows, with_output_sizes
 from export.sources.declared import Declared, of_ultralytics
 from export.sources.open_sizes import OpenSizes, Ranges, golden_sizes, open_outputs
@@ -59,7 +58,7 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
         outputs, sizes = [tensor_spec(value) for value in graph.graph.outputs], None
     truth = graph_truth(graph, {name: array[:1] for name, array in rows.items()})
     return Source(
-        description="; ".join([f"ONNX file {path.name}", *described_arrangement(arrangement)]),
+        description="; ".join([f"ONNX file {path.name}", *arrangement.in_words()]),
         digest=sha256(path.read_bytes()),
         graph=graph,
         evaluate=truth.evaluate,

@@ -15,7 +15,7 @@ from export.compute.rows import some_rows
 from export.compute.runtime import load
 from export.errors import ExportError, SourceError
 from export.graph.file import serialize
-from export.graph.given import row_bytes
+from export.graph.memory import row_bytes
 from export.graph.sizes import sizes_of
 from service.contract.sizes import SizeRange, Sizes, described
 from service.contract.tensors import TensorSpec

@@ -76,8 +76,12 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FileReading:
-    """An ONNX file, the prepared graph that was read from it, with as many rows as in the file, and where the
-    file has them."""
+    """An ONNX file, and the prepared graph that was read from it.
+
+    Args:
+        graph: its rows come first, and are as many as in the file.
+        arrangement: where the file has them.
+    """
 
     path: Path
     graph: ir.Model

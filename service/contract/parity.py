@@ -92,12 +92,17 @@ def allowed(buckets: Sequence[int], max_rows: int | None) -> tuple[int, ...]:
 
 def in_batches(run: Run, inputs: Tensors, max_rows: int | None) -> Tensors:
     """The answers to all rows, at most `max_rows` at a time."""
-    if max_rows is None:
-        return run(inputs)
-    num_rows = len(next(iter(inputs.values())))
-    parts = [
-        run({name: array[rows] for name, array in inputs.items()}) for rows in _chunks(num_rows, max_rows)
-    ]
+    return run(inputs) if max_rows is None else joined([run(part) for part in batches(inputs, max_rows)])
+
+
+def batches(inputs: Tensors, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The rows in their order, `size` at a time, the last time fewer; as views."""
+    for start in range(0, len(next(iter(inputs.values()))), size):
+        yield {name: array[start : start + size] for name, array in inputs.items()}
+
+
+def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    """The answers to several batches as those to all of their rows."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from export.commands.shared import values
 from export.compute.texts import texts_apart
+from export.errors import SourceError
 from export_kit import assert_refused, run_here
 from file_kit import branch, folded, model, node, norm, norm_arrays, value, weights
 from service.contract.bundle import open_bundle
@@ -180,3 +181,9 @@ def test_an_input_of_one_number_that_noise_does_not_fit_asks_for_it(tmp_path):
 
 def test_a_number_may_be_true_or_false():
     assert values(["sr=16000", "a=false", "b=True", "c=d=0.5"]) == {"sr": 16000, "a": 0, "b": 1, "c=d": 0.5}
+
+
+@pytest.mark.parametrize("again", ["sr=1", "sr=2", "sr=fast", "=1"])
+def test_a_number_is_given_once(again):
+    with pytest.raises(SourceError, match=f"each name once, got '{again}'"):
+        values(["sr=1", "a=0", again])

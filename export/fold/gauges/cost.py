@@ -34,9 +34,8 @@ def amplification(graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], system: S
     for node in graph:
         if node.op_type in LINEAR and (size := rounded[ids := _ids_of(node, system)].max(initial=0.0)) > 0:
             np.maximum.at(amplified, ids, 1 / size)
-    for equation in reversed(
-        system.equations
-    ):  # readers come after what they read, and so do their equations
+    # Readers come after what they read, and so do their equations.
+    for equation in reversed(system.equations):
         for out, ids, factor in _flows(equation):
             np.maximum.at(amplified, ids, factor * amplified[out])
     amplified[FIXED] = 0.0
@@ -44,7 +43,7 @@ def amplification(graph: ir.Graph, norms: Mapping[ir.Node, BatchNorm], system: S
 
 
 def _rounded_before(norms: Mapping[ir.Node, BatchNorm], system: System) -> np.ndarray:
-    """Of which numbers a tensor holds the rounding before any fold, by id; 0 where it is not known."""
+    """How large the numbers are whose rounding a tensor holds before any fold, by id; 0 where not known."""
     rounded = np.zeros(system.size)
     for node, norm in norms.items():
         np.maximum.at(rounded, _ids_of(node, system), float(norm.inputs.max()))
@@ -67,7 +66,7 @@ def _flows(equation: Equation) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def condition(node: ir.Node, norm: BatchNorm, solution: Solution, amplified: np.ndarray) -> float:
-    """How many times the rounding of those who read what stands around a BatchNorm its fold may add.
+    """How many times the rounding of those who read a BatchNorm's input or output its fold may add.
 
     They may be near or far.  Where an offset is moved from its input to its output, its output's readers pay.
     """
@@ -77,7 +76,10 @@ def condition(node: ir.Node, norm: BatchNorm, solution: Solution, amplified: np.
 def cost_at(
     value: ir.Value, norm: BatchNorm, offsets: np.ndarray, system: System, amplified: np.ndarray
 ) -> float:
-    """The same of one side, its input or its output; `offsets` are b by id, shape (ids,)."""
+    """How many times the rounding of those who read `value` its offsets add; they are by id, shape (ids,).
+
+    `value` is the input or the output of the BatchNorm.
+    """
     ids = np.broadcast_to(np.ravel(system.of(value)), norm.scale.shape)
     return float((np.abs(offsets[ids]) * amplified[ids]).max())
 

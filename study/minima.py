@@ -11,7 +11,7 @@ projected on it, with its distance from it (Im et al. 2016 draw such planes).
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,24 +87,21 @@ def walk_plane(height: Height, places: Mapping[str, Point], points: int) -> dict
     second = places["rmsprop"] - origin
     second = second - (second @ first) * first
     second = second / second.norm()
-    spots = {name: ((at - origin) @ first, (at - origin) @ second) for name, at in places.items()}
-    x, y = ([spot[axis].item() for spot in spots.values()] for axis in (0, 1))
+    spots = {name: [((at - origin) @ axis).item() for axis in (first, second)] for name, at in places.items()}
+    x, y = zip(*spots.values(), strict=True)
     half = (0.5 + MARGIN) * max(max(x) - min(x), max(y) - min(y))
     sides = [torch.linspace(middle - half, middle + half, points) for middle in (_middle(x), _middle(y))]
-    offset = places[INITIAL] - origin
-    across = spots[INITIAL]
+    along, aside = spots[INITIAL]
     return {
         "x": [to_json(value.item()) for value in sides[0]],
         "y": [to_json(value.item()) for value in sides[1]],
         "surface": [
-            [height.at(origin + along * first + aside * second) for along in sides[0]] for aside in sides[1]
+            [height.at(origin + at_x * first + at_y * second) for at_x in sides[0]] for at_y in sides[1]
         ],
-        "places": {
-            name: [to_json(along.item()), to_json(aside.item())] for name, (along, aside) in spots.items()
-        },
-        "off_plane": (offset - across[0] * first - across[1] * second).norm().item(),
+        "places": {name: [to_json(number) for number in spot] for name, spot in spots.items()},
+        "off_plane": (places[INITIAL] - origin - along * first - aside * second).norm().item(),
     }
 
 
-def _middle(values: list[float]) -> float:
+def _middle(values: Sequence[float]) -> float:
     return (min(values) + max(values)) / 2

@@ -37,6 +37,11 @@ class Rows:
         """How many there are to choose from."""
         return len(self.facts.labels)
 
+    @property
+    def guessing_loss(self) -> float:
+        """The cross-entropy of a net that gives every class the same probability."""
+        return math.log(self.num_classes)
+
     def digest(self) -> str:
         """Of every value: a cell that was measured on other pictures is not this study's."""
         digest = hashlib.blake2b(digest_size=16)

@@ -86,7 +86,7 @@ def main(model: Path, graph: Path) -> None:
         shots = {"page": (1200, 1000, "light"), "page-dark-phone": (390, 1400, "dark")}
         for name, size in shots.items():
             with page(browser, server.url, *size) as seen:
-                for _ in range(40):
+                for _ in range(40):  # so that the page's figures and curves have something to show
                     seen.set_input_files("#file", ROOT / "docs/seven.png")
                     seen.wait_for_selector("#answer:not([hidden])")
                     seen.wait_for_timeout(100)

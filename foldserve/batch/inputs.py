@@ -28,7 +28,7 @@ from service.contract.manifest import Manifest
 from service.contract.tensors import TensorSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 2 << 20  # of small rows of arrays
 PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "picture")
 
 
@@ -110,7 +110,7 @@ class Input:
 
     def _npz(self, size: int, start: int) -> Iterator[Chunk]:
         first = start
-        for part in stream_rows(self._path, list(self._arrays.values()), self._times(size), start):
+        for part in stream_rows(self._path, list(self._arrays.values()), self._rows_of_a_chunk(size), start):
             arrays = {
                 spec.name: _typed(part[self._arrays[spec.name]], spec) for spec in self._manifest.inputs
             }
@@ -118,8 +118,8 @@ class Input:
             yield Chunk(keys=[str(row) for row in range(first, stop)], arrays=arrays)
             first = stop
 
-    def _times(self, size: int) -> int:
-        """The multiple of `size` rows that CHUNK_BYTES and a part hold, at least one."""
+    def _rows_of_a_chunk(self, size: int) -> int:
+        """The largest multiple of `size` that CHUNK_BYTES and a part hold, at least `size` itself."""
         specs = self._manifest.inputs
         if self._manifest.sizes is not None:
             return size
@@ -139,7 +139,7 @@ class Input:
                 f"or pictures in one of {', '.join(PICTURE_COLUMNS)}"
             )
         columns = inputs if set(inputs) <= set(names) else [str(of_pictures)]
-        chunk = self._times(size) if columns == inputs else size
+        chunk = self._rows_of_a_chunk(size) if columns == inputs else size
         with_keys = [*columns, "key"] if "key" in names and "key" not in columns else columns
         rows = (
             record.slice(max(start - first, 0))

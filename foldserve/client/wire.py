@@ -140,17 +140,18 @@ def read_predictions(response: httpx.Response) -> list[Prediction]:
     return [Prediction(**_prediction(each), **origin) for each in document["predictions"]]
 
 
-def _prediction(told: Mapping[str, Any]) -> dict[str, Any]:
-    top = _ranked(told.get("top", ()))
-    labels = _ranked(told["labels"]) if "labels" in told else top[:1]
-    tensor = told.get("output", {"datatype": "FP64", "shape": -1, "data": told.get("embedding")})
+def _prediction(entry: Mapping[str, Any]) -> dict[str, Any]:
+    top = _ranked(entry.get("top", ()))
+    labels = _ranked(entry["labels"]) if "labels" in entry else top[:1]
+    # A map comes as a tensor with its datatype and shape, an embedding as a bare list of numbers.
+    tensor = entry.get("output", {"datatype": "FP64", "shape": -1, "data": entry.get("embedding")})
     values = None if tensor["data"] is None else _from_json(tensor)
     label, probability = top[0] if top else ("", 0.0)
     return {"label": label, "probability": probability, "top": top, "labels": labels, "values": values}
 
 
-def _ranked(told: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
-    return [(each["label"], each["probability"]) for each in told]
+def _ranked(labels: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    return [(each["label"], each["probability"]) for each in labels]
 
 
 def _from_json(tensor: Mapping[str, Any]) -> np.ndarray:

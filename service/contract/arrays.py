@@ -44,6 +44,10 @@ class ArchiveError(ValueError):
 def read_arrays(file: IO[bytes], wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
     """The arrays of an .npz archive whose names are `wanted`; raises ArchiveError."""
     try:
+        # Of a file of any other kind NumPy says that it might be unpickled, which would run its code.
+        if file.read(2) not in (b"PK", b"\x93N"):
+            raise ArchiveError("it is no zip archive")
+        file.seek(0)
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ArchiveError("it holds one array without a name")

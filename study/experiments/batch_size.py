@@ -133,8 +133,7 @@ def draw(scale: Scale, results: Results) -> Plot:
         (modes, "before", AGAIN, "after", "eval mode, re-estimated"),
     )
     for axes, norm, key, color, name in curves:
-        drawn = slice(len(scale.first.seeds))
-        accuracies = by_seed((column(results[norm, size][drawn], key) for size in scale.batch_sizes), 100)
+        accuracies = by_seed((column(results[norm, size], key) for size in scale.batch_sizes), 100)
         errors = [[max(100 - accuracy, MIN_ERROR) for accuracy in line] for line in accuracies]
         draw_band(axes, scale.batch_sizes, errors, color, name=name)
     label(held_out, "rows in a batch", "held-out error, %")

@@ -16,8 +16,7 @@ def draw_accuracy(scale: Scale, accuracy: dict[tuple[Norm, int], list[float]]) -
     figure, (axes,) = new_figure("Depth, without shortcuts")
     norms: tuple[tuple[Norm, float], ...] = (("before", -0.7), ("none", 0.7))
     for norm, shift in norms:
-        drawn = slice(len(scale.first.seeds))
-        lines = by_seed((accuracy[norm, depth][drawn] for depth in scale.depths), 100)
+        lines = by_seed((accuracy[norm, depth] for depth in scale.depths), 100)
         draw_band(axes, scale.depths, lines, norm)
         draw_seeds(axes, scale.depths, lines, norm, shift=shift)
     axes.set_xticks(scale.depths)

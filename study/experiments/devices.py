@@ -77,8 +77,7 @@ def draw(scale: Scale, synced: list[float], shared: dict[int, list[Result]]) -> 
     places = (*scale.rows_per_device, BATCH)
     use_powers_of_two(axes, places)
     for (key, (name, color)), shift in zip(OWN.items(), (-0.04, 0.04), strict=True):
-        drawn = slice(len(scale.first.seeds))
-        lines = by_seed((column(found[drawn], key) for found in shared.values()), 100)
+        lines = by_seed((column(found, key) for found in shared.values()), 100)
         draw_band(axes, scale.rows_per_device, lines, color, name=name, range_too=False)
         draw_seeds(axes, scale.rows_per_device, lines, color, shift=shift)
     accuracies = [100 * value for value in synced]

@@ -19,7 +19,7 @@ NORMS: tuple[Norm, ...] = ("before", "none")
 
 def study_learning_rate(scale: Scale, measure: Measure) -> Finding:
     """Every rate of the grid, with every seed, with and without BatchNorm."""
-    rates, guessing = scale.rates, math.log(load_rows(scale.data, scale.num_rows).num_classes)
+    rates, guessing = scale.rates, load_rows(scale.data, scale.num_rows).guessing_loss
     losses = {norm: final_losses(scale, measure, norm) for norm in NORMS}
     largest = {
         norm: [largest_that_trains(rates, line, guessing / 2) for line in losses[norm]] for norm in NORMS

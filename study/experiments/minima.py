@@ -1,17 +1,14 @@
 """The minima that SGD, Adam and RMSprop reach from one initial point, and what lies between all four."""
 
 import itertools
-import math
 import statistics
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullFormatter
 
 from study.claims import LOSS, Claim
-from study.experiments.surface import NETS, clipped, settings_of
+from study.experiments.surface import NETS, add_loss_bar, draw_losses, settings_of
 from study.experiments.tuning import runs_of, tune
 from study.finding import Finding, Plot, describe_nets, with_spread
 from study.lab import Measure, Result
@@ -52,7 +49,7 @@ def study_minima(scale: Scale, measure: Measure) -> Finding:
             for index, each in enumerate(runs_of(scale, learning_rate=0.0, **run))
         ]
         results[net, norm] = measure(cells)
-    tenth = guessing(scale) / 10
+    tenth = load_rows(scale.data, scale.num_rows).guessing_loss / 10
     return Finding(
         title="The minima that three optimizers reach",
         done=(
@@ -81,11 +78,6 @@ def study_minima(scale: Scale, measure: Measure) -> Finding:
             "honest view of it. A straight line with a barrier does not show that no other way leads around."
         ],
     )
-
-
-def guessing(scale: Scale) -> float:
-    """The loss of guessing."""
-    return math.log(load_rows(scale.data, scale.num_rows).num_classes)
 
 
 def claims_of(case: Case, found: list[Result], margin: float) -> list[Claim]:
@@ -151,14 +143,13 @@ def draw(scale: Scale, results: Results) -> Plot:
     """A column for each net: the plane above, the straight lines below; the first seed."""
     figure = new_figure(3.1 * len(results) + 0.9, 6.4, "The minima that three optimizers reach")
     panels = figure.subplots(2, len(results), squeeze=False)
-    top = guessing(scale)
-    levels = np.geomspace(top / 128, top * 8, 21)
-    colors = LogNorm(levels[0], levels[-1])
+    guessing = load_rows(scale.data, scale.num_rows).guessing_loss
+    levels = np.geomspace(guessing / 128, guessing * 8, 21)
     for (net, norm), plane, lines in zip(results, *panels, strict=True):
         first = results[net, norm][0]
-        draw_plane(plane, first["plane"], levels, colors, top)
+        draw_plane(plane, first["plane"], levels, guessing)
         plane.set_title(in_words((net, norm)), loc="left", color=INK, fontsize=10)
-        draw_lines(lines, first["lines"], top)
+        draw_lines(lines, first["lines"], guessing)
     panels[0][0].set_ylabel("distance in the plane of the minima", color=INK, fontsize=9)
     panels[1][0].set_ylabel("train loss on straight lines", color=INK, fontsize=9)
     # The second of a net is with BatchNorm: its lines leave that corner free.
@@ -170,13 +161,7 @@ def draw(scale: Scale, results: Results) -> Plot:
         loc="upper right",
         bbox_to_anchor=(1, 0.92),
     )
-    ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if levels[0] <= tick <= levels[-1]]
-    bar = figure.colorbar(
-        ScalarMappable(colors, "viridis"), ax=list(panels[0]), shrink=0.9, ticks=ticks, format="{x:g}"
-    )
-    bar.ax.minorticks_off()
-    bar.ax.tick_params(colors=INK, labelsize=8)
-    bar.set_label("train loss; thick: guessing", color=INK, fontsize=9)
+    add_loss_bar(figure, list(panels[0]), levels)
     shows = (
         "Above: train loss on the plane through the minima of SGD, Adam and RMSprop, with the projection of "
         "the initial point (hollow). Below: on straight lines from the initial point to each minimum "
@@ -185,18 +170,9 @@ def draw(scale: Scale, results: Results) -> Plot:
     return Plot(name="minima.png", shows=shows, figure=figure)
 
 
-def draw_plane(
-    axes: Axes,
-    plane: Result,
-    levels: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
-    colors: LogNorm,
-    top: float,
-) -> None:
+def draw_plane(axes: Axes, plane: Result, levels: np.ndarray, guessing: float) -> None:
     """Loss as colour, each minimum as a dot, the initial point's projection as a hollow one."""
-    at = (plane["x"], plane["y"], clipped(plane["surface"], levels[0], levels[-1]))
-    axes.contourf(*at, levels=levels, norm=colors, cmap="viridis")
-    axes.contour(*at, levels=levels[1:], colors="white", linewidths=0.3, alpha=0.6)
-    axes.contour(*at, levels=[top], colors="white", linewidths=1.3)
+    draw_losses(axes, plane["x"], plane["y"], plane["surface"], levels, guessing)
     for name, (x, y) in plane["places"].items():
         face = "none" if name == INITIAL else COLORS[name]
         axes.scatter([x], [y], facecolors=face, edgecolors="white", s=46, linewidths=1.3, zorder=3)
@@ -204,23 +180,20 @@ def draw_plane(
         axes.annotate(
             text, (x, y), xytext=(0, 7), textcoords="offset points", color="white", ha="center", fontsize=8
         )
-    axes.set_aspect("equal")
-    axes.tick_params(colors=INK, labelsize=8)
 
 
-def draw_lines(axes: Axes, lines: dict[str, list[float | None]], top: float) -> None:
-    """Loss against the share of the way."""
+def draw_lines(axes: Axes, lines: dict[str, list[float | None]], guessing: float) -> None:
+    """Loss against the share of the way; a gap where it is not finite."""
     tidy(axes)
-    share = np.linspace(0, 1, len(next(iter(lines.values()))))
+    losses = {ends: np.asarray(line, dtype=np.float64) for ends, line in lines.items()}  # None: NaN
+    share = np.linspace(0, 1, len(next(iter(losses.values()))))
     for optimizer in OPTIMIZERS:
-        losses = [math.nan if loss is None else loss for loss in lines[f"{INITIAL}-{optimizer}"]]
-        axes.plot(share, losses, color=COLORS[optimizer], linewidth=2, label=f"initial → {NAMES[optimizer]}")
+        line, name = losses[f"{INITIAL}-{optimizer}"], f"initial → {NAMES[optimizer]}"
+        axes.plot(share, line, color=COLORS[optimizer], linewidth=2, label=name)
     for (one, other), style in zip(itertools.combinations(OPTIMIZERS, 2), ("--", "-.", ":"), strict=True):
-        losses = [math.nan if loss is None else loss for loss in lines[f"{one}-{other}"]]
-        axes.plot(
-            share, losses, color=INK, linewidth=1.3, linestyle=style, label=f"{NAMES[one]} → {NAMES[other]}"
-        )
-    axes.axhline(top, color=INK, linewidth=0.8)
+        line, name = losses[f"{one}-{other}"], f"{NAMES[one]} → {NAMES[other]}"
+        axes.plot(share, line, color=INK, linewidth=1.3, linestyle=style, label=name)
+    axes.axhline(guessing, color=INK, linewidth=0.8)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 
 from study.claims import FACTOR, Claim, doublings
 from study.experiments.tuning import runs_of, tune
@@ -119,32 +122,48 @@ def draw(scale: Scale, surfaces: Surfaces) -> Plot:
     names = scale.slice_nets
     figure = new_figure(10.4, 3.2 * len(names) + 0.6, "The loss around the trained net")
     panels = figure.subplots(len(names), len(WAYS), squeeze=False, sharex=True, sharey=True)
-    guessing = math.log(load_rows(scale.data, scale.num_rows).num_classes)
+    guessing = load_rows(scale.data, scale.num_rows).guessing_loss
     levels = np.geomspace(guessing / 64, guessing * 8, 19)
     for net, line in zip(names, panels, strict=True):
         for axes, ((norm, statistics_of), title) in zip(line, WAYS.items(), strict=True):
             result = surfaces[net, norm][0]
-            losses = clipped(result["surfaces"][statistics_of], levels[0], levels[-1])
-            at = (result["axis"], result["axis"], losses)
-            filled = axes.contourf(*at, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap="viridis")
-            axes.contour(*at, levels=levels[1:], colors="white", linewidths=0.3, alpha=0.6)
-            axes.contour(*at, levels=[guessing], colors="white", linewidths=1.3)
+            surface = result["surfaces"][statistics_of]
+            draw_losses(axes, result["axis"], result["axis"], surface, levels, guessing)
             axes.plot(0, 0, marker="+", color="white", markersize=8)
-            axes.set_aspect("equal")
-            axes.tick_params(colors=INK, labelsize=8)
             axes.set_title(f"{net} {title}", loc="left", color=INK, fontsize=10)
-    ticks = [tick for tick in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if levels[0] <= tick <= levels[-1]]
-    bar = figure.colorbar(filled, ax=panels, shrink=0.8, ticks=ticks, format="{x:g}")
-    bar.ax.minorticks_off()
-    bar.ax.tick_params(colors=INK, labelsize=9)
-    bar.set_label("train loss; thick line: that of guessing", color=INK, fontsize=9)
+    add_loss_bar(figure, list(panels.flat), levels)
     shows = "Train loss on a plane through the trained net, first seed; axes in lengths of the filters"
     return Plot(name="surface.png", shows=shows, figure=figure)
 
 
-def clipped(
-    surface: Sequence[Sequence[float | None]], low: float, high: float
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+def draw_losses(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    surface: Sequence[Sequence[float | None]],
+    levels: np.ndarray,
+    guessing: float,
+) -> None:
+    """The losses on a grid, a row for each y, as colours; a thick line where they are those of guessing."""
+    losses = clipped(surface, levels[0], levels[-1])
+    axes.contourf(x, y, losses, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap="viridis")
+    axes.contour(x, y, losses, levels=levels[1:], colors="white", linewidths=0.3, alpha=0.6)
+    axes.contour(x, y, losses, levels=[guessing], colors="white", linewidths=1.3)
+    axes.set_aspect("equal")
+    axes.tick_params(colors=INK, labelsize=8)
+
+
+def add_loss_bar(figure: Figure, panels: Sequence[Axes], levels: np.ndarray) -> None:
+    """What the colours of `draw_losses` stand for, beside the panels."""
+    ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if levels[0] <= tick <= levels[-1]]
+    colors = ScalarMappable(LogNorm(levels[0], levels[-1]), "viridis")
+    bar = figure.colorbar(colors, ax=panels, shrink=0.8, ticks=ticks, format="{x:g}")
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    bar.set_label("train loss; thick: guessing", color=INK, fontsize=9)
+
+
+def clipped(surface: Sequence[Sequence[float | None]], low: float, high: float) -> np.ndarray:
     """Within what the colours can show; NaN and infinity count as the highest."""
     losses = [[high if loss is None else loss for loss in row] for row in surface]
     return np.clip(np.asarray(losses, dtype=np.float64), low, high * (1 - 1e-9))

@@ -40,8 +40,11 @@ def column(results: Sequence[Result], key: str) -> list[float]:
 
 
 def by_seed(columns: Iterable[Sequence[float]], times: float = 1.0) -> list[list[float]]:
-    """From a list of the seeds at each x to a line over all x for each seed."""
-    return [[times * value for value in line] for line in zip(*columns, strict=True)]
+    """From a list of the seeds at each x to a line over all x for each seed that every x has.
+
+    What no claim compares is measured with the first seeds alone, so columns may differ in length.
+    """
+    return [[times * value for value in line] for line in zip(*columns, strict=False)]
 
 
 def final_loss(result: Result) -> float:

@@ -56,6 +56,12 @@ def test_what_is_wanted_is_read_and_a_bare_array_is_not():
         read_arrays(bare)
 
 
+@pytest.mark.parametrize("content", [b"", b"P", b"path,label\n", b"\x80\x04N."])
+def test_what_is_no_archive_is_not_said_to_be_a_pickle(content):
+    with pytest.raises(ArchiveError, match=r"^it is no zip archive$"):
+        read_arrays(io.BytesIO(content))
+
+
 def test_a_pickle_is_not_opened():
     content = io.BytesIO()
     np.savez(content, x=np.array([{}], dtype=object))

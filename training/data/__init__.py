@@ -5,8 +5,8 @@
 
 from training.data.facts import DataFacts
 from training.data.load import DATA_SETS, FAMILIES, foresee_facts, load_split
-from training.data.split import Pixels, Split, normalize, sample_held_out
-from training.data.streamed import StreamedPixels
+from training.data.split import Split, normalize, sample_held_out
+from training.data.streamed import Pixels, StreamedPixels
 
 __all__ = [
     "DATA_SETS",

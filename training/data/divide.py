@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from training.data.facts import DataFacts
-from training.data.split import Pixels, Split
+from training.data.split import Split
+from training.data.streamed import Pixels
 from training.errors import DataError
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
 

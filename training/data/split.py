@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.data.facts import DataFacts
-from training.data.streamed import Pixels as Pixels
+from training.data.streamed import Pixels
 
 PICTURES_IDENTIFIED = 256
 

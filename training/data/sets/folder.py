@@ -20,8 +20,8 @@ from training.data.divide import build_split, check_labels, choose_held_out, kee
 from training.data.facts import DataFacts, resizing
 from training.data.sets.download import find_cache
 from training.data.sets.folder_settings import FolderSettings
-from training.data.split import Pixels, Split
-from training.data.streamed import StreamedPixels
+from training.data.split import Split
+from training.data.streamed import Pixels, StreamedPixels
 from training.errors import DataError
 from training.pictures.formats import FORMATS
 from training.pictures.make import describe_skipped

@@ -70,10 +70,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     known = {"class_names", *(key for keys in FORMS for key in keys)}
     try:
         with path.open("rb") as file:
-            # Of a file of any other kind NumPy says that it might be unpickled, which would run its code.
-            if file.read(2) not in (b"PK", b"\x93N"):
-                raise ArchiveError("it is no zip archive")
-            file.seek(0)
             arrays = read_arrays(file, lambda key: key.lower() in known)
             return {key.lower(): array for key, array in arrays.items()}
     except FileNotFoundError:

@@ -77,6 +77,7 @@ def answers_of(run: Path, models: Path, model: str) -> tuple[np.ndarray, dict[st
     """The truth (N, K), every stage's answers (N, K), and the bundle's tolerance."""
     checkpoint = load_checkpoint(run / "checkpoint.pt")
     split = load_split(checkpoint.data.name)
+    assert isinstance(split.held_out_pixels, torch.Tensor), "a data set whose pixels fit into memory"
     rows = normalize(split.held_out_pixels, checkpoint.data)
     net = checkpoint.build_net()
     folder = models / model

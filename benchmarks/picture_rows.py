@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,17 +25,18 @@ from benchmarks.common import new_parser
 from export.sources.configs import read_config
 from export.sources.declared import of_timm
 from export.sources.pictures import preprocessing_of
-from service.contract.framing import Resize
+from service.contract.framing import Interpolation, Resize
 from service.contract.golden_pictures import row_of
 from service.contract.pictures import read_image
 from service.contract.preprocessing import Preprocessing
 from training.nets.foreign.packages import import_package
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESIZES = (256, 96, (224, 224), (300, 200))
-CROPS = (224, 97, (180, 260))
-FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
-PROCESSORS = {
+RESIZES: tuple[int | tuple[int, int], ...] = (256, 96, (224, 224), (300, 200))
+CROPS: tuple[int | tuple[int, int], ...] = (224, 97, (180, 260))
+FILTERS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
+MODES: tuple[Literal["RGB", "L"], ...] = ("RGB", "L")
+PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": {"size": 224},
     "ConvNext": {"size": 224, "crop_pct": 0.875},
     "CLIP": {"size": 224},
@@ -53,7 +54,7 @@ def of_torchvision_transforms() -> Iterator[Case]:
     """Resize, CenterCrop, ToTensor and Normalize in every combination."""
     import_package("torchvision:resnet18")
     transforms = importlib.import_module("torchvision.transforms")
-    for resize, crop, kind, mode in itertools.product(RESIZES, CROPS, FILTERS, ("RGB", "L")):
+    for resize, crop, kind, mode in itertools.product(RESIZES, CROPS, FILTERS, MODES):
         mean, std = (MEAN, STD) if mode == "RGB" else ((0.4,), (0.2,))
         steps = [
             transforms.Resize(resize, transforms.InterpolationMode(kind)),
@@ -97,7 +98,11 @@ def of_hugging_faces() -> Iterator[Case]:
             path.write_text(json.dumps({**stated, "image_processor_type": f"{name}ImageProcessor"}))
             declared = preprocessing_of(read_config(path), (3, 224, 224))
         assert declared is not None
-        yield declared, lambda image, made=processor: made(image, return_tensors="np")["pixel_values"][0]
+
+        def row(image: Any, made: Callable[..., Any] = processor) -> Any:
+            return made(image, return_tensors="np")["pixel_values"][0]
+
+        yield declared, row
 
 
 def levels_apart(case: Case, pictures: list[bytes]) -> float:

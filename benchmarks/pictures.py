@@ -78,7 +78,7 @@ def own_pipeline() -> Callable[[bytes], torch.Tensor]:
     )
 
     def row(content: bytes) -> torch.Tensor:
-        image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

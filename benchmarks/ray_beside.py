@@ -36,7 +36,8 @@ def main() -> int:
     from deploy.ray.serve import build_app
 
     models, name = options.bundle.resolve().parent.parent, options.bundle.resolve().parent.name
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_request(folder, name, options.bundle)

@@ -47,7 +47,7 @@ def isolated(limit_s: float, function: Callable[..., T], *arguments: Any) -> T:
         receiver.close()
     if not is_ok:
         raise ProcessFailed(value)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _call(sender: Connection, parent: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -86,6 +86,7 @@ def _trained(path: Path) -> Net:
     assert checkpoint.resume is not None
     split = load_split(checkpoint.resume.config["data"], checkpoint.resume.config.get("data_settings") or {})
     source = open_source(str(path), SourceOptions())
+    assert isinstance(split.held_out_pixels, torch.Tensor), "a data set whose pixels fit into memory"
     pixels, labels = split.held_out_pixels[:NUM_ROWS], split.held_out_labels[:NUM_ROWS]
     inputs = {source.inputs[0].name: normalize(pixels, checkpoint.data).numpy()}
     name = path.parent.name

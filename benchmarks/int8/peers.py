@@ -98,7 +98,8 @@ def main(folder: Path) -> None:
     except Exception as error:
         print(f"OpenVINO: {error}"[:200], file=sys.stderr)
     arrays = {f"answers.{peer}": array for peer, array in found.items()}
-    np.savez(folder / "peers.npz", **arrays, **{f"speed.{peer}": both for peer, both in speeds.items()})
+    arrays |= {f"speed.{peer}": np.array(both) for peer, both in speeds.items()}
+    np.savez(folder / "peers.npz", allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

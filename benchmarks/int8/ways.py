@@ -23,7 +23,7 @@ from export.fold.gauges.system import FREE, Price
 from export.fold.stages import fold
 from export.graph.file import serialize
 from export.int8.layers import kept_float, last_linear
-from export.int8.make import without_rows
+from export.int8.make import ranges_without_rows
 from export.int8.measure import compare
 from export.int8.moments import carry_moments
 from export.int8.observe import observe
@@ -60,7 +60,7 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     graphs = {FLOAT32: model.SerializeToString()}
     golden = golden_inputs(net.source.inputs, None, 0)
     seen = observe(model, lambda: [golden], with_bins=False)
-    no_data = [both(ranges) for ranges in without_rows(net.source, model, folded, seen)]
+    no_data = [both(ranges) for ranges in ranges_without_rows(net.source, model, folded, seen)]
     seen = observe(model, lambda: (batch.inputs for batch in fit.read()), with_bins=True)
     with_data = [graph for ranges in no_data for graph in ranges]
     for squared in (False, True):

@@ -33,7 +33,7 @@ from net import Net, arguments
 MODEL = "net"
 
 
-class NetModel(Model):  # type: ignore[misc]
+class NetModel(Model):
     """Accepts rows by the protocol v2, pictures by v1."""
 
     def __init__(self, bundle: Path) -> None:

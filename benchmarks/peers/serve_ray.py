@@ -76,7 +76,9 @@ class NetDeployment:
                 return Response(logits_k.tobytes(), media_type="application/octet-stream")
             case _:
                 form = await request.form()
-                row = self.net.row_of(await form["file"].read())
+                file = form["file"]
+                assert not isinstance(file, str)
+                row = self.net.row_of(await file.read())
                 return self.net.predictions(await self.run(row))
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, _temp_dir=SCRATCH)
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     serve.start(http_options={"host": "127.0.0.1", "port": options.port}, logging_config=quiet)
-    serve.run(NetDeployment.bind(options.bundle, options.threads), logging_config=quiet)
+    serve.run(NetDeployment.bind(options.bundle, options.threads), logging_config=quiet)  # type: ignore[attr-defined]
     stop.wait()
     serve.shutdown()
     ray.shutdown()

@@ -48,4 +48,4 @@ def build_app(args: dict[str, Any]) -> serve.Application:
             if (reason := self.app.reason) is not None:  # type: ignore[attr-defined]
                 raise RuntimeError(reason)
 
-    return Foldserve.bind()
+    return Foldserve.bind()  # type: ignore[attr-defined]

@@ -22,12 +22,11 @@ from training.console import to_markdown
 from training.distributed.launch import Launch, end, read_launch
 from training.errors import TrainingError
 from training.evaluation import command as evaluate_command
-from training.memory import keep_freed_memory
 from training.runs import compare_command
 from training.search import command as search_command
 from training.settings.config import ConfigError
 from training.settings.environment import ENVIRONMENT as ENVIRONMENT
-from training.settings.environment import set_environment
+from training.settings.environment import keep_freed_memory, set_environment
 from training.settings.flags import build_parser, read_settings
 
 if TYPE_CHECKING:

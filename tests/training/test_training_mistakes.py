@@ -26,6 +26,7 @@ FIVE_BLOCKS = ("--net-setting", "channels=4,4,4,4,4", "--net-setting", "kernels=
             ["--optimizer", "adma"],
             "unknown optimizer 'adma', known: adam, adamw, rmsprop, sgd; did you mean",
         ),
+        (["--optimizer", "adam", "--no-nesterov"], "nesterov is for optimizer sgd only, got adam"),
         (["--warmup", "1"], "warmup must be 0 with schedule one-cycle"),
         (
             ["--warmup", "3", "--schedule", "cosine", "--epochs", "2"],

@@ -15,8 +15,8 @@ from torch import nn
 
 from training.__main__ import main
 from training.loop.device import DeviceError, explaining, find_device, place
-from training.memory import keep_freed_memory
 from training.runs.checkpoint import load_checkpoint
+from training.settings.environment import keep_freed_memory
 from training_kit import facts_of, mistake
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from training import nets
 from training.data import DATA_SETS, Split
 from training.data.streamed import StreamedPixels
 from training.search.annealing import AnnealingSampler, stand
-from training.search.divide import divide
+from training.search.opening import divide
 from training.search.space import BATCH_SIZES, FACTORS, NAMES, batch_sizes_for, has_width, suggest, widen
 from training.search.trials import TrialFacts, new_net
 from training.settings.config import OPTIMIZERS, SCHEDULES, ConfigError, FitConfig

@@ -21,9 +21,9 @@ import numpy as np
 from service.contract.pictures import PictureError, read_pixels
 from service.contract.target import Target
 from training.errors import DataError
-from training.memory import keep_freed_memory
 from training.pictures.digest import DIGEST_SIZE, digest_pixels
 from training.pictures.formats import FORMATS
+from training.settings.environment import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)

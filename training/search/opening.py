@@ -7,29 +7,33 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy.exc
+import torch
 from optuna.storages import RDBStorage
+from torch import Tensor
 
 from training import nets
-from training.data import load_split
+from training.data import Pixels, Split, load_split
 from training.data.normalise import normalised
 from training.files import OutputError, prepare_folder
 from training.loop.balance import settle_class_weights
 from training.loop.batches import count_steps
+from training.loop.chance import seeded_generator
 from training.loop.device import find_device
 from training.search.command import SearchError
-from training.search.divide import divide
 from training.search.sharing import sharing
 from training.search.space import FACTORS, batch_sizes_for, has_width
 from training.search.trials import Search, new_net
 from training.settings.config import ConfigError, new_config
 
 DATABASE, NAME = "search.db", "search"
+JUDGED_SHARE = 0.2  # of the train half: the held-out half stays unseen in a search
 WAIT_S = 60.0  # for another process that writes to the file
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "median": optuna.pruners.MedianPruner,
@@ -145,3 +149,27 @@ def require_same(study: optuna.Study, settings: dict[str, Any], path: Path) -> N
                 f"{path} began with {name} {began.get(name, 'not given')}, so it cannot continue with "
                 f"{settings.get(name, 'not given')}: take another --out"
             )
+
+
+def divide(split: Split) -> Split:
+    """The train half in two, the same for every search: what trials train on, and what they are judged on.
+
+    Mean and std stay those of the whole.
+    """
+    num_rows = len(split.train_labels)
+    order = torch.randperm(num_rows, generator=seeded_generator(0, "search rows"))
+    judged, trained = torch.split(
+        order, [round(JUDGED_SHARE * num_rows), num_rows - round(JUDGED_SHARE * num_rows)]
+    )
+    return replace(
+        split,
+        train_pixels=take(split.train_pixels, trained),
+        train_labels=split.train_labels[trained],
+        held_out_pixels=take(split.train_pixels, judged),
+        held_out_labels=split.train_labels[judged],
+    )
+
+
+def take(pixels: Pixels, rows: Tensor) -> Pixels:
+    """Some of the pictures, where they are: in memory or on the disk."""
+    return pixels[rows] if isinstance(pixels, Tensor) else pixels.take(rows)

@@ -178,6 +178,8 @@ class FitConfig:
 def new_config(flags: Mapping[str, Any]) -> FitConfig:
     """The config of a new run: what was not given has its default, or what suits the optimizer."""
     optimizer = flags.get("optimizer", FitConfig.optimizer)
+    if optimizer != "sgd" and not flags.get("nesterov", True):
+        raise ConfigError(f"nesterov is for optimizer sgd only, got {optimizer}: leave out --no-nesterov")
     return FitConfig(**{**OPTIMIZER_DEFAULTS.get(optimizer, {}), **flags})
 
 

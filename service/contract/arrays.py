@@ -102,7 +102,7 @@ def _rows(archive: zipfile.ZipFile, name: str, size: int, start: int) -> Iterato
         if not shape:
             raise ValueError(f"array {name} is one number, expected rows")
         if is_fortran:  # the numbers of a row are all over the file
-            columns = np.frombuffer(file.read(), dtype).reshape(shape, order="F")
+            columns = np.frombuffer(file.read(prod(shape) * dtype.itemsize), dtype).reshape(shape, order="F")
             yield from (columns[first : first + size] for first in range(start, shape[0], size))
             return
         row_bytes = prod(shape[1:]) * dtype.itemsize
@@ -113,7 +113,8 @@ def _rows(archive: zipfile.ZipFile, name: str, size: int, start: int) -> Iterato
             num_rows = min(size, shape[0] - first)
             content = file.read(num_rows * row_bytes)
             yield np.frombuffer(content, dtype).reshape(num_rows, *shape[1:])
-        file.read()  # to its end, where the checksum is compared
+        if file.read(1):  # a bomb's rest is never read whole; at the end the checksum is compared
+            raise ValueError(f"array {name} has more bytes than its shape {shape} holds")
 
 
 def _read_head(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

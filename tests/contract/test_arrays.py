@@ -1,6 +1,7 @@
 """Archives of arrays whose bytes were changed: read, or refused as one kind of error."""
 
 import io
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_changed_bytes_are_seen_at_the_end(tmp_path):
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(ArchiveError, match="CRC"):
         list(stream_rows(tmp_path / "x.npz", ["x"], 10, 990))
+
+
+def test_bytes_after_the_rows_are_refused_unread(tmp_path):
+    array = io.BytesIO()
+    np.save(array, np.zeros((10, 2)))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", array.getvalue() + bytes(1 << 26))
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match="more bytes than its shape"):
+        list(stream_rows(tmp_path / "x.npz", ["x"], 10))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 23
 
 
 def test_what_has_no_rows_is_not_streamed(tmp_path):

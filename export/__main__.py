@@ -1,7 +1,6 @@
 """The command line of export: bundle, fold, verify, show, sign.  Data on stdout, narration on stderr."""
 
 import argparse
-import importlib
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from export.commands.parser import parser
+from export.commands.quick_imports import import_quickly
 from export.errors import ExportError
 from service.contract.manifest import BundleError
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
     try:
         # A verb's module is imported when it is asked for: `fold` and `verify` need no torch.
         run: Callable[[argparse.Namespace, Console], int]
-        run = importlib.import_module(f"export.commands.{options.verb}").run
+        run = import_quickly(f"export.commands.{options.verb}").run
         return run(options, console)
     except (ExportError, BundleError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

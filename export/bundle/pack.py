@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.errors import ExportError
 from service.contract.bundle import MANIFEST_FILE, Bundle, open_bundle
-from service.contract.files import aside, write
+from service.contract.files import aside, copy, write
 
 
 def next_version(folder: Path) -> int:
@@ -33,15 +33,21 @@ def pack(folder: Path, files: Mapping[str, bytes], manifest: bytes) -> Bundle:
         raise ExportError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write all files aside, then rename all; raises ExportError, and then none has changed."""
+def write_whole(files: Mapping[Path, bytes | Path]) -> None:
+    """Write all files aside, or copy them from others, then rename all.
+
+    Raises ExportError, and then none has changed.
+    """
     for path in files:
         _check_target(path)
     try:
         with ExitStack() as stack:
             places = {path: stack.enter_context(aside(path, is_shared=True)) for path in files}
             for path, content in files.items():
-                write(places[path], content)
+                if isinstance(content, Path):
+                    copy(content, places[path])
+                else:
+                    write(places[path], content)
             for path, place in places.items():
                 place.replace(path)
     except OSError as error:

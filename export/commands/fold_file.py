@@ -28,7 +28,7 @@ def fold_file(
     """
     _check_targets(asked, [target, *([report] if report else [])])
     folding = fold_source(asked, say, note)
-    files = {target: serialize(folding.graph)}
+    files: dict[Path, bytes | Path] = {target: folding.file or serialize(folding.graph)}
     if report is not None:
         files[report] = folding.account.model_dump_json(indent=2).encode() + b"\n"
     write_whole(files)

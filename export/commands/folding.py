@@ -19,7 +19,7 @@ from export.errors import ExportError, SourceError, is_unprovable, naming
 from export.fold.pixels import as_rows
 from export.fold.proved import FoldOptions, fold_once, fold_proved, reference_of
 from export.graph.edit import batchnorms
-from export.graph.file import load_graph, serialize
+from export.graph.file import read_file, serialize
 from export.graph.given import Shapes, with_sizes, with_values
 from export.graph.prepare import prepare
 from export.graph.rows_first import Arrangement
@@ -61,19 +61,27 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Folding:
-    """A folded graph; `tolerances` of each output with what was measured, None where nothing was proved."""
+    """A folded graph; `tolerances` of each output with what was measured, None where nothing was proved.
+
+    `file` holds the same graph, where nothing was done to it.
+    """
 
     graph: ir.Model
     account: FoldAccount
     tolerances: dict[str, Tolerance] | None
+    file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Unfolded:
-    """An unfolded graph, and what makes it as it was read; `evaluate` is a net's own, None of a file."""
+    """An unfolded graph, and what makes it as it was read; `evaluate` is a net's own, None of a file.
+
+    `file` holds the graph as it was read, where it is so in one file.
+    """
 
     model: ir.Model
     as_read: Callable[[], ir.Model]
+    file: Path | None = None
     sizes: Sequence[Sizes] = ()
     given: Arrays | None = None
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -106,7 +114,7 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
         if not done.per_channel_folded:
             # As it is in the file: what nothing was done to needs no proof, which takes most of the time.
             note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
-            return Folding(graph=unfolded.as_read(), account=done, tolerances=None)
+            return Folding(graph=unfolded.as_read(), account=done, tolerances=None, file=unfolded.file)
     read: GraphTruth | None = None
     if unfolded.evaluate is None:
         fed = Arrangement(values=unfolded.values)
@@ -123,11 +131,15 @@ def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
         return _Unfolded(model=source.graph, as_read=lambda: source.graph, evaluate=source.evaluate)
     if asked.weights is not None:
         raise SourceError(f"{asked.source} is an ONNX file: it brings its own weights")
-    loaded, values = with_values(load_graph(Path(asked.source), must_run=must_run), asked.values)
-    model, ranges = with_sizes(prepare(loaded), asked.shapes)
+    path = Path(asked.source)
+    read = read_file(path, must_run=must_run)
+    loaded, values = with_values(read.model, asked.values)
+    sized, ranges = with_sizes(loaded, asked.shapes)
+    model = prepare(sized)
     return _Unfolded(
         model=model,
-        as_read=lambda: with_sizes(loaded, asked.shapes, infer=False)[0],
+        as_read=lambda: with_sizes(loaded, asked.shapes, keep_stated=True)[0],
+        file=path if read.is_whole and not (asked.values or asked.shapes) else None,
         sizes=golden_sizes(model, ranges, None) if ranges else (),
         given=None if asked.rows is None else read_rows(asked.rows, model),
         values=values,

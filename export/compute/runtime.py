@@ -21,20 +21,14 @@ _PLACE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ .*?\)(?: const)?(?: \[[^]]*\])? ?")
 
 
 def load(graph: bytes | Path, *, optimised: bool) -> Run:
-    """A session on the CPU: with ONNX Runtime's own rewrites as when serving, or with none."""
-    options = ort.SessionOptions()
+    """A session on the CPU: with ONNX Runtime's own rewrites as when serving, or with none.
+
+    Raises UnrunnableError where ONNX Runtime refuses the graph, and so does `run`.
+    """
+    options = _options()
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its errors are raised: printed too, they would look like crashes
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine stays usable
-    try:
-        session = ort.InferenceSession(
-            str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's errors share no public class
-        raise UnrunnableError(f"ONNX Runtime refuses it: {_words(error)}") from error
+    session = _session(graph, options)
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Tensors) -> Mapping[str, np.ndarray]:
@@ -45,6 +39,35 @@ def load(graph: bytes | Path, *, optimised: bool) -> Run:
         return dict(zip(names, answers, strict=True))
 
     return run
+
+
+def check_loads(graph: bytes | Path) -> None:
+    """Raise UnrunnableError where ONNX Runtime refuses the graph.
+
+    Weights stay as the file has them: to lay them out for the kernels takes most of a large file's time.
+    """
+    options = _options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    _session(graph, options)
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # its errors are raised: printed too, they would look like crashes
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine stays usable
+    return options
+
+
+def _session(graph: bytes | Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(
+            str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's errors share no public class
+        raise UnrunnableError(f"ONNX Runtime refuses it: {_words(error)}") from error
 
 
 def _words(error: Exception) -> str:

@@ -39,6 +39,8 @@ def fold_per_channel(
         The graph, what became of the BatchNorms, of which more may be gone, and what of the chains.
     """
     known = {node.name for graph in unfolded.graphs() for node in graph}
+    if not any(chains(graph, known) for graph in folded.graphs()):
+        return folded, list(sites), []  # without a copy
     stay: dict[str, FoldSite] = {}
     while True:
         tried = folded.clone()

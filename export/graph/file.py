@@ -4,6 +4,8 @@ In: an ONNX file, its weights inside or beside it.  Out: an ir.Model; and an ir.
 """
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,7 +13,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from export.compute.precision import computes_in_float64, in_float32
-from export.compute.runtime import load
+from export.compute.runtime import check_loads
 from export.errors import SourceError, UnrunnableError
 from export.graph.maps import has_maps, without_maps
 from service.contract.text import first_line
@@ -20,7 +22,20 @@ FIRST_OPSET = 7
 LARGEST_FILE = 1 << 31
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadFile:
+    """A graph as it was read; `is_whole` where the file alone says the same: it holds all the weights."""
+
+    model: ir.Model
+    is_whole: bool
+
+
 def load_graph(path: Path, *, must_run: bool = True) -> ir.Model:
+    """The graph of `read_file`."""
+    return read_file(path, must_run=must_run).model
+
+
+def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
     """Read an ONNX file (external weights too).
 
     Raises SourceError if it is not a valid inference graph, UnrunnableError if it `must_run` in ONNX Runtime,
@@ -29,10 +44,11 @@ def load_graph(path: Path, *, must_run: bool = True) -> ir.Model:
     try:
         if not path.is_file():
             raise SourceError(f"{path}: no such file")
-        model = _deserialize(path)
-        _check_header(path, model)
-        _mark_unknown_sizes(model)
-        model = _runnable(path, model) if must_run else ir.external_data.load_to_model(model)
+        stored = _deserialize(path)
+        _check_header(path, stored)
+        _mark_unknown_sizes(stored)
+        is_alone = not any(_external_tensors(stored))
+        model = _runnable(path, stored) if must_run else ir.external_data.load_to_model(stored)
         model.graph.sort()
     except SourceError:
         raise
@@ -40,19 +56,19 @@ def load_graph(path: Path, *, must_run: bool = True) -> ir.Model:
         raise UnrunnableError(f"{path}: not a valid ONNX graph: {error}") from None
     except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
         raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
-    return model
+    return ReadFile(model=model, is_whole=is_alone and model is stored)
 
 
 def _runnable(path: Path, model: ir.Model) -> ir.Model:
     """The graph with its weights, in float32 where ONNX Runtime has no kernel for its float64."""
     try:
-        load(path, optimised=False)
+        check_loads(path)
         return ir.external_data.load_to_model(model)
     except UnrunnableError:
         if not computes_in_float64(model):
             raise
     single = in_float32(ir.external_data.load_to_model(model))
-    load(serialize(single), optimised=False)
+    check_loads(serialize(single))
     return single
 
 
@@ -111,9 +127,14 @@ def external_files(path: Path) -> set[Path]:
     """The files beside an ONNX file that hold its weights; none if there is no such file."""
     if not path.is_file():
         return set()
-    graphs = _deserialize(path).graphs()
-    tensors = [value.const_value for graph in graphs for value in graph.initializers.values()]
-    return {path.parent / tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    return {path.parent / tensor.location for tensor in _external_tensors(_deserialize(path))}
+
+
+def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
 
 
 def serialize(model: ir.Model) -> bytes:

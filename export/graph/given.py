@@ -41,11 +41,13 @@ class _Binding:
 
 
 def with_sizes(
-    model: ir.Model, shapes: Shapes, *, infer: bool = True
+    model: ir.Model, shapes: Shapes, *, keep_stated: bool = False
 ) -> tuple[ir.Model, dict[str, SizeRange]]:
-    """A copy with these sizes, and the ranges; the number of rows stays open.
+    """A copy with these sizes of inputs, and the ranges; the number of rows stays open.
 
-    The sizes that follow are written too, unless not to `infer`.  Raises SourceError where they do not fit.
+    Nothing is inferred: `export.graph.prepare` does that.  What the file states of other tensors' sizes may
+    contradict those that are given: it goes, unless it is to be kept.  Raises SourceError where sizes do not
+    fit.
     """
     if not shapes:
         return model, {}
@@ -59,7 +61,9 @@ def with_sizes(
             _bind_input(_input_named(model, inputs, name), shape, binding)
     ranges = {name: given for name, given in binding.bound.items() if isinstance(given, SizeRange)}
     numbers = {name: given for name, given in binding.bound.items() if isinstance(given, int)}
-    _bind_shapes(model, numbers, infer=infer)
+    _bind_shapes(model, numbers)
+    if not keep_stated:
+        _forget_sizes(model)
     if missing := [name for name in _open_names(model) if ranges and name not in ranges]:
         raise SourceError(f"--input-shape: no size and no range is given for '{missing[0]}'")
     return model, ranges
@@ -97,6 +101,8 @@ def at_sizes(model: ir.Model, sizes: Sizes) -> ir.Model:
     """A copy with numbers for these open sizes, and for all that follow from them."""
     model = model.clone()
     _bind_shapes(model, sizes)
+    _forget_sizes(model)
+    infer_through_targets(model)
     return model
 
 
@@ -124,14 +130,12 @@ def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Bindi
     value.shape = ir.Shape(found)
 
 
-def _bind_shapes(model: ir.Model, numbers: Sizes, *, infer: bool = True) -> None:
+def _bind_shapes(model: ir.Model, numbers: Sizes) -> None:
     for value in _inputs(model):
         if value.shape:
             rows, *others = sizes_of(value)
             sizes = [rows, *(numbers.get(size, size) if isinstance(size, str) else size for size in others)]
             value.shape = ir.Shape(sizes)
-    if infer:
-        _infer_again(model)
 
 
 def _inputs(model: ir.Model) -> list[ir.Value]:
@@ -165,12 +169,11 @@ def _number_or_range(given: Given | str, name: str) -> Given:
     return given
 
 
-def _infer_again(model: ir.Model) -> None:
-    """Forget what was inferred from open sizes; only the number of rows of an output is kept."""
+def _forget_sizes(model: ir.Model) -> None:
+    """Forget what may follow from open sizes; only the number of rows of an output is kept."""
     for node in model.graph:
         for output in node.outputs:
             if output.is_graph_output() and output.shape:
                 output.shape = ir.Shape([output.shape[0], *[None] * (len(output.shape) - 1)])
             elif not output.is_graph_output():
                 output.shape = None
-    infer_through_targets(model)

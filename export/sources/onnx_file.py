@@ -32,7 +32,8 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     if options.weights is not None:
         raise SourceError(f"{path} is an ONNX file: it brings its own weights")
     loaded, values = with_values(load_graph(path), options.values)
-    as_read, ranges = with_sizes(prepare(loaded), options.shapes)
+    sized, ranges = with_sizes(loaded, options.shapes)
+    as_read = prepare(sized)
     smallest = {name: held.minimum for name, held in ranges.items()}
     prepared, arrangement = arranged(as_read, values, options.rows, smallest)
     given = None if options.rows is None else read_rows(options.rows, prepared)
@@ -84,7 +85,8 @@ def from_unrunnable_file(path: Path, options: SourceOptions) -> Source:
     Raises SourceError, also where only a run could tell the size of an output.
     """
     loaded, _ = with_values(load_graph(path, must_run=False), options.values)
-    prepared, ranges = with_sizes(prepare(without_texts(loaded)), options.shapes)
+    sized, ranges = with_sizes(without_texts(loaded), options.shapes)
+    prepared = prepare(sized)
     if ranges:
         raise SourceError("--no-proof is for sizes that are all fixed: give numbers in --input-shape")
     graph = prepared if _rows_are_fixed_at_one(prepared) else with_symbolic_rows(prepared)

@@ -40,6 +40,12 @@ def write(path: Path, content: bytes) -> None:
     sync(path)
 
 
+def copy(source: Path, path: Path) -> None:
+    """The same with the content of another file, which takes a tenth of the time; raises OSError."""
+    shutil.copyfile(source, path)
+    sync(path)
+
+
 def sync(path: Path) -> None:
     """Flush a file to the disk: without it, a power cut after the rename may leave an empty file."""
     with path.open("rb+") as file:

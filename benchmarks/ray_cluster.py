@@ -1,26 +1,27 @@
-"""Ray, with a node killed: bulk answers, and replicas behind Serve's proxy.  Needs ray[serve,data].
+"""Ray, with a node killed: replicas behind Serve's proxies, and bulk answers.  Needs ray[serve,data].
 
-In: nothing; a bundle that answers its input is made.  Out: lines for benchmarks/results/ray.md.
+In: nothing; a bundle that answers its input is made.  Out: a line of JSON; what happens meanwhile on stderr.
 
-    python -m benchmarks.ray_cluster [--rows 600000] [--seconds 20]
+    make test-extras
+    .extras/ray/bin/python -m benchmarks.ray_cluster [--rows 600000] [--seconds 20]
 
-A head and three nodes are processes of their own on this machine, each node with one core for work.  Bulk: a
-node is killed once part of the output is written; each row must be there once, with the right answer.  Serve:
-three replicas under load, a node killed, then a redeployment with two; every answer is compared.
+A head and three nodes, each in a network namespace of its own where that is allowed (root, iproute2), else
+all at one address.  Serve: three replicas become two under load; then a node with a replica is killed, while
+some clients ask the head's proxy and others the killed node's own, with and without asking twice.  Bulk: a
+node is killed once part of the output is written.  Every answer is compared, every row counted.
 """
 
 import contextlib
-import http.client
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,45 +31,59 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from benchmarks.common import new_parser
+from benchmarks.ray_nodes import COUNT, PORT, Nodes
 
 ROOT = Path(__file__).parents[1]
-CONNECTIONS = 8
-PORT = 8765
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests/kits'}"
+sys.path.append(str(ROOT / "tests/kits"))
+
+from cluster_kit import Answers, load  # noqa: E402
+from netns_kit import hosts, why_not  # noqa: E402
+from tiny_nets import echo_net, write_bundle  # noqa: E402
+
+CONNECTIONS = 8  # of each group of clients
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/kits'}",  # of Ray's workers
+}
 
 
-def kill(cluster: Any, node: Any) -> None:
-    """Kill a node with everything on it at once, as a machine that loses its power."""
-    (raylet,) = (started.process.pid for started in node.all_processes["raylet"])
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            if f"\nPPid:\t{raylet}\n" in status.read_text():
-                os.kill(int(status.parent.name), signal.SIGKILL)
-    cluster.remove_node(node, allow_graceful=False)
+def say(text: str) -> None:
+    """What happens, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def write_echo(folder: Path) -> Path:
-    """A bundle that answers its input, three numbers a row."""
-    sys.path.append(str(ROOT / "tests/kits"))
-    from tiny_nets import echo_net, write_bundle
-
-    return write_bundle(folder / "models" / "echo" / "1", echo_net("float32"))
-
-
-def bulk(cluster: Any, nodes: list[Any], bundle: Path, folder: Path, num_rows: int) -> str:
-    """What became of the rows."""
+def write_rows(folder: Path, num_rows: int, num_files: int = 60) -> np.ndarray:
+    """Parquet files of rows that differ, keyed by their numbers; the rows."""
     keys = np.arange(num_rows)
     rows = np.stack([keys, keys + 0.5, -keys], axis=1).astype(np.float32)
-    column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), 3)
-    table = pyarrow.table({"key": pyarrow.array(keys.astype(str)), "x": column})
-    (folder / "rows").mkdir()
-    for part in range(60):
-        piece = table.slice(part * num_rows // 60, num_rows // 60 + 1)
-        pyarrow.parquet.write_table(
-            piece.slice(0, (part + 1) * num_rows // 60 - part * num_rows // 60),
-            folder / "rows" / f"{part:02}.parquet",
-        )
+    folder.mkdir()
+    for part, (names, values) in enumerate(
+        zip(np.array_split(keys.astype(str), num_files), np.array_split(rows, num_files), strict=True)
+    ):
+        column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), 3)
+        pyarrow.parquet.write_table(pyarrow.table({"key": names, "x": column}), folder / f"{part:02}.parquet")
+    return rows
+
+
+def account(answers: pyarrow.Table, rows: np.ndarray) -> dict[str, int]:
+    """How many rows were answered once, more often, and not at all, and how many answers are right."""
+    counts = Counter(answers["key"].to_pylist())
+    got = np.stack(answers["output.y"].to_numpy(zero_copy_only=False))
+    expected = rows[np.array(answers["key"].to_pylist()).astype(int)]
+    return {
+        "once": sum(count == 1 for count in counts.values()),
+        "repeated": sum(count > 1 for count in counts.values()),
+        "missing": len(rows) - len(counts),
+        "right": int((got == expected).all(axis=1).sum()),
+    }
+
+
+def bulk(nodes: Nodes, bundle: Path, folder: Path, num_rows: int) -> dict[str, Any]:
+    """What became of the rows: `account`, whether the node was killed while the job ran, and its seconds."""
+    rows = write_rows(folder / "rows", num_rows)
     command = [
         sys.executable,
         "deploy/ray/bulk.py",
@@ -76,141 +91,167 @@ def bulk(cluster: Any, nodes: list[Any], bundle: Path, folder: Path, num_rows: i
         str(folder / "rows"),
         str(folder / "answers"),
     ]
+    command += ["--address", nodes.address, "--outputs", "--actors", str(COUNT)]
     begun = time.perf_counter()
-    job = subprocess.Popen(
-        [*command, "--address", cluster.address, "--outputs", "--actors", "3"],
-        cwd=ROOT,
-        stdout=(folder / "bulk.log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
-    while job.poll() is None and len(list((folder / "answers").glob("*.parquet"))) < 1:
+    with (folder / "bulk.log").open("w") as log:
+        job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        while job.poll() is None and not list((folder / "answers").glob("*.parquet")):
+            time.sleep(0.1)
+        ran = job.poll() is None
+        nodes.kill(COUNT)
+        say(f"bulk: a node was killed after {time.perf_counter() - begun:.0f} s")
+        if job.wait(900):
+            raise SystemExit((folder / "bulk.log").read_text()[-4000:])
+    finally:
+        job.kill()
+    seconds = round(time.perf_counter() - begun)
+    facts = account(pyarrow.dataset.dataset(folder / "answers").to_table(), rows)
+    return {**facts, "killed while it ran": ran, "seconds": seconds}
+
+
+def is_answering(address: tuple[str, int]) -> bool:
+    """Whether a proxy leads to a ready replica."""
+    with contextlib.suppress(OSError):
+        return urllib.request.urlopen(f"http://{address[0]}:{address[1]}/v2/health/ready").status == 200
+    return False
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    """Wait for a condition; TimeoutError where it never holds."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(0.2)
-    was_running = job.poll() is None
-    kill(cluster, nodes.pop())
-    code = job.wait(900)
-    if code:
-        raise SystemExit((folder / "bulk.log").read_text()[-4000:])
-    found = pyarrow.dataset.dataset(folder / "answers").to_table()
-    counts = Counter(found["key"].to_pylist())
-    got = np.stack(found["output.y"].to_numpy(zero_copy_only=False))
-    num_right = int((got == rows[np.array(found["key"].to_pylist()).astype(int)]).all(axis=1).sum())
-    return (
-        f"bulk: {num_rows} rows in {time.perf_counter() - begun:.0f} s, a node killed "
-        f"{'while it ran' if was_running else 'TOO LATE'}: {sum(n == 1 for n in counts.values())} once, "
-        f"{sum(n > 1 for n in counts.values())} twice, {num_rows - len(counts)} missing, {num_right} right"
-    )
 
 
-def ask(port: int, begin: int, seconds: float, retries: int, outcome: Any) -> None:
-    """One client that keeps its connection: (seconds since the epoch, what it got) for each request."""
-    got: list[tuple[float, str]] = []
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    end, value = time.time() + seconds, begin
-    while time.time() < end:
-        value += CONNECTIONS
-        row = [float(value % 2**20), 0.5, 1.0]
-        body = json.dumps({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": row}]})
-        for attempt in range(retries + 1):
-            try:
-                client.request("POST", "/v2/models/echo/infer", body)
-                answer = client.getresponse()
-                content = answer.read()
-                kind = str(answer.status)
-                if answer.status == 200:
-                    kind = "right" if json.loads(content)["outputs"][0]["data"] == row else "wrong"
-            except (OSError, http.client.HTTPException) as error:
-                kind = type(error).__name__
-                client.close()
-            if kind in ("right", "wrong"):
-                break
-            if attempt < retries:
-                time.sleep(0.1)
-        got.append((time.time(), kind))
-    outcome.put(got)
+def facts_of(answers: Answers) -> dict[str, Any]:
+    """What clients got, in JSON."""
+    failures = dict(Counter(answers.failures))
+    return {"right": answers.right, "failures": failures, "longest gap, s": round(answers.longest_gap_s, 2)}
 
 
-def load(port: int, seconds: float, retries: int, meanwhile: Any) -> Counter[str]:
-    """What clients in processes of their own got while `meanwhile` ran, after a fifth of the time."""
-    context = multiprocessing.get_context("spawn")
-    outcome = context.Queue()
-    clients = [
-        context.Process(target=ask, args=(port, index, seconds, retries, outcome))
-        for index in range(CONNECTIONS)
-    ]
-    for client in clients:
-        client.start()
-    timer = threading.Timer(seconds / 5, meanwhile)
-    timer.start()
-    counts = Counter(kind for _ in clients for _, kind in outcome.get())
-    timer.join()
-    for client in clients:
-        client.join()
-    return counts
+class Served:
+    """The application on the cluster, with proxies on every node where nodes have addresses of their own."""
+
+    def __init__(self, nodes: Nodes, models: Path, *, is_apart: bool) -> None:
+        from ray import serve
+        from ray.serve.schema import LoggingConfig
+
+        self._nodes = nodes
+        self._args = {"models": str(models), "lanes": 1, "cache": str(models.parent / "cache")}
+        self._quiet = LoggingConfig(enable_access_log=False, log_level="ERROR")
+        self._is_apart = is_apart
+        serve.start(
+            proxy_location="EveryNode" if is_apart else "HeadOnly",
+            http_options={"host": "0.0.0.0" if is_apart else "127.0.0.1", "port": PORT},
+            logging_config=self._quiet,
+        )
+
+    def deploy(self, count: int) -> None:
+        """So many replicas; returns when they are ready."""
+        from ray import serve
+
+        from deploy.ray.serve import build_app
+
+        app = build_app({**self._args, "num_replicas": count})
+        serve.run(app, name="foldserve", route_prefix="/", logging_config=self._quiet)
+
+    def num_running(self) -> int:
+        """How many replicas are ready."""
+        from ray import serve
+
+        states = serve.status().applications["foldserve"].deployments["foldserve"].replica_states
+        return int(states.get("RUNNING", 0))
+
+    def redeployed(self, seconds: float) -> dict[str, Any]:
+        """What clients got while three replicas became two."""
+        with load([self._nodes.proxy(0)], connections=CONNECTIONS) as answers:
+            time.sleep(seconds)
+            self.deploy(2)
+            time.sleep(seconds)
+        return facts_of(answers)
+
+    def killed(self, seconds: float) -> dict[str, Any]:
+        """What clients got while a node with a replica was killed, and until another one replaced it."""
+        victim = self._nodes.with_a_replica()
+        head, own = self._nodes.proxy(0), self._nodes.proxy(victim)
+        places = {"the head's proxy": head, **({"its own proxy": own} if self._is_apart else {})}
+        for place in places.values():
+            wait_until(lambda place=place: is_answering(place), f"a proxy at {place[0]}")
+        with contextlib.ExitStack() as stack:
+            groups = {}
+            for name, place in places.items():
+                for retries, how in enumerate(("asked once", "asked twice")):
+                    known = [place]
+                    answers = load(known, connections=CONNECTIONS, retries=retries)
+                    groups[f"{name}, {how}"] = stack.enter_context(answers), known
+            time.sleep(seconds)
+            for _, known in groups.values():
+                known.append(head)  # for who has lost a connection; who has one keeps it
+            self._nodes.kill(victim)
+            begun = time.monotonic()
+            self._nodes.wait_for(COUNT)  # with the head, without the killed one
+            wait_until(lambda: self.num_running() == 2, "two replicas again")
+            say(f"serve: two replicas again {time.monotonic() - begun:.0f} s after a node was killed")
+            time.sleep(seconds)
+        self._nodes.restart(victim)
+        return {name: facts_of(answers) for name, (answers, _) in groups.items()}
+
+    def close(self) -> None:
+        """Take the application off the cluster."""
+        from ray import serve
+
+        serve.shutdown()
 
 
-def served(cluster: Any, nodes: list[Any], models: Path, seconds: float) -> list[str]:
-    """What clients got: undisturbed, a node killed, with and without a retry, redeployed."""
-    from ray import serve
-    from ray.serve.schema import LoggingConfig
-
-    from deploy.ray.serve import build_app
-
-    quiet = LoggingConfig(enable_access_log=False, log_level="ERROR")
-    serve.start(
-        proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": PORT}, logging_config=quiet
-    )
-
-    def deploy(count: int) -> None:
-        args = {
-            "models": str(models),
-            "num_replicas": count,
-            "lanes": 1,
-            "cache": str(models.parent / "cache"),
-        }
-        serve.run(build_app(args), name="foldserve", route_prefix="/", logging_config=quiet)
-
-    said = []
-    begun = time.perf_counter()
-    deploy(3)
-    said.append(f"serve: 3 replicas ready after {time.perf_counter() - begun:.0f} s")
-    for what, retries, meanwhile in (
-        ("undisturbed", 0, lambda: None),
-        ("a node killed", 0, lambda: kill(cluster, nodes.pop())),
-        ("a node killed, clients ask once more", 1, lambda: kill(cluster, nodes.pop())),
-        ("redeployed with 2 replicas", 0, lambda: deploy(2)),
-    ):
-        while len(nodes) < 3:
-            nodes.append(cluster.add_node(num_cpus=1, object_store_memory=100_000_000))
-            time.sleep(15)  # until its replica is ready
-        said.append(f"serve, {what}: {dict(load(PORT, seconds, retries, meanwhile))}")
-        print(said[-1], flush=True)
-    serve.shutdown()
-    return said
+def measured(nodes: Nodes, folder: Path, num_rows: int, seconds: float, *, is_apart: bool) -> dict[str, Any]:
+    """All claims, in the order in which a node that was killed has time to come back."""
+    bundle = write_bundle(folder / "models" / "echo" / "1", echo_net("float32"))
+    nodes.wait_for(COUNT + 1)
+    say("every node is there")
+    served = Served(nodes, folder / "models", is_apart=is_apart)
+    served.deploy(3)
+    say("serve: three replicas are ready")
+    facts = {"redeployed": served.redeployed(seconds)}
+    say(f"serve: redeployed {facts['redeployed']}")
+    facts["killed"] = served.killed(seconds)
+    served.close()
+    say(f"serve: a node killed {facts['killed']}")
+    nodes.wait_for(COUNT + 1)
+    facts["bulk"] = bulk(nodes, bundle, folder, num_rows)
+    return facts
 
 
-def main() -> None:
-    """Run both and print what became of them."""
+def main() -> int:
+    """Print what became of everything."""
     parser = new_parser(sys.modules[__name__])
-    parser.add_argument("--rows", type=int, default=600_000)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--rows", type=int, default=600_000, help="of the bulk job (default 600000)")
+    parser.add_argument("--seconds", type=float, default=20, help="of load before and after (default 20)")
     given = parser.parse_args()
+    os.environ |= SETTINGS
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended then too
     import ray
-    from ray.cluster_utils import Cluster
 
-    cluster = Cluster()
-    cluster.add_node(num_cpus=0, object_store_memory=200_000_000)
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=150_000_000) for _ in range(3)]
-    ray.init(cluster.address, log_to_driver=False)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        bundle = write_echo(place)
-        print(bulk(cluster, nodes, bundle, place, given.rows), flush=True)
-        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=150_000_000))
-        served(cluster, nodes, place / "models", given.seconds)
-    print(f"ray {ray.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}")
-    ray.shutdown()
-    cluster.shutdown()
+    begun, reason = time.perf_counter(), why_not()
+    apart = contextlib.nullcontext([]) if reason else hosts(COUNT + 1)
+    say(reason or "each node in a network namespace of its own")
+    with tempfile.TemporaryDirectory(prefix="fs") as folder, apart as places:
+        nodes = Nodes(places, Path(folder))
+        try:
+            facts = measured(nodes, Path(folder), given.rows, given.seconds, is_apart=bool(places))
+        finally:
+            nodes.close()
+    facts |= {
+        "nodes": f"one address: {reason}" if reason else "network namespaces",
+        "seconds": round(time.perf_counter() - begun),
+        "ray": ray.__version__,
+        "load": round(os.getloadavg()[0], 1),
+    }
+    print(json.dumps(facts))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -18,6 +18,7 @@ import pytest
 from onnx import helper
 
 import extras
+import netns_kit
 from cluster_kit import load
 from service_kit import ROOT, Server, free_port, wait_until
 from tiny_nets import TinyNet, echo_net, write_bundle
@@ -34,7 +35,9 @@ class Balanced:
     `net` is what they serve as echo, `flags` come after the usual ones; `far` replaces the last replica.
     """
 
-    def __init__(self, root: Path, net: TinyNet | None = None, *flags: str, far: "Far | None" = None) -> None:
+    def __init__(
+        self, root: Path, net: TinyNet | None = None, *flags: str, far: netns_kit.Host | None = None
+    ) -> None:
         assert extras.HAPROXY is not None
         self.models = root / "models"
         self._flags = flags
@@ -45,8 +48,8 @@ class Balanced:
         text = CONFIG.read_text(encoding="utf-8").replace("bind :8080", f"bind 127.0.0.1:{self.port}")
         servers = [f"    server replica{port} 127.0.0.1:{port}" for port in self.ports]
         if far is not None:
-            self.replicas.append(far.start(self.models))
-            servers.append(f"    server far {far.HOST}:{self.replicas[-1].port}")
+            self.replicas.append(FarServer(self.models, *FLAGS, "--host", far.address, before=far.command()))
+            servers.append(f"    server far {far.address}:{self.replicas[-1].port}")
         text, count = re.subn(r"^ *server-template .*$", "\n".join(servers), text, flags=re.MULTILINE)
         assert count == 1
         (root / "haproxy.cfg").write_text(text, encoding="utf-8")
@@ -77,44 +80,15 @@ class Balanced:
             replica.close()
 
 
-class Far:
-    """A host of its own: a network namespace at the other end of a cable, which can be cut."""
+class FarServer(Server):
+    """A replica on another host."""
 
-    NAME, HOST = "foldserve-far", "10.77.77.2"
+    def __init__(self, models: Path, *flags: str, before: list[str]) -> None:
+        self._before = before
+        super().__init__(models, *flags)
 
-    class Server(Server):
-        def command(self, models: Path, *flags: str) -> list[str]:
-            return ["ip", "netns", "exec", Far.NAME, *super().command(models, *flags), "--host", Far.HOST]
-
-    def start(self, models: Path) -> Server:
-        """A replica there."""
-        return self.Server(models, *FLAGS)
-
-    def cut(self) -> None:
-        """From now on nothing arrives, and no end hears of it."""
-        self._ip("netns", "exec", self.NAME, "ip", "link", "set", "fs-far", "down")
-
-    @staticmethod
-    def _ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
-
-    @classmethod
-    @contextmanager
-    def there(cls) -> Iterator["Far"]:
-        """The host, until the end of the block; skips where a process may not make one."""
-        try:
-            cls._ip("netns", "add", cls.NAME)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"no network namespaces here: {error}")
-        try:
-            cls._ip("link", "add", "fs-near", "type", "veth", "peer", "name", "fs-far", "netns", cls.NAME)
-            cls._ip("addr", "add", "10.77.77.1/24", "dev", "fs-near")
-            cls._ip("link", "set", "fs-near", "up")
-            cls._ip("-n", cls.NAME, "addr", "add", f"{cls.HOST}/24", "dev", "fs-far")
-            cls._ip("-n", cls.NAME, "link", "set", "fs-far", "up")
-            yield cls()
-        finally:
-            cls._ip("netns", "del", cls.NAME)
+    def command(self, models: Path, *flags: str) -> list[str]:
+        return [*self._before, *super().command(models, *flags)]
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +150,9 @@ def test_a_cut_cable_costs_at_most_one_answer(tmp_path: Path) -> None:
     """No packet comes back, no connection breaks: what hangs is asked of another one after five seconds."""
     if extras.HAPROXY is None:
         pytest.skip(f"haproxy: {extras.NEEDED}")
-    with Far.there() as far:
+    if (reason := netns_kit.why_not()) is not None:
+        pytest.skip(reason)
+    with netns_kit.hosts(1, with_here=True) as (far,):
         running = Balanced(tmp_path, far=far)
         try:
             time.sleep(1)

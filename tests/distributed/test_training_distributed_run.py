@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import netns_kit
 from training.__main__ import main
 from training.runs.checkpoint import Checkpoint, load_checkpoint
 
@@ -246,44 +247,26 @@ def one_machine() -> Iterator[list[tuple[tuple[str, ...], list[str]]]]:
 
 @contextmanager
 def two_namespaces() -> Iterator[list[tuple[tuple[str, ...], list[str]]]]:
-    """Two nodes that share nothing but a cable, each in a network namespace of its own."""
-    names = [f"foldserve-{os.getpid()}-{node}" for node in (0, 1)]
-    addresses = ["10.77.0.1", "10.77.0.2"]
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("-n", names[0], "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", names[1])
-        for name, address in zip(names, addresses, strict=True):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-            ip("-n", name, "link", "set", "lo", "up")
+    """Two nodes that share nothing but a network, each in a network namespace of its own."""
+    with netns_kit.hosts(2) as (first, second):
         yield [
             (
-                ("ip", "netns", "exec", name),
+                tuple(host.command()),
                 [
-                    *("--rdzv-endpoint", f"{addresses[0]}:29400", "--local-addr", address),
-                    *("--rdzv-conf", f"is_host={int(address == addresses[0])}"),
+                    *("--rdzv-endpoint", f"{first.address}:29400", "--local-addr", host.address),
+                    *("--rdzv-conf", f"is_host={int(host is first)}"),
                 ],
             )
-            for name, address in zip(names, addresses, strict=True)
+            for host in (first, second)
         ]
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
 
 
 @pytest.mark.parametrize("nodes", [one_machine, two_namespaces])
 def test_two_torchruns_meet_and_follow_the_same_curve(two, tmp_path, nodes):
-    may_have_namespaces = os.geteuid() == 0 and shutil.which("ip") is not None
-    if nodes is two_namespaces and not may_have_namespaces:
-        pytest.skip("network namespaces need root and iproute2")
-    if nodes is one_machine and may_have_namespaces:
+    reason = netns_kit.why_not()
+    if nodes is two_namespaces and reason is not None:
+        pytest.skip(reason)
+    if nodes is one_machine and reason is None:
         pytest.skip("two network namespaces are tried here, which says more")
     common = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
     outs = [tmp_path / "first" / "run", tmp_path / "second" / "run"]

@@ -4,7 +4,8 @@ In: the addresses that clients may connect to (the list may change meanwhile), a
 Out: `Answers`: how many were right, and each failure in words.
 
 Without a balancer a client chooses a server when it connects, as kube-proxy does for it, and stays until the
-connection ends. It never asks twice: each request that gets no right answer is a failure.
+connection ends; after a failure it connects to another one, if it knows one. Unless it has `retries` it never
+asks twice: each request that gets no right answer is a failure.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import numpy as np
 from service_kit import binary_body
 
 Address = tuple[str, int]
+RETRY_S = 0.1  # until a failed request is sent again
 
 
 @dataclass
@@ -48,31 +50,49 @@ def request_of(value: int, model: str) -> tuple[bytes, bytes]:
     return head.encode() + body, row
 
 
+class WrongAnswerError(AssertionError):
+    """An answer with other bytes than those that must come back; no second answer makes up for it."""
+
+
 class Client:
     """One client with at most one connection."""
 
     def __init__(
-        self, addresses: list[Address], answers: Answers, model: str, timeout_s: float, *, is_patient: bool
+        self,
+        addresses: list[Address],
+        answers: Answers,
+        model: str,
+        timeout_s: float,
+        *,
+        is_patient: bool,
+        retries: int,
     ) -> None:
         self._addresses = addresses
         self._answers = answers
         self._model = model
         self._timeout_s = timeout_s
         self._is_patient = is_patient
+        self._retries = retries
+        self._failed: Address | None = None  # the last address that failed
+        self._address = addresses[0]
         self._wait_s = 0.0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, value: int) -> None:
         """One request, counted as right or as a failure."""
         answers = self._answers
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._ask(value)
-        except (OSError, EOFError, TimeoutError, AssertionError) as error:
-            answers.failures.append(f"{type(error).__name__}: {error}"[:200])
-            self.close()
-            await asyncio.sleep(0.01)
-            return
+        for left in range(self._retries, -1, -1):
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._ask(value)
+                break
+            except (OSError, EOFError, TimeoutError, AssertionError) as error:
+                self.close()
+                self._failed = self._address
+                await asyncio.sleep(RETRY_S if left else 0.01)
+                if left == 0 or isinstance(error, WrongAnswerError):
+                    answers.failures.append(f"{type(error).__name__}: {error}"[:200])
+                    return
         if self._wait_s:
             answers.refused += 1
             await asyncio.sleep(self._wait_s)
@@ -85,18 +105,22 @@ class Client:
     async def _ask(self, value: int) -> None:
         request, row = request_of(value, self._model)
         if self._streams is None:
-            self._streams = await asyncio.open_connection(*random.choice(self._addresses))
+            others = [address for address in self._addresses if address != self._failed]
+            self._address = random.choice(others or self._addresses)
+            self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0])
-        body = await reader.readexactly(length)
+        _, has_length, rest = head.partition(b"\r\ncontent-length: ")
+        assert has_length, head[:100]
+        body = await reader.readexactly(int(rest.split(b"\r\n")[0]))
         self._wait_s = 0.0
         if self._is_patient and head.startswith(b"http/1.1 503"):
             self._wait_s = float(head.split(b"\r\nretry-after: ")[1].split(b"\r\n")[0])
             return
         assert head.startswith(b"http/1.1 200"), (head[:12], body[:100])
-        assert body.endswith(row), "a wrong answer"
+        if not body.endswith(row):
+            raise WrongAnswerError(body[-100:])
         if b"\r\nconnection: close" in head:
             self._answers.closing += 1
             self.close()
@@ -116,16 +140,18 @@ def load(
     timeout_s: float = 20.0,
     model: str = "echo",
     is_patient: bool = False,
+    retries: int = 0,
 ) -> Iterator[Answers]:
     """Clients that ask, in a thread, until the block ends; they pause for `pause_s` in the mean.
 
-    To patient ones a 503 is no failure: they wait as long as it says.
+    To patient ones a 503 is no failure: they wait as long as it says. A request is a failure when the last of
+    its `retries` fails, or any of its answers is wrong.
     """
     answers = Answers()
     stops = threading.Event()
 
     async def one(first: int) -> None:
-        client = Client(addresses, answers, model, timeout_s, is_patient=is_patient)
+        client = Client(addresses, answers, model, timeout_s, is_patient=is_patient, retries=retries)
         value = first
         while not stops.is_set():
             await client.ask(value % 2**20)

@@ -16,6 +16,7 @@ def _existing(*parts: str) -> Path | None:
 
 
 PACKAGES = _existing("packages")  # timm, torchvision, torchao: for sys.path
+RAY_PYTHON = _existing("ray", "bin", "python")  # finds .venv's packages too
 KSERVE_PYTHON = _existing("kserve", "bin", "python")
 STORAGE_INITIALIZER = _existing("storage", "bin", "python")
 SCHEMATHESIS = _existing("schemathesis", "bin", "schemathesis")

@@ -22,6 +22,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ class Served:
         head, own = self._nodes.proxy(0), self._nodes.proxy(victim)
         places = {"the head's proxy": head, **({"its own proxy": own} if self._is_apart else {})}
         for place in places.values():
-            wait_until(lambda place=place: is_answering(place), f"a proxy at {place[0]}")
+            wait_until(partial(is_answering, place), f"a proxy at {place[0]}")
         with contextlib.ExitStack() as stack:
             groups = {}
             for name, place in places.items():

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # it needs Pillow
 
 SPARE_ROWS = 16  # zeros and other made rows are likelier to make scores tie
 ROWS_AT_A_SIZE = 8
+TOGETHER = 4  # times the rows that fit in the memory of a proof: more take minutes, and show nothing new
 STORED_BYTES = 64 << 20  # of the rows of one size, before they are compressed
 
 Say = Callable[[str], None]
@@ -90,6 +91,7 @@ def make_golden(
             lambda row: say(f"golden answer {row} of {whole}{at}: {source.truth}"),
             is_exact=source.graph_truth is None or source.graph_truth.is_exact,
             max_rows=min(fitting, source.max_rows or fitting),
+            max_together=TOGETHER * fitting,
             num_threads=min(fitting, len(os.sched_getaffinity(0))) if is_reference else 1,
         )
     except ProofError as error:

@@ -70,9 +70,17 @@ def test_unsteady_rows_are_replaced_and_no_batchnorm_is_taken_back(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("max_rows", "sizes"), [(None, [5, 5]), (4, [2, 2, 2, 2, 2]), (2, [2] * 5), (1, [1] * 10)]
+    ("max_rows", "max_together", "sizes"),
+    [
+        (None, None, [5, 5]),
+        (4, None, [2, 2, 2, 2, 2]),
+        (4, 10, [2, 2, 2, 2, 2]),
+        (2, 80, [2] * 5),
+        (2, 4, [2, 2]),
+        (1, None, [1] * 10),
+    ],
 )
-def test_true_answers_are_computed_at_a_time_within_the_memory_of_a_proof(max_rows, sizes):
+def test_true_answers_are_computed_at_a_time_within_the_memory_of_a_proof(max_rows, max_together, sizes):
     """In two threads, which wait for each other."""
     both, batches = threading.Barrier(2, timeout=20), []
 
@@ -84,9 +92,11 @@ def test_true_answers_are_computed_at_a_time_within_the_memory_of_a_proof(max_ro
 
     rows = {"x": np.arange(10.0)[:, np.newaxis]}
     shown: list[int] = []
-    answers = true_answers(evaluate, rows, shown.append, max_rows=max_rows, num_threads=2)
+    most = {"max_rows": max_rows, "max_together": max_together}
+    answers = true_answers(evaluate, rows, shown.append, **most, num_threads=2)
     assert batches[10:] == sizes
     assert shown == list(range(1, 11))
     np.testing.assert_array_equal(answers["y"], 2 * rows["x"])
+    most["max_rows"] = max(2, max_rows or 2)
     with pytest.raises(ProofError, match="rows are not independent"):
-        true_answers(lambda rows: {"y": rows["x"] - rows["x"].mean()}, rows, max_rows=max(2, max_rows or 2))
+        true_answers(lambda rows: {"y": rows["x"] - rows["x"].mean()}, rows, **most)

@@ -1,5 +1,6 @@
 """How much work a fold is, counted: what is computed once is not computed again."""
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -12,6 +13,8 @@ from export.graph.prepare import prepare
 from export_kit import run_here
 from file_kit import model, node, norm, norm_arrays, weights
 from gauge_kit import Net
+from service.contract.bundle import Golden
+from service.contract.parity import BUCKETS, measure
 
 
 @pytest.fixture
@@ -49,6 +52,17 @@ def test_the_truth_is_computed_once(tmp_path, work, has_norm, expected):
     done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
     assert done.returncode == 0, done.stderr
     assert work == expected
+
+
+def test_no_batch_of_golden_rows_is_run_twice():
+    """The bucket of 1 row is one by one; of 32 golden rows, that of 32 is all together."""
+    batches = []
+    rows = np.arange(32.0)[:, np.newaxis]
+    golden = Golden(inputs={"x": rows}, outputs={"y": rows})
+    parity = measure(lambda inputs: batches.append(tuple(inputs["x"].ravel())) or {"y": inputs["x"]}, golden)
+    assert len(batches) == len(set(batches)) == 32 + 16 + 8 + 4 + 2 + 1 + 1
+    assert list(parity.buckets) == list(BUCKETS)
+    assert parity.worst == {"y": 0.0}
 
 
 def dense(layers: int, growth: int = 4, smallest_gamma: float = 0.5) -> tuple[ir.Model, int]:

@@ -18,7 +18,7 @@ from onnx.reference.op_run import OpRun
 
 from export.compute.operators.windows import explicit_pads, extents, num_windows, padded, same_totals, taps
 
-COLUMN_BYTES = 8 << 20  # of the values under all taps that are multiplied at once, in float64
+COLUMN_BYTES = 1 << 22  # of what is multiplied at once, in float64: it stays in the cache
 
 
 class Conv(OpRun):
@@ -38,17 +38,22 @@ class Conv(OpRun):
         counts = num_windows(x.shape[2:], spans, strides)
         weight = w.reshape(groups, w.shape[0] // groups, -1)  # (group, o, i and taps)
         y = np.empty((len(x), w.shape[0], *counts), np.result_type(x, w))
-        lines = max(1, COLUMN_BYTES // max(1, 8 * weight[0, 0].size * groups * prod(counts[1:])))
-        for row, image in enumerate(x):  # a few lines at a time: the taps of a whole picture fill the memory
+        bias = None if b is None else b.reshape(groups, -1, 1)
+        line = prod(counts[1:])
+        lines = max(1, COLUMN_BYTES // max(1, 8 * groups * max(weight[0].shape) * line))
+        for image, answer in zip(x, y.reshape(len(x), *weight.shape[:2], -1), strict=True):
+            # A few lines at a time: the taps of a whole picture fill the memory, and those of few the cache.
             for first in range(0, counts[0], lines):
                 end = min(first + lines, counts[0])
                 part = image[:, first * strides[0] : (end - 1) * strides[0] + spans[0]]
                 places = taps((end - first, *counts[1:]), kernel, strides, dilations)
                 values = [part[index] for _, index in places]
                 columns = np.stack(values, axis=1) if len(values) > 1 else values[0]
-                answer = weight @ columns.reshape(groups, weight.shape[2], -1)
-                y[row, :, first:end] = answer.reshape(w.shape[0], end - first, *counts[1:])
-        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+                out = answer[..., first * line : end * line]
+                np.matmul(weight, columns.reshape(groups, weight.shape[2], -1), out=out)
+                if bias is not None:
+                    out += bias
+        return (y,)
 
 
 class ConvTranspose(OpRun):

@@ -174,8 +174,11 @@ class Served:
             time.sleep(seconds)
         return facts_of(answers)
 
-    def killed(self, seconds: float) -> dict[str, Any]:
-        """What clients got while a node with a replica was killed, and until another one replaced it."""
+    def lost(self, seconds: float, lose: Callable[[int], None]) -> dict[str, Any]:
+        """What clients got while a node with a replica was lost, and until another one replaced it.
+
+        `lose`: `Nodes.kill` or `Nodes.cut`.
+        """
         victim = self._nodes.with_a_replica()
         head, own = self._nodes.proxy(0), self._nodes.proxy(victim)
         places = {"the head's proxy": head, **({"its own proxy": own} if self._is_apart else {})}
@@ -191,11 +194,11 @@ class Served:
             time.sleep(seconds)
             for _, known in groups.values():
                 known.append(head)  # for who has lost a connection; who has one keeps it
-            self._nodes.kill(victim)
+            lose(victim)
             begun = time.monotonic()
             self._nodes.wait_for(COUNT)  # with the head, without the killed one
             wait_until(lambda: self.num_running() == 2, "two replicas again")
-            say(f"serve: two replicas again {time.monotonic() - begun:.0f} s after a node was killed")
+            say(f"serve: two replicas again {time.monotonic() - begun:.0f} s after a node was lost")
             time.sleep(seconds)
         self._nodes.restart(victim)
         return {name: facts_of(answers) for name, (answers, _) in groups.items()}
@@ -207,7 +210,9 @@ class Served:
         serve.shutdown()
 
 
-def measured(nodes: Nodes, folder: Path, num_rows: int, seconds: float, *, is_apart: bool) -> dict[str, Any]:
+def measured(
+    nodes: Nodes, folder: Path, num_rows: int, seconds: float, *, is_apart: bool, has_cut: bool
+) -> dict[str, Any]:
     """All claims, in the order in which a node that was killed has time to come back."""
     bundle = write_bundle(folder / "models" / "echo" / "1", echo_net("float32"))
     nodes.wait_for(COUNT + 1)
@@ -217,9 +222,13 @@ def measured(nodes: Nodes, folder: Path, num_rows: int, seconds: float, *, is_ap
     say("serve: three replicas are ready")
     facts = {"redeployed": served.redeployed(seconds)}
     say(f"serve: redeployed {facts['redeployed']}")
-    facts["killed"] = served.killed(seconds)
-    served.close()
+    facts["killed"] = served.lost(seconds, nodes.kill)
     say(f"serve: a node killed {facts['killed']}")
+    if has_cut:
+        nodes.wait_for(COUNT + 1)
+        facts["cut off"] = served.lost(seconds, nodes.cut)
+        say(f"serve: a node cut off {facts['cut off']}")
+    served.close()
     nodes.wait_for(COUNT + 1)
     facts["bulk"] = bulk(nodes, bundle, folder, num_rows)
     return facts
@@ -230,6 +239,9 @@ def main() -> int:
     parser = new_parser(sys.modules[__name__])
     parser.add_argument("--rows", type=int, default=600_000, help="of the bulk job (default 600000)")
     parser.add_argument("--seconds", type=float, default=20, help="of load before and after (default 20)")
+    parser.add_argument(
+        "--cut", action="store_true", help="then cut a node's cable too, and wait until Ray notices"
+    )
     given = parser.parse_args()
     os.environ |= SETTINGS
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended then too
@@ -241,7 +253,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fs") as folder, apart as places:
         nodes = Nodes(places, Path(folder))
         try:
-            facts = measured(nodes, Path(folder), given.rows, given.seconds, is_apart=bool(places))
+            is_apart, has_cut = bool(places), given.cut and bool(places)
+            facts = measured(
+                nodes, Path(folder), given.rows, given.seconds, is_apart=is_apart, has_cut=has_cut
+            )
         finally:
             nodes.close()
     facts |= {

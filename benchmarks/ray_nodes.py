@@ -37,8 +37,15 @@ class Nodes:
         where = {"_node_ip_address": hosts[0].address} if hosts else {}
         ray.init(self.address, log_to_driver=False, **where)
 
+    def cut(self, index: int) -> None:
+        """Cut a node's cable: it runs on, and no other node hears of it; needs hosts."""
+        self._hosts[index].cut()
+
     def restart(self, index: int) -> None:
-        """Start a killed node again; it joins some seconds later."""
+        """Start a lost node again; it joins some seconds later."""
+        if self._nodes[index] in self._cluster.worker_nodes:  # it was only cut off
+            self.kill(index)
+            self._hosts[index].mend()
         self._add(index, num_cpus=1)
         self._enter(0)
 
@@ -74,7 +81,7 @@ class Nodes:
         ray.shutdown()
         self._cluster.shutdown()
 
-    def wait_for(self, count: int, timeout_s: float = 60) -> None:
+    def wait_for(self, count: int, timeout_s: float = 150) -> None:
         """Wait until so many are alive, the head among them."""
         import ray
 

@@ -78,6 +78,10 @@ class Host:
         """Cut the cable: nothing arrives, and no connection is closed."""
         _ip("-n", self.switch, "link", "set", _port(self.name), "down")
 
+    def mend(self) -> None:
+        """Mend the cable."""
+        _ip("-n", self.switch, "link", "set", _port(self.name), "up")
+
 
 @contextlib.contextmanager
 def hosts(count: int, *, with_here: bool = False) -> Iterator[list[Host]]:

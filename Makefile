@@ -49,7 +49,7 @@ test-fast: install ## run the files whose tests are quick, in under a minute: mo
 test-extras: install ## install extra tools for tests that skip without them: wrk, perf_analyzer, kserve, timm …
 	tools/test-extras
 
-test-cluster: compiled ## the long tests of several replicas, behind HAProxy: updates, kill -9, SIGSTOP, a cut cable, overload
+test-cluster: compiled ## the long tests of several replicas, behind HAProxy and on Ray: updates, kill -9, SIGSTOP, a cut cable, overload
 	$(PY) -m pytest -m cluster $(ARGS)
 
 test-gpu: install ## run the tests that need an NVIDIA GPU

@@ -159,12 +159,13 @@ class Served:
         app = build_app({**self._args, "num_replicas": count})
         serve.run(app, name="foldserve", route_prefix="/", logging_config=self._quiet)
 
-    def num_running(self) -> int:
-        """How many replicas are ready."""
+    def _are_replaced(self, victim: int) -> bool:
+        """Whether two replicas are ready, and none of them is on this node."""
         from ray import serve
 
         states = serve.status().applications["foldserve"].deployments["foldserve"].replica_states
-        return int(states.get("RUNNING", 0))
+        # Serve counts the replica of a lost node as running for a while.
+        return states.get("RUNNING") == 2 and len({*self._nodes.with_replicas()} - {victim}) == 2
 
     def redeployed(self, seconds: float) -> dict[str, Any]:
         """What clients got while three replicas became two."""
@@ -179,7 +180,7 @@ class Served:
 
         `lose`: `Nodes.kill` or `Nodes.cut`.
         """
-        victim = self._nodes.with_a_replica()
+        victim = self._nodes.with_replicas()[0]
         head, own = self._nodes.proxy(0), self._nodes.proxy(victim)
         places = {"the head's proxy": head, **({"its own proxy": own} if self._is_apart else {})}
         for place in places.values():
@@ -197,7 +198,7 @@ class Served:
             lose(victim)
             begun = time.monotonic()
             self._nodes.wait_for(COUNT)  # with the head, without the killed one
-            wait_until(lambda: self.num_running() == 2, "two replicas again")
+            wait_until(lambda: self._are_replaced(victim), "two replicas again")
             say(f"serve: two replicas again {time.monotonic() - begun:.0f} s after a node was lost")
             time.sleep(seconds)
         self._nodes.restart(victim)

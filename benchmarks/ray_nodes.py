@@ -55,20 +55,14 @@ class Nodes:
         if self._hosts:
             self._hosts[index].kill()
         else:
-            for pid in self._children(index):
+            for pid in self._pids(index):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
 
-    def with_a_replica(self) -> int:
-        """The number of a node on which a replica of Serve runs."""
-        for index in range(1, COUNT + 1):
-            pids = self._hosts[index].pids() if self._hosts else self._children(index)
-            for pid in pids:
-                with contextlib.suppress(OSError):  # it has ended meanwhile
-                    if b"ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        return index
-        raise RuntimeError("no node has a replica")
+    def with_replicas(self) -> list[int]:
+        """The numbers of the nodes on which replicas of Serve run."""
+        return [index for index in range(1, COUNT + 1) if any(map(_is_replica, self._pids(index)))]
 
     def proxy(self, index: int) -> tuple[str, int]:
         """The address of a node's proxy; without hosts there is one proxy, the head's."""
@@ -101,12 +95,20 @@ class Nodes:
         if self._hosts:
             self._hosts[index].enter()
 
-    def _children(self, index: int) -> list[int]:
-        """The processes that a node's raylet has started."""
+    def _pids(self, index: int) -> list[int]:
+        """The processes on a node; without hosts those that its raylet has started."""
+        if self._hosts:
+            return list(self._hosts[index].pids())
         (raylet,) = (started.process.pid for started in self._nodes[index].all_processes["raylet"])
         found = []
         for status in Path("/proc").glob("[0-9]*/status"):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
                 if f"\nPPid:\t{raylet}\n" in status.read_text():
                     found.append(int(status.parent.name))
         return found
+
+
+def _is_replica(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False

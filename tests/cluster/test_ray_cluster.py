@@ -55,14 +55,15 @@ def measured(*flags: str) -> dict[str, Any]:
 
 
 def assert_claims(facts: dict[str, Any], rows: int) -> None:
-    """What a killed node and a redeployment may cost."""
+    """What a lost node and a redeployment may cost."""
     assert facts["redeployed"]["failures"] == {}
     assert facts["redeployed"]["right"] > 100
-    failures = {who: sum(got["failures"].values()) for who, got in facts["killed"].items()}
-    for who, got in facts["killed"].items():
-        assert failures[who] <= (CONNECTIONS if who.endswith("once") else 0), (who, got)
-        assert got["right"] > 100, (who, got)
-    assert failures.get("its own proxy, asked once", 1) > 0, "the proxy was killed with its node"
+    for fault in ("killed", "cut off"):
+        for who, got in facts.get(fault, {}).items():
+            num_failures = sum(got["failures"].values())
+            assert num_failures <= (CONNECTIONS if who.endswith("once") else 0), (fault, who, got)
+            assert got["right"] > 100, (fault, who, got)
+            assert num_failures > 0 or who != "its own proxy, asked once", f"the proxy was not {fault}"
     expected = {"once": rows, "repeated": 0, "missing": 0, "right": rows, "killed while it ran": True}
     assert {name: facts["bulk"][name] for name in expected} == expected
 
@@ -80,6 +81,7 @@ def got(**failures: int) -> dict[str, Any]:
         {"killed": {"the head's proxy, asked once": got(EOF=CONNECTIONS, wrong=1)}},
         {"killed": {"its own proxy, asked once": got()}},
         {"killed": {"its own proxy, asked twice": got(EOF=1)}},
+        {"cut off": {"its own proxy, asked twice": got(TimeoutError=1)}},
         *(
             {"bulk": {name: value}}
             for name, value in [("once", 9), ("repeated", 1), ("missing", 1), ("right", 9)]
@@ -100,19 +102,23 @@ def test_each_claim_can_fail(wrong: dict[str, Any]) -> None:
     assert_claims(facts, 10)
     ((part, values),) = wrong.items()
     with pytest.raises(AssertionError):
-        assert_claims(facts | {part: facts[part] | values}, 10)
+        assert_claims(facts | {part: facts.get(part, {}) | values}, 10)
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    ("rows", "seconds"), [(60_000, 1), pytest.param(600_000, 15, marks=pytest.mark.cluster)]
+    ("rows", "flags"),
+    [
+        (60_000, ["--seconds", "1"]),
+        pytest.param(600_000, ["--seconds", "15", "--cut"], marks=pytest.mark.cluster),
+    ],
 )
-def test_a_node_lost_costs_bulk_nothing_and_clients_with_a_retry_nothing(rows: int, seconds: float) -> None:
+def test_a_node_lost_costs_bulk_nothing_and_clients_with_a_retry_nothing(rows: int, flags: list[str]) -> None:
     if extras.RAY_PYTHON is None:
         pytest.skip(f"ray: {extras.NEEDED}")
-    facts = measured("--rows", str(rows), "--seconds", str(seconds))
+    facts = measured("--rows", str(rows), *flags)
     reason = netns_kit.why_not()
     assert facts["nodes"] == ("network namespaces" if reason is None else f"one address: {reason}")
-    groups = facts["killed"].keys()
-    assert ("its own proxy, asked once" in groups) == (reason is None), groups
+    assert ("its own proxy, asked once" in facts["killed"]) == (reason is None)
+    assert ("cut off" in facts) == (reason is None and "--cut" in flags)
     assert_claims(facts, rows)

@@ -106,7 +106,7 @@ def _file(path: Path) -> Net:
 
 def _normal(source: Source) -> Rows:
     """Rows that end at ±3, which an input of undeclared range is taken to reach (`golden.py`)."""
-    made = made_rows(source.inputs, 1)
+    made = made_rows(source.inputs, 2)  # 0 and 1 choose and are adapted to where there is no data
     assert made is not None
     batches = [batch.inputs for batch in made.read()]
     inputs = {name: np.concatenate([batch[name] for batch in batches]).clip(-END, END) for name in batches[0]}

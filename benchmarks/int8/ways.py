@@ -5,6 +5,7 @@ In: a net and the rows that fit.  Out: graphs by the name of the way; the first 
 
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,14 @@ from export.fold.gauges.system import FREE, Price
 from export.fold.stages import fold
 from export.graph.file import serialize
 from export.int8.layers import kept_float, last_linear
-from export.int8.make import ranges_without_rows
+from export.int8.make import LAYER_BATCHES, in_three_ways, ranges_without_rows
 from export.int8.measure import compare
 from export.int8.moments import carry_moments
 from export.int8.observe import observe
 from export.int8.pads import merge_pads
-from export.int8.quantize import Recipe, corrected, quantize, with_opset
-from export.int8.ranges import TensorRanges, from_rows
+from export.int8.quantize import Recipe, quantize, with_opset
+from export.int8.ranges import TensorRanges, from_rows, from_statistics
+from export.int8.rounding import Integers, adapted
 from export.int8.rows import Rows, made_rows
 from export.proof.golden import golden_inputs
 
@@ -52,19 +54,29 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     model = merge_pads(plainly_folded)
     reasons = frozenset(kept_float(model))
 
-    def both(ranges: TensorRanges) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-        recipe = Recipe(ranges=ranges.ranges, floats=reasons, last=last_linear(model))
-        first = quantize(model, recipe)
-        return first, quantize(corrected(model, first, ranges.means), recipe)
+    def three(known: list[TensorRanges], rows: Rows) -> list[list[onnx.ModelProto]]:
+        found = []
+        integers: Integers | None = None
+        for ranges in known:
+            recipe = Recipe(ranges=ranges.ranges, floats=reasons, last=last_linear(model))
+            first = quantize(model, recipe)
+            if integers is None:
+                batches = (batch.inputs for batch in islice(rows.read(), LAYER_BATCHES))
+                integers = adapted(model, first, batches)
+            found.append([graph for graph, *_ in in_three_ways(model, first, recipe, ranges, integers)])
+        return found
 
     graphs = {FLOAT32: model.SerializeToString()}
     golden = golden_inputs(net.source.inputs, None, 0)
     seen = observe(model, lambda: [golden], with_bins=False)
-    no_data = [both(ranges) for ranges in ranges_without_rows(net.source, model, folded, seen)]
+    made, shown = (made_rows(net.source.inputs, seed) for seed in (0, 1))
+    assert made is not None
+    assert shown is not None
+    no_data = three(ranges_without_rows(net.source, model, folded, seen), shown)
     seen = observe(model, lambda: (batch.inputs for batch in fit.read()), with_bins=True)
-    with_data = [graph for ranges in no_data for graph in ranges]
-    for squared in (False, True):
-        with_data += both(from_rows(seen, squared_error=squared))
+    fitted = [from_statistics(folded, seen, net.source.inputs, "rows")]
+    fitted += [from_rows(seen, squared_error=squared) for squared in (False, True)]
+    with_data = [graph for of_ranges in three(fitted, fit) for graph in of_ranges]
     exact = load(graphs[FLOAT32], optimised=True)
 
     def best(candidates: list[onnx.ModelProto], rows: Rows) -> bytes:
@@ -74,9 +86,7 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
 
         return max(candidates, key=db).SerializeToString()
 
-    made = made_rows(net.source.inputs, 0)
-    assert made is not None
-    graphs[NO_DATA] = best([unbiased for _, unbiased in no_data], made)
+    graphs[NO_DATA] = best([graph for _, *unbiased in no_data for graph in unbiased], made)
     graphs[OURS] = best(with_data, judge)
     graphs[FOLDED] = default(plainly_folded, fit)
     graphs[UNFOLDED] = default(plain, fit)

@@ -3,11 +3,12 @@
 In: a proved float32 graph with its source and golden rows.  Out: an `Int8Graph`, or an Int8Error.
 
     ranges   6σ from BatchNorm statistics; with rows, some fit, and the others choose between the two
+    weights  rounded to nearest, or so that their errors cancel in what a layer makes of rows
     gate     a drop of accuracy over the limit, or less than 1.1 × float32 on this machine: refused
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from export.int8.pads import merge_pads
 from export.int8.quantize import Recipe, corrected, quantize, with_opset
 from export.int8.ranges import TensorRanges, from_rows, from_statistics
 from export.int8.replay import golden_answers
+from export.int8.rounding import Integers, adapted
 from export.int8.rows import BATCH, Rows, made_rows, of_arrays
 from export.sources.source import Source
 from service.contract.bundle import Golden
@@ -72,6 +74,7 @@ class _Candidate:
     ranges: TensorRanges
     method: str
     is_corrected: bool
+    is_adapted: bool
     comparison: Comparison
 
 
@@ -105,7 +108,8 @@ def make_int8(
         tried.append(("minmax", from_rows(seen, squared_error=False)))
         tried.append(("least squared error", from_rows(seen, squared_error=True)))
     judge = judge or made
-    candidates = _candidates(source, model, reasons, tried, judge, say)
+    shown = fit or made_rows(source.inputs, 1, batch) or golden_rows  # rows that do not choose
+    candidates = _candidates(source, model, reasons, tried, (shown, judge), say)
     if fit is None:
         candidates = [one for one in candidates if one.is_corrected]
     best = max(candidates, key=lambda one: one.comparison.worst_db)
@@ -182,36 +186,56 @@ def _candidates(
     model: onnx.ModelProto,
     reasons: Mapping[str, str],
     tried: list[tuple[str, TensorRanges]],
-    judge: Rows,
+    rows: tuple[Rows, Rows],
     say: Say,
 ) -> list[_Candidate]:
+    """Each of `tried` with weights to nearest, with biases corrected too, and with adapted weights as well.
+
+    Of `rows` the first are those that weights adapt to, the second judge.
+    """
+    shown, judge = rows
     classes = class_output([(spec.name, spec.row_shape) for spec in source.outputs])
     exact = load(model.SerializeToString(), optimised=True)
     found = []
+    integers: Integers | None = None
     for method, ranges in tried:
         recipe = Recipe(
             ranges=ranges.ranges, floats=frozenset(reasons), last=last_linear(model), reduce_range=saturates()
         )
         plain = quantize(model, recipe)
-        unbiased = quantize(corrected(model, plain, ranges.means), recipe)
-        for is_corrected, written in ((False, plain), (True, unbiased)):
-            say(f"int8: {method}{', biases corrected' if is_corrected else ''}, on {judge.num_rows} rows")
-            run = load(written.SerializeToString(), optimised=True)
-            found.append(
-                _Candidate(
-                    model=written,
-                    ranges=ranges,
-                    method=method,
-                    is_corrected=is_corrected,
-                    comparison=compare(exact, run, judge.read(), classes),
-                )
+        if integers is None:  # of the weights and their scales alone: the same for all ranges
+            say("int8: rounding weights so that their errors cancel")
+            integers = adapted(model, plain, islice(_inputs(shown), LAYER_BATCHES))
+        for written, is_corrected, is_adapted in in_three_ways(model, plain, recipe, ranges, integers):
+            candidate = _Candidate(
+                model=written,
+                ranges=ranges,
+                method=method,
+                is_corrected=is_corrected,
+                is_adapted=is_adapted,
+                comparison=Comparison(classes=classes),
             )
+            say(f"int8: {_words(candidate)}, on {judge.num_rows} rows")
+            run = load(written.SerializeToString(), optimised=True)
+            found.append(replace(candidate, comparison=compare(exact, run, judge.read(), classes)))
     return found
+
+
+def in_three_ways(
+    model: onnx.ModelProto, plain: onnx.ModelProto, recipe: Recipe, ranges: TensorRanges, integers: Integers
+) -> Iterator[tuple[onnx.ModelProto, bool, bool]]:
+    """Graphs, whether biases are corrected, and whether weights are adapted; `plain` is the first of them."""
+    yield plain, False, False
+    yield quantize(corrected(model, plain, ranges.means), recipe), True, False
+    if integers:
+        better = replace(recipe, integers=integers)
+        yield quantize(corrected(model, quantize(model, better), ranges.means), better), True, True
 
 
 def _words(candidate: _Candidate) -> str:
     made = ", made rows" if "made rows" in candidate.ranges.sources.values() else ""
-    return f"{candidate.method}{made}{', biases corrected' if candidate.is_corrected else ''}"
+    biases = ", biases corrected" if candidate.is_corrected else ""
+    return f"{candidate.method}{made}{biases}{', weights adapted' if candidate.is_adapted else ''}"
 
 
 def _inputs(rows: Rows) -> Iterator[Arrays]:

@@ -15,7 +15,7 @@ Rounding the weights moves the mean of what an op makes.  That much is known, an
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +50,14 @@ class Recipe:
         floats: nodes that stay float.
         last: MatMuls and Gemms after which no linear op comes, whose output stays float.
         reduce_range: weights have 7 bits.
+        integers: of weights, by name, in place of those that rounding to nearest gives.
     """
 
     ranges: Ranges
     floats: frozenset[str]
     last: frozenset[str] = frozenset()
     reduce_range: bool = False
+    integers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -105,6 +107,10 @@ def quantize(model: onnx.ModelProto, recipe: Recipe) -> onnx.ModelProto:
         written = onnx.load(target)
     onnx.helper.set_model_props(written, _props(model))
     _float_answers(written, recipe.last)
+    for tensor in written.graph.initializer:
+        integers = recipe.integers.get(tensor.name.removesuffix("_quantized"))
+        if integers is not None and tensor.data_type == onnx.TensorProto.INT8:
+            tensor.CopyFrom(numpy_helper.from_array(integers, tensor.name))
     return written
 
 

@@ -1,5 +1,7 @@
 """The int8 graph: what is rounded, what is not, which biases it gets, and what another CPU would do."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -16,6 +18,7 @@ from export.int8.observe import Seen, observe
 from export.int8.quantize import Recipe, corrected, quantize, rounded_weights, with_opset
 from export.int8.ranges import from_rows, least_squared_error
 from export.int8.replay import golden_answers, last_step
+from export.int8.rounding import adapted
 from export.int8.rows import of_arrays
 from onnx_graphs import graph
 from saturation_kit import saturating
@@ -116,6 +119,45 @@ def test_corrected_biases_bring_the_mean_back():
     exact = answers(model)
     bias = [np.abs((answers(each) - exact).mean(axis=0)).max() for each in (plain, unbiased)]
     assert bias[1] < bias[0]
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_adapted_weights_are_nearer_and_on_the_same_steps(reduce_range):
+    """Smooth rows: neighbours are alike, so that errors of one weight can be made up for by the next."""
+    smooth = CHANCE.normal(size=(64, 1, 8, 8)).cumsum(axis=2).cumsum(axis=3)
+    sizes = np.array([4, 1, 1]).reshape(1, 3, 1, 1)  # what is moved to small inputs is moved far
+    rows = {"x": (sizes * smooth + CHANCE.normal(size=(64, 3, 8, 8)) / 20).astype(np.float32)}
+    model = small(limits=(0.0, 1e9))
+    full = next(tensor for tensor in model.graph.initializer if tensor.name == "w")  # all near the limit
+    full.CopyFrom(numpy_helper.from_array(CHANCE.uniform(0.9, 1, (8, 3, 3, 3)).astype(np.float32), "w"))
+    seen = observe(model, lambda: [rows], with_bins=False)
+    found = from_rows(seen, squared_error=False)
+    floats = frozenset(kept_float(model))
+    recipe = Recipe(ranges=found.ranges, floats=floats, last=last_linear(model), reduce_range=reduce_range)
+    plain = quantize(model, recipe)
+    integers = adapted(model, plain, [rows])
+    assert set(integers) == {"w", "d", "h"}
+    better = replace(recipe, integers=integers)
+    exact = {
+        tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer
+    }
+    nearest, moved = rounded_weights(plain), rounded_weights(quantize(model, better))
+    limit = 64 if reduce_range else 127
+    patches = np.lib.stride_tricks.sliding_window_view(rows["x"], (3, 3), axis=(2, 3))
+    patches = patches.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 27)
+    assert max(np.abs(array.astype(int)).max() for array in integers.values()) <= limit
+    errors = [((patches - patches.mean(axis=0)) @ (each["w"] - exact["w"]).reshape(8, -1).T).std()
+              for each in (nearest, moved)]  # fmt: skip
+    assert errors[1] < errors[0] / 1.5
+    for name, array in integers.items():
+        step = np.abs(exact[name]).max(axis=tuple(range(1, 4)) if name != "h" else 0, keepdims=True) / limit
+        assert np.allclose(moved[name], array * step, rtol=1e-5)
+
+
+def test_weights_stay_where_rows_tell_nothing():
+    model = small()
+    plain, _, _ = made(model)
+    assert set(adapted(model, plain, [{"x": np.full_like(ROWS["x"], np.nan)}])) == set()
 
 
 def test_an_older_opset_is_raised():

@@ -161,7 +161,8 @@ def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> 
     if max_abs > LARGEST_SHARE * output_range:
         raise ProofError(
             f"nothing can be proved: the unfolded graph's own float32 error is {unfolded_error:.3g} "
-            f"with answers up to {output_range:.3g}, so that anything would pass"
+            f"with answers up to {output_range:.3g}, so that anything would pass: where noise "
+            "does not fit an ONNX file, give it real rows, --rows FILE.npz"
         )
     return Tolerance(
         max_abs=max_abs,

@@ -96,6 +96,7 @@ def test_pools_agree_with_onnxruntime(op, rank):
             **average,
         )
     assert_agrees(op, {"x": x}, kernel_shape=[2] * rank, strides=[2] * rank, ceil_mode=1)
+    assert_agrees(f"Global{op}", {"x": x})
 
 
 @pytest.mark.parametrize("opset", [7, 9, 14, 15])

@@ -6,8 +6,8 @@ from export.compute.operators.activation import Sigmoid
 from export.compute.operators.conv import Conv, ConvTranspose
 from export.compute.operators.loop import Loop
 from export.compute.operators.norm import LRN, BatchNormalization
-from export.compute.operators.pool import AveragePool, MaxPool
+from export.compute.operators.pool import AveragePool, GlobalMaxPool, MaxPool
 
 OPERATORS: list[type[OpRun]] = [
-    *(AveragePool, BatchNormalization, Conv, ConvTranspose, LRN, Loop, MaxPool, Sigmoid),
+    *(AveragePool, BatchNormalization, Conv, ConvTranspose, GlobalMaxPool, LRN, Loop, MaxPool, Sigmoid),
 ]

@@ -1,15 +1,16 @@
-"""MaxPool and AveragePool for ONNX's reference implementation.
+"""MaxPool, AveragePool and GlobalMaxPool for ONNX's reference implementation.
 
     MaxPool        pad by −∞, take the maximum over the taps
     AveragePool    pad by zeros, sum over the taps, divide by how many of the window's places count
 
 ONNX's own loops over every window in Python: seconds a row.  What is rare (ceil_mode, indices, integers)
-is left to it.
+is left to it.  Its GlobalMaxPool (1.23) takes the maximum over axes of pictures, whatever the rank.
 """
 
 from typing import Any
 
 import numpy as np
+from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_average_pool import AveragePool_19
 from onnx.reference.ops.op_max_pool import MaxPool as NumpyMaxPool
 
@@ -44,6 +45,13 @@ class AveragePool(AveragePool_19):
         pads = explicit_pads(attributes, same_totals(x.shape[2:], kernel, strides))
         counted = padded(np.ones_like(x[:1, :1]), pads, float(bool(attributes.get("count_include_pad"))))
         return (_sums(padded(x, pads), kernel, strides) / _sums(counted, kernel, strides),)
+
+
+class GlobalMaxPool(OpRun):
+    """ONNX operator GlobalMaxPool on (N, C, spatial…)."""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
 
 def _window(x: np.ndarray, attributes: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:

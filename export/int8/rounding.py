@@ -26,7 +26,7 @@ from export.int8.observe import showing
 
 Integers = dict[str, np.ndarray]
 
-MAX_TAPS = 2304  # weights of one output: time grows with the cube; 256 channels of 3 × 3
+MAX_TAPS = 1800  # weights of one output, 200 channels of 3 × 3: time grows with the cube
 POSITIONS = 512  # of a Conv's places in a batch, drawn by chance
 DAMPING = 0.01  # of the mean of H_ii: keeps what few rows say of rare inputs from moving other weights far
 BLOCK = 64

@@ -60,9 +60,13 @@ class Nodes:
                     os.kill(pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
 
-    def with_replicas(self) -> list[int]:
-        """The numbers of the nodes on which replicas of Serve run."""
-        return [index for index in range(1, COUNT + 1) if any(map(_is_replica, self._pids(index)))]
+    def running(self, actor: str) -> list[int]:
+        """The numbers of the nodes on which actors of this class run."""
+        return [
+            index
+            for index in range(1, COUNT + 1)
+            if any(actor.encode() in _title(pid) for pid in self._pids(index))
+        ]
 
     def proxy(self, index: int) -> tuple[str, int]:
         """The address of a node's proxy; without hosts there is one proxy, the head's."""
@@ -108,7 +112,8 @@ class Nodes:
         return found
 
 
-def _is_replica(pid: int) -> bool:
+def _title(pid: int) -> bytes:
+    """What a process calls itself; Ray's workers name their actor."""
     with contextlib.suppress(OSError):
-        return b"ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

@@ -50,6 +50,7 @@ def measured(*flags: str) -> dict[str, Any]:
         process.terminate()  # it ends its nodes then
         process.wait(60)
     assert process.returncode == 0, stderr[-5000:]
+    print(stdout.splitlines()[-1])  # for -s: the figures of benchmarks/results/ray.md
     facts: dict[str, Any] = json.loads(stdout.splitlines()[-1])
     return facts
 

@@ -85,6 +85,10 @@ def main() -> int:
     parser.add_argument("--actors", type=int, default=4, help="maximum processes, one core each")
     parser.add_argument("--top", type=int, default=1, help="labels of each row")
     parser.add_argument("--outputs", action="store_true", help="the raw outputs too")
+    # Ray's own 128 MiB are millions of labels: one file at the very end, and all of it again for a lost node.
+    parser.add_argument(
+        "--block-mb", type=float, default=8, help="MiB of answers in a file, and lost with a node (default 8)"
+    )
     given = parser.parse_args()
     if given.output.exists():
         parser.error(f"{given.output} is there already")
@@ -92,7 +96,9 @@ def main() -> int:
     import ray
 
     ray.init(address=given.address)
-    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.target_max_block_size = int(given.block_mb * 2**20)
     is_table = given.input.suffix == ".parquet" or any(given.input.glob("*.parquet"))
     if is_table:
         rows = ray.data.read_parquet(str(given.input))

@@ -208,5 +208,6 @@ def test_the_installed_script_is_the_command(tmp_path: Path) -> None:
 
 def test_every_package_says_that_it_is_typed() -> None:
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
+    packages.remove("benchmarks")  # which are in no wheel
     assert len(packages) == 5
     assert [package for package in packages if not (ROOT / package / "py.typed").is_file()] == []

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # From the lowest to the highest; names in one line do not import each other.
 FLOORS = (
     {"errors"},
-    {"settings", "files", "console", "memory"},
+    {"settings", "files", "console"},
     {"pictures"},
     {"data"},
     {"augment", "nets"},

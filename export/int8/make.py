@@ -73,8 +73,8 @@ class _Candidate:
     model: onnx.ModelProto
     ranges: TensorRanges
     method: str
+    name: str
     is_corrected: bool
-    is_adapted: bool
     comparison: Comparison
 
 
@@ -136,7 +136,7 @@ def make_int8(
                 "method": best.method,
                 "is_bias_corrected": best.is_corrected,
                 "rows": 0 if fit is None else fit.num_rows,
-                "sqnr_db_of": {_words(one): one.comparison.worst_db for one in candidates},
+                "sqnr_db_of": {one.name: one.comparison.worst_db for one in candidates},
             }
         ),
         speed=speed,
@@ -207,17 +207,19 @@ def _candidates(
             say("int8: rounding weights so that their errors cancel")
             integers = adapted(model, plain, islice(_inputs(shown), LAYER_BATCHES))
         for written, is_corrected, is_adapted in in_three_ways(model, plain, recipe, ranges, integers):
-            candidate = _Candidate(
-                model=written,
-                ranges=ranges,
-                method=method,
-                is_corrected=is_corrected,
-                is_adapted=is_adapted,
-                comparison=Comparison(classes=classes),
-            )
-            say(f"int8: {_words(candidate)}, on {judge.num_rows} rows")
+            name = _name(method, ranges, is_corrected=is_corrected, is_adapted=is_adapted)
+            say(f"int8: {name}, on {judge.num_rows} rows")
             run = load(written.SerializeToString(), optimised=True)
-            found.append(replace(candidate, comparison=compare(exact, run, judge.read(), classes)))
+            found.append(
+                _Candidate(
+                    model=written,
+                    ranges=ranges,
+                    method=method,
+                    name=name,
+                    is_corrected=is_corrected,
+                    comparison=compare(exact, run, judge.read(), classes),
+                )
+            )
     return found
 
 
@@ -232,10 +234,10 @@ def in_three_ways(
         yield quantize(corrected(model, quantize(model, better), ranges.means), better), True, True
 
 
-def _words(candidate: _Candidate) -> str:
-    made = ", made rows" if "made rows" in candidate.ranges.sources.values() else ""
-    biases = ", biases corrected" if candidate.is_corrected else ""
-    return f"{candidate.method}{made}{biases}{', weights adapted' if candidate.is_adapted else ''}"
+def _name(method: str, ranges: TensorRanges, *, is_corrected: bool, is_adapted: bool) -> str:
+    made = ", made rows" if "made rows" in ranges.sources.values() else ""
+    biases = ", biases corrected" if is_corrected else ""
+    return f"{method}{made}{biases}{', weights adapted' if is_adapted else ''}"
 
 
 def _inputs(rows: Rows) -> Iterator[Arrays]:

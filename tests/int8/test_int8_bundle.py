@@ -151,11 +151,14 @@ def test_rows_that_cannot_be_used_are_one_sentence(tmp_path, change, sentence):
 def test_rows_choose_between_nine_ways(tmp_path):
     rows = tmp_path / "rows.npz"
     chance = np.random.default_rng(0)
-    np.savez(rows, chance.normal(size=(64, 1, 8, 8)) * 2)
+    np.savez(rows, chance.normal(size=(65, 1, 8, 8)) * 2)
     done = run_here(
         *("bundle", "nets:everything", "--input-shape", "1,8,8", "--to", tmp_path / "m", "--dtype", "int8"),
         *("--calibrate", rows),
     )
     assert done.returncode == 0, done.stderr
     ranges = json.loads(done.stdout)["int8"]["ranges"]
-    assert (ranges["source"], ranges["rows"], len(ranges["sqnr_db_of"])) == ("rows", 32, 9)
+    assert (ranges["source"], ranges["rows"], len(ranges["sqnr_db_of"])) == ("rows", 33, 9)
+    int8 = open_bundle(tmp_path / "m" / "1").manifest.int8
+    assert int8 is not None
+    assert int8.sqnr_rows == 32, "those that judge are not those that fit"

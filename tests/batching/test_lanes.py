@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lanes_kit import AT_MOST_S, doubled, ended, rows, threads_of, y_of
 from service.batching.batcher import Batcher, BatcherConfig
 from service.batching.forecast import Forecast
 from service.batching.job import BatchResult, Tensors
 from service.batching.lanes import Lanes
-from service.batching.shared_lanes import LaneThreads, SharedLanes
-
-AT_MOST_S = 20  # nothing takes long unless it is broken
-
 
 pytestmark = pytest.mark.timeout(AT_MOST_S)
 
@@ -28,28 +25,6 @@ pytestmark = pytest.mark.timeout(AT_MOST_S)
 def anyio_backend() -> str:
     """A real event loop: its time passes while the threads work."""
     return "asyncio"
-
-
-def rows(*values: float) -> Tensors:
-    return {"x": np.array(values, np.float64)}
-
-
-def doubled(jobs: Sequence[Tensors]) -> BatchResult:
-    return BatchResult(answers={"y": np.concatenate([job["x"] for job in jobs]) * 2}, begun=0.0)
-
-
-def y_of(outcome: BatchResult) -> list[float]:
-    return outcome.answers["y"].tolist()
-
-
-def threads_of(name: str) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith(f"{name}-")]
-
-
-def ended(threads: Sequence[threading.Thread]) -> bool:
-    for thread in threads:
-        thread.join(AT_MOST_S)
-    return not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2, 4])
@@ -282,47 +257,3 @@ async def test_a_batcher_keeps_all_lanes_busy_at_once() -> None:
     await batcher.close()
     lanes.stop()
     assert ended(threads_of("batches"))
-
-
-async def test_models_that_share_threads_run_no_more_at_once_than_each_has_lanes() -> None:
-    threads = LaneThreads(3)
-    lock, running, most = threading.Lock(), [0, 0], [0, 0]
-
-    def engine(model: int) -> Any:
-        def run(lane: int, jobs: Sequence[Tensors]) -> BatchResult:
-            with lock:
-                running[model] += 1
-                most[model] = max(most[model], running[model])
-            time.sleep(0.001)
-            with lock:
-                running[model] -= 1
-            return doubled(jobs)
-
-        return run
-
-    models = [SharedLanes(engine(0), 1, threads), SharedLanes(engine(1), 2, threads)]
-    outcomes = [models[number % 2]([rows(number)]) for number in range(40)]
-    assert [y_of(outcome) for outcome in await asyncio.gather(*outcomes)] == [[2.0 * n] for n in range(40)]
-    assert most[0] == 1
-    assert most[1] <= 2
-    alone = await asyncio.gather(*(models[1]([rows(number)], 1) for number in range(10)))
-    assert [y_of(outcome) for outcome in alone] == [[2.0 * n] for n in range(10)]
-    of_them = threads_of("engines")
-    assert len(of_them) == 3
-    threads.stop()
-    assert ended(of_them)
-
-
-async def test_a_model_that_raises_leaves_the_threads_to_the_others() -> None:
-    threads = LaneThreads(1)
-    good = SharedLanes(lambda lane, jobs: doubled(jobs), 1, threads)
-    for raised in (ValueError("no"), StopIteration(), KeyboardInterrupt()):
-
-        def bad(lane: int, jobs: Sequence[Tensors], raised: BaseException = raised) -> BatchResult:
-            raise raised
-
-        failed = SharedLanes(bad, 1, threads)([rows(1)])
-        with pytest.raises(Exception, match=r"no|gave up"):
-            await failed
-        assert y_of(await good([rows(2)])) == [4.0]
-    threads.stop()

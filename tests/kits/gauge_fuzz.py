@@ -7,92 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fuzz_grower import Grower, Size, Tensor
 from gauge_kit import Net
-from gauge_op_cases import OPSETS
-
-Size = tuple[int, ...]
-Tensor = tuple[str, Size]
-"""A name, and its sizes without the rows: (C, H, W), (C, L) or (F,)."""
 
 NORMS = 0.3
 OUTPUTS = 0.03
 HEADS = 0.7
-WORN = (
-    *(("gamma", 1e-6), ("gamma", 0.0), ("gamma", 30.0), ("var", 0.0), ("var", 1e6), ("mean", 1e4)),
-    *(("mean", -300.0), ("beta", -50.0)),
-)
-
-
-class Grower:
-    """A graph on its way; `tensors` are what the next op may read, `read` what some op has read."""
-
-    def __init__(self, seed: int, trained: bool = False) -> None:
-        random = np.random.default_rng(seed)
-        self.net = Net(seed, int(random.choice(OPSETS)))
-        self.random = self.net.random
-        channels, height, width = random.integers([1, 4, 4], [4, 8, 8]).tolist()
-        self.shape: Size = (2 * channels, height, width)
-        self.tensors: list[Tensor] = [("x", self.shape)]
-        self.read: set[str] = {"x"}
-        self.weights: dict[Size, str] = {}
-        self.is_positive = bool(random.random() < 0.5)
-        self.has_shift = bool(random.random() < 0.8)
-        self.trained = trained
-
-    def chance(self, probability: float) -> bool:
-        return bool(self.random.random() < probability)
-
-    def pick(self, *choices: object) -> object:
-        return choices[int(self.random.integers(len(choices)))]
-
-    def weight(self, *shape: int) -> str:
-        """Sometimes one that another op has."""
-        if shape not in self.weights or not self.chance(0.2):
-            scale = 1 / np.sqrt(max(np.prod(shape[1:]), 1))
-            self.weights[shape] = self.net.constant(self.random.normal(size=shape) * scale)
-        return self.weights[shape]
-
-    def norm(self, x: str, size: Size) -> Tensor:
-        positive = self.is_positive or self.chance(0.3)
-        y = self.net.norm(x, size[0], positive=positive, shift=self.has_shift or self.chance(0.2))
-        if self.trained and self.chance(0.5):
-            self.wear(y.removesuffix(".y"), int(self.random.integers(size[0])))
-        return y, size
-
-    def wear(self, norm: str, channel: int) -> None:
-        """Give a channel a statistic that training leaves behind."""
-        kind, number = self.pick(*WORN)
-        self.net.arrays[f"{norm}.{kind}"][channel] = number
-
-    def grow(self, num_ops: int) -> None:
-        while len(self.net.nodes) < num_ops:
-            recent = self.tensors[-4:] if self.chance(0.8) else self.tensors
-            x, size = recent[int(self.random.integers(len(recent)))]
-            if self.chance(NORMS):
-                self.add([self.norm(x, size)])
-            else:
-                more = [decomposed] * 4 if self.trained else []
-                self.add(self.pick(*OPS[len(size)], *more)(self, x, size))
-
-    def add(self, outputs: list[Tensor]) -> None:
-        self.read |= {name for node in self.net.nodes for name in node.input}
-        self.tensors += outputs
-
-    def outputs(self) -> list[str]:
-        """All that nothing reads, most of it after a last linear op, and a few more."""
-        for x, size in self.tensors[1:]:
-            if x not in self.read and self.chance(HEADS):
-                self.add({3: conv, 2: features_last, 1: gemm}[len(size)](self, x, size))
-        self.read |= {name for node in self.net.nodes for name in node.input}
-        names = [name for name, _ in self.tensors[1:] if name not in self.read or self.chance(OUTPUTS)]
-        return list(dict.fromkeys(names))
-
-
-def grow(seed: int, *, trained: bool = False) -> tuple[Net, list[int | str], list[str]]:
-    """`trained`: with statistics as trained nets have them, and BatchNorms written as Mul and Add."""
-    grower = Grower(seed, trained)
-    grower.grow(int(grower.random.integers(10, 41)))
-    return grower.net, ["rows", *grower.shape], grower.outputs()
 
 
 def conv(g: Grower, x: str, size: Size) -> list[Tensor]:
@@ -313,3 +233,31 @@ OPS = {
     2: [*ANY, features_last, features_last, matmul, places(3), reduce],
     1: [*ANY, gemm, gemm, matmul, places(3), to_picture],
 }
+
+
+def grow(seed: int, *, trained: bool = False) -> tuple[Net, list[int | str], list[str]]:
+    """`trained`: with statistics as trained nets have them, and BatchNorms written as Mul and Add."""
+    grower = Grower(seed, trained)
+    grow_ops(grower, int(grower.random.integers(10, 41)))
+    return grower.net, ["rows", *grower.shape], outputs_of(grower)
+
+
+def grow_ops(g: Grower, num_ops: int) -> None:
+    while len(g.net.nodes) < num_ops:
+        recent = g.tensors[-4:] if g.chance(0.8) else g.tensors
+        x, size = recent[int(g.random.integers(len(recent)))]
+        if g.chance(NORMS):
+            g.add([g.norm(x, size)])
+        else:
+            more = [decomposed] * 4 if g.trained else []
+            g.add(g.pick(*OPS[len(size)], *more)(g, x, size))
+
+
+def outputs_of(g: Grower) -> list[str]:
+    """All that nothing reads, most of it after a last linear op, and a few more."""
+    for x, size in g.tensors[1:]:
+        if x not in g.read and g.chance(HEADS):
+            g.add({3: conv, 2: features_last, 1: gemm}[len(size)](g, x, size))
+    g.read |= {name for node in g.net.nodes for name in node.input}
+    names = [name for name, _ in g.tensors[1:] if name not in g.read or g.chance(OUTPUTS)]
+    return list(dict.fromkeys(names))

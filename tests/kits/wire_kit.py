@@ -90,6 +90,16 @@ def wire(port: int, **options: Any) -> Iterator[Wire]:
         opened.sock.close()
 
 
+def until_closed(port: int, request: bytes) -> bytes:
+    """What comes back for bytes on a socket, until the server closes it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        sock.sendall(request)
+        parts = []
+        while part := sock.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
 def x_body(*numbers: float) -> bytes:
     """JSON for rows of three numbers."""
     return json.dumps(x_request(list(numbers), shape=[len(numbers) // 3, 3])).encode()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import tomllib
 from collections.abc import Iterator
 
@@ -12,8 +11,9 @@ from conformance.memory import resident_mb
 
 from service import __version__
 from service.routes.answers import SCHEMAS, InferAnswer
-from service_kit import ROOT, Server, x_request
+from service_kit import ROOT, Server, metric, x_request
 from tiny_nets import digits_net, echo_net, write_bundle
+from wire_kit import get, until_closed
 
 
 @pytest.fixture(scope="module")
@@ -142,83 +142,6 @@ def test_6_9_a_body_over_the_limit(client: httpx.Client) -> None:
         assert client.get("/v2/health/live").status_code == 200
 
 
-def raw(server: Server, request: bytes) -> bytes:
-    """What comes back for bytes on a socket, until the server closes it."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
-        sock.sendall(request)
-        parts = []
-        while part := sock.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
-
-
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        b"nonsense\r\n\r\n",
-        b"POST /v2/models/digits/infer HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n",
-        b"POST /v2/models/digits/infer HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-        b"POST /v2/models/digits/infer HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
-        b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n",
-    ],
-)
-def test_6_1_3_even_broken_http_gets_a_json_error(server: Server, request_bytes: bytes) -> None:
-    answer = raw(server, request_bytes)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400"), answer
-    assert b"application/json" in head
-    assert "error" in json.loads(body)
-
-
-def test_an_endless_head_is_refused(server: Server) -> None:
-    request = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * (8 * 2**20)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
-        try:
-            sock.sendall(request)
-            answer = sock.recv(1000)
-        except (ConnectionResetError, BrokenPipeError):
-            answer = b""
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 431"), answer
-    assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-
-
-def test_case_7_a_body_in_many_tiny_chunks(server: Server) -> None:
-    document = json.dumps(x_request([1, 2, 3])).encode()
-    document += b" " * (70_000 - len(document))
-    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in document)
-    head = b"POST /v2/models/a%20model/infer HTTP/1.1\r\nhost: x\r\n"
-    head += b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
-    answer = raw(server, head + chunks + b"0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
-
-
-def test_keep_alive_and_pipelining(server: Server) -> None:
-    body = json.dumps(x_request([1, 2, 3])).encode()
-    head = b"POST /v2/models/a%%20model/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % len(body)
-    bad = head.replace(b"a%20model", b"nope")
-    last = b"connection: close\r\n\r\n"
-    answer = raw(server, head + b"\r\n" + body + bad + b"\r\n" + body + head + last + body)
-    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"404", b"200"]
-
-
-def test_expect_100_continue(server: Server) -> None:
-    body = json.dumps(x_request([1, 2, 3])).encode()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
-        sock.sendall(
-            b"POST /v2/models/a%%20model/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
-            b"content-length: %d\r\n\r\n" % len(body)
-        )
-        assert sock.recv(1000).startswith(b"HTTP/1.1 100")
-        sock.sendall(body)
-        assert sock.recv(5000).startswith(b"HTTP/1.1 200")
-
-
-def metric(client: httpx.Client, name: str) -> float:
-    """The value of one line of /metrics; 0 if it is not there yet."""
-    lines = client.get("/metrics").text.splitlines()
-    return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} ")), 0.0)
-
-
 def test_case_39_metrics_count_exactly(client: httpx.Client) -> None:
     labels = '{model="a model",version="3"}'
     names = {
@@ -310,7 +233,7 @@ def test_case_33_readiness_probes_leave_nothing_behind(server: Server) -> None:
         with httpx.Client(base_url=server.url) as kept:
             for number in range(times):
                 if number % 10 == 0:
-                    raw(server, b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                    until_closed(server.port, get("/v2/health/ready", "connection: close"))
                 assert kept.get("/v2/health/ready").status_code == 200
 
     probe(500)  # what grows once

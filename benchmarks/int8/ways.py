@@ -82,7 +82,7 @@ def ways_of(net: Net, fit: Rows, judge: Rows) -> dict[str, bytes]:
     def best(candidates: list[onnx.ModelProto], rows: Rows) -> bytes:
         def db(candidate: onnx.ModelProto) -> float:
             run = load(candidate.SerializeToString(), optimised=True)
-            return compare(exact, run, rows.read(), None).worst_db
+            return compare(exact, [run], rows.read(), None)[0].worst_db
 
         return max(candidates, key=db).SerializeToString()
 

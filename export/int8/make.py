@@ -68,14 +68,13 @@ class Int8Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """One way to quantize, and how it compares on the rows that choose."""
+    """One way to quantize."""
 
     model: onnx.ModelProto
     ranges: TensorRanges
     method: str
     name: str
     is_corrected: bool
-    comparison: Comparison
 
 
 def make_int8(
@@ -109,16 +108,16 @@ def make_int8(
         tried.append(("least squared error", from_rows(seen, squared_error=True)))
     judge = judge or made
     shown = fit or made_rows(source.inputs, 1, batch) or golden_rows  # rows that do not choose
-    candidates = _candidates(source, model, reasons, tried, (shown, judge), say)
+    candidates = _candidates(model, reasons, tried, shown, say)
     if fit is None:
         candidates = [one for one in candidates if one.is_corrected]
-    best = max(candidates, key=lambda one: one.comparison.worst_db)
+    say(f"int8: comparing {len(candidates)} ways on {judge.num_rows} rows")
+    comparisons = _compared(source, model, candidates, judge)
+    best, comparison = max(zip(candidates, comparisons, strict=True), key=lambda one: one[1].worst_db)
     say("int8: measuring each layer, and the time of both graphs")
     noise = layer_noise(model, best.model, islice(_inputs(judge), LAYER_BATCHES))
     layers = layers_of(model, best.model, reasons, best.ranges, noise)
-    check_accuracy(
-        best.comparison, options.limits, costliest(model, layers, noise), is_real=judge is not made
-    )
+    check_accuracy(comparison, options.limits, costliest(model, layers, noise), is_real=judge is not made)
     graph = best.model.SerializeToString()
     first = {name: array[:1] for name, array in golden.inputs.items()}
     speed = options.measure(stored, graph, first, source.max_rows)
@@ -126,17 +125,19 @@ def make_int8(
     answers, tolerances = golden_answers(best.model, golden.inputs, source.max_rows)
     block = Int8(
         tolerances=tolerances,
-        sqnr_db=best.comparison.sqnr_db,
-        sqnr_rows=best.comparison.rows,
-        agreement=best.comparison.agreement,
-        accuracy=best.comparison.accuracy,
+        sqnr_db=comparison.sqnr_db,
+        sqnr_rows=comparison.rows,
+        agreement=comparison.agreement,
+        accuracy=comparison.accuracy,
         ranges=Int8Ranges.model_validate(
             {
                 "source": "batchnorm" if best.method == "6 sigma" else "rows",
                 "method": best.method,
                 "is_bias_corrected": best.is_corrected,
                 "rows": 0 if fit is None else fit.num_rows,
-                "sqnr_db_of": {one.name: one.comparison.worst_db for one in candidates},
+                "sqnr_db_of": {
+                    one.name: each.worst_db for one, each in zip(candidates, comparisons, strict=True)
+                },
             }
         ),
         speed=speed,
@@ -182,20 +183,13 @@ def _held_out(source: Source, batch: int) -> Rows | None:
 
 
 def _candidates(
-    source: Source,
     model: onnx.ModelProto,
     reasons: Mapping[str, str],
     tried: list[tuple[str, TensorRanges]],
-    rows: tuple[Rows, Rows],
+    shown: Rows,
     say: Say,
 ) -> list[_Candidate]:
-    """Each of `tried` with weights to nearest, with biases corrected too, and with adapted weights as well.
-
-    Of `rows` the first are those that weights adapt to, the second judge.
-    """
-    shown, judge = rows
-    classes = class_output([(spec.name, spec.row_shape) for spec in source.outputs])
-    exact = load(model.SerializeToString(), optimised=True)
+    """Each of `tried`: weights to nearest, biases corrected too, and weights adapted to the rows `shown`."""
     found = []
     integers: Integers | None = None
     for method, ranges in tried:
@@ -208,19 +202,21 @@ def _candidates(
             integers = adapted(model, plain, islice(_inputs(shown), LAYER_BATCHES))
         for written, is_corrected, is_adapted in in_three_ways(model, plain, recipe, ranges, integers):
             name = _name(method, ranges, is_corrected=is_corrected, is_adapted=is_adapted)
-            say(f"int8: {name}, on {judge.num_rows} rows")
-            run = load(written.SerializeToString(), optimised=True)
             found.append(
-                _Candidate(
-                    model=written,
-                    ranges=ranges,
-                    method=method,
-                    name=name,
-                    is_corrected=is_corrected,
-                    comparison=compare(exact, run, judge.read(), classes),
-                )
+                _Candidate(model=written, ranges=ranges, method=method, name=name, is_corrected=is_corrected)
             )
     return found
+
+
+def _compared(
+    source: Source, model: onnx.ModelProto, candidates: list[_Candidate], judge: Rows
+) -> list[Comparison]:
+    runs = [
+        load(one.SerializeToString(), optimised=True)
+        for one in (model, *(candidate.model for candidate in candidates))
+    ]
+    classes = class_output([(spec.name, spec.row_shape) for spec in source.outputs])
+    return compare(runs[0], runs[1:], judge.read(), classes)
 
 
 def in_three_ways(

@@ -105,11 +105,15 @@ class Comparison:
         )
 
 
-def compare(float32: Run, int8: Run, batches: Iterable[Batch], classes: str | None) -> Comparison:
-    """Run both on every batch."""
-    found = Comparison(classes=classes)
+def compare(
+    float32: Run, int8: Sequence[Run], batches: Iterable[Batch], classes: str | None
+) -> list[Comparison]:
+    """Each of several int8 graphs beside float32's answers; rows are read, and answered in float32, once."""
+    found = [Comparison(classes=classes) for _ in int8]
     for batch in batches:
-        found.add(float32(batch.inputs), int8(batch.inputs), batch.labels)
+        expected = float32(batch.inputs)
+        for run, comparison in zip(int8, found, strict=True):
+            comparison.add(expected, run(batch.inputs), batch.labels)
     return found
 
 

@@ -254,7 +254,26 @@ def test_speed_is_measured_in_turns_and_gated():
 
 def test_what_is_exactly_alike_has_a_finite_sqnr():
     run = load(small().SerializeToString(), optimised=True)
-    found = compare(run, run, of_arrays(ROWS, None, "rows").read(), "y")
+    (found,) = compare(run, [run], of_arrays(ROWS, None, "rows").read(), "y")
     assert found.worst_db == MAX_DB
     assert found.agreement is not None
     assert found.agreement.share == 1
+
+
+def test_several_graphs_are_compared_in_one_pass_each_with_its_own_noise():
+    model = small()
+    answer = load(model.SerializeToString(), optimised=True)
+    graphs = [made(model, reduce_range=reduced)[0] for reduced in (False, True)]
+    batches = list(of_arrays(ROWS, None, "rows").read())
+    calls = []
+
+    def exact(rows):
+        calls.append(rows)
+        return answer(rows)
+
+    runs = [load(graph.SerializeToString(), optimised=True) for graph in graphs]
+    both = compare(exact, runs, iter(batches), "y")
+    assert len(calls) == len(batches), "float32 answers once"
+    apart = [compare(answer, [run], batches, "y")[0] for run in runs]
+    assert [one.sqnr_db for one in both] == [one.sqnr_db for one in apart]
+    assert both[0].sqnr_db != both[1].sqnr_db

@@ -117,12 +117,12 @@ def measure(
         buckets = allowed(buckets, max_rows)
     known: dict[tuple[tuple[int, ...], ...], Differences] = {}
 
-    def worst(batches: Iterator[np.ndarray]) -> Differences:
-        rows = list(batches)
-        same = tuple(tuple(batch.tolist()) for batch in rows)  # a bucket of 1 row is one by one, and so on
-        if same not in known:
-            known[same] = _worst(run, golden, iter(rows))
-        return known[same]
+    def worst(split: Iterator[np.ndarray]) -> Differences:
+        parts = list(split)
+        rows = tuple(tuple(part.tolist()) for part in parts)  # a bucket of 1 row is one by one, and so on
+        if rows not in known:
+            known[rows] = _worst(run, golden, iter(parts))
+        return known[rows]
 
     return Parity(
         one_by_one=worst(_chunks(golden.num_rows, 1)),

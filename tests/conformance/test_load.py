@@ -69,7 +69,12 @@ def test_vector_22_a_full_queue(
     A server may hold a batch ready beside its queue, so how many fit is its own affair.
     """
     too_many = option("--slow-queue") + 8
-    replies = crowd.answers([crowd.occupy(), *(crowd.ask() for _ in range(too_many))])
+    waiting = [Connection(url) for _ in range(too_many)]  # open before, so that all are sent while it is busy
+    request = crowd.request(1)
+    busy = crowd.occupy()
+    for connection in waiting:
+        connection.send("POST", slow.path, request.body, request.headers)
+    replies = crowd.answers([busy, *waiting])
     refusals = [reply for reply in replies if reply.status_code != 200]
     assert refusals, f"all of {len(replies)} were answered"
     assert {reply.status_code for reply in refusals} == {503}

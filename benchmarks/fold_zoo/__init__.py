@@ -4,7 +4,7 @@ In: a list of nets (`nets.py`).  Out: `fold_zoo.csv` and `fold_zoo.md` in benchm
 
     python -m benchmarks.fold_zoo --quick           # a dozen nets, a few minutes
     python -m benchmarks.fold_zoo                   # all of them; takes hours, resumes where it was stopped
-    python -m benchmarks.fold_zoo --redo-ours       # only our fold, where export/ has changed since then
+    python -m benchmarks.fold_zoo --redo-ours       # only our fold, where its code has changed since then
 
 It needs packages that nothing else here needs. torchvision and timm are installed without their requirements
 (torchvision has no build for torch's CPU wheel, so its C++ operators are missing; `build.py` handles that):

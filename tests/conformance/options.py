@@ -26,7 +26,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--nan-model", metavar="NAME", help="a model that is not finite where its input is −1")
     group.addoption("--slow-model", metavar="NAME", help="a model that works the longer the larger its input")
     group.addoption(
-        "--slow-value", type=float, default=12000.0, help="what keeps --slow-model busy for seconds [12000]"
+        "--slow-value", type=float, default=70000.0, help="what keeps --slow-model busy for seconds [70000]"
     )
     group.addoption("--slow-queue", type=int, metavar="N", help="requests that may wait for --slow-model")
     group.addoption(

@@ -164,7 +164,7 @@ def log_net() -> TinyNet:
 
 def busy_net(golden_steps: int = 1) -> TinyNet:
     """y = x, after as many matrix products as the largest number in the batch: a test decides how long."""
-    width = 256
+    width = 128
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),

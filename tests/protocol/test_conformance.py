@@ -66,7 +66,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             room / "table.json",
             *("--url", server.url, "--model", "digits", "--our-choices", *echoes),
             *("--pair-model", "pair", "--quoted-model", "a model", "--nan-model", "log"),
-            *("--slow-model", "busy", "--slow-value", "4000", "--slow-queue", "256"),
+            *("--slow-model", "busy", "--slow-value", "24000", "--slow-queue", "256"),
             *("--max-rows", "256", "--max-body-mb", "8"),
             *("--unready", broken.url, "wrong", "--control", "--pid", str(server.process.pid), "--may-end"),
         )

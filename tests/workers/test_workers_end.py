@@ -26,7 +26,7 @@ def test_vector_33_sigterm_answers_what_was_accepted_and_leaves_nothing(
     folder: Path, temporary: Path
 ) -> None:
     write_bundle(folder / "models" / "busy" / "1", busy_net())
-    long = x_request([2000.0], shape=[1, 1])
+    long = x_request([12000.0], shape=[1, 1])
     environment = {"TMPDIR": str(temporary)}
     with serving(folder / "models", *TWO_WORKERS, environment=environment) as server:
         below = descendants(server.process.pid)
@@ -41,7 +41,7 @@ def test_vector_33_sigterm_answers_what_was_accepted_and_leaves_nothing(
             server.terminate()
             answers = [future.result() for future in futures]
         assert [answer.status_code for answer in answers] == [200, 200]
-        assert [answer.json()["outputs"][0]["data"] for answer in answers] == [[2000.0], [2000.0]]
+        assert [answer.json()["outputs"][0]["data"] for answer in answers] == [[12000.0], [12000.0]]
         assert server.wait() == 0
         assert sum("event=stopped" in line for line in server.lines) == 2
         assert not [line for line in server.lines if "Traceback" in line]

@@ -101,7 +101,7 @@ def test_a_signal_while_a_worker_is_stopped_ends_within_the_limit(folder: Path) 
 def test_a_connection_is_refused_while_a_worker_finishes_what_it_accepted(folder: Path) -> None:
     """The parent's copies of the sockets would take it, and nothing would ever answer."""
     write_bundle(folder / "models" / "busy" / "1", busy_net())
-    long = x_request([8_000.0], shape=[1, 1])
+    long = x_request([48_000.0], shape=[1, 1])
     flags = (*TWO_WORKERS, "--shutdown-timeout-s", "60")
     with serving(folder / "models", *flags) as server, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(

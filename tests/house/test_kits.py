@@ -1,12 +1,14 @@
-"""How tests are run is tested too: turns in a parallel run, and which files --fast leaves out."""
+"""How tests are run is tested too: turns in a parallel run, and which files are left out to save time."""
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from durations import SHARE, longest_first, slow_files
+from durations import SHARE, longest_first, slow_files, total_s
 from turns import turn
 
 PATIENCE_S = 30
@@ -73,9 +75,21 @@ def test_one_that_is_alone_waits_for_those_before_it():
 
 
 def test_the_quickest_files_are_kept_and_new_ones():
-    measured = {"quick.py": (SHARE * 100 / 2, 50), "slow.py": (60.0, 2), "rest.py": (40 - SHARE * 100 / 2, 1)}
-    assert slow_files(measured) == {"slow.py", "rest.py"}
-    assert slow_files({"one.py": (1.0, 1)}) == {"one.py"}
+    measured = {"quick.py": (2.0, 50), "slow.py": (60.0, 2), "rest.py": (38.0, 1)}
+    assert slow_files(measured, SHARE * total_s(measured)) == {"slow.py", "rest.py"}
+    assert slow_files(measured, 63) == {"rest.py"}
+    assert slow_files(measured, 100) == set()
+    assert slow_files({"one.py": (1.0, 1)}, SHARE) == {"one.py"}
+
+
+@pytest.mark.parametrize(
+    ("within", "said"), [("1e6", "there is time for all files"), ("0", "left out, to end in time")]
+)
+def test_a_run_that_must_end_in_time_says_what_it_leaves_out(within: str, said: str) -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--within", within, __file__]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said in ran.stdout
+    assert ("test_kits.py" in ran.stdout.partition("left out")[2].partition("\n")[0]) == (within == "0")
 
 
 def test_long_files_come_first_and_new_ones_last():

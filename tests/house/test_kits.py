@@ -82,14 +82,21 @@ def test_the_quickest_files_are_kept_and_new_ones():
     assert slow_files({"one.py": (1.0, 1)}, SHARE) == {"one.py"}
 
 
-@pytest.mark.parametrize(
-    ("within", "said"), [("1e6", "there is time for all files"), ("0", "left out, to end in time")]
-)
-def test_a_run_that_must_end_in_time_says_what_it_leaves_out(within: str, said: str) -> None:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "--within", within, __file__]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert said in ran.stdout
-    assert ("test_kits.py" in ran.stdout.partition("left out")[2].partition("\n")[0]) == (within == "0")
+def run_these(*flags: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-k", "quickest", *flags, __file__]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def test_a_run_that_has_time_runs_all_in_several_processes_too() -> None:
+    output = run_these("--within", "1e6", "-n", "1")
+    assert "there is time for all files" in output
+    assert "1 passed" in output
+
+
+def test_a_run_that_must_end_in_time_says_what_it_leaves_out() -> None:
+    output = run_these("--within", "0")
+    assert "test_kits.py" in output.partition("left out, to end in time: ")[2].partition("\n")[0]
+    assert "passed" not in output
 
 
 def test_long_files_come_first_and_new_ones_last():

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,8 @@ IDLE = (
 
 Measured = dict[str, tuple[float, int]]
 """Of each file its seconds, and the number of its tests."""
+
+LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,11 +45,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Chosen once, before the processes of a parallel run begin: they get these options, and must all agree.
-    if not hasattr(config, "workerinput"):
-        config.option.left_out = choose_left_out(config)
-        if config.getoption("--store-durations"):
-            config.pluginmanager.register(Stopwatch(), "stopwatch")
+    # Chosen once for all processes of a parallel run, which must agree.
+    given = getattr(config, "workerinput", None)
+    config.stash[LEFT_OUT] = choose_left_out(config) if given is None else given["left_out"]
+    if given is None and config.getoption("--store-durations"):
+        config.pluginmanager.register(Stopwatch(), "stopwatch")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A process of a parallel run is told."""
+    node.workerinput["left_out"] = node.config.stash[LEFT_OUT]
 
 
 def choose_left_out(config: pytest.Config) -> list[str]:
@@ -64,7 +73,7 @@ def choose_left_out(config: pytest.Config) -> list[str]:
 def pytest_report_header(config: pytest.Config) -> str | None:
     if config.getoption("--within") is None:
         return None
-    left_out = config.option.left_out
+    left_out = config.stash[LEFT_OUT]
     return f"left out, to end in time: {', '.join(left_out)}" if left_out else "there is time for all files"
 
 
@@ -100,7 +109,7 @@ def longest_first(names: list[str], measured: Measured) -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = set(config.option.left_out)
+    left_out = config.stash[LEFT_OUT]
     config.hook.pytest_deselected(items=[item for item in items if item.path.name in left_out])
     items[:] = [item for item in items if item.path.name not in left_out]
     if hasattr(config, "workerinput"):

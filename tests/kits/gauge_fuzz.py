@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fuzz_grower import Grower, Size, Tensor
+from gauge_fuzz_rare import RARE_ANY, RARE_PICTURE, RARE_SEQUENCE
 from gauge_kit import Net
 
 NORMS = 0.3
@@ -228,9 +229,10 @@ ANY += [same("LeakyRelu", alpha=0.2), same("Identity"), same("Dropout"), same("S
 ANY += [by_constant] * 2 + [join] * 3 + [concat, split, slice_, gather, shuffle, sum_, tile]
 PICTURE = [conv] * 5 + [pool] * 2 + [conv_transpose, gate, resize, pad, depth]
 PICTURE += [places(2), to_features, reduce]
+ANY += RARE_ANY
 OPS = {
-    3: [*ANY, *PICTURE],
-    2: [*ANY, features_last, features_last, matmul, places(3), reduce],
+    3: [*ANY, *PICTURE, *RARE_PICTURE],
+    2: [*ANY, features_last, features_last, matmul, places(3), reduce, *RARE_SEQUENCE],
     1: [*ANY, gemm, gemm, matmul, places(3), to_picture],
 }
 

@@ -19,6 +19,7 @@ _RANDOM = {
     "Bernoulli",
 }
 _COUNTING = {"NonMaxSuppression", "NonZero", "Unique", "Compress"}
+EVAL = "export the net in eval mode"
 
 
 def check_comparable(model: ir.Model) -> None:
@@ -30,10 +31,13 @@ def check_comparable(model: ir.Model) -> None:
                 f"output '{value.name}' is {kind}, and only tensors of numbers can be compared: {CUT}"
             )
     for node in model.graph.all_nodes():
+        if flag := _flag_of_dropout(node):
+            raise ProofError(
+                f"Dropout '{node.name}' draws random numbers where '{flag}' is true: --input-value {flag}=0"
+            )
         if (node.domain in ("", "ai.onnx") and node.op_type in _RANDOM) or _drops_at_random(node):
             raise ProofError(
-                f"{node.op_type} '{node.name}' draws random numbers, so that no two runs are alike: "
-                "export the net in eval mode"
+                f"{node.op_type} '{node.name}' draws random numbers, so that no two runs are alike: {EVAL}"
             )
     for graph in model.graphs():
         for name in graph.initializers:
@@ -48,7 +52,15 @@ def why_rows_depend(model: ir.Model) -> str:
     for node in model.graph.all_nodes():
         if node.op_type in _COUNTING:
             return f"; {node.op_type} '{node.name}' answers as many numbers as it finds in all rows: {CUT}"
+        if normalises_by_batch(node):
+            return f"; BatchNorm '{node.name}' normalises by each batch: {EVAL}"
     return ""
+
+
+def normalises_by_batch(node: ir.Node) -> bool:
+    """Whether a BatchNormalization is in training form; before opset 14 its further outputs alone say so."""
+    is_batchnorm = node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+    return is_batchnorm and (node.attributes.get_int("training_mode", 0) == 1 or len(node.outputs) > 1)
 
 
 def _drops_at_random(node: ir.Node) -> bool:
@@ -57,3 +69,11 @@ def _drops_at_random(node: ir.Node) -> bool:
     mode = constant(node.inputs[2])
     ratio = constant(node.inputs[1])
     return mode is not None and bool(mode.any()) and (ratio is None or bool(ratio.any()))
+
+
+def _flag_of_dropout(node: ir.Node) -> str | None:
+    """The input of the graph that lets a Dropout draw, if one does; as one of rows it is squeezed."""
+    flag = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+    while flag is not None and (producer := flag.producer()) is not None and producer.op_type == "Squeeze":
+        flag = producer.inputs[0]
+    return flag.name if flag is not None and flag.is_graph_input() else None

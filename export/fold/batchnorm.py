@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from export.compute.comparable import normalises_by_batch
 from export.errors import FoldError
 from export.fold.decomposed import axis_of, is_decomposed
 from export.graph.edit import constant
@@ -88,8 +89,8 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
     """Read the node's parameters, or decline it; raises FoldError, with its name, where they are broken."""
     if node.attributes.get_int("training_mode", 0) == 1:
         return _unread(node, "training_mode = 1: it normalises by each batch, not by running statistics")
-    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
-        return _unread(node, "its batch statistics are read: it is in training form")
+    if normalises_by_batch(node):
+        return _unread(node, "its batch statistics are outputs: it normalises by each batch")
     if node.attributes.get_int("spatial", 1) == 0:
         return _unread(
             node,

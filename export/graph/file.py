@@ -16,6 +16,7 @@ from export.compute.precision import computes_in_float64, in_float32
 from export.compute.runtime import check_loads
 from export.errors import SourceError, UnrunnableError
 from export.graph.maps import has_maps, without_maps
+from export.graph.sparse import make_dense
 from service.contract.text import first_line
 
 FIRST_OPSET = 7
@@ -48,7 +49,7 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
         _check_header(path, stored)
         _mark_unknown_sizes(stored)
         is_alone = not any(_external_tensors(stored))
-        model = _runnable(path, stored) if must_run else ir.external_data.load_to_model(stored)
+        model = _runnable(path, stored) if must_run else _with_weights(stored)
         model.graph.sort()
     except SourceError:
         raise
@@ -63,21 +64,35 @@ def _runnable(path: Path, model: ir.Model) -> ir.Model:
     """The graph with its weights, in float32 where ONNX Runtime has no kernel for its float64."""
     try:
         check_loads(path)
-        return ir.external_data.load_to_model(model)
+        return _with_weights(model)
     except UnrunnableError:
         if not computes_in_float64(model):
             raise
-    single = in_float32(ir.external_data.load_to_model(model))
+    single = in_float32(_with_weights(model))
     check_loads(serialize(single))
     return single
 
 
+def _with_weights(model: ir.Model) -> ir.Model:
+    """The graph with all weights in memory: initialisers, and those of Constants."""
+    for node in model.graph.all_nodes():
+        for name, attribute in list(node.attributes.items()):
+            if isinstance(attribute.value, ir.ExternalTensor):
+                tensor = ir.tensor(attribute.value.numpy().copy(), name=attribute.value.name)
+                node.attributes[name] = ir.AttrTensor(name, tensor)
+    return ir.external_data.load_to_model(model)
+
+
 def _deserialize(path: Path) -> ir.Model:
     try:
-        return ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        make_dense(proto)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+        return model
     except Exception as error:  # protobuf and ir each have their own errors
-        if (model := _with_tensors_for_maps(path)) is not None:
-            return model
+        if (with_tensors := _with_tensors_for_maps(path)) is not None:
+            return with_tensors
         reason = first_line(error).partition(". ")[0]
         raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from None
 
@@ -135,6 +150,10 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
+    for node in model.graph.all_nodes():
+        for attribute in node.attributes.values():
+            if isinstance(attribute.value, ir.ExternalTensor):
+                yield attribute.value
 
 
 def serialize(model: ir.Model) -> bytes:

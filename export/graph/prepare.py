@@ -11,6 +11,7 @@ from onnxscript.optimizer import fold_constants
 from export.compute.comparable import CUT
 from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
+from export.graph.functions import inline_functions
 from export.graph.targets import infer_through_targets
 
 ROWS = "rows"
@@ -24,7 +25,7 @@ def prepare(model: ir.Model) -> ir.Model:
     No BatchNorm is touched: onnxscript folds them only in its rewriter, which is not called here.
     """
     model = model.clone()
-    passes.InlinePass()(model)
+    inline_functions(model)
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = max(model.ir_version, FIRST_IR_WITHOUT_DEFAULTS)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

@@ -63,12 +63,16 @@ class Arrangement:
 
 
 def rows_first(array: np.ndarray, axis: int | None) -> np.ndarray:
-    """The array with its rows, which are on `axis`, first."""
-    return array[np.newaxis] if axis is None else np.moveaxis(array, axis, 0)
+    """The array with its rows, which are on `axis`, first; a number has none, and stays as it is."""
+    if axis is None:
+        return array[np.newaxis]
+    return np.moveaxis(array, axis, 0) if axis else array
 
 
 def _moved_back(array: np.ndarray, axis: int | None) -> np.ndarray:
-    return array[0, ...] if axis is None else np.moveaxis(array, 0, axis)
+    if axis is None:
+        return array[0, ...]
+    return np.moveaxis(array, 0, axis) if axis else array
 
 
 def with_rows_first(model: ir.Model, inputs: Axes, outputs: Axes) -> ir.Model:

@@ -59,7 +59,7 @@ def prove_reading(
         if at or _has_open_rows(prepared):
             # A large size may need much memory, and reading does not depend on the number of rows.
             number = 2 if at else rows_at_once(prepared, at)
-            rows = {name: array[:number] for name, array in rows.items()}
+            rows = {name: array[:number] if array.ndim else array for name, array in rows.items()}
         with naming(at):
             truth = truth or graph_truth(shown, rows)
             answers = truth.evaluate(rows)

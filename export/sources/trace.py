@@ -38,7 +38,10 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
     Raises:
         TraceError: the net fails, cannot be traced, or its graph holds other BatchNorms than ran.
     """
-    net.eval()
+    if "eval" not in vars(
+        net
+    ):  # a module of torch.export has one of its own, which refuses: its mode is fixed
+        net.eval()
     rows = torch.zeros(2, *row_shape)
     ran, names = watch_batchnorms(net, rows)
     with _quiet():
@@ -107,7 +110,7 @@ class _Watcher(TorchFunctionMode):
     """Notes each call of batch_norm by the path of the module that owns its running mean.
 
     Module hooks would miss BatchNorms that are called as functions, and subclasses that do not call their
-    parent; every way ends in one of the three functions below.
+    parent; every way ends in one of the functions below.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -127,7 +130,7 @@ class _Watcher(TorchFunctionMode):
             self._note(_argument(args, kwargs, 1, "running_mean"), _argument(args, kwargs, 5, "training"))
         elif func is nn.functional.instance_norm and not _argument(args, kwargs, 5, "use_input_stats", True):
             self._note(_argument(args, kwargs, 1, "running_mean"), False)
-        elif func is torch.batch_norm:
+        elif func in (torch.batch_norm, torch.ops.aten.batch_norm.default):  # torch.export writes the second
             self._note(_argument(args, kwargs, 3, "running_mean"), _argument(args, kwargs, 5, "training"))
         return func(*args, **kwargs)
 

@@ -171,3 +171,15 @@ def test_rows_that_are_torn_or_too_large_are_refused(tmp_path, content):
         (tmp_path / "rows.npz").write_bytes(content)
     with pytest.raises(SourceError, match=r"cannot be read|beyond float32"):
         read_rows(tmp_path / "rows.npz", graph)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_torch_export_wrote_is_a_net():
+    """Its module has an eval() that refuses, and calls aten's batch_norm."""
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(
+        _Net().eval(), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: rows},), strict=True
+    )
+    source = opened(program.module())
+    assert [spec.row_shape for spec in source.outputs] == [(4,)]
+    assert [one.op_type for one in source.graph.graph].count("BatchNormalization") == 1

@@ -11,6 +11,7 @@ One that stays takes any gauges on both sides.  With x = p · x' + q:
 import numpy as np
 import onnx_ir as ir
 
+from export.compute.comparable import normalises_by_batch
 from export.fold.batchnorm import BatchNorm
 from export.fold.decomposed import axis_of
 from export.fold.gauges.absorb import affine_after, affine_before, check
@@ -22,9 +23,11 @@ from export.graph.edit import constant
 def constrain(node: ir.Node, system: System) -> bool:
     """One unknown for each channel after it."""
     source = node.inputs[0]
-    if source is None or node.attributes.get_int("training_mode", 0) == 1:
+    if source is None or normalises_by_batch(node):
         return False
     if source.shape is None or not all(has_constant(node, index) for index in range(1, 5)):
+        return False
+    if len(source.shape) <= axis_of(node):  # (N) is one channel, without an axis of its own
         return False
     given, gamma = system.narrow(source, axis_of(node), node), constant(node.inputs[1])
     assert gamma is not None

@@ -1,0 +1,160 @@
+"""Rare forms of a file: sparse weights, Constants beside it, functions of other opsets, numbers."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export_kit import assert_refused, run_here
+from file_kit import assert_all_fold, folded, model, node, norm, norm_arrays, value, weights
+from open_kit import itself
+from service.contract.bundle import open_bundle
+
+X = {"x": ["N", 3, 8, 8]}
+ARRAYS = {"w": weights(4, 3, 3, 3), **norm_arrays(4)}
+CONV = [node("Conv", "x w", "h"), norm("h", "n")]
+HEAD = [node("ReduceMean", "n", "f", axes=[2, 3], keepdims=0), node("MatMul", "f d", "y")]
+ROWS = {"x": np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)}
+
+
+def assert_answers_alike(tmp_path, unfolded: onnx.ModelProto) -> None:
+    got = itself(onnx.load(tmp_path / "out.onnx"), ROWS)
+    for name, expected in itself(unfolded, ROWS).items():
+        np.testing.assert_allclose(got[name], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def sparse(*, is_linear: bool) -> onnx.SparseTensorProto:
+    """A weight (4, 5) named d, of which half the numbers are stored: by one index each, or by two."""
+    dense = np.maximum(weights(4, 5), 0)
+    places = np.flatnonzero(dense) if is_linear else np.argwhere(dense)
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(dense[dense != 0], "d"),
+        numpy_helper.from_array(places.astype(np.int64), "places"),
+        dense.shape,
+    )
+
+
+@pytest.mark.parametrize("is_linear", [False, True])
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_a_sparse_weight_is_read(tmp_path, is_linear, is_constant):
+    tensor = sparse(is_linear=is_linear)
+    nodes = [helper.make_node("Constant", [], ["d"], sparse_value=tensor)] if is_constant else []
+    proto = model([*nodes, *CONV, *HEAD], ARRAYS, X)
+    if not is_constant:
+        proto.graph.sparse_initializer.append(tensor)
+    assert_all_fold(proto, tmp_path)
+    dense = model([*CONV, *HEAD], {**ARRAYS, "d": np.maximum(weights(4, 5), 0)}, X)
+    assert_answers_alike(tmp_path, dense)
+
+
+@pytest.mark.parametrize("norms", [CONV, [node("Conv", "x w", "n")]], ids=["to fold", "nothing to fold"])
+def test_weights_of_constants_may_lie_beside_the_file(tmp_path, norms):
+    proto = model([*norms, *HEAD], {**ARRAYS, "d": weights(4, 5)}, X)
+    inside = onnx.ModelProto.FromString(proto.SerializeToString())
+    constants = [helper.make_node("Constant", [], [t.name], value=t) for t in proto.graph.initializer]
+    nodes = [*constants, *proto.graph.node]
+    del proto.graph.initializer[:], proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(
+        proto, tmp_path / "in.onnx", save_as_external_data=True, size_threshold=0, convert_attribute=True
+    )
+    (tmp_path / "elsewhere").mkdir()
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "elsewhere/out.onnx")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folded"] == (norms is CONV)
+    (tmp_path / "elsewhere/out.onnx").rename(tmp_path / "out.onnx")
+    assert_answers_alike(tmp_path, inside)
+
+
+def called(opset: int, *more: onnx.NodeProto) -> onnx.ModelProto:
+    """A file of opset 17 that calls Conv – BatchNorm, a function of another opset."""
+    block = helper.make_node(
+        "Block",
+        ["x", "w", *(f"bn.{name}" for name in ("gamma", "beta", "mean", "var"))],
+        ["y"],
+        domain="mine",
+    )
+    proto = model([block], ARRAYS, X, extra_domain="mine")
+    body = [node("Conv", "i k", "h"), node("BatchNormalization", "h g b m v", "n"), *more]
+    imports = [helper.make_opsetid("", opset)]
+    proto.functions.append(helper.make_function("mine", "Block", list("ikgbmv"), ["o"], body, imports))
+    return proto
+
+
+@pytest.mark.parametrize("opset", [15, 16, 18])
+def test_a_function_of_another_opset_is_inlined_where_its_ops_are_the_same(tmp_path, opset):
+    assert_all_fold(called(opset, node("Relu", "n", "o")), tmp_path, ["Conv", "Relu"])
+
+
+def test_a_function_whose_op_is_another_in_the_files_opset_is_refused(tmp_path):
+    onnx.save(called(18, node("ReduceMean", "n", "o")), tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert_refused(done, "function mine:Block is of opset 18, and its ReduceMean is another")
+
+
+def test_before_opset_14_further_outputs_are_training(tmp_path):
+    """So torch wrote a net in training mode: y, and four outputs that nothing reads."""
+    nodes = [CONV[0], norm("h", "n"), node("Conv", "n v", "y")]
+    nodes[1].output.extend(["mean", "var", "saved_mean", "saved_var"])
+    proto = model(nodes, {**ARRAYS, "v": weights(5, 4, 1, 1)}, X, opset=9)
+    account, _ = folded(proto, tmp_path)
+    assert account["declined"] == 1
+    assert "normalises by each batch" in account["sites"][0]["reason"]
+    assert_answers_alike(tmp_path, proto)
+    done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "m")
+    assert_refused(done, "'BatchNormalization_n' normalises by each batch: export the net in eval mode")
+
+
+def test_rows_of_one_number_have_one_channel(tmp_path):
+    """BatchNormalization takes (N) too, as (N, 1) without its second axis."""
+    account, _ = folded(model([norm("x", "y")], norm_arrays(1), {"x": ["N"]}), tmp_path)
+    assert account["declined"] == 1
+
+
+MEAN = node("ReduceMean", "n", "y", keepdims=0)
+
+
+@pytest.mark.parametrize("rows", [1, "N"])
+def test_an_output_may_be_one_number(tmp_path, rows):
+    proto = model([*CONV, MEAN], ARRAYS, {"x": [rows, 3, 8, 8]})
+    assert_all_fold(proto, tmp_path, ["Conv", "ReduceMean"])
+    done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_input_may_be_one_number(tmp_path):
+    """A scale, and a flag that nothing reads."""
+    proto = model([node("Mul", "x s", "z"), node("Conv", "z w", "h"), norm("h", "y")], ARRAYS, {**X, "s": []})
+    proto.graph.input.append(value("flag", [], TensorProto.BOOL))
+    assert_all_fold(proto, tmp_path)
+
+
+def dropping() -> onnx.ModelProto:
+    nodes = [
+        *CONV,
+        node("Dropout", "n half flag", "f0"),
+        node("ReduceMean", "f0", "f", axes=[2, 3], keepdims=0),
+    ]
+    proto = model([*nodes, HEAD[1]], {**ARRAYS, "d": weights(4, 5), "half": np.float32(0.5)}, X)
+    proto.graph.input.append(value("flag", [], TensorProto.BOOL))
+    return proto
+
+
+@pytest.mark.parametrize("verb", ["fold", "bundle"])
+def test_a_flag_that_lets_a_dropout_draw_is_named(tmp_path, verb):
+    onnx.save(dropping(), tmp_path / "in.onnx")
+    to = ("--to", tmp_path / "m") if verb == "bundle" else (tmp_path / "out.onnx",)
+    done = run_here(verb, tmp_path / "in.onnx", *to)
+    assert_refused(
+        done, "Dropout 'Dropout_f0' draws random numbers where 'flag' is true: --input-value flag=0"
+    )
+    done = run_here(verb, tmp_path / "in.onnx", *to, "--input-value", "flag=0")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bundle_of_one_number_a_row_says_how_it_is_served(tmp_path):
+    onnx.save(model([*CONV, MEAN], ARRAYS, {"x": [1, 3, 8, 8]}), tmp_path / "in.onnx")
+    run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "m")
+    assert open_bundle(tmp_path / "m/1").manifest.outputs[0].shape[0] is None

@@ -166,3 +166,37 @@ def test_channels_that_a_reader_on_another_axis_ties(tmp_path):
     arrays = {"w0": weights(4, 3, 8), "w": weights(1, 5), **norm_arrays(4)}
     account, _ = folded(model(nodes, arrays, {"x": ["N", 3, 8]}), tmp_path)
     assert account["declined"] == 1
+
+
+WINDOW = {"kernel_shape": [2, 2], "strides": [2, 2]}
+UNSHIFTED = {"bn.mean": np.zeros(4, np.float32), "bn.beta": np.zeros(4, np.float32)}
+
+
+def test_numbers_that_are_put_back_to_their_places_let_a_scale_through(tmp_path):
+    """SegNet: the places of a MaxPool's maxima are read by a MaxUnpool; they are the same for γ > 0."""
+    pooled = [node("MaxPool", "n", "p places", **WINDOW), node("MaxUnpool", "p places", "u", **WINDOW)]
+    assert_all_fold(before_conv(*pooled, **UNSHIFTED), tmp_path)
+    assert folded(before_conv(*pooled), tmp_path)[0]["declined"] == 1
+
+
+def test_a_norm_over_all_places_lets_a_scale_through(tmp_path):
+    tail = [node("GlobalLpPool", "n", "g", p=2), node("Gemm", "f d", "y")]
+    nodes = [*HEAD, tail[0], node("Flatten", "g", "f"), tail[1]]
+    arrays = {**ARRAYS, "d": weights(4, 5)}
+    assert_all_fold(model(nodes, {**arrays, **UNSHIFTED}, X), tmp_path)
+    assert folded(model(nodes, arrays, X), tmp_path)[0]["declined"] == 1
+
+
+@pytest.mark.parametrize("mode", ["border", "reflection"])
+def test_places_of_a_grid_let_it_through(tmp_path, mode):
+    grid = np.random.default_rng(0).uniform(-1.2, 1.2, (1, 5, 5, 2)).astype(np.float32)
+    nodes = [*HEAD, node("GridSample", "n grid", "s", padding_mode=mode), node("Conv", "s w", "y")]
+    proto = model(nodes, {**ARRAYS, "grid": grid, "w": weights(4, 4, 2, 2)}, {"x": [1, 3, 8, 8]})
+    assert_all_fold(proto, tmp_path)
+
+
+def test_a_tensor_whose_gauge_lies_on_another_axis_is_no_wall(tmp_path):
+    """Linear → BatchNorm1d(tokens) → transpose → Linear: the second layer takes it."""
+    nodes = [node("MatMul", "x a", "h"), norm("h", "n"), node("Transpose", "n", "t", perm=[0, 2, 1])]
+    arrays = {"a": weights(6, 7), "b": weights(4, 5), **norm_arrays(4)}
+    assert_all_fold(model([*nodes, node("MatMul", "t b", "y")], arrays, {"x": ["N", 4, 6]}), tmp_path)

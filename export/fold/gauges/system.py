@@ -153,13 +153,14 @@ class System:
         """The ids of a tensor that an op reads with one gauge for each place of an axis.
 
         Where the ids vary along other axes too (a Reshape makes channels out of a Gemm's features), those
-        of one channel must be equal from here on.  None if the size of the axis is not known.
+        of one channel must be equal from here on, and all of them where they do not vary along this axis.
+        None if the size of the axis is not known.
         """
         ids = self.of(value)
         if along(ids, axis):
             return ids
         size = ids.shape[axis % ids.ndim]
-        if value.shape is not None and size != value.shape[axis % ids.ndim]:
+        if value.shape is not None and size not in (1, value.shape[axis % ids.ndim]):
             return None
         narrow = self.fresh(on_axis(ids.ndim, axis, size))
         says = f"{node.op_type} '{node.name}' needs one scale and shift for each channel"

@@ -1,4 +1,4 @@
-"""Relu, LeakyRelu and PRelu commute with a positive scale, with no offset.
+"""Relu, LeakyRelu, PRelu and Abs commute with a positive scale, with no offset.
 
     relu(a · x) = a · relu(x)  for a > 0
 

@@ -1,7 +1,7 @@
 """Ops that only move numbers carry their gauges along.
 
-Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Split, Slice, Gather, Concat, Expand, Tile, DepthToSpace,
-SpaceToDepth, Identity, Dropout, Cast: the ids of the output are the ids of the input, moved in the same way.
+Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Split, Concat, Expand, Tile, DepthToSpace, SpaceToDepth,
+Identity, Dropout, Cast: the ids of the output are the ids of the input, moved in the same way.
 A channel shuffle is Reshape, Transpose, Reshape.
 """
 
@@ -134,44 +134,6 @@ def constrain_split(node: ir.Node, system: System) -> bool:
     return True
 
 
-def constrain_slice(node: ir.Node, system: System) -> bool:
-    """Slice by constants: starts, ends, axes and steps as inputs, or as attributes before opset 10."""
-    source = node.inputs[0]
-    if source is None or source.shape is None:
-        return False
-    given = system.of(source)
-    parts = {
-        name: _ints(node, index, name) for index, name in enumerate(("starts", "ends", "axes", "steps"), 1)
-    }
-    starts, ends = parts["starts"], parts["ends"]
-    if any(value is not None and constant(value) is None for value in node.inputs[1:]):
-        return False
-    if starts is None or ends is None:
-        return False
-    axes = parts["axes"] or list(range(len(starts)))
-    steps = parts["steps"] or [1] * len(starts)
-    index = [slice(None)] * given.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if vary(given, axis):
-            stop = None if step < 0 and end < -given.shape[axis] else end
-            index[axis] = slice(start, stop, step)
-    system.ids[node.outputs[0]] = given[tuple(index)]
-    return True
-
-
-def constrain_gather(node: ir.Node, system: System) -> bool:
-    """Gather with constant indices."""
-    source, indices = node.inputs[0], constant(node.inputs[1])
-    if source is None or source.shape is None or indices is None or indices.ndim > 1:
-        return False
-    given, axis = system.of(source), node.attributes.get_int("axis", 0)
-    taken = given.take(indices, axis) if vary(given, axis) else given
-    if indices.ndim == 0 and not vary(given, axis):
-        taken = given.squeeze(axis)
-    system.ids[node.outputs[0]] = taken
-    return True
-
-
 def constrain_concat(node: ir.Node, system: System) -> bool:
     """Side by side along the channels; along any other axis, all parts must have the same gauge."""
     axis = node.attributes.get_int("axis", 1)
@@ -239,12 +201,3 @@ def _agreeing(before: list[Size], after: list[Size]) -> int:
             break
         count += 1
     return count
-
-
-def _ints(node: ir.Node, index: int, name: str) -> list[int] | None:
-    """Constant integers from an input, or from the attribute of the same name."""
-    if index < len(node.inputs) and node.inputs[index] is not None:
-        array = constant(node.inputs[index])
-        return None if array is None else [int(number) for number in array]
-    given = node.attributes.get_ints(name, None)
-    return None if given is None else list(given)

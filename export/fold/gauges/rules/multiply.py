@@ -1,7 +1,8 @@
-"""Mul and Div by a constant per channel, and Mul by a gate.
+"""Mul and Div by a constant per channel, Mul by a gate, and Neg.
 
     y = k · x, k constant     k' = k · a_y / a_x        b_y = k · b_x
     y = g · x, g computed     a_y = a_x, a_g = 1        b_y = b_x = b_g = 0
+    y = −x                    a_y = a_x                 b_y = −b_x
 
 Where k varies within a channel, b = 0.  One number for all channels is left as it is: a_y = a_x.
 """
@@ -28,6 +29,19 @@ def constrain(node: ir.Node, system: System) -> bool:
     if has_constant(node, 0):
         return node.op_type == "Mul" and _by_constant(node, second, 0, system)
     return node.op_type == "Mul" and _by_gate(node, first, second, system)
+
+
+def constrain_neg(node: ir.Node, system: System) -> bool:
+    """A factor of −1."""
+    source = node.inputs[0]
+    if source is None:
+        return False
+    given = system.of(source)
+    out = system.fresh(given.shape)
+    system.same_scale(out, given, f"Neg '{node.name}' passes the scale on", carries=True)
+    system.offset(f"Neg '{node.name}' turns the shift", (out, 1.0), (given, 1.0))
+    system.ids[node.outputs[0]] = out
+    return True
 
 
 def _by_constant(node: ir.Node, source: ir.Value, index: int, system: System) -> bool:

@@ -1,8 +1,9 @@
 """Pooling passes gauges on.
 
-max(a · (x + b))  = a · (max(x) + b)   for a > 0          MaxPool, GlobalMaxPool, ReduceMax
+max(a · (x + b))  = a · (max(x) + b)   for a > 0          MaxPool, GlobalMaxPool, ReduceMax, ReduceMin
 mean(a · (x + b)) = a · (mean(x) + b)                     AveragePool, GlobalAveragePool, ReduceMean
-sum(a · x)        = a · sum(x)         for b = 0          ReduceSum, and a mean that counts zero padding
+sum(a · x)        = a · sum(x)         for b = 0          ReduceSum, CumSum, MaxUnpool, a mean with zeros
+norm(a · x)       = a · norm(x)        for a > 0, b = 0   LpPool, GlobalLpPool, ReduceL1, ReduceL2
 """
 
 import numpy as np
@@ -29,7 +30,7 @@ def constrain_average(node: ir.Node, system: System) -> bool:
 
 
 def constrain_reduce(node: ir.Node, system: System) -> bool:
-    """ReduceMax, ReduceMean and ReduceSum over axes along which the gauge does not vary."""
+    """A reduction over axes along which the gauge does not vary."""
     source = node.inputs[0]
     axes = node.attributes.get_ints("axes", None)
     if axes is None and len(node.inputs) > 1:
@@ -43,9 +44,38 @@ def constrain_reduce(node: ir.Node, system: System) -> bool:
     keep = node.attributes.get_int("keepdims", 1) == 1
     out = given if keep else np.squeeze(given, tuple(axis % given.ndim for axis in axes))
     system.ids[node.outputs[0]] = out
-    if node.op_type == "ReduceSum":
+    if node.op_type in ("ReduceSum", "ReduceL1", "ReduceL2"):
         system.no_offset(given, node, "the sum of")
-    return node.op_type != "ReduceMax" or _positive(node, system)
+    return node.op_type in ("ReduceSum", "ReduceMean") or _positive(node, system)
+
+
+def constrain_norm(node: ir.Node, system: System) -> bool:
+    """LpPool and GlobalLpPool."""
+    if not _pass_on(node, system):
+        return False
+    system.no_offset(system.of(node.outputs[0]), node, "the norm of")
+    return _positive(node, system)
+
+
+def constrain_unpool(node: ir.Node, system: System) -> bool:
+    """MaxUnpool puts numbers back to their places, and 0 between them."""
+    if not _pass_on(node, system):
+        return False
+    system.no_offset(system.of(node.outputs[0]), node, "the zero filling of")
+    return True
+
+
+def constrain_cumulative(node: ir.Node, system: System) -> bool:
+    """CumSum along an axis where the gauge does not vary."""
+    source, axis = node.inputs[0], constant(node.inputs[1])
+    if source is None or source.shape is None or axis is None:
+        return False
+    given = system.of(source)
+    if vary(given, int(np.ravel(axis)[0])):
+        return False
+    system.no_offset(given, node, "the sum of")
+    system.ids[node.outputs[0]] = given
+    return True
 
 
 def _pass_on(node: ir.Node, system: System) -> bool:

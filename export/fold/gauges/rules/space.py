@@ -2,7 +2,7 @@
 
 Resize (nearest, linear, cubic), Upsample, and Pad by edge, reflection or wrapping pass gauges on.  Pad by a
 constant 0 needs b = 0, or, where the picture's size is known, an Add that puts a zero's stored value a · b
-at the border.  By another number it is not understood.
+at the border.  By another number it is not understood.  GridSample is a Resize to any places.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,19 @@ def constrain_resize(node: ir.Node, system: System) -> bool:
     if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         return False
     return _pass_on(node, system)
+
+
+def constrain_grid_sample(node: ir.Node, system: System) -> bool:
+    """GridSample takes weighted means of places, of zeros too unless what is outside is taken from inside."""
+    source, grid, output = node.inputs[0], node.inputs[1], node.outputs[0]
+    given = None if source is None or source.shape is None else system.narrow(source, 1, node)
+    if given is None or grid is None:
+        return False
+    system.fix(system.of(grid), f"the grid of GridSample '{node.name}' must stay the same")
+    if node.attributes.get_string("padding_mode", "zeros") == "zeros":
+        system.no_offset(given, node, "the zero padding of")
+    system.ids[output] = given
+    return True
 
 
 def constrain_pad(node: ir.Node, system: System) -> bool:

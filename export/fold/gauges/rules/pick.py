@@ -1,0 +1,75 @@
+"""Slice, Gather and GatherElements take some numbers of a tensor, and the ids of those with them."""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.gauges.system import System, vary
+from export.graph.edit import constant
+from export.graph.sizes import sizes_of
+
+
+def constrain_slice(node: ir.Node, system: System) -> bool:
+    """Slice by constants: starts, ends, axes and steps as inputs, or as attributes before opset 10."""
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return False
+    given = system.of(source)
+    parts = {
+        name: _ints(node, index, name) for index, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    }
+    starts, ends = parts["starts"], parts["ends"]
+    if any(value is not None and constant(value) is None for value in node.inputs[1:]):
+        return False
+    if starts is None or ends is None:
+        return False
+    axes = parts["axes"] or list(range(len(starts)))
+    steps = parts["steps"] or [1] * len(starts)
+    index = [slice(None)] * given.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if vary(given, axis):
+            stop = None if step < 0 and end < -given.shape[axis] else end
+            index[axis] = slice(start, stop, step)
+    system.ids[node.outputs[0]] = given[tuple(index)]
+    return True
+
+
+def constrain_gather(node: ir.Node, system: System) -> bool:
+    """Gather, with constant indices where the gauge varies along its axis."""
+    source, wanted = node.inputs[0], node.inputs[1]
+    if source is None or source.shape is None or wanted is None:
+        return False
+    given, axis, indices = system.of(source), node.attributes.get_int("axis", 0), constant(wanted)
+    if not vary(given, axis):
+        shape = wanted.shape if indices is None else indices.shape
+        if shape is None:
+            return False
+        indices = np.zeros((1,) * len(shape), dtype=np.int64)
+    if indices is None:
+        return False
+    system.ids[node.outputs[0]] = given.take(indices, axis)
+    return True
+
+
+def constrain_gather_elements(node: ir.Node, system: System) -> bool:
+    """GatherElements along an axis where the gauge does not vary; all of every other axis is taken."""
+    source, indices = node.inputs[0], node.inputs[1]
+    if source is None or source.shape is None or indices is None or indices.shape is None:
+        return False
+    given, axis = system.of(source), node.attributes.get_int("axis", 0)
+    sizes = zip(sizes_of(source), sizes_of(indices), strict=True)
+    same = [one == other and one is not None for one, other in sizes]
+    if any(
+        vary(given, place) and (place == axis % given.ndim or not same[place]) for place in range(given.ndim)
+    ):
+        return False
+    system.ids[node.outputs[0]] = given
+    return True
+
+
+def _ints(node: ir.Node, index: int, name: str) -> list[int] | None:
+    """Constant integers from an input, or from the attribute of the same name."""
+    if index < len(node.inputs) and node.inputs[index] is not None:
+        array = constant(node.inputs[index])
+        return None if array is None else [int(number) for number in array]
+    given = node.attributes.get_ints(name, None)
+    return None if given is None else list(given)

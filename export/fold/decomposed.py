@@ -98,6 +98,8 @@ def _may_go(chain: Chain) -> bool:
     producer = source.producer()
     if all(step.node.op_type in ("Add", "Sub") and (step.scale == 1).all() for step in chain.steps):
         return chain.axis == 1 and onnx_op(producer) in _BIASED and has_one_reader(source)
+    if source.is_graph_input():  # pixels that the net normalises itself, often with channels last
+        return True
     # On another axis than 1 it may as well be part of a LayerNorm, unless channels were moved there.
     while chain.axis != 1 and producer is not None and onnx_op(producer) in _MOVES and producer.inputs[0]:
         producer = producer.inputs[0].producer()

@@ -12,13 +12,14 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.edit import add_initializer, constant, onnx_op
+from export.graph.ranks import infer_ranks
 from export.graph.sizes import Size, infer_sizes, sizes_of
 
 
 def infer_through_targets(model: ir.Model) -> None:
-    """Infer the shape of every tensor, in place; each target that gets known may make the next one known."""
+    """Infer the shape of every tensor, in place; each target or rank that is found may lead to the next."""
     infer_sizes(model)
-    while _write_targets(model):
+    while _write_targets(model) or infer_ranks(model):
         infer_sizes(model)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from file_kit import assert_all_fold, folded, model, node, norm, norm_arrays, weights
 
@@ -200,3 +200,21 @@ def test_a_tensor_whose_gauge_lies_on_another_axis_is_no_wall(tmp_path):
     nodes = [node("MatMul", "x a", "h"), norm("h", "n"), node("Transpose", "n", "t", perm=[0, 2, 1])]
     arrays = {"a": weights(6, 7), "b": weights(4, 5), **norm_arrays(4)}
     assert_all_fold(model([*nodes, node("MatMul", "t b", "y")], arrays, {"x": ["N", 4, 6]}), tmp_path)
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose", "Gemm"])
+def test_after_an_op_of_another_domain_weights_tell_the_rank(tmp_path, op_type):
+    """Nothing infers the shape of a QuickGelu, and so of nothing after it; a Relu is before the BatchNorm."""
+    gelu = helper.make_node("QuickGelu", ["x"], ["g"], domain="com.microsoft", name="gelu")
+    shapes = {"Conv": [(4, 3, 3, 3), (5, 4, 1, 1)], "ConvTranspose": [(3, 4, 2, 2), (4, 5, 1, 1)]}
+    first, second = shapes.get(op_type, [(6, 4), (4, 5)])
+    nodes = [
+        gelu,
+        node(op_type, "g a", "h"),
+        node("Relu", "h", "r"),
+        norm("r", "n"),
+        node(op_type, "n b", "y"),
+    ]
+    arrays = {"a": weights(*first), "b": weights(*second), **norm_arrays(4)}
+    shape = ["N", 6] if op_type == "Gemm" else ["N", 3, 8, 8]
+    assert_all_fold(model(nodes, arrays, {"x": shape}, extra_domain="com.microsoft"), tmp_path)

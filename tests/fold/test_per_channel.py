@@ -144,6 +144,19 @@ def test_torchs_frozen_batchnorm():
     assert [site.status for site in account.per_channel] == ["folded"]
 
 
+@pytest.mark.parametrize("ops_", [("Sub", "Div"), ("Add", "Mul"), ("Sub", "Mul")])
+def test_pixels_that_the_net_normalises_with_channels_last(ops_):
+    """Keras' Normalization and Rescaling, before the Transpose that tf2onnx puts in front of a Conv."""
+    first, second = ops_
+    nodes = [node(first, "x mean", "s"), node(second, "s scale", "n")]
+    nodes += [node("Transpose", "n", "t", perm=[0, 3, 1, 2]), node("Conv", "t w", "y")]
+    arrays = {"mean": weights(3), "scale": np.abs(weights(3, seed=1)) + 0.5, "w": weights(C, 3, 3, 3)}
+    unfolded, folded, account = fold(model(nodes, arrays, {"x": ["N", 8, 8, 3]}))
+    assert ops(folded) == ["Transpose", "Conv"]
+    assert account.per_channel_folded == 1
+    assert relative_difference(unfolded, folded, rows(2, 8, 8, 3)) < EXACT
+
+
 STAYS = {
     "between two sigmoids": [node("Sigmoid", "x", "q"), node("Mul", "q g", "m"), node("Add", "m b", "a")],
     "before a padded Conv": [

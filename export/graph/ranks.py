@@ -1,0 +1,33 @@
+"""Give an op's output the rank and type that its weights tell, where inference knows nothing of its input.
+
+    Conv, ConvTranspose of a weight (O, I, kH, kW)   →   (?, O, ?, ?)        Gemm   →   (?, O)
+
+Inference stops at an op of another domain, and at some of ONNX's own; without a rank no fold looks further.
+"""
+
+import onnx_ir as ir
+
+from export.graph.edit import constant, onnx_op
+
+
+def infer_ranks(model: ir.Model) -> bool:
+    """In place; whether any was found."""
+    found = [_set_rank(node) for graph in model.graphs() for node in graph]
+    return any(found)
+
+
+def _set_rank(node: ir.Node) -> bool:
+    op_type = onnx_op(node)
+    if op_type not in ("Conv", "ConvTranspose", "Gemm") or node.outputs[0].shape is not None:
+        return False
+    weight = constant(node.inputs[1])
+    if weight is None or (op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1):
+        return False
+    channels = weight.shape[0]
+    if op_type == "ConvTranspose":
+        channels = weight.shape[1] * node.attributes.get_int("group", 1)
+    elif op_type == "Gemm":
+        channels = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
+    node.outputs[0].type = node.outputs[0].type or ir.TensorType(ir.DataType.from_numpy(weight.dtype))
+    node.outputs[0].shape = ir.Shape([None, int(channels), *[None] * (weight.ndim - 2)])
+    return True

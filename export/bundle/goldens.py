@@ -46,7 +46,9 @@ def make_goldens(source: Source, seed: int, say: Say, pictures: "PictureProof | 
     """
     if source.sizes is None:
         golden = make_golden(source, seed, say, pictures)
-        return [golden if source.pixels is not None else untied(source.graph, golden)]
+        if source.pixels is not None:
+            return [golden]
+        return [untied(source.graph, golden, max_rows=source.max_rows)]
     numbers = [_num_rows(source, sizes) for sizes in source.sizes.golden]
     numbers[0] += max(0, MIN_GOLDEN_ROWS - sum(numbers))
     goldens = []
@@ -54,7 +56,9 @@ def make_goldens(source: Source, seed: int, say: Say, pictures: "PictureProof | 
         own = pictures if pictures is not None and _are_of(source, pictures, sizes) else None
         with naming(sizes):
             golden = make_golden(source, seed + place, say, own, sizes, num_rows)
-            goldens.append(untied(source.graph, golden, num_rows) if source.pixels is None else golden)
+            if source.pixels is None:
+                golden = untied(source.graph, golden, num_rows, max_rows_at(source, golden))
+            goldens.append(golden)
     return goldens
 
 

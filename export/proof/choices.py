@@ -24,7 +24,7 @@ from export.graph.file import serialize
 from export.graph.prepare import tidy
 from service.contract.bundle import Golden
 from service.contract.manifest import MIN_GOLDEN_ROWS
-from service.contract.parity import difference
+from service.contract.parity import batches, difference
 from service.contract.tolerances import derived_tolerance
 
 _MOVED = {"Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Identity"}
@@ -141,8 +141,12 @@ def flips(
     )
 
 
-def untied(model: ir.Model, golden: Golden, needed: int = MIN_GOLDEN_ROWS) -> Golden:
+def untied(
+    model: ir.Model, golden: Golden, needed: int = MIN_GOLDEN_ROWS, max_rows: int | None = None
+) -> Golden:
     """The golden rows whose chosen outputs no near-equal scores decide: only those can be compared.
+
+    `max_rows` is the maximum of a batch, if there is one.
 
     Raises:
         ProofError: fewer are left than `needed`.
@@ -152,17 +156,23 @@ def untied(model: ir.Model, golden: Golden, needed: int = MIN_GOLDEN_ROWS) -> Go
         return golden
     shown = showing_scores(model, found)
     truth = graph_truth(shown, {name: array[:1] for name, array in golden.inputs.items()})
-    answers = truth.evaluate(golden.inputs)
-    measured = load(serialize(shown), optimised=False)(golden.inputs)
+    run = load(serialize(shown), optimised=False)
+    parts = list(batches(golden.inputs, max_rows or golden.num_rows))
+    sizes = [len(next(iter(part.values()))) for part in parts]
+    # A graph of one row may have scores without an axis for rows: each call is judged by itself.
+    answers, measured = [truth.evaluate(part) for part in parts], [run(part) for part in parts]
     is_tied = np.zeros(golden.num_rows, dtype=bool)
     for choice in found:
-        for name in choice.scores:
+        # What NonMaxSuppression chooses is no order along an axis: whether it is the same is measured.
+        for name in () if choice.op_type == "NonMaxSuppression" else choice.scores:
+            pairs = [(one[name], other[name]) for one, other in zip(measured, answers, strict=True)]
             margin = 2 * derived_tolerance(
-                unfolded_error=difference(measured[name], answers[name]),
-                output_range=float(np.abs(answers[name]).max()),
+                unfolded_error=max(difference(one, other) for one, other in pairs),
+                output_range=max(float(np.abs(other).max()) for _, other in pairs),
             )
-            tied = ties(choice, answers[name], margin)
-            is_tied |= tied.reshape(golden.num_rows, -1).any(axis=1)
+            tied = [ties(choice, scores, margin) for _, scores in pairs]
+            rows_tied = [one.reshape(size, -1).any(axis=1) for one, size in zip(tied, sizes, strict=True)]
+            is_tied |= np.concatenate(rows_tied)
     if (kept := int((~is_tied).sum())) < needed:
         raise ProofError(
             f"near-equal scores decide output '{found[0].output}' ({found[0].op_type} '{found[0].node}') in "

@@ -125,6 +125,29 @@ def test_a_bundle_keeps_the_golden_rows_that_no_tie_decides(tmp_path):
     assert np.abs(golden.inputs["x"]).sum(axis=(1, 2, 3)).min() > 0
 
 
+@pytest.mark.parametrize("op_type", ["ArgMax", "TopK"])
+def test_places_of_a_graph_of_one_row_are_judged_one_row_at_a_time(tmp_path, op_type):
+    """A Squeeze of all axes of size 1, the rows too: several rows at once would not even run."""
+    places = {
+        "ArgMax": node("ArgMax", "f", "y", axis=0, keepdims=1),
+        "TopK": node("TopK", "f two", "best y", axis=0),
+    }
+    nodes = [
+        *CONV,
+        node("GlobalAveragePool", "n", "p"),
+        node("Squeeze", "p", "s"),
+        node("MatMul", "s d", "f"),
+    ]
+    nodes.append(places[op_type])
+    arrays = {**ARRAYS, "d": weights(4, 5), "two": np.array([2])}
+    size = 1 if op_type == "ArgMax" else 2
+    proto = model(nodes, arrays, {"x": [1, 3, 8, 8]}, [value("y", [size], TensorProto.INT64)])
+    onnx.save(proto, tmp_path / "in.onnx")
+    done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "models/m")
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(tmp_path / "models/m/1").manifest.max_rows == 1
+
+
 def test_a_bundle_whose_places_always_tie_is_refused(tmp_path):
     nodes = [node("Conv", "x w", "h"), node("ArgMax", "h", "y", axis=1, keepdims=0)]
     proto = model(

@@ -2,6 +2,7 @@
 
 import numpy as np
 from test_gauges_choices import CASES as CHOOSING
+from test_gauges_contract import CASES as CONTRACTING
 from test_gauges_linear import CASES as LINEAR
 from test_gauges_recurrent import GATES as RECURRENT
 from test_gauges_rules import CASES as PASSING
@@ -137,7 +138,9 @@ test_goes, *_ = three_tests(CASES, examples=4)
 
 def test_every_rule_has_a_case():
     covered = {
-        kind for case in ({**CASES, **PASSING, **LINEAR, **CHOOSING}).values() for kind in case.kind.split()
+        kind
+        for case in ({**CASES, **PASSING, **LINEAR, **CHOOSING, **CONTRACTING}).values()
+        for kind in case.kind.split()
     }
     covered |= set(RECURRENT)
     # No Cast is exact in float64, and the reference has no right MaxUnpool or GlobalLpPool: test_any_ops.py

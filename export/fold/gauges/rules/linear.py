@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.absorb import add_constant, affine_after, affine_before, check
-from export.fold.gauges.system import Price, Solution, System, has_constant, on_axis
+from export.fold.gauges.rules import contract
+from export.fold.gauges.system import Price, Solution, System, along, has_constant, on_axis
 from export.fold.linear.gemm import fold_gemm, fold_matmul
 from export.fold.linear.weights import write
 from export.graph.edit import constant
@@ -33,10 +34,12 @@ def constrain_gemm(node: ir.Node, system: System) -> bool:
 
 
 def constrain_matmul(node: ir.Node, system: System) -> bool:
-    """One unknown for each output feature, on the last axis."""
+    """One unknown for each output feature, on the last axis; on others see `contract`."""
     source, weight, shape = node.inputs[0], constant(node.inputs[1]), node.outputs[0].shape
-    if source is None or weight is None or weight.ndim != 2 or shape is None or has_constant(node, 0):
+    if source is None or shape is None:
         return False
+    if weight is None or not _is_of_features(node) or not along(system.of(source), -1):
+        return contract.constrain(node, system)
     given, rank = system.narrow(source, -1, node), len(shape)
     if given is None or given.ndim != rank:
         return False
@@ -60,6 +63,9 @@ def absorb_gemm(node: ir.Node, solution: Solution) -> None:
 def absorb_matmul(node: ir.Node, solution: Solution) -> None:
     """Write the gauges around a MatMul into its constant; an Add takes the offset that is left."""
     weight = constant(node.inputs[1])
+    if not _is_of_features(node) or not along(solution.system.of(node.outputs[0]), -1):
+        contract.absorb(node, solution)
+        return
     assert weight is not None
     before = affine_before(solution, node, -1, weight.shape[0])
     after = affine_after(solution, node, -1, weight.shape[1])
@@ -70,3 +76,9 @@ def absorb_matmul(node: ir.Node, solution: Solution) -> None:
     if shift.any():
         add_constant(solution, node, shift)
     check(write(node, {1: before.scale[:, None] * weight * after.scale}))
+
+
+def _is_of_features(node: ir.Node) -> bool:
+    """Whether the right operand, and that alone, is one constant matrix."""
+    weight = constant(node.inputs[1])
+    return weight is not None and weight.ndim == 2 and not has_constant(node, 0)

@@ -1,0 +1,145 @@
+"""Einsum of a tensor and a constant, and the MatMuls that do not make their features on the last axis.
+
+y[…] = Σ x[…] · W[…], one letter for each axis
+
+an axis of W            W' = W · a_y / a_x        "nchw,co->nohw" absorbs on c and o
+any other axis of x     a_y = a_x                 "nctv,vw->nctw" passes on c, as graph convolutions do
+
+b_y = Σ W · b_x, or the price is an Add after it
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fold.gauges.absorb import add_constant, check
+from export.fold.gauges.system import Price, Solution, System, has_constant
+from export.fold.linear.weights import write
+from export.graph.edit import constant
+
+_LETTERS = "abcdefghijklmnopqrstuvwxy"
+_MADE = "z"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Contraction:
+    """The letters of x, of W and of y, and W with one axis for each of its letters."""
+
+    index: int
+    source: str
+    weight: str
+    out: str
+    array: np.ndarray
+
+
+def constrain(node: ir.Node, system: System) -> bool:
+    """Unknowns for the axes that only W has, or the input's where they lie on axes that W has not."""
+    found = _read(node)
+    if found is None:
+        return False
+    source = node.inputs[1 - found.index]
+    assert source is not None
+    given, sizes = system.of(source), dict(zip(found.weight, found.array.shape, strict=True))
+    passing = {
+        letter: size
+        for letter, size in zip(found.source, given.shape, strict=True)
+        if size > 1 and letter not in found.weight
+    }
+    if passing:  # along W's own axes the scales must then be equal
+        out = system.fresh(tuple(passing.get(letter, 1) for letter in found.out))
+        passed = _aligned(out, found.out, found.source)
+        system.same_scale(passed, given, f"{node.op_type} '{node.name}' passes the scale on", carries=True)
+    else:
+        out = system.fresh(tuple(sizes.get(letter, 1) for letter in found.out))
+    system.ids[node.outputs[0]] = out
+    for ids in (out, given):
+        system.no_offset(ids, node, "the missing bias of", Price.BIAS)
+    return True
+
+
+def absorb(node: ir.Node, solution: Solution) -> None:
+    """Write scales into W; an Add takes the offset that is left."""
+    found = _read(node)
+    assert found is not None
+    source = node.inputs[1 - found.index]
+    assert source is not None
+    before, after = solution.system.of(source), solution.system.of(node.outputs[0])
+    both = found.weight + "".join(letter for letter in found.source if letter not in found.weight)
+    made = _aligned(found.array, found.weight, both) * _aligned(solution.b[before], found.source, both)
+    summed = tuple(axis for axis, letter in enumerate(both) if letter not in found.out)
+    shift = solution.a[after] * (
+        solution.b[after] - _aligned(made.sum(summed, keepdims=True), both, found.out)
+    )
+    if shift.any():
+        add_constant(solution, node, shift)
+    varying = {letter for letter, size in zip(found.source, before.shape, strict=True) if size > 1}
+    if varying <= set(found.weight):
+        inside = _aligned(solution.a[before], found.source, found.weight)
+        outside = _aligned(solution.a[after], found.out, found.weight)
+        old = constant(node.inputs[found.index])
+        assert old is not None
+        check(write(node, {found.index: (found.array * outside / inside).reshape(old.shape)}))
+
+
+def _aligned(array: np.ndarray, letters: str, wanted: str) -> np.ndarray:
+    """The array with an axis for each of the `wanted` letters; it does not vary along any other."""
+    kept = [axis for axis, letter in enumerate(letters) if letter in wanted]
+    dropped = tuple(axis for axis in range(len(letters)) if axis not in kept)
+    order = sorted(range(len(kept)), key=lambda place: wanted.index(letters[kept[place]]))
+    moved = array.squeeze(dropped).transpose(order)
+    present = iter(moved.shape)
+    return moved.reshape([next(present) if letter in letters else 1 for letter in wanted])
+
+
+def _read(node: ir.Node) -> _Contraction | None:
+    if len(node.inputs) != 2 or has_constant(node, 0) == has_constant(node, 1):
+        return None
+    index = 1 if has_constant(node, 1) else 0
+    array, source, out = constant(node.inputs[index]), node.inputs[1 - index], node.outputs[0]
+    if array is None or source is None or source.shape is None or out.shape is None:
+        return None
+    array, rank = array.astype(np.float64), len(source.shape)
+    found = _of_matmul(index, array, source) if node.op_type == "MatMul" else _of_einsum(node, index, array)
+    if found is None or len(found.source) != rank or len(found.out) != len(out.shape):
+        return None
+    x, w, y = set(found.source), set(found.weight), set(found.out)
+    is_plain = all(len(set(term)) == len(term) for term in (found.source, found.weight, found.out))
+    # A letter of x alone that is summed up, or of W alone, would be no contraction of both.
+    return found if is_plain and x - w <= y and w - x <= y and y <= x | w else None
+
+
+def _of_matmul(index: int, array: np.ndarray, source: ir.Value) -> _Contraction | None:
+    """Batches of W that are one matrix for all are no axis of it."""
+    assert source.shape is not None
+    rank, batches = len(source.shape), array.shape[:-2]
+    if array.ndim < 2 or rank < 2 or array.ndim > rank:
+        return None
+    letters = _LETTERS[:rank]
+    contracted = letters[-1] if index == 1 else letters[-2]
+    places = range(rank - array.ndim, rank - 2)
+    shared = [
+        (letters[place], source.shape[place], size) for place, size in zip(places, batches, strict=True)
+    ]
+    if any(size != 1 and found != size for _, found, size in shared):
+        return None
+    own = "".join(letter for letter, _, size in shared if size != 1)
+    matrix = contracted + _MADE if index == 1 else _MADE + contracted
+    return _Contraction(
+        index=index,
+        source=letters,
+        weight=own + matrix,
+        out=letters.replace(contracted, _MADE),
+        array=array.reshape([*(size for size in batches if size != 1), *array.shape[-2:]]),
+    )
+
+
+def _of_einsum(node: ir.Node, index: int, array: np.ndarray) -> _Contraction | None:
+    terms, arrow, out = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    first, comma, second = terms.partition(",")
+    if not arrow or not comma or not (first + second + out).isalpha():
+        return None
+    source, weight = (first, second) if index == 1 else (second, first)
+    if len(weight) != array.ndim:
+        return None
+    return _Contraction(index=index, source=source, weight=weight, out=out, array=array)

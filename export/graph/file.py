@@ -87,14 +87,27 @@ def _deserialize(path: Path) -> ir.Model:
     try:
         proto = onnx.load(path, load_external_data=False)
         make_dense(proto)
+        for opset in (one for part in (proto, *proto.functions) for one in part.opset_import):
+            opset.domain = "" if opset.domain == "ai.onnx" else opset.domain  # two names of one domain
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
         return model
     except Exception as error:  # protobuf and ir each have their own errors
         if (with_tensors := _with_tensors_for_maps(path)) is not None:
             return with_tensors
-        reason = first_line(error).partition(". ")[0]
+        reason = _what_it_is(path) or first_line(error).partition(". ")[0]
         raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from None
+
+
+def _what_it_is(path: Path) -> str | None:
+    """What lies where an ONNX file should, if it is one of two usual mistakes, and what to do."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, and 'git lfs pull' fetches the file itself"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page: download the file itself"
+    return None
 
 
 def _with_tensors_for_maps(path: Path) -> ir.Model | None:

@@ -87,11 +87,14 @@ def _is_doubtful(model: ir.Model) -> bool:
 
 
 def _num_rows(shapes: list[list[Size]]) -> Size:
-    """The number of rows, or its name: the first open first size, else the first of 1, else any."""
+    """The number of rows, or its name: the first open first size, else the first of 1, else the first open
+    size of all (layers or time are first, and fixed), else any.
+    """
     firsts = [shape[0] for shape in shapes if shape]
     opened = [size for size in firsts if not isinstance(size, int)]
     single = [size for size in firsts if size == 1]
-    return next(iter([*opened, *single, *firsts]), None)
+    inner = [size for shape in shapes for size in shape[1:] if isinstance(size, str)]
+    return next(iter([*opened, *single, *inner, *firsts]), None)
 
 
 def _has_rows_first(shape: list[Size], rows: Size) -> bool:

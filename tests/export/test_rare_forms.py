@@ -158,3 +158,54 @@ def test_a_bundle_of_one_number_a_row_says_how_it_is_served(tmp_path):
     onnx.save(model([*CONV, MEAN], ARRAYS, {"x": [1, 3, 8, 8]}), tmp_path / "in.onnx")
     run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "m")
     assert open_bundle(tmp_path / "m/1").manifest.outputs[0].shape[0] is None
+
+
+def test_ai_onnx_is_the_other_name_of_onnxs_own_domain(tmp_path):
+    proto = model([*CONV, *HEAD], {**ARRAYS, "d": weights(4, 5)}, X)
+    proto.opset_import[0].domain = "ai.onnx"
+    assert_all_fold(proto, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1f\nsize 12\n", "'git lfs pull' fetches"),
+        ("\n<!DOCTYPE html><html>404</html>", "it is a web page: download the file itself"),
+    ],
+)
+def test_what_often_lies_where_a_file_should_is_named(tmp_path, content, sentence):
+    (tmp_path / "in.onnx").write_text(content)
+    assert_refused(run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx"), sentence)
+
+
+def test_time_first_of_fixed_length_is_not_the_rows(tmp_path):
+    """x (6, N, 3) is a sequence of 6 for N rows, as torch's recurrent layers have it."""
+    nodes = [node("LSTM", "x w r", "h", hidden_size=4), node("Squeeze", "h one", "s")]
+    nodes += [node("Transpose", "s", "t", perm=[1, 2, 0]), norm("t", "n"), node("Conv", "n k", "y")]
+    arrays = {"w": weights(1, 16, 3), "r": weights(1, 16, 4), "one": np.array([1]), "k": weights(5, 4, 3)}
+    onnx.save(model(nodes, {**arrays, **norm_arrays(4)}, {"x": [6, "N", 3]}), tmp_path / "in.onnx")
+    done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    manifest = open_bundle(tmp_path / "m/1").manifest
+    assert manifest.inputs[0].shape == [None, 6, 3]
+    assert manifest.max_rows is None
+
+
+@pytest.mark.parametrize(
+    ("proto", "todo"),
+    [
+        (
+            model(
+                [node("Cast", "x", "b", to=16), node("Sin", "b", "s"), node("Cast", "s", "y", to=1)], {}, X
+            ),
+            "export it in float32",
+        ),
+        (model([CONV[0], norm("h", "y", training_mode=1)], ARRAYS, X), "export the net in eval mode"),
+    ],
+    ids=["bfloat16", "training"],
+)
+def test_what_the_runtime_refuses_says_what_to_do(tmp_path, proto, todo):
+    onnx.save(proto, tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert_refused(done, todo)
+    assert "[ONNXRuntimeError]" not in done.stderr

@@ -8,7 +8,8 @@ a Transpose that keeps the order, a Pad of nothing, an Expand that Mul or Add wo
 Between a linear op and a BatchNorm they would hide one
 from the other, and a γ of 0 folds only into the op right before it.
 
-Clip(x, 0, ∞) is a Relu, and Sum(x, y) an Add: under these names the rules know them, and so do other tools.
+Clip(x, 0, ∞) is a Relu, and Sum(x, y, …) are Adds: under these names the rules know them, and so do other
+tools.
 γ and β that quantizers stored as integers with a scale are the numbers that they stand for.
 """
 
@@ -25,15 +26,39 @@ _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 
 
 def plain_names(graph: ir.Graph) -> None:
-    """In place: a Clip at 0 alone becomes a Relu, a Sum of two an Add."""
-    for node in graph:
+    """In place: a Clip at 0 alone becomes a Relu, a Sum of two an Add, one of more branches several Adds."""
+    for node in list(graph):
         op_type = onnx_op(node)
         if op_type == "Sum" and len(node.inputs) == 2:
             node.op_type, node.version = "Add", None
+        elif op_type == "Sum" and len(node.inputs) > 2 and _sums_branches(node):
+            _add_one_by_one(node, graph)
         elif op_type == "Clip" and _limits(node) == (0.0, np.inf):
             node.op_type, node.version = "Relu", None
             node.attributes.clear()
             node.resize_inputs(1)
+
+
+def _sums_branches(node: ir.Node) -> bool:
+    """Whether two of what is summed could be merged, and all are of one known shape."""
+    shapes = [None if value is None else value.shape for value in node.inputs]
+    makers = [onnx_op(value.producer()) for value in node.inputs if value is not None]
+    is_alike = shapes[0] is not None and all(shape == shapes[0] for shape in shapes)
+    return is_alike and sum(maker in ("Conv", "BatchNormalization") for maker in makers) > 1
+
+
+def _add_one_by_one(node: ir.Node, graph: ir.Graph) -> None:
+    """The Sum becomes the last of the Adds."""
+    total, *others, last = node.inputs
+    for place, other in enumerate(others):
+        add = ir.node("Add", [total, other], name=f"{node.name}_{place}")
+        add.outputs[0].shape, add.outputs[0].type = node.inputs[0].shape, node.inputs[0].type  # type: ignore[union-attr]
+        graph.insert_before(node, add)
+        total = add.outputs[0]
+    node.resize_inputs(2)
+    node.replace_input_with(0, total)
+    node.replace_input_with(1, last)
+    node.op_type, node.version = "Add", None
 
 
 def plain_parameters(graph: ir.Graph) -> None:

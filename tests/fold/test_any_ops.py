@@ -218,3 +218,15 @@ def test_after_an_op_of_another_domain_weights_tell_the_rank(tmp_path, op_type):
     arrays = {"a": weights(*first), "b": weights(*second), **norm_arrays(4)}
     shape = ["N", 6] if op_type == "Gemm" else ["N", 3, 8, 8]
     assert_all_fold(model(nodes, arrays, {"x": shape}, extra_domain="com.microsoft"), tmp_path)
+
+
+def test_branches_that_one_sum_adds_up_are_merged(tmp_path):
+    """RepVGG with a Sum of three: its identity's BatchNorm becomes a part of the one Conv that is left."""
+    nodes = [node("Sigmoid", "x", "q"), norm("q", "i", "a"), node("Conv", "q w3", "h3", pads=[1] * 4)]
+    nodes += [norm("h3", "n3", "b"), node("Conv", "q w1", "h1"), norm("h1", "n1", "c")]
+    nodes += [node("Sum", "i n3 n1", "s"), node("Sigmoid", "s", "y")]
+    arrays = {"w3": weights(3, 3, 3, 3), "w1": weights(3, 3, 1, 1)}
+    arrays |= {name: array for prefix in "abc" for name, array in norm_arrays(3, prefix=prefix).items()}
+    assert_all_fold(model(nodes, arrays, X), tmp_path, ["Sigmoid", "Conv", "Sigmoid"])
+    beside = model([*nodes, node("Neg", "n1", "z")], arrays, X, ("y", "z"))
+    assert folded(beside, tmp_path)[0]["found"] == 3

@@ -39,10 +39,20 @@ def prepare(model: ir.Model) -> ir.Model:
     )
     for graph in model.graphs():
         for node in list(graph):
-            if onnx_op(node) == "Identity":
+            if onnx_op(node) == "Identity" or _is_unwrapped(node):
                 replace_by_input(node, graph)
     infer_through_targets(model)
     return tidy(model)
+
+
+def _is_unwrapped(node: ir.Node) -> bool:
+    """Whether it gets what an Optional was made of, which it then reads; ONNX's reference gets that wrong."""
+    source = node.inputs[0] if onnx_op(node) == "OptionalGetElement" else None
+    optional = source.producer() if source is not None else None
+    if optional is None or onnx_op(optional) != "Optional" or not optional.inputs:
+        return False
+    node.replace_input_with(0, optional.inputs[0])
+    return True
 
 
 def _distrust_stated_shapes(model: ir.Model) -> None:

@@ -7,11 +7,12 @@ In: an nn.Module in eval mode and the shape of one row.  Out: an ir.Model with s
 """
 
 import ast
+import io
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import onnx_ir as ir
@@ -165,12 +166,12 @@ def _name_after_modules(model: ir.Model) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns about packages that it does not need and about its own deprecations."""
+    """The exporter warns of its own deprecations, and prints graphs where it fails: the error says why."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

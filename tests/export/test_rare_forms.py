@@ -209,3 +209,8 @@ def test_what_the_runtime_refuses_says_what_to_do(tmp_path, proto, todo):
     done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
     assert_refused(done, todo)
     assert "[ONNXRuntimeError]" not in done.stderr
+
+
+def test_an_optional_of_a_tensor_is_that_tensor(tmp_path):
+    nodes = [*CONV, node("Optional", "n", "o"), node("OptionalGetElement", "o", "g"), node("Relu", "g", "y")]
+    assert_all_fold(model(nodes, ARRAYS, X), tmp_path, ["Conv", "Relu"])

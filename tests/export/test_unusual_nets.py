@@ -122,9 +122,10 @@ def test_nets_inside_are_uncompiled_and_scripts_are_named():
         (lambda y: [], "got an empty list"),
     ],
 )
-def test_a_forward_that_cannot_be_served_says_what_to_change(answer, sentence):
+def test_a_forward_that_cannot_be_served_says_what_to_change(answer, sentence, capfd):
     with pytest.raises((SourceError, TraceError), match=sentence):
         opened(_Inside(_Net(), answer))
+    assert capfd.readouterr().err == "", "torch prints whole graphs where it fails"
 
 
 def test_a_net_of_two_inputs_says_what_to_do():

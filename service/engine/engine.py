@@ -214,6 +214,7 @@ def plan_request(bundle: Bundle, config: EngineConfig, provider: str) -> PlanReq
         lanes=config.lanes,
         buckets=config.buckets,
         cache=config.cache,
+        may_saturate=bundle.int8 is not None and bundle.graph == bundle.int8.graph,
     )
 
 

@@ -54,6 +54,7 @@ class PlanRequest:
     """What to measure: a graph with its golden rows, on `provider` with `threads`, in each of `buckets`.
 
     `lanes` None leaves them to the measurement; `cache` is the folder of kept plans, None for none.
+    `may_saturate` as in SessionPlan.
     """
 
     graph: bytes
@@ -65,6 +66,7 @@ class PlanRequest:
     lanes: int | None
     buckets: Sequence[int]
     cache: Path | None = None
+    may_saturate: bool = False
 
     @property
     def key(self) -> str:
@@ -158,7 +160,12 @@ def _starts(request: PlanRequest) -> Iterator[SessionPlan]:
         [request.lanes] if request.lanes else sorted({1, request.threads // 2 or 1, request.threads})
     ):
         threads = max(1, request.threads // lanes)
-        yield SessionPlan(threads=threads, lanes=lanes, has_memory_patterns=has_patterns)
+        yield SessionPlan(
+            threads=threads,
+            lanes=lanes,
+            has_memory_patterns=has_patterns,
+            may_saturate=request.may_saturate,
+        )
 
 
 def _changes(provider: str, plan: SessionPlan, *, has_open_sizes: bool) -> list[dict[str, Any]]:

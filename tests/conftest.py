@@ -21,7 +21,7 @@ from training.__main__ import ENVIRONMENT
 
 for name, value in ENVIRONMENT.items():  # before torch, as the command does
     os.environ.setdefault(name, value)
-# Processes of a parallel run share the cores: with as many threads as cores each, threads wait for each other.
+# Processes of a parallel run share the cores: with a thread per core each, threads would wait for each other.
 if (num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))
 import torch  # noqa: E402

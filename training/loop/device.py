@@ -15,6 +15,9 @@ from training.distributed.launch import Launch
 from training.errors import TrainingError
 from training.settings.config import ConfigError
 
+ONEDNN_BLOCK = 16
+"""Channels at once with AVX-512; with AVX2 they are 8."""
+
 
 class DeviceError(TrainingError):
     """A device that was asked for and is not there."""
@@ -38,8 +41,21 @@ def find_device(name: str, launch: Launch | None = None) -> torch.device:
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:
     """Channels last is the layout in which convolutions are fastest, on CPUs and GPUs alike."""
+    if device.type == "cpu" and any(map(is_unsafe_channels_last, net.modules())):
+        return net.to(device)
     placed: nn.Module = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed
+
+
+def is_unsafe_channels_last(module: nn.Module) -> bool:
+    """A strided 1×1 Conv of fewer channels than oneDNN takes at once.
+
+    The gradient of its weights is written outside of its memory (uxlfoundation/oneDNN, issue 6035, seen with
+    AVX2 and torch 2.13): the process crashes, its threads wait for ever, or the gradient is wrong.
+    """
+    if not isinstance(module, nn.Conv2d) or set(module.kernel_size) != {1} or set(module.stride) == {1}:
+        return False
+    return module.in_channels // module.groups < ONEDNN_BLOCK
 
 
 def initialize_mkl() -> None:

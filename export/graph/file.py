@@ -16,7 +16,7 @@ from export.compute.precision import computes_in_float64, in_float32
 from export.compute.runtime import check_loads
 from export.errors import SourceError, UnrunnableError
 from export.graph.maps import has_maps, without_maps
-from export.graph.sparse import make_dense
+from export.graph.sparse import graphs_of, make_dense
 from service.contract.text import first_line
 
 FIRST_OPSET = 7
@@ -45,11 +45,14 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
     try:
         if not path.is_file():
             raise SourceError(f"{path}: no such file")
-        stored = _deserialize(path)
+        stored, is_mended = _deserialize(path)
         _check_header(path, stored)
         _mark_unknown_sizes(stored)
         is_alone = not any(_external_tensors(stored))
-        model = _runnable(path, stored) if must_run else _with_weights(stored)
+        if must_run:
+            model = _runnable(serialize(_with_weights(stored)) if is_mended else path, stored)
+        else:
+            model = _with_weights(stored)
         model.graph.sort()
     except SourceError:
         raise
@@ -60,10 +63,10 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
     return ReadFile(model=model, is_whole=is_alone and model is stored)
 
 
-def _runnable(path: Path, model: ir.Model) -> ir.Model:
+def _runnable(file: Path | bytes, model: ir.Model) -> ir.Model:
     """The graph with its weights, in float32 where ONNX Runtime has no kernel for its float64."""
     try:
-        check_loads(path)
+        check_loads(file)
         return _with_weights(model)
     except UnrunnableError:
         if not computes_in_float64(model):
@@ -83,20 +86,37 @@ def _with_weights(model: ir.Model) -> ir.Model:
     return ir.external_data.load_to_model(model)
 
 
-def _deserialize(path: Path) -> ir.Model:
+def _deserialize(path: Path) -> tuple[ir.Model, bool]:
+    """The file's graph, and whether it had to be mended before ONNX Runtime may see it."""
     try:
         proto = onnx.load(path, load_external_data=False)
         make_dense(proto)
+        is_mended = drop_unnamed_outputs(proto)
         for opset in (one for part in (proto, *proto.functions) for one in part.opset_import):
             opset.domain = "" if opset.domain == "ai.onnx" else opset.domain  # two names of one domain
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
-        return model
+        return model, is_mended
     except Exception as error:  # protobuf and ir each have their own errors
         if (with_tensors := _with_tensors_for_maps(path)) is not None:
-            return with_tensors
+            return with_tensors, False
         reason = _what_it_is(path) or first_line(error).partition(". ")[0]
         raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from None
+
+
+def drop_unnamed_outputs(proto: onnx.ModelProto) -> bool:
+    """In place, of BatchNorms that do not train; whether there were any: ONNX Runtime 1.31 dies of them."""
+    is_changed = False
+    for graph in graphs_of(proto.graph):
+        for node in graph.node:
+            if node.op_type != "BatchNormalization" or any(
+                a.name == "training_mode" and a.i for a in node.attribute
+            ):
+                continue
+            while len(node.output) > 1 and not node.output[-1]:
+                del node.output[-1]
+                is_changed = True
+    return is_changed
 
 
 def _what_it_is(path: Path) -> str | None:
@@ -155,7 +175,7 @@ def external_files(path: Path) -> set[Path]:
     """The files beside an ONNX file that hold its weights; none if there is no such file."""
     if not path.is_file():
         return set()
-    return {path.parent / tensor.location for tensor in _external_tensors(_deserialize(path))}
+    return {path.parent / tensor.location for tensor in _external_tensors(_deserialize(path)[0])}
 
 
 def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 def make_dense(proto: onnx.ModelProto) -> None:
     """In place, in branches and bodies too."""
-    for graph in _graphs(proto.graph):
+    for graph in graphs_of(proto.graph):
         graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
         del graph.sparse_initializer[:]
         for node in graph.node:
@@ -35,13 +35,13 @@ def _make_constant_dense(node: onnx.NodeProto) -> None:
             attribute.t.CopyFrom(tensor)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             inner = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
             for one in inner:
-                yield from _graphs(one)
+                yield from graphs_of(one)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:

@@ -22,7 +22,7 @@ from export.compute.truth import GraphTruth, graph_truth
 from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
-from export.graph.file import serialize
+from export.graph.file import drop_unnamed_outputs, serialize
 from export.graph.maps import has_maps, without_maps
 from export.graph.memory import rows_at_once
 from export.graph.rows_first import Arrangement
@@ -92,20 +92,20 @@ def _of_file(path: Path) -> Run:
 
 
 def _runnable(path: Path) -> Path | bytes:
-    """The file; with tensors for maps; with names where ONNX Runtime 1.31 segfaults.
-
-    It does so at unnamed outputs of a BatchNorm in training.
+    """The file; with tensors for maps; without unnamed outputs of BatchNorms, where ONNX Runtime 1.31
+    segfaults: those of one in training get names.
     """
     proto = onnx.load(path, load_external_data=False)
     if has_maps(proto):
         return bytes(without_maps(onnx.load(path)).SerializeToString())
+    is_mended = drop_unnamed_outputs(proto)
     in_training = [
         node
         for node in proto.graph.node
         if node.op_type == "BatchNormalization"
         and any(a.name == "training_mode" and a.i for a in node.attribute)
     ]
-    if not any("" in node.output for node in in_training):
+    if not is_mended and not any("" in node.output for node in in_training):
         return path
     onnx.load_external_data_for_model(proto, str(path.parent))
     for index, node in enumerate(in_training):

@@ -1,6 +1,8 @@
 """Rare forms of a file: sparse weights, Constants beside it, functions of other opsets, numbers."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -214,3 +216,29 @@ def test_what_the_runtime_refuses_says_what_to_do(tmp_path, proto, todo):
 def test_an_optional_of_a_tensor_is_that_tensor(tmp_path):
     nodes = [*CONV, node("Optional", "n", "o"), node("OptionalGetElement", "o", "g"), node("Relu", "g", "y")]
     assert_all_fold(model(nodes, ARRAYS, X), tmp_path, ["Conv", "Relu"])
+
+
+@pytest.mark.parametrize("opset", [8, 11, 13, 15])
+def test_outputs_of_a_batchnorm_without_names_are_none(tmp_path, opset):
+    """ONNX Runtime dies of them when it loads such a file, so in a process of its own."""
+    batchnorm = norm("h", "n")
+    batchnorm.output.extend([""] * (4 if opset < 14 else 2))
+    proto = model([CONV[0], batchnorm, *HEAD], {**ARRAYS, "d": weights(4, 5)}, X, opset=opset)
+    onnx.save(proto, tmp_path / "in.onnx")
+    command = [
+        sys.executable,
+        "-m",
+        "export",
+        "fold",
+        str(tmp_path / "in.onnx"),
+        str(tmp_path / "out.onnx"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not any(
+        node.op_type == "BatchNormalization" for node in onnx.load(tmp_path / "out.onnx").graph.node
+    )
+    del batchnorm.output[1:]
+    assert_answers_alike(
+        tmp_path, model([CONV[0], batchnorm, *HEAD], {**ARRAYS, "d": weights(4, 5)}, X, opset=opset)
+    )

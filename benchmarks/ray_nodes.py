@@ -22,6 +22,8 @@ class Nodes:
     """The cluster: `address` of its head, and where its proxies are."""
 
     def __init__(self, hosts: list[Any], folder: Path) -> None:
+        # Ray's Cluster notes its address in the folder by default, and fails where no Ray ever ran.
+        os.environ["RAY_TMPDIR"] = str(folder)
         import ray
         from ray.cluster_utils import Cluster
 

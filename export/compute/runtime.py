@@ -13,12 +13,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
+from export.compute.comparable import EVAL
 from export.errors import UnrunnableError
 from service.contract.parity import Run, Tensors
 from service.contract.text import first_line
 
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:Load model from .*? failed: ?)?")
-_TODO = {"bfloat16": "export it in float32", "Training_mode = True": "export the net in eval mode"}
+_ADVICE = {"bfloat16": "export it in float32", "Training_mode = True": EVAL}
+"""What helps, by what ONNX Runtime says."""
 _PLACE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ .*?\)(?: const)?(?: \[[^]]*\])? ?")
 
 
@@ -77,5 +79,5 @@ def _session(graph: bytes | Path, options: ort.SessionOptions) -> ort.InferenceS
 def _words(error: Exception) -> str:
     """Its first line, without codes and places in ONNX Runtime's own sources: they tell a user nothing."""
     words = first_line(Exception(_PLACE.sub("", _PREFIX.sub("", str(error))))).rstrip(". ")
-    todo = next((todo for found, todo in _TODO.items() if found in words), None)
-    return f"{words}; {todo}" if todo else words
+    advice = next((advice for found, advice in _ADVICE.items() if found in words), None)
+    return f"{words}; {advice}" if advice else words

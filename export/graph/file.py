@@ -60,7 +60,7 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
         raise UnrunnableError(f"{path}: not a valid ONNX graph: {error}") from None
     except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
         raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
-    return ReadFile(model=model, is_whole=is_alone and model is stored)
+    return ReadFile(model=model, is_whole=is_alone and not is_mended and model is stored)
 
 
 def _runnable(file: Path | bytes, model: ir.Model) -> ir.Model:

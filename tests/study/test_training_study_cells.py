@@ -9,15 +9,13 @@ from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 
 from distributed_kit import processes
-from study.measures import SATURATED, SMALLEST, accuracies, accuracy, gradient_norms, recalls, saturation
+from study.measures import SATURATED, SMALLEST, accuracies, accuracy, gradient_norms, saturation
 from study.nets import Plain, build_study_net, weights_of
-from study.rows import load_rows, with_class_counts
 from study.scale import QUICK, Scale, describe_left_out
-from study.short_run import accumulate_gradients, descend, draw_batches
-from study_kit import NUM_ROWS, a_run
+from study.short_run import accumulate_gradients, descend
+from study_kit import a_run
 from training.batchnorm.statistics import SMALLEST_GAMMA, find_batchnorms
 from training.nets.variant import Shift, remove_batchnorms
-from training.settings.config import ConfigError
 from training_kit import FACTS
 
 DEEP = {"depth": 8, "width": 4}
@@ -163,17 +161,6 @@ def test_without_batchnorm_parts_make_no_difference(rows):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-14)
 
 
-def test_batches_pass_over_all_rows_in_a_new_order_each_time():
-    batches = list(draw_batches(100, a_run(steps=10, batch_size=20)))
-    first, second = torch.cat(batches[:5]), torch.cat(batches[5:])
-    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(100))
-    assert first.tolist() != second.tolist()
-    again = list(draw_batches(100, a_run(steps=10, batch_size=20, norm="none", learning_rate=9.0)))
-    assert all(torch.equal(one, other) for one, other in zip(batches, again, strict=True)), (
-        "a seed's, whatever trains"
-    )
-
-
 def test_the_same_settings_give_the_same_numbers_and_each_setting_counts(rows):
     run = a_run(steps=4, gradients_after=(0, 2))
     result = run.measure()
@@ -254,39 +241,6 @@ def test_without_batchnorm_both_modes_are_one(rows):
         == found["eval_mode_accuracy"]
         == found["recalibrated_eval_mode_accuracy"]
     )
-
-
-def test_rows_are_the_data_sets_whatever_the_seed(rows):
-    again = load_rows.__wrapped__("tiny", NUM_ROWS)
-    assert again.digest() == rows.digest()
-    assert len(rows.train_y) == 200
-    assert len(rows.held_out_y) == 100
-    fewer = load_rows.__wrapped__("tiny", 100)
-    assert fewer.digest() != rows.digest()
-    assert torch.equal(fewer.train_y, rows.train_y[:100])
-    assert torch.equal(fewer.held_out_x, torch.cat([rows.held_out_x, rows.train_x[100:150]]))
-    with pytest.raises(ConfigError, match="rows must be at most 200, the train half of tiny, got 201"):
-        load_rows.__wrapped__("tiny", 201)
-
-
-def test_classes_get_the_counts_that_are_asked_for_in_an_order_of_the_seed(rows):
-    counts = (9, 8, 7, 6, 5, 4, 3, 2, 1, 1)
-    fewer, ranks = with_class_counts(rows, counts, seed=3)
-    assert [int((fewer.train_y == label).sum()) for label in ranks] == list(counts)
-    assert sorted(ranks) == list(range(10)) != ranks
-    assert with_class_counts(rows, counts, seed=4)[1] != ranks
-    assert torch.equal(fewer.held_out_x, rows.held_out_x)
-    result = a_run(class_counts=counts, batch_size=8, steps=30).measure()
-    assert len(result["recalls"]) == 10
-    assert result["losses"] != a_run(class_counts=counts[::-1], batch_size=8, steps=30).measure()["losses"]
-
-
-def test_recall_is_accuracy_within_a_class(rows):
-    class Constant(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return nn.functional.one_hot(torch.full((len(x),), 3), 10).float()
-
-    assert recalls(Constant(), rows) == [float(label == 3) for label in range(10)]
 
 
 def test_a_sigmoid_is_saturated_where_its_gradient_is_below_a_tenth_of_its_largest():

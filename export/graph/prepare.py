@@ -13,6 +13,7 @@ from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
 from export.graph.functions import inline_functions
 from export.graph.targets import infer_through_targets
+from export.graph.unfuse import unfuse
 
 ROWS = "rows"
 FIRST_IR_WITHOUT_DEFAULTS = 4  # before, every initialiser had to be an input too
@@ -29,6 +30,7 @@ def prepare(model: ir.Model) -> ir.Model:
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = max(model.ir_version, FIRST_IR_WITHOUT_DEFAULTS)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    unfuse(model)
     _distrust_stated_shapes(model)
     fold_constants(
         model,

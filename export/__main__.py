@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
             soft_wrap=True,
         )
         return 2
+    except BrokenPipeError:  # `… | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at its end
+        return 1
     except KeyboardInterrupt:
         console.print("interrupted: nothing was written", highlight=False)
         return 130

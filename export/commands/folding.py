@@ -76,12 +76,13 @@ class Folding:
 class _Unfolded:
     """An unfolded graph, and what makes it as it was read; `evaluate` is a net's own, None of a file.
 
-    `file` holds the graph as it was read, where it is so in one file.
+    `file` holds the graph as it was read, where it is so in one file; `words` say what was changed in it.
     """
 
     model: ir.Model
     as_read: Callable[[], ir.Model]
     file: Path | None = None
+    words: Sequence[str] = ()
     sizes: Sequence[Sizes] = ()
     given: Arrays | None = None
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -109,6 +110,8 @@ def fold_source(asked: Asked, say: Say, note: Say, *, prove_untouched: bool = Fa
 def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
     unfolded = _open(asked)
     model, options = unfolded.model, asked.options
+    for words in unfolded.words:
+        note(words)
     if not (prove_untouched or any(batchnorms(model)) or options.pixels is not None):
         _, done = fold_once(model, options)
         if not done.per_channel_folded:
@@ -140,6 +143,7 @@ def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
         model=model,
         as_read=lambda: with_sizes(loaded, asked.shapes, keep_stated=True)[0],
         file=path if read.is_whole and not (asked.values or asked.shapes) else None,
+        words=read.words,
         sizes=golden_sizes(model, ranges, None) if ranges else (),
         given=None if asked.rows is None else read_rows(asked.rows, model),
         values=values,

@@ -1,7 +1,7 @@
 """A graph recast: its weights, constants and casts in another float type.
 
-In: a graph.  Out: a copy in float64, for the truth; or a float64 net in float32, for ONNX Runtime, which has
-no convolution in float64:
+In: a graph.  Out: a copy in float64, for the truth; or a bfloat16 or float64 net in float32, for ONNX
+Runtime, which has no convolution in either.  Clients go on to send float64; bfloat16 becomes float32:
 
     x (float64) → Cast → the graph, each weight rounded to float32 → Cast → y (float64)
 """
@@ -44,6 +44,14 @@ def in_float32(model: ir.Model) -> ir.Model:
             graph.outputs[index] = cast.outputs[0]
             cast.outputs[0].name, value.name = value.name, f"{value.name}_float"
     return model
+
+
+def from_bfloat16(model: ir.Model) -> ir.Model:
+    """A copy that computes in float32 what `model` computes in bfloat16, inputs and outputs too.
+
+    Each weight is the same number; only what is computed is no longer rounded to 8 bits.
+    """
+    return _recast(model, {ir.DataType.BFLOAT16}, FLOAT)
 
 
 def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:

@@ -19,7 +19,7 @@ from service.contract.parity import Run, Tensors
 from service.contract.text import first_line
 
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:Load model from .*? failed: ?)?")
-_ADVICE = {"bfloat16": "export it in float32", "Training_mode = True": EVAL}
+_ADVICE = {"Training_mode = True": EVAL}
 """What helps, by what ONNX Runtime says."""
 _PLACE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ .*?\)(?: const)?(?: \[[^]]*\])? ?")
 

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
-from export.compute.precision import computes_in_float64, in_float32
+from export.compute.precision import computes_in_float64, from_bfloat16, in_float32
 from export.compute.runtime import check_loads
 from export.errors import SourceError, UnrunnableError
 from export.graph.maps import has_maps, without_maps
@@ -25,10 +25,21 @@ LARGEST_FILE = 1 << 31
 
 @dataclass(frozen=True, kw_only=True)
 class ReadFile:
-    """A graph as it was read; `is_whole` where the file alone says the same: it holds all the weights."""
+    """A graph as it was read.
+
+    Attributes:
+        is_whole: the file alone says the same: it holds all the weights.
+        recast_from: the type that it computed in where ONNX Runtime has no kernels for that; "" where it has.
+    """
 
     model: ir.Model
     is_whole: bool
+    recast_from: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """What was changed, for people."""
+        return [f"computed in float32 instead of {self.recast_from}"] if self.recast_from else []
 
 
 def load_graph(path: Path, *, must_run: bool = True) -> ir.Model:
@@ -50,9 +61,9 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
         _mark_unknown_sizes(stored)
         is_alone = not any(_external_tensors(stored))
         if must_run:
-            model = _runnable(serialize(_with_weights(stored)) if is_mended else path, stored)
+            model, recast = _runnable(serialize(_with_weights(stored)) if is_mended else path, stored)
         else:
-            model = _with_weights(stored)
+            model, recast = _with_weights(stored), ""
         model.graph.sort()
     except SourceError:
         raise
@@ -60,20 +71,24 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
         raise UnrunnableError(f"{path}: not a valid ONNX graph: {error}") from None
     except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
         raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
-    return ReadFile(model=model, is_whole=is_alone and not is_mended and model is stored)
+    is_whole = is_alone and not is_mended and model is stored
+    return ReadFile(model=model, is_whole=is_whole, recast_from=recast)
 
 
-def _runnable(file: Path | bytes, model: ir.Model) -> ir.Model:
-    """The graph with its weights, in float32 where ONNX Runtime has no kernel for its float64."""
+def _runnable(file: Path | bytes, model: ir.Model) -> tuple[ir.Model, str]:
+    """The graph with its weights, in float32 where ONNX Runtime has no kernel for its type; which it was."""
     try:
         check_loads(file)
-        return _with_weights(model)
-    except UnrunnableError:
-        if not computes_in_float64(model):
+        return _with_weights(model), ""
+    except UnrunnableError as error:
+        if "bfloat16" in str(error):
+            single, recast_from = from_bfloat16(_with_weights(model)), "bfloat16"
+        elif computes_in_float64(model):
+            single, recast_from = in_float32(_with_weights(model)), "float64"
+        else:
             raise
-    single = in_float32(_with_weights(model))
     check_loads(serialize(single))
-    return single
+    return single, recast_from
 
 
 def _with_weights(model: ir.Model) -> ir.Model:

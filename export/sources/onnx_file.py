@@ -11,7 +11,7 @@ from export.compute.rows import read_rows, some_rows
 from export.compute.texts import labels_in, without_texts
 from export.compute.truth import graph_truth
 from export.errors import ProofError, SourceError
-from export.graph.file import load_graph
+from export.graph.file import load_graph, read_file
 from export.graph.given import with_sizes, with_values
 from export.graph.prepare import prepare, with_symbolic_rows
 from export.sources.arranged import arranged
@@ -31,7 +31,8 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     """Read, check and prepare an ONNX file; raises SourceError.  Its rows become symbolic."""
     if options.weights is not None:
         raise SourceError(f"{path} is an ONNX file: it brings its own weights")
-    loaded, values = with_values(load_graph(path), options.values)
+    read = read_file(path)
+    loaded, values = with_values(read.model, options.values)
     sized, ranges = with_sizes(loaded, options.shapes)
     as_read = prepare(sized)
     smallest = {name: held.minimum for name, held in ranges.items()}
@@ -59,7 +60,7 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
         outputs, sizes = [tensor_spec(value) for value in graph.graph.outputs], None
     truth = graph_truth(graph, {name: array[:1] for name, array in rows.items()})
     return Source(
-        description="; ".join([f"ONNX file {path.name}", *arrangement.in_words()]),
+        description="; ".join([f"ONNX file {path.name}", *read.words, *arrangement.in_words()]),
         digest=sha256(path.read_bytes()),
         graph=graph,
         evaluate=truth.evaluate,

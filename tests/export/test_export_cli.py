@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,15 @@ def test_a_tolerance_that_was_widened_by_hand_is_refused(model_folder, tmp_path)
     done = run_here("verify", copy)
     assert done.returncode == 1
     assert "tolerances.logits: Value error, max_abs must follow" in json.loads(done.stdout)["error"]
+
+
+def test_a_reader_that_has_read_enough(model_folder):
+    command = [sys.executable, "-m", "export", "show", str(model_folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+        assert done.stdout is not None
+        done.stdout.close()
+        assert done.wait() == 1
+        assert done.stderr.read() == b""
 
 
 def test_verify_without_a_bundle(tmp_path):

@@ -9,7 +9,6 @@ import json
 import os
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -108,7 +107,6 @@ REFUSED = {
     "opset 6": (conv_bn(opset=6), "opset 6, expected 7 to"),
     "opset 99": (conv_bn(opset=99), "opset 99, expected 7 to"),
     "no outputs": (conv_bn(outputs=[]), "it has no outputs"),
-    "bfloat16": (conv_bn(dtype=ml_dtypes.bfloat16), "bfloat16"),
     "γ too short": (conv_bn(arrays=weights(bn_gamma=[1, 1, 1])), "between 3 and 4"),
     "all too long": (conv_bn(arrays=weights() | batchnorm_arrays(5, 0)), "between 5 and 4"),
     "μ of rank 2": (conv_bn(arrays=weights(bn_mean=[[1, 1, 1, 1]])), "expected to have rank 1"),

@@ -72,6 +72,7 @@ HOT = (
     "protocol/signature",
     "protocol/tensors",
     "routes/infer",
+    "routes/infer_call",
     "routes/request_record",
     "telemetry/metrics",
     "telemetry/request_log",

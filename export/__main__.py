@@ -13,7 +13,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.markup import escape
 
-from export.commands.parser import parser
+from export.commands.parser import parse
 from export.commands.quick_imports import import_quickly
 from export.errors import ExportError
 from service.contract.manifest import BundleError
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
     """
     for package in ("onnx_ir", "onnxscript"):  # what they cannot infer stays open; they log tracebacks
         logging.getLogger(package).setLevel(logging.CRITICAL)
-    options = parser(prog).parse_args(arguments)
+    options = parse(prog, arguments)
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True, emoji=False)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what matters is said once, in our own sentence

@@ -13,6 +13,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from service.contract.text import flag_error
+
 UNSET = "None"
 
 
@@ -22,7 +24,7 @@ class FlagError(Exception):
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise FlagError(message)
+        raise FlagError(flag_error(message, self))
 
 
 def read_flags(

@@ -1,9 +1,12 @@
 """The flags of every verb.  No heavy package is imported here, so that `--help` is fast."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from export.commands.picture_flags import add_picture_flags, expecting
+from service.contract.text import flag_error
 
 EXAMPLES = {
     "bundle": (
@@ -33,9 +36,24 @@ BUNDLE_HELP = "a model, whose newest version is used; or one version"
 SOURCE_HELP = "a checkpoint, an .onnx file, timm:NAME, torchvision:NAME or module:factory"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one sentence, without the usage, and exit code 2; the verbs' parsers are such ones too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {flag_error(message, self)}; see {self.prog} --help\n")
+
+
+def parse(prog: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags as `parser` has them; what is unknown is refused by the verb, which knows what is near."""
+    options, unknown = parser(prog).parse_known_args(arguments)
+    if unknown:
+        options.flags.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
+
+
 def parser(prog: str) -> argparse.ArgumentParser:
     """The parser of `python -m export`; `options.verb` is the verb, the rest its flags."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog=prog,
         description="Fold BatchNorms away, prove that nothing changed, pack a bundle.",
         epilog=_epilog(*EXAMPLES),
@@ -178,17 +196,19 @@ def _fold_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: "argparse._SubParsersAction[_Parser]",
     name: str,
     text: str,
 ) -> argparse.ArgumentParser:
-    return verbs.add_parser(
+    flags = verbs.add_parser(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
         epilog=_epilog(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    flags.set_defaults(flags=flags)
+    return flags
 
 
 def _epilog(*verbs: str) -> str:

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from service.contract.text import flag_error
+
 
 class Parser(argparse.ArgumentParser):
     """As argparse's, with the command's description and its examples."""
@@ -20,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one sentence."""
-        sys.exit(refuse(f"{message}; see {self.prog} --help"))
+        sys.exit(refuse(f"{flag_error(message, self)}; see {self.prog} --help"))
 
 
 def refuse(reason: str, code: int = 2) -> int:

@@ -203,6 +203,22 @@ def test_labels_that_do_not_fit(tmp_path):
     assert_refused(run_here("bundle", "nets:everything", *options), "2 labels, but a row of 'logits' is [5]")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["bundle", "x.onnx"], "the following arguments are required: --to; see"),
+        (
+            ["fold", "a", "b", "--treshold"],
+            "unrecognized arguments: --treshold (did you mean --threshold?)",
+        ),
+        (["bundle", "a", "--to", "b", "--colour", "red"], "unrecognized arguments: --colour red; see"),
+        (["bundel"], "invalid choice: 'bundel'"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence(arguments, sentence):
+    assert_refused(run_here(*arguments), sentence)
+
+
 def test_help_has_an_example():
     for verb in ([], ["bundle"], ["fold"], ["verify"]):
         done = run_here(*verb, "--help")

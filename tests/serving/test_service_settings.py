@@ -38,7 +38,7 @@ def test_flags_beat_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--port", "x"], "--port (FOLDSERVE_PORT): input should be a valid integer"),
         (["--port", "99999"], "less than or equal to 65535, got '99999'"),
-        (["--prt", "9"], "unrecognized arguments: --prt 9"),
+        (["--prt", "9"], "unrecognized arguments: --prt 9 (did you mean --port?)"),
         (["--port"], "expected one argument"),
         (["extra"], "unrecognized arguments: extra"),
         (["--device", "tpu"], "--device (FOLDSERVE_DEVICE): input should be 'auto', 'cpu' or 'cuda'"),

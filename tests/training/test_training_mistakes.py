@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from training.settings.flags import ELSEWHERE, build_parser
 from training_kit import mistake
 
 FIVE_BLOCKS = ("--net-setting", "channels=4,4,4,4,4", "--net-setting", "kernels=3,3,3,3,3")
@@ -50,11 +51,20 @@ FIVE_BLOCKS = ("--net-setting", "channels=4,4,4,4,4", "--net-setting", "kernels=
         (["--resume"], "no checkpoint at"),
         (["--resume", "--overwrite"], "not allowed with argument"),
         (["--colour"], "unrecognized arguments: --colour"),
+        (["--epoch=3"], "unrecognized arguments: --epoch=3 (did you mean --epochs?)"),
+        (["--lr", "1", "--imgsz", "9"], "(did you mean --learning-rate and --data-setting size=N?)"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys, flags, told):
     assert told in mistake(capsys, "--out", str(tmp_path / "run"), *flags)
     assert not list(tmp_path.iterdir())
+
+
+def test_flags_of_other_trainers_are_answered_with_ours():
+    known = build_parser().format_usage()
+    for theirs, ours in ELSEWHERE.items():
+        assert f"{ours.split()[0]} " in known, theirs
+        assert f"{theirs} " not in known
 
 
 def test_without_out_nothing_runs(capsys):

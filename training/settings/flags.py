@@ -5,6 +5,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from service.contract.text import flag_error
 from training.settings.config import ConfigError, FitConfig, new_config, split_settings
 
 EXAMPLE = """\
@@ -20,6 +21,23 @@ examples:
 # What a value looks like, where its type does not say it.
 METAVARS = {"init_from": "SOURCE", "augment": "NAMES", "freeze": "NAMES", "class_weights": "WEIGHTS"}
 
+# What other trainers (timm, Ultralytics, torchvision's references) call it.
+ELSEWHERE = {
+    "--lr": "--learning-rate",
+    "--batch": "--batch-size",
+    "--wd": "--weight-decay",
+    **dict.fromkeys(["--model", "--arch"], "--net"),
+    **dict.fromkeys(["--size", "--imgsz", "--img-size", "--image-size"], "--data-setting size=N"),
+    **dict.fromkeys(["--pretrained", "--weights", "--finetune"], "--init-from SOURCE"),
+    **dict.fromkeys(["--output", "--output-dir", "--project"], "--out"),
+    "--opt": "--optimizer",
+    **dict.fromkeys(["--sched", "--lr-scheduler"], "--schedule"),
+    "--amp": "--precision bfloat16",
+    "--model-ema": "--ema 0.999",
+    "--patience": "--early-stop",
+    **{f"--{name}": f"--augment {name}" for name in ("mixup", "cutmix", "cutout", "flip", "crop")},
+}
+
 
 class Parser(argparse.ArgumentParser):
     """Shows its examples as they are written; mistakes are one sentence, without the usage."""
@@ -34,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        raise ConfigError(flag_error(message, self, ELSEWHERE))
 
 
 def build_parser(prog: str = "python -m training") -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import prove_once
 from export.proof.reading import prove_reading
+from export.proof.truth import check_repeats
 from export.sources.open_sizes import golden_sizes
 from export.sources.opening import is_onnx_file, open_source
 from export.sources.source import SourceOptions
@@ -167,6 +168,7 @@ def _proof(
         truth = graph_truth(shown, rows[0])
     else:
         evaluate = _of_pixels(unfolded.evaluate, asked.options)
+        check_repeats(evaluate, rows[0])
         truth = GraphTruth(model=shown, evaluate=evaluate, words="the net", is_exact=True)
     before = serialize(shown)
     answers = [truth.evaluate(inputs) for inputs in rows]

@@ -31,6 +31,7 @@ def prepare(model: ir.Model) -> ir.Model:
     model.ir_version = max(model.ir_version, FIRST_IR_WITHOUT_DEFAULTS)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     unfuse(model)
+    _state_zero_points(model)
     _distrust_stated_shapes(model)
     fold_constants(
         model,
@@ -45,6 +46,23 @@ def prepare(model: ir.Model) -> ir.Model:
                 replace_by_input(node, graph)
     infer_through_targets(model)
     return tidy(model)
+
+
+def _state_zero_points(model: ir.Model) -> None:
+    """Write the zeros that an int8 DequantizeLinear may leave out, one for each of its scales.
+
+    ONNX Runtime 1.31 fills in a single one where it makes int8 to uint8 (`session.x64quantprecision`), and
+    then refuses it beside scales per channel.
+    """
+    for graph in model.graphs():
+        for node in graph:
+            if onnx_op(node) != "DequantizeLinear" or (len(node.inputs) > 2 and node.inputs[2] is not None):
+                continue
+            weights, scales = node.inputs[0], constant(node.inputs[1])
+            if scales is not None and scales.ndim and weights is not None and weights.dtype == ir.DataType.INT8:
+                zeros = add_initializer(graph, f"{node.name}_zero_point", np.zeros(scales.shape, np.int8))
+                node.resize_inputs(3)
+                node.replace_input_with(2, zeros)
 
 
 def _is_unwrapped(node: ir.Node) -> bool:

@@ -61,7 +61,7 @@ def true_answers(
             np.abs(answers[name]).max(initial=0.0)
         )
         if (apart := difference(together[name], answers[name][:number])) > limit:
-            _check_repeats(evaluate, inputs, rows[0])
+            check_repeats(evaluate, inputs, rows[0])
             raise ProofError(
                 f"rows are not independent: in one batch, answers of '{name}' differ by {apart:.3g} "
                 f"from those of the same rows alone, in {'float64' if is_exact else 'float32'}"
@@ -92,10 +92,11 @@ def _check_one_row(answers: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _check_repeats(
-    evaluate: Evaluate, inputs: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]
+def check_repeats(
+    evaluate: Evaluate, inputs: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray] | None = None
 ) -> None:
-    """Raise ProofError if the first row's answer is another one this time."""
-    again = evaluate({name: array[:1] for name, array in inputs.items()})
-    if any(not np.array_equal(again[name], first[name]) for name in first):
+    """Raise ProofError if the first row's answer, which was `first` if that is known, is another one now."""
+    row = {name: array[:1] for name, array in inputs.items()}
+    before, again = evaluate(row) if first is None else first, evaluate(row)
+    if any(not np.array_equal(again[name], before[name], equal_nan=True) for name in before):
         raise ProofError("the net answers one row differently from run to run: it draws random numbers")

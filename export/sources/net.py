@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from export.compute.reference import Arrays, Evaluate
 from export.errors import ProofError, SourceError
@@ -17,6 +18,7 @@ from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
 from export.sources.trace import trace
+from export.sources.wide import Wide
 from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
 
@@ -36,7 +38,7 @@ def of_net(
 
     `said_labels` are what the source says of its classes, where no `labels` are given.
     """
-    net = uncompiled(net)
+    net = plain(uncompiled(net))
     graph = prepare(trace(_in_float32(net), row_shape))
     outputs = [tensor_spec(value) for value in graph.graph.outputs]
     return Source(
@@ -71,9 +73,23 @@ def uncompiled(net: nn.Module) -> nn.Module:
     return inner
 
 
+def plain(net: nn.Module) -> nn.Module:
+    """The net with each parametrized weight as the tensor that it is in eval mode, in place.
+
+    What makes it (torch.nn.utils.parametrizations) may have no ONNX op, and is the same for every row.
+    """
+    for module in net.modules():
+        if parametrize.is_parametrized(module):
+            module.eval()  # in training some take a step each time that they are asked
+            for name in list(cast(nn.ModuleDict, module.parametrizations)):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return net
+
+
 def _in_float32(net: nn.Module) -> nn.Module:
     """The net, or a copy of one whose weights are in another float type; the truth keeps those."""
-    floats = {tensor.dtype for tensor in net.state_dict().values() if tensor.is_floating_point()}
+    state = net.state_dict().values()  # modules may keep more than tensors there
+    floats = {one.dtype for one in state if isinstance(one, torch.Tensor) and one.is_floating_point()}
     return net if floats <= {torch.float32} else copy.deepcopy(net).float()
 
 
@@ -86,7 +102,7 @@ def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:
 
     def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
         rows = [torch.from_numpy(array).double() for array in inputs.values()]
-        with torch.no_grad():
+        with torch.no_grad(), Wide():
             try:
                 answer = exact(*rows)
             except Exception as error:  # the user's own forward

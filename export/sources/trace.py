@@ -29,6 +29,17 @@ from service.contract.text import first_line
 INPUT = "input"
 OPSET = 20
 UNNAMED = "(computed)"
+_AS_A_FILE = "; write a net of {} to an ONNX file, and give that"
+_ADVICE = {
+    "required positional argument": _AS_A_FILE.format("several inputs"),
+    "positional arguments but": _AS_A_FILE.format("inputs by name"),
+    "positional argument but": _AS_A_FILE.format("inputs by name"),
+    "scalar types: Long, Int": _AS_A_FILE.format("whole-number inputs"),
+    "data-dependent": "; choose by torch.where or torch.cond what its numbers decide",
+    "quantized.": "; give the float net, and --dtype int8",
+    "fused_moving_avg_obs": "; convert a net of quantisation-aware training first, or give the float one",
+}
+"""What helps, by what torch says."""
 
 
 def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
@@ -44,7 +55,8 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
     ):  # a module of torch.export has one of its own, which refuses: its mode is fixed
         net.eval()
     rows = torch.zeros(2, *row_shape)
-    ran, names = watch_batchnorms(net, rows)
+    with _as_it_was(net, row_shape):
+        ran, names = watch_batchnorms(net, rows)
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -60,13 +72,15 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
             )
         except Exception as error:  # the exporter's errors share no class
             why = first_line(error.__cause__ or error)
-            branches = "data-dependent" in why
-            todo = "; choose by torch.where or torch.cond what its numbers decide" if branches else ""
-            raise TraceError(f"{type(net).__name__} cannot be traced: {why}{todo}") from error
+            raise TraceError(f"{type(net).__name__} cannot be traced: {why}{_advice(why)}") from error
     assert program is not None
     check_batchnorms(program.model, ran, owners_of(net))
     _name_after_modules(program.model)
     return program.model
+
+
+def _advice(why: str) -> str:
+    return next((advice for sign, advice in _ADVICE.items() if sign in why), "")
 
 
 def owners_of(net: nn.Module) -> dict[str, str]:
@@ -101,10 +115,40 @@ def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], lis
             raise
         except Exception as error:
             shape, why = list(rows.shape), first_line(error.__cause__ or error)
-            several = "required positional argument" in why
-            todo = "; write a net of several inputs to an ONNX file, and give that" if several else ""
-            raise TraceError(f"{type(net).__name__} fails on rows of shape {shape}: {why}{todo}") from error
+            advice = _advice(why)
+            raise TraceError(f"{type(net).__name__} fails on rows of shape {shape}: {why}{advice}") from error
     return watcher.ran, list(tensors_of(answer, net))
+
+
+@contextmanager
+def _as_it_was(net: nn.Module, row_shape: Sequence[int]) -> Iterator[None]:
+    """Give the net its buffers back, should a run change them: a graph is of the net as it was given.
+
+    Raises TraceError where its answers change with them, because a served net remembers nothing.
+    """
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    yield
+    changed = [name for name, buffer in net.named_buffers() if not _same(buffer, before.get(name))]
+    if not changed:
+        return
+    rows = torch.rand(2, *row_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # now, and with what this run changes
+        first, second = (list(tensors_of(net(rows), net).values()) for _ in range(2))
+    for name, buffer in net.named_buffers():
+        if name in before:
+            buffer.data = before[name]
+    if not all(map(_same, first, second)):
+        raise TraceError(
+            f"the forward of {type(net).__name__} changes its buffer '{changed[0]}', and with it what it "
+            "answers the next time: a served net remembers nothing, so let it stay as it is in eval mode"
+        )
+
+
+def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """Whether both hold the same numbers; a place that is non-finite in both is the same."""
+    if other is None or one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 class _Watcher(TorchFunctionMode):

@@ -1,5 +1,6 @@
 """A BatchNorm after weights that are integers with a scale: it goes into that, or stays with a reason."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from export_kit import run_here
 from file_kit import folded, model, node, norm, norm_arrays, weights
 
 IMAGE = {"x": ["N", 3, 8, 8]}
@@ -147,3 +149,12 @@ def test_parameters_that_are_integers_with_a_scale_are_the_numbers_that_they_sta
     nodes = [node("DequantizeLinear", f"{name}.q d z", name) for name in ("gamma", "beta")]
     account, ops = folded(model([*nodes, node("Conv", "x w", "h"), last], arrays, IMAGE), tmp_path)
     assert (account["folded"], ops) == (1, ["Conv"])
+
+
+@pytest.mark.parametrize("name", ["a scale for each output", "Gemm", "Gemm, transposed", "ConvTranspose"])
+def test_zero_points_that_are_left_out_are_bundled(tmp_path, name):
+    """ONNX Runtime refuses scales per channel without them where it sums int8 exactly, as a service does."""
+    onnx.save(FOLDS[name], tmp_path / "in.onnx")
+    done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folded"] == 1

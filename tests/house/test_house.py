@@ -72,8 +72,8 @@ def test_a_planted_breach_is_found(tmp_path, room, line):
 SERVICE = (
     {"compiled"},
     {""},
-    {"contract", "errors", "flags", "page", "cgroup"},
-    {"isolation"},
+    {"contract", "errors", "page", "cgroup"},
+    {"isolation", "flags"},
     {"settings", "access", "telemetry", "protocol", "batching", "pictures"},
     {"engine", "read_settings"},
     {"models", "http"},

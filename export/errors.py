@@ -4,7 +4,7 @@ ExportError
 ├── SourceError    the checkpoint, factory or ONNX file cannot be used
 ├── UnrunnableError  ONNX Runtime has no such op, or fails on the rows
 ├── TraceError     the net runs, but its graph is not the net
-├── FoldError      a BatchNorm's numbers are broken (not finite, or a variance below zero)
+├── FoldError      a BatchNorm's numbers are broken (not finite, of several sizes, or a variance below zero)
 ├── Int8Error      the graph in int8 loses too much, or is not faster
 └── ProofError     the folded graph's answers are not the unfolded net's, or nothing can be proved
     └── ParityError    they are finite, but beyond the tolerance

@@ -1,4 +1,8 @@
-"""BatchNorms whose parameters do not fit their channels: one sentence, even where nothing is run."""
+"""BatchNorms whose parameters do not fit their channels, and weights that are non-finite: one sentence,
+even where nothing is run.
+"""
+
+import json
 
 import numpy as np
 import onnx
@@ -33,3 +37,18 @@ def test_parameters_that_do_not_fit_the_channels(tmp_path, before, shapes, words
     done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx", "--no-proof")
     assert_refused(done, f"BatchNorm 'BatchNormalization_n': {words}" if "γ" in words else words)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("spoilt", ["w", "b"])
+@pytest.mark.parametrize("first", ["Conv", "Relu"])
+def test_weights_that_are_non_finite_as_they_were_read(tmp_path, first, spoilt):
+    """Before the BatchNorm, and after it: it stays, and that is said once."""
+    arrays = {"w": weights(4, 4, 1, 1), "b": np.zeros(4, np.float32), **norm_arrays(4)}
+    arrays[spoilt].flat[1] = np.nan
+    conv = node("Conv", "x w b" if first == "Conv" else "n w b", "h" if first == "Conv" else "y")
+    nodes = [conv, norm("h", "y")] if first == "Conv" else [node("Relu", "x", "h"), norm("h", "n"), conv]
+    onnx.save(model(nodes, arrays, {"x": ["N", 4, 8, 8]}), tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx", "--no-proof")
+    (site,) = json.loads(done.stdout)["sites"]
+    name = "Conv_h" if first == "Conv" else "Conv_y"
+    assert site["reason"] == f"the weights of '{name}' are non-finite as they were read"

@@ -250,3 +250,30 @@ def test_integer_rows_must_be_of_the_inputs_type(tmp_path, save_rows):
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     assert folded(proto, tmp_path, save_rows(ids=np.arange(2, 50)))[0]["found"] == 1
     assert_refused(bundle(proto, tmp_path, save_rows(ids=np.linspace(0, 3, 9))), "not all of it is int64")
+
+
+def divided() -> onnx.ModelProto:
+    """By a number of each call, which is never 0 where it is called."""
+    return model(
+        [*CONV, node("Div", "n temperature", "y")],
+        ARRAYS,
+        {"x": ["N", 3, 8, 8], "temperature": []},
+        [value("y", ["N", 4, 6, 6])],
+    )
+
+
+def test_a_number_of_each_call_is_named_where_golden_rows_do_not_fit_it(tmp_path):
+    done = bundle(divided(), tmp_path)
+    assert_refused(done, "input 'temperature' is one number, which rows try with noise and 0: --input-value")
+    assert done.stderr.count("\n") == 1
+    done = bundle(divided(), tmp_path, "--input-value", "temperature=2")
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_number_is_named_where_there_is_none(tmp_path):
+    nodes = [node("Log", "x", "l"), node("Conv", "l w", "h"), norm("h", "y")]
+    proto = model(nodes, ARRAYS, {"x": ["N", 3, 8, 8]})
+    onnx.save(proto, tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert_refused(done, "not finite")
+    assert "--input-value" not in done.stderr

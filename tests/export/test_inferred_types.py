@@ -69,3 +69,18 @@ def test_a_sequence_that_a_branch_chooses(tmp_path):
     arrays = {"w": weights(4, 3, 3, 3), "first": np.array(0), **norm_arrays(4)}
     account, _ = folded(model(nodes, arrays, {"x": ["N", 3, 8, 8]}), tmp_path)
     assert account["folded"] == 1
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("rows", ["N", 2])
+def test_a_group_norm_has_its_inputs_shape(tmp_path, opset, rows):
+    """Inference finds none; the BatchNorm after it goes into the Conv after that, which is not padded."""
+    nodes = [node("Conv", "x w", "h"), node("GroupNormalization", "h g b", "z", num_groups=2)]
+    nodes += [norm("z", "n"), node("Conv", "n v", "y")]
+    size = 2 if opset == 18 else 4  # one for each group before opset 21
+    arrays = {"w": weights(4, 3, 3, 3), "v": weights(5, 4, 1, 1), **norm_arrays(4)}
+    arrays |= {"g": np.ones(size, np.float32), "b": np.zeros(size, np.float32)}
+    proto = model(nodes, arrays, {"x": [rows, 3, 8, 8]}, opset=opset)
+    proto.ir_version = 10
+    account, _ = folded(proto, tmp_path)
+    assert account["folded"] == 1, account

@@ -101,7 +101,10 @@ REFUSED = {
     "unknown domain": (one_more("Swirl", "com.example"), "com.example:Swirl"),
     "cycle": (conv_bn(*LOOP, CONV, BN), "not acyclic"),
     "two nodes write one name": (conv_bn(*TWO_WRITERS), "Output 'h' is redeclared"),
-    "two nodes of one name": (conv_bn(*ONE_NAME), "same node name"),
+    "two nodes of one name": (
+        conv_bn(*ONE_NAME),
+        "same node name (n); give each node a name of its own, or none",
+    ),
     "a name that no node writes": (conv_bn(BN), "'h'"),
     "opset 5": (conv_bn(opset=5), "opset 5, expected 7 to"),
     "opset 6": (conv_bn(opset=6), "opset 6, expected 7 to"),
@@ -251,6 +254,13 @@ def test_external_weights_elsewhere(save, location):
     onnx.external_data_helper.set_external_data(proto.graph.initializer[0], location)
     source.write_bytes(proto.SerializeToString())
     assert_refused(source, target, "is not beside it: save the model again with a relative path\n")
+
+
+def test_what_the_refusal_of_two_nodes_of_one_name_advises(save):
+    proto = conv_bn(*ONE_NAME)
+    for node in proto.graph.node:
+        node.name = ""
+    assert assert_done(*save(proto)) == []
 
 
 def test_one_initializer_twice(save):

@@ -28,8 +28,14 @@ def infer(model: ir.Model) -> None:
     }
     _state_defaults(model)
     passes.ShapeInferencePass()(model)
-    if untyped and any(onnx_op(node) in _MAKE_NO_TENSOR for node in model.graph.all_nodes()):
+    if untyped and _has_sequences(model):
         _correct_types(model, untyped)
+
+
+def _has_sequences(model: ir.Model) -> bool:
+    """Whether any value may be no tensor: to find out which takes an inference more."""
+    is_given = any(value.type and not isinstance(value.type, ir.TensorType) for value in model.graph.inputs)
+    return is_given or any(onnx_op(node) in _MAKE_NO_TENSOR for node in model.graph.all_nodes())
 
 
 def _state_defaults(model: ir.Model) -> None:

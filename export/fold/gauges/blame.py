@@ -61,9 +61,12 @@ def _tied(kind: str, equation: Equation, row: int, settled: Sequence[Equation]) 
     source = equation.node.inputs[0] if equation.node is not None else None
     producer = source.producer() if source is not None else None
     if producer is not None and first[row] != FIXED and int((first == first[row]).sum()) > 1:
-        ties = f"{producer.op_type} '{producer.name}' before it ties its channels together: one scale only"
-        return [ties, *found][:MAX_NAMED]
-    return found
+        ties = [f"{producer.op_type} '{producer.name}' before it ties its channels together: one scale only"]
+    else:
+        unlike = np.unique(first[first != first[row]]).tolist()
+        ways = (_way(kind, int(first[row]), other, settled) for other in unlike)
+        ties = next((way for way in ways if way), [])
+    return list(dict.fromkeys([*ties, *found]))[:MAX_NAMED]
 
 
 def _around(kind: str, equation: Equation, row: int, settled: Sequence[Equation]) -> list[str]:

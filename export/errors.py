@@ -4,13 +4,13 @@ ExportError
 ├── SourceError    the checkpoint, factory or ONNX file cannot be used
 ├── UnrunnableError  ONNX Runtime has no such op, or fails on the rows
 ├── TraceError     the net runs, but its graph is not the net
-├── FoldError      a BatchNorm's numbers are broken (not finite, or a variance below zero)
+├── FoldError      a BatchNorm's numbers are broken (not finite, of several sizes, or a variance below zero)
 ├── Int8Error      the graph in int8 loses too much, or is not faster
 └── ProofError     the folded graph's answers are not the unfolded net's, or nothing can be proved
     └── ParityError    they are finite, but beyond the tolerance
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from service.contract.sizes import Sizes, described
@@ -63,6 +63,21 @@ def suggesting_no_proof(*, is_given: bool) -> Iterator[None]:
             raise
         rows = "--rows FILE.npz gives it rows that it takes, and " if " cannot run " in str(error) else ""
         raise type(error)(f"{error}; {rows}--no-proof would write it unproved") from error
+
+
+@contextmanager
+def suggesting_values(numbers: Sequence[str]) -> Iterator[None]:
+    """Let an error of rows that do not fit name `--input-value`, where inputs are one number of each call."""
+    try:
+        yield
+    except ExportError as error:
+        is_of_rows = is_unprovable(error) and ("--rows" in str(error) or " cannot run " in str(error))
+        if not (numbers and is_of_rows):
+            raise
+        raise type(error)(
+            f"{error}; input '{numbers[0]}' is one number, which rows try with noise and 0: "
+            f"--input-value {numbers[0]}=NUMBER makes it part of the graph"
+        ) from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from export.bundle.unproved import make_unproved
 from export.commands.int8 import int8_facts, show_int8
 from export.commands.picture_flags import declared_in
 from export.commands.shared import prices, printing_on_stderr, shapes, show_sites, values
-from export.errors import ExportError, SourceError, is_unprovable, suggesting_no_proof
+from export.errors import ExportError, SourceError, is_unprovable, suggesting_no_proof, suggesting_values
 from export.fold.gauges.system import Price
 from export.int8.gate import Limits
 from export.int8.make import Int8Options
@@ -38,7 +38,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         try:
             with suggesting_no_proof(is_given=options.no_proof):
                 source = open_source(options.source, asked)
-                bundle, proof = make_bundle(source, options.to, say=status.update, int8=int8, **how)
+                with suggesting_values(source.read_from.numbers if source.read_from is not None else ()):
+                    bundle, proof = make_bundle(source, options.to, say=status.update, int8=int8, **how)
         except ExportError as error:
             if not (options.no_proof and is_unprovable(error)):
                 raise

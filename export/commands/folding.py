@@ -15,7 +15,7 @@ import onnx_ir as ir
 from export.compute.reference import Arrays, Evaluate
 from export.compute.rows import read_rows, some_rows
 from export.compute.truth import GraphTruth, graph_truth
-from export.errors import ExportError, SourceError, is_unprovable, naming
+from export.errors import ExportError, SourceError, is_unprovable, naming, suggesting_values
 from export.fold.pixels import as_rows
 from export.fold.proved import FoldOptions, fold_once, fold_proved, reference_of
 from export.graph.edit import batchnorms
@@ -120,11 +120,15 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
             note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
             return Folding(graph=unfolded.as_read(), account=done, tolerances=None, file=unfolded.file)
     read: GraphTruth | None = None
-    if unfolded.evaluate is None:
-        fed = Arrangement(values=unfolded.values)
-        read = prove_reading(Path(asked.source), model, asked.seed, unfolded.given, unfolded.sizes, fed)
-    say("folding, and proving the folded graph on random rows")
-    folded, account, tolerances = fold_proved(model, options, _proof(unfolded, asked, note, read))
+    numbers = [
+        value.name or "" for value in model.graph.inputs if value.shape is not None and not value.shape
+    ]
+    with suggesting_values(numbers):
+        if unfolded.evaluate is None:
+            fed = Arrangement(values=unfolded.values)
+            read = prove_reading(Path(asked.source), model, asked.seed, unfolded.given, unfolded.sizes, fed)
+        say("folding, and proving the folded graph on random rows")
+        folded, account, tolerances = fold_proved(model, options, _proof(unfolded, asked, note, read))
     return Folding(graph=folded, account=account, tolerances=tolerances)
 
 

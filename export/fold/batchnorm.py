@@ -11,6 +11,7 @@ What became of it is a `FoldSite` of the manifest, from the stage that decides i
 A chain of Mul and Add in a BatchNorm's place (see `export.fold.decomposed`) tells only scale and shift.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,7 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
     if computed := [name for name, array in zip(names, arrays, strict=True) if array is None]:
         return _unread(node, f"{', '.join(computed)} computed at run time")
     gamma, beta, mean, variance = (np.asarray(array, dtype=np.float64) for array in arrays)
+    _check_sizes(node, dict(zip(names, (gamma, beta, mean, variance), strict=True)))
     epsilon = node.attributes.get_float("epsilon", DEFAULT_EPSILON)
     for name, array in zip(names, (gamma, beta, mean, variance), strict=True):
         if not np.isfinite(array).all():
@@ -122,6 +124,25 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
         dead_channels=int(((variance < TINY_VARIANCE) | (gamma == 0)).sum()),
         negative_gammas=int((gamma < 0).sum()),
     )
+
+
+def _check_sizes(node: ir.Node, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise FoldError unless each has one number for each channel: not every file was run before."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if odd := [f"{name} has shape {shape}" for name, shape in shapes.items() if len(shape) != 1]:
+        raise FoldError(
+            f"BatchNorm '{node.name}': {odd[0]}, expected one axis, its channels: reshape it in the file"
+        )
+    sizes = {name: shape[0] for name, shape in shapes.items()}
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    channels = shape[axis_of(node)] if shape is not None and len(shape) > axis_of(node) else None
+    if isinstance(channels, int):
+        sizes["its input"] = channels
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise FoldError(
+            f"BatchNorm '{node.name}': {found}, expected one number for each channel: export the net again"
+        )
 
 
 def _of_chain(node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> BatchNorm:

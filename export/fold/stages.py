@@ -91,7 +91,7 @@ def _nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def _explain(fate: FoldSite, refusal: str | None) -> FoldSite:
-    """What the linear op right before said comes first in the reason."""
-    if fate.reason is None or refusal is None:
+    """What the linear op right before said comes first in the reason, once."""
+    if fate.reason is None or refusal is None or refusal in fate.reason:
         return fate
     return fate.model_copy(update={"reason": f"{refusal}; {fate.reason}"})

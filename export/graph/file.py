@@ -4,7 +4,6 @@ In: an ONNX file, its weights inside or beside it.  Out: an ir.Model; and an ir.
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from google.protobuf.message import EncodeError
 from export.compute.precision import computes_in_float64, from_bfloat16, in_float32
 from export.compute.runtime import check_loads
 from export.errors import SourceError, UnrunnableError
+from export.graph.external import check_external, external_tensors
 from export.graph.maps import has_maps, without_maps
 from export.graph.sparse import graphs_of, make_dense
 from service.contract.text import first_line
@@ -59,7 +59,8 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
         stored, is_mended = _deserialize(path)
         _check_header(path, stored)
         _mark_unknown_sizes(stored)
-        is_alone = not any(_external_tensors(stored))
+        check_external(path, stored)
+        is_alone = not any(external_tensors(stored))
         if must_run:
             model, recast = _runnable(serialize(_with_weights(stored)) if is_mended else path, stored)
         else:
@@ -190,18 +191,7 @@ def external_files(path: Path) -> set[Path]:
     """The files beside an ONNX file that hold its weights; none if there is no such file."""
     if not path.is_file():
         return set()
-    return {path.parent / tensor.location for tensor in _external_tensors(_deserialize(path)[0])}
-
-
-def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
-    for node in model.graph.all_nodes():
-        for attribute in node.attributes.values():
-            if isinstance(attribute.value, ir.ExternalTensor):
-                yield attribute.value
+    return {path.parent / tensor.location for tensor in external_tensors(_deserialize(path)[0])}
 
 
 def serialize(model: ir.Model) -> bytes:

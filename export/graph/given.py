@@ -10,7 +10,7 @@ In: a graph and a number for some inputs, sr=16000.  Out: a copy in which these 
 A name stands for one size wherever it is: "H" of one input is "H" of every other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +34,8 @@ class _Binding:
     """What is given so far for each open size, by its name."""
 
     bound: dict[str, Given] = field(default_factory=dict)
+    rows: set[str] = field(default_factory=set)
+    """Names that are given where they are the number of rows too, as V of a V × V matrix: no rows there."""
 
     def bind(self, name: str, given: Given, where: str) -> None:
         if (known := self.bound.setdefault(name, given)) != given:
@@ -57,11 +59,18 @@ def with_sizes(
     for name, shape in shapes.items():
         if name not in inputs and len(shape) == 1 and name in _open_names(model):
             binding.bind(name, _number_or_range(shape[0], name), name)
+            binding.rows.add(name)
         else:
             _bind_input(_input_named(model, inputs, name), shape, binding)
     ranges = {name: given for name, given in binding.bound.items() if isinstance(given, SizeRange)}
     numbers = {name: given for name, given in binding.bound.items() if isinstance(given, int)}
-    _bind_shapes(model, numbers)
+    if taken := binding.rows.intersection(ranges, (_rows_of(value) for value in _inputs(model))):
+        name = min(taken)
+        raise SourceError(
+            f"--input-shape: '{name}' is also the first size of an input, its rows: give it one number, "
+            f"{name}={ranges[name].minimum}"
+        )
+    _bind_shapes(model, numbers, numbers.keys() & binding.rows)
     if not keep_stated:
         _forget_sizes(model)
     if missing := [name for name in _open_names(model) if ranges and name not in ranges]:
@@ -127,15 +136,26 @@ def _bind_input(value: ir.Value, shape: tuple[Given | str, ...], binding: _Bindi
             if own is None:
                 own = found[axis] = f"{name}_{axis}"
             binding.bind(own, wanted, name)
+            if len(shape) == len(found) and (own, wanted) == (found[0], shape[0]):
+                binding.rows.add(own)
     value.shape = ir.Shape(found)
 
 
-def _bind_shapes(model: ir.Model, numbers: Sizes) -> None:
+def _bind_shapes(model: ir.Model, numbers: Sizes, also_rows: Set[str] = frozenset()) -> None:
+    """Write these numbers for the names, and in place of the rows only `also_rows`: others stay open."""
     for value in _inputs(model):
         if value.shape:
-            rows, *others = sizes_of(value)
-            sizes = [rows, *(numbers.get(size, size) if isinstance(size, str) else size for size in others)]
+            sizes = [
+                numbers.get(size, size) if isinstance(size, str) and (axis > 0 or size in also_rows) else size
+                for axis, size in enumerate(sizes_of(value))
+            ]
             value.shape = ir.Shape(sizes)
+
+
+def _rows_of(value: ir.Value) -> str | None:
+    """The name of its open number of rows."""
+    rows = sizes_of(value)[0] if value.shape else None
+    return rows if isinstance(rows, str) else None
 
 
 def _inputs(model: ir.Model) -> list[ir.Value]:

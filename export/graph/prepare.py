@@ -12,6 +12,7 @@ from export.compute.comparable import CUT
 from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
 from export.graph.functions import inline_functions
+from export.graph.infer import infer
 from export.graph.targets import infer_through_targets
 from export.graph.unfuse import unfuse
 
@@ -85,7 +86,7 @@ def _distrust_stated_shapes(model: ir.Model) -> None:
     stated = {output: output.shape for output in made if not output.is_graph_output()}
     for output in stated:
         output.shape = None
-    passes.ShapeInferencePass()(model)
+    infer(model)
     for output, shape in stated.items():
         output.shape = output.shape or shape
 

@@ -1,6 +1,7 @@
-"""Give an op's output the rank and type that its weights tell, where inference knows nothing of its input.
+"""Give an op's output the rank and type that its weights or its input tell, where inference finds none.
 
     Conv, ConvTranspose of a weight (O, I, kH, kW)   →   (?, O, ?, ?)        Gemm   →   (?, O)
+    GroupNormalization of x                          →   as x
 
 Inference stops at an op of another domain, and at some of ONNX's own; without a rank no fold looks further.
 """
@@ -8,6 +9,8 @@ Inference stops at an op of another domain, and at some of ONNX's own; without a
 import onnx_ir as ir
 
 from export.graph.edit import constant, onnx_op
+
+_KEEP_SHAPE = {"GroupNormalization"}
 
 
 def infer_ranks(model: ir.Model) -> bool:
@@ -18,6 +21,8 @@ def infer_ranks(model: ir.Model) -> bool:
 
 def _set_rank(node: ir.Node) -> bool:
     op_type = onnx_op(node)
+    if op_type in _KEEP_SHAPE:
+        return _keep_shape(node)
     if op_type not in ("Conv", "ConvTranspose", "Gemm") or node.outputs[0].shape is not None:
         return False
     weight = constant(node.inputs[1])
@@ -30,4 +35,12 @@ def _set_rank(node: ir.Node) -> bool:
         channels = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
     node.outputs[0].type = node.outputs[0].type or ir.TensorType(ir.DataType.from_numpy(weight.dtype))
     node.outputs[0].shape = ir.Shape([None, int(channels), *[None] * (weight.ndim - 2)])
+    return True
+
+
+def _keep_shape(node: ir.Node) -> bool:
+    source, output = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or output.shape is not None:
+        return False
+    output.type, output.shape = output.type or source.type, source.shape.copy()
     return True

@@ -9,9 +9,9 @@ of the input's sizes when the output's other sizes are divided out: a number, or
 from collections import Counter, defaultdict
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from export.graph.edit import onnx_op
+from export.graph.infer import infer
 
 Size = int | str | None
 Named = defaultdict[str, list[ir.Value]]
@@ -25,7 +25,7 @@ def sizes_of(value: ir.Value) -> list[Size]:
 
 def infer_sizes(model: ir.Model) -> None:
     """Infer the shape of every tensor, in place."""
-    passes.ShapeInferencePass()(model)
+    infer(model)
     for graph in model.graphs():
         given = {size for value in graph.inputs if value.shape is not None for size in sizes_of(value)}
         named = _by_name(graph)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from export.graph.edit import add_initializer
+from export.graph.infer import infer
 
 DOMAIN = "com.microsoft"
 _PARAMETERS = {
@@ -38,7 +38,7 @@ def unfuse(model: ir.Model) -> None:
     """
     opset = model.opset_imports.get("", 0)
     while sum(_unfuse(node, graph, opset) for graph in model.graphs() for node in list(graph)):
-        passes.ShapeInferencePass()(model)
+        infer(model)
 
 
 def _unfuse(node: ir.Node, graph: ir.Graph, opset: int) -> bool:

@@ -87,6 +87,12 @@ class FileReading:
     graph: ir.Model
     arrangement: Arrangement = field(default_factory=Arrangement)
 
+    @property
+    def numbers(self) -> list[str]:
+        """The inputs that are one number in the file, and so have no rows there."""
+        ranks = {value.name: len(value.shape or []) for value in self.graph.graph.inputs}
+        return [name for name, axis in self.arrangement.inputs.items() if axis is None and ranks[name] <= 1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

@@ -50,6 +50,35 @@ def test_a_name_is_one_size_in_every_input(tmp_path):
     assert made(tmp_path).outputs[0].shape == [None, 4, 7, 10]
 
 
+def of_a_matrix() -> onnx.ModelProto:
+    """V nodes of a graph with 6 features each, and how they are joined, V × V."""
+    nodes = [node("MatMul", "adj x", "a"), node("Gemm", "a w", "h"), norm("h", "y")]
+    arrays = {"w": weights(6, 4), **norm_arrays(4)}
+    return model(nodes, arrays, {"adj": ["V", "V"], "x": ["V", 6]}, [value("y", ["V", 4])])
+
+
+@pytest.mark.parametrize("given", ["V=5", "adj=5,5"])
+def test_a_size_that_is_the_first_axis_too_is_no_number_of_rows(tmp_path, given):
+    account, _ = folded(of_a_matrix(), tmp_path, "--input-shape", given)
+    assert account["folded"] == 1
+    found = [value.type.tensor_type.shape.dim for value in onnx.load(tmp_path / "out.onnx").graph.input]
+    assert [[dim.dim_value for dim in dims] for dims in found] == [[5, 5], [5, 6]]
+
+
+def test_a_range_of_such_a_size_is_refused(tmp_path):
+    onnx.save(of_a_matrix(), tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx", "--input-shape", "V=3..6")
+    assert_refused(done, "'V' is also the first size of an input, its rows: give it one number, V=3")
+
+
+def test_rows_that_only_share_the_name_of_a_size_stay_open(tmp_path):
+    """An exporter may have called height and rows N; a shape without rows says nothing of them."""
+    proto = model(CONV, ARRAYS, {"x": ["N", 3, "N", "N"]}, [value("n", ["N", 4, "a", "b"])])
+    assert folded(proto, tmp_path, "--input-shape", "3,8,8")[0]["folded"] == 1
+    dims = onnx.load(tmp_path / "out.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert (dims[0].dim_param, [dim.dim_value for dim in dims[1:]]) == ("N", [3, 8, 8])
+
+
 def test_sizes_in_a_folded_file_are_fixed_and_its_rows_stay_open(tmp_path):
     """So `--pad`, which needs them, has them."""
     nodes = [norm("x", "n"), node("Conv", "n w", "h", pads=[1] * 4), node("Relu", "h", "y")]
@@ -221,3 +250,30 @@ def test_integer_rows_must_be_of_the_inputs_type(tmp_path, save_rows):
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     assert folded(proto, tmp_path, save_rows(ids=np.arange(2, 50)))[0]["found"] == 1
     assert_refused(bundle(proto, tmp_path, save_rows(ids=np.linspace(0, 3, 9))), "not all of it is int64")
+
+
+def divided() -> onnx.ModelProto:
+    """By a number of each call, which is never 0 where it is called."""
+    return model(
+        [*CONV, node("Div", "n temperature", "y")],
+        ARRAYS,
+        {"x": ["N", 3, 8, 8], "temperature": []},
+        [value("y", ["N", 4, 6, 6])],
+    )
+
+
+def test_a_number_of_each_call_is_named_where_golden_rows_do_not_fit_it(tmp_path):
+    done = bundle(divided(), tmp_path)
+    assert_refused(done, "input 'temperature' is one number, which rows try with noise and 0: --input-value")
+    assert done.stderr.count("\n") == 1
+    done = bundle(divided(), tmp_path, "--input-value", "temperature=2")
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_number_is_named_where_there_is_none(tmp_path):
+    nodes = [node("Log", "x", "l"), node("Conv", "l w", "h"), norm("h", "y")]
+    proto = model(nodes, ARRAYS, {"x": ["N", 3, 8, 8]})
+    onnx.save(proto, tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert_refused(done, "not finite")
+    assert "--input-value" not in done.stderr

@@ -101,7 +101,10 @@ REFUSED = {
     "unknown domain": (one_more("Swirl", "com.example"), "com.example:Swirl"),
     "cycle": (conv_bn(*LOOP, CONV, BN), "not acyclic"),
     "two nodes write one name": (conv_bn(*TWO_WRITERS), "Output 'h' is redeclared"),
-    "two nodes of one name": (conv_bn(*ONE_NAME), "same node name"),
+    "two nodes of one name": (
+        conv_bn(*ONE_NAME),
+        "same node name (n); give each node a name of its own, or none",
+    ),
     "a name that no node writes": (conv_bn(BN), "'h'"),
     "opset 5": (conv_bn(opset=5), "opset 5, expected 7 to"),
     "opset 6": (conv_bn(opset=6), "opset 6, expected 7 to"),
@@ -231,12 +234,33 @@ def test_a_full_disk_leaves_nothing_behind(save, monkeypatch):
     assert_refused(*save(conv_bn()), "No space left on device")
 
 
-@pytest.mark.parametrize(("size", "words"), [(1000, ""), (100, "out of bounds"), (None, "does not exist")])
+SHORT = "bytes 0 to 576, but it has 100: copy it again\n"
+GONE = "which does not exist: put it beside the .onnx file\n"
+
+
+@pytest.mark.parametrize(("size", "words"), [(1000, ""), (100, SHORT), (None, GONE)])
 def test_external_weights(save, size, words):
     source, target = save(conv_bn())
     onnx.save(conv_bn(), source, save_as_external_data=True, location="weights", size_threshold=0)
     os.truncate(source.with_name("weights"), size) if size else source.with_name("weights").unlink()
     assert_refused(source, target, words) if words else assert_done(source, target)
+
+
+@pytest.mark.parametrize("location", ["/tmp/weights", "../weights"])
+def test_external_weights_elsewhere(save, location):
+    """--no-proof would not read them either, so it is not named."""
+    source, target = save(conv_bn())
+    proto = conv_bn()
+    onnx.external_data_helper.set_external_data(proto.graph.initializer[0], location)
+    source.write_bytes(proto.SerializeToString())
+    assert_refused(source, target, "is not beside it: save the model again with a relative path\n")
+
+
+def test_what_the_refusal_of_two_nodes_of_one_name_advises(save):
+    proto = conv_bn(*ONE_NAME)
+    for node in proto.graph.node:
+        node.name = ""
+    assert assert_done(*save(proto)) == []
 
 
 def test_one_initializer_twice(save):

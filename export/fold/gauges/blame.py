@@ -12,17 +12,22 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.gauges.system import FIXED, Equation
+from export.fold.gauges.rules import LINEAR, RULES
+from export.fold.gauges.system import FIXED, Equation, Link, System
+from export.graph.edit import constant, onnx_op
 
 _WHAT = {
     "sign": "the sign of γ cannot be absorbed",
     "magnitude": "its scale cannot be absorbed",
     "offset": "its shift cannot be absorbed",
 }
+_PASS_ON = RULES.keys() - LINEAR - {"Einsum", "BatchNormalization"}
 MAX_NAMED = 3
 
 
-def blame(kind: str, equation: Equation, wrong: np.ndarray, settled: Sequence[Equation]) -> str:
+def blame(
+    kind: str, equation: Equation, wrong: np.ndarray, settled: Sequence[Equation], system: System
+) -> str:
     """The reason why an equation cannot hold.
 
     Args:
@@ -34,25 +39,76 @@ def blame(kind: str, equation: Equation, wrong: np.ndarray, settled: Sequence[Eq
     (first, second) = equation.pairs(kind)[0]  # of a BatchNorm: the ids of its input and of its output
     row = int(np.argmax(wrong))
     says = _way(kind, int(first[row]), int(second[row]), settled)
-    if not says:  # nothing fixes either side: its channels contradict each other, where ops tie them together
-        others = (other for other in range(wrong.size) if first[other] != first[row])
-        says = next(
-            (way for other in others if (way := _way(kind, int(first[row]), int(first[other]), settled))), []
-        )
+    if not says:  # nothing connects both sides of this channel
+        says = _tied(kind, equation, row, settled) or _around(kind, equation, row, settled)
     if first[row] == FIXED:
-        says.insert(0, _before(equation.node))
-    return f"{_WHAT[kind]} {channels}: {'; '.join(says) or 'other BatchNorms fix the scales on both sides'}"
+        says.insert(0, _before(equation.node, system))
+    return f"{_WHAT[kind]} {channels}: {'; '.join(says) or _others(settled)}"
 
 
-def _before(node: ir.Node | None) -> str:
-    """Why the input of a BatchNorm cannot change."""
-    source = node.inputs[0] if node is not None else None
+def _tied(kind: str, equation: Equation, row: int, settled: Sequence[Equation]) -> list[str]:
+    """Why its channels contradict each other: ops tie them together, before it, after it, or on both sides.
+
+    The way then leads through the BatchNorm's other channels, which hold already.
+    """
+    (first, second) = equation.pairs(kind)[0]
+    others = (first != first[row]) | (second != second[row])
+    ones = np.ones(int(others.sum()))
+    link = Link(first=first[others], second=second[others], factor=ones)
+    sides = [(link.first, ones), (link.second, ones)]
+    held = Equation(says="", magnitude=link, sign=link, offset=(sides, ones))
+    found = _way(kind, int(first[row]), int(second[row]), [*settled, held])
+    source = equation.node.inputs[0] if equation.node is not None else None
     producer = source.producer() if source is not None else None
-    if producer is None:
-        return "it reads the graph's input, which must stay the same"
-    if node is not None and producer.graph is not node.graph:
-        return f"{producer.op_type} '{producer.name}' before it belongs to the graph around its own"
-    return f"{producer.op_type} '{producer.name}' cannot absorb a scale or shift"
+    if producer is not None and first[row] != FIXED and int((first == first[row]).sum()) > 1:
+        ties = [f"{producer.op_type} '{producer.name}' before it ties its channels together: one scale only"]
+    else:
+        unlike = np.unique(first[first != first[row]]).tolist()
+        ways = (_way(kind, int(first[row]), other, settled) for other in unlike)
+        ties = next((way for way in ways if way), [])
+    return list(dict.fromkeys([*ties, *found]))[:MAX_NAMED]
+
+
+def _around(kind: str, equation: Equation, row: int, settled: Sequence[Equation]) -> list[str]:
+    """What is required right beside it, and what fixes either side: no two of them contradict it alone."""
+    (first, second) = equation.pairs(kind)[0]
+    sides = [int(ids[row]) for ids in (first, second) if ids[row] != FIXED]
+    beside = [
+        other.says
+        for other in settled
+        if any(np.isin(sides, ids).any() for pair in other.pairs(kind) for ids in pair)
+    ]
+    fixed = [says for side in sides for says in _way(kind, side, FIXED, settled)]
+    return list(dict.fromkeys([*beside, *fixed]))[:MAX_NAMED]
+
+
+def _others(settled: Sequence[Equation]) -> str:
+    """What is said where no op can be named."""
+    if any(equation.magnitude is not None and equation.node is not None for equation in settled):
+        return "other BatchNorms fix the scales on both sides"
+    return "the ops around it leave it none of its own"
+
+
+def _before(node: ir.Node | None, system: System) -> str:
+    """Why the input of a BatchNorm cannot change: the op that fixes it, above those that only pass it on."""
+    source = node.inputs[0] if node is not None else None
+    while True:
+        producer = source.producer() if source is not None else None
+        if producer is None:
+            return "it reads the graph's input, which must stay the same"
+        if node is not None and producer.graph is not node.graph:
+            return f"{producer.op_type} '{producer.name}' before it belongs to the graph around its own"
+        given = [value for value in producer.inputs if value is not None and _may_scale(value)]
+        is_wall = onnx_op(producer) not in _PASS_ON or any(system.of(value).any() for value in given)
+        if is_wall or not given:
+            return f"{producer.op_type} '{producer.name}' cannot absorb a scale or shift"
+        source = next((value for value in given if value.producer() is not None), given[0])
+
+
+def _may_scale(value: ir.Value) -> bool:
+    """Whether it is neither a weight nor an index, a condition or a shape."""
+    is_float = value.dtype is None or value.dtype.is_floating_point()
+    return is_float and constant(value) is None
 
 
 def _way(kind: str, start: int, goal: int, settled: Sequence[Equation]) -> list[str]:
@@ -73,7 +129,7 @@ def _way(kind: str, start: int, goal: int, settled: Sequence[Equation]) -> list[
         edge for edge in edges if settled[owner[edge]].magnitude is not None and settled[owner[edge]].node
     ]
     says = dict.fromkeys(settled[owner[edge]].says for edge in (at_fixed + norms or edges))
-    return list(says)[:MAX_NAMED]
+    return [words for words in says if words][:MAX_NAMED]
 
 
 def shortest_way(first: np.ndarray, second: np.ndarray, start: int, goal: int) -> list[int]:

@@ -69,7 +69,7 @@ class Settled:
             if (wrong := settle()).any():
                 self._magnitude, self._sign = magnitude, sign
                 self._offsets.rollback(mark)
-                return blame(kind, equation, wrong, self.equations)
+                return blame(kind, equation, wrong, self.equations, self.system)
         self.equations.append(equation)
         return None
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.batchnorm import Affine
-from export.fold.linear.weights import Refusal, bias_or_zeros, dequantizer
+from export.fold.linear.weights import Refusal, bias_or_zeros, dequantizer, overflowing
 from export.graph.edit import add_initializer, constant
 
 FIRST_PER_CHANNEL = 13
@@ -42,7 +42,7 @@ def fold_dequantized(node: ir.Node, after: Affine, axis: int, bias_factor: float
     with np.errstate(over="ignore"):
         shifted = (bias_factor * bias.reshape(-1) * after.scale + after.shift).astype(dtype)
     if not np.isfinite(shifted).all():
-        return Refusal(f"the folded bias of '{node.name}' overflows {dtype}")
+        return overflowing(node, [2], f"the folded bias of '{node.name}' overflows {dtype}")
     node.replace_input_with(1, _copy(source, new, axis))
     node.resize_inputs(3)
     node.replace_input_with(2, add_initializer(node.graph, f"{node.name}.bias.folded", shifted))

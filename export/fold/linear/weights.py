@@ -1,5 +1,6 @@
 """How a fold writes new weights: computed in float64, cast once, refused if the cast breaks them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,7 @@ def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str = "folded") -
     with np.errstate(over="ignore"):
         cast = {index: array.astype(original.dtype) for index, array in arrays.items()}
     if not all(np.isfinite(array.astype(np.float64)).all() for array in cast.values()):
-        return Refusal(f"the folded weights of '{node.name}' overflow {original.dtype}")
+        return overflowing(node, arrays, f"the folded weights of '{node.name}' overflow {original.dtype}")
     for index, array in cast.items():
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
@@ -87,6 +88,14 @@ def write(node: ir.Node, arrays: dict[int, np.ndarray], label: str = "folded") -
         stem = (stem or "").removesuffix(f".{label}")
         node.replace_input_with(index, add_initializer(node.graph, f"{stem}.{label}", array))
     return None
+
+
+def overflowing(node: ir.Node, indices: Iterable[int], words: str) -> Refusal:
+    """These `words`, or that its inputs at these indices were non-finite before anything was folded."""
+    read = [constant(node.inputs[index]) for index in indices if index < len(node.inputs)]
+    if all(array is None or np.isfinite(array.astype(np.float64)).all() for array in read):
+        return Refusal(words)
+    return Refusal(f"the weights of '{node.name}' are non-finite as they were read")
 
 
 def shared(node: ir.Node) -> str:

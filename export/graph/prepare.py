@@ -60,7 +60,8 @@ def _state_zero_points(model: ir.Model) -> None:
             if onnx_op(node) != "DequantizeLinear" or (len(node.inputs) > 2 and node.inputs[2] is not None):
                 continue
             weights, scales = node.inputs[0], constant(node.inputs[1])
-            if scales is not None and scales.ndim and weights is not None and weights.dtype == ir.DataType.INT8:
+            is_int8 = weights is not None and weights.dtype == ir.DataType.INT8
+            if is_int8 and scales is not None and scales.ndim:
                 zeros = add_initializer(graph, f"{node.name}_zero_point", np.zeros(scales.shape, np.int8))
                 node.resize_inputs(3)
                 node.replace_input_with(2, zeros)

@@ -25,13 +25,28 @@ def sizes_of(value: ir.Value) -> list[Size]:
 
 def infer_sizes(model: ir.Model) -> None:
     """Infer the shape of every tensor, in place."""
-    passes.ShapeInferencePass()(model)
+    _infer_shapes(model)
     for graph in model.graphs():
         given = {size for value in graph.inputs if value.shape is not None for size in sizes_of(value)}
         named = _by_name(graph)
         for node in list(graph):
             if onnx_op(node) == "Reshape":
                 _complete(node, named, given)
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    """ONNX (1.23) infers no shape after a GroupNormalization, so an InstanceNormalization stands for it.
+
+    Both have the shape of what they read.
+    """
+    nodes = [node for graph in model.graphs() for node in graph if onnx_op(node) == "GroupNormalization"]
+    for node in nodes:
+        node.op_type = "InstanceNormalization"
+    try:
+        passes.ShapeInferencePass()(model)
+    finally:
+        for node in nodes:
+            node.op_type = "GroupNormalization"
 
 
 def _by_name(graph: ir.Graph) -> Named:

@@ -40,11 +40,11 @@ def _store_transposed(transpose: ir.Node, graph: ir.Graph, opset: int) -> None:
     source = transpose.inputs[0].producer() if transpose.inputs[0] is not None else None
     if source is None or onnx_op(source) != "DequantizeLinear" or source.graph is not graph:
         return
-    arrays = [constant(value) for value in source.inputs]
-    integers, scale = arrays[0], arrays[1]
-    if integers is None or scale is None or any(array is None for array in arrays):
+    arrays = [array for value in source.inputs if (array := constant(value)) is not None]
+    if len(arrays) < len(source.inputs) or source.attributes.get_int("block_size", 0):
         return
-    if source.attributes.get_int("block_size", 0) or any(np.ndim(array) > 1 for array in arrays[1:]):
+    integers, scale, *_ = arrays
+    if any(array.ndim > 1 for array in arrays[1:]):
         return
     rank, axis = integers.ndim, source.attributes.get_int("axis", 1)
     perm = [int(place) for place in transpose.attributes.get_ints("perm", tuple(reversed(range(rank))))]

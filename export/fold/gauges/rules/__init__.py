@@ -19,6 +19,7 @@ from export.fold.gauges.rules import (
     layout,
     linear,
     multiply,
+    normalize,
     pick,
     pool,
     recurrent,
@@ -35,6 +36,7 @@ class Rule:
     absorb: Callable[[ir.Node, Solution], None] | None = None
 
 
+NORMALIZING = ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization")
 LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 
 RULES: dict[str, Rule] = {
@@ -47,6 +49,7 @@ RULES: dict[str, Rule] = {
     "GRU": Rule(recurrent.constrain, recurrent.absorb),
     "RNN": Rule(recurrent.constrain, recurrent.absorb),
     "BatchNormalization": Rule(batchnorm.constrain, batchnorm.absorb),
+    **dict.fromkeys(NORMALIZING, Rule(normalize.constrain, normalize.absorb)),
     "Add": Rule(add.constrain, add.absorb),
     "Sum": Rule(add.constrain_sum),
     "Mean": Rule(add.constrain_sum),

@@ -41,7 +41,7 @@ def _store_transposed(transpose: ir.Node, graph: ir.Graph, opset: int) -> None:
     if source is None or onnx_op(source) != "DequantizeLinear" or source.graph is not graph:
         return
     arrays = [array for value in source.inputs if (array := constant(value)) is not None]
-    if len(arrays) < len(source.inputs) or source.attributes.get_int("block_size", 0):
+    if len(arrays) < len(source.inputs) or source.attributes.get_int("block_size", 0) > 0:
         return
     integers, scale, *_ = arrays
     if any(array.ndim > 1 for array in arrays[1:]):

@@ -16,6 +16,7 @@ from export.fold.gauges.rules import (
     choose,
     contract,
     conv,
+    deform,
     layout,
     linear,
     multiply,
@@ -37,11 +38,12 @@ class Rule:
 
 
 NORMALIZING = ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization")
-LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
+LINEAR = {"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 
 RULES: dict[str, Rule] = {
     "Conv": Rule(conv.constrain, conv.absorb),
     "ConvTranspose": Rule(conv.constrain, conv.absorb),
+    "DeformConv": Rule(deform.constrain, deform.absorb),
     "Gemm": Rule(linear.constrain_gemm, linear.absorb_gemm),
     "MatMul": Rule(linear.constrain_matmul, linear.absorb_matmul),
     "Einsum": Rule(contract.constrain, contract.absorb),

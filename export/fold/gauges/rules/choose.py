@@ -68,8 +68,9 @@ def _is_no_bound(node: ir.Node, array: np.ndarray) -> np.ndarray:
     would overflow.
     """
     largest = np.finfo(array.dtype).max
-    cuts_nothing = {"Max": array == -largest, "Min": array == largest}
-    return cuts_nothing.get(node.op_type, np.zeros(array.shape, dtype=bool))
+    if node.op_type == "Where":
+        return np.zeros(array.shape, dtype=bool)
+    return np.asarray(array == (-largest if node.op_type == "Max" else largest))
 
 
 def _is_finite(array: np.ndarray) -> bool:

@@ -43,6 +43,13 @@ INDEPENDENT_FLOAT32 = 1e-3
 _HALF_ULP = {ir.DataType.FLOAT16: 2.0**-11, ir.DataType.BFLOAT16: 2.0**-8}
 # Ops whose constants a fold may write.  Other constants are parts of formulas: an exponent must stay 2.
 _WRITTEN = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "Add", "Sub", "Mul", "Div"}
+_WRITTEN |= {
+    "LayerNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "DeformConv",
+}
 _SCALED = {"DequantizeLinear"}  # its one scale for a tensor is a weight too
 
 

@@ -92,7 +92,7 @@ def read_batchnorm(node: ir.Node) -> BatchNorm | FoldSite:
         return _unread(node, "training_mode = 1: it normalises by each batch, not by running statistics")
     if normalises_by_batch(node):
         return _unread(node, "its batch statistics are outputs: it normalises by each batch")
-    if node.attributes.get_int("spatial", 1) == 0:
+    if is_by_position(node):
         return _unread(
             node,
             "spatial = 0: its statistics are per position, not per channel: no layer holds such",
@@ -143,6 +143,16 @@ def _check_sizes(node: ir.Node, arrays: Mapping[str, np.ndarray]) -> None:
         raise FoldError(
             f"BatchNorm '{node.name}': {found}, expected one number for each channel: export the net again"
         )
+
+
+def is_by_position(node: ir.Node) -> bool:
+    """Whether γ, β, μ and σ² are of shape (C, H, W, …): with `spatial` = 0, which opset 9 took out.
+
+    Of a tensor (N, C) that is the usual BatchNorm; one of unknown rank may be either.
+    """
+    source = node.inputs[0]
+    is_flat = source is not None and source.shape is not None and len(source.shape) == 2
+    return node.attributes.get_int("spatial", 1) == 0 and not is_flat
 
 
 def _of_chain(node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> BatchNorm:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from export.fold.batchnorm import Affine, BatchNorm
 from export.fold.flatten import flatten_first
-from export.fold.linear.conv import fold_conv, fold_conv_transpose
+from export.fold.linear.conv import fold_conv, fold_conv_transpose, fold_deform_conv
 from export.fold.linear.gemm import fold_add, fold_gemm, fold_matmul
 from export.fold.linear.weights import Refusal, shared
 from export.graph.edit import has_one_reader, onnx_op, replace_by_input
@@ -20,6 +20,7 @@ Rewrite = Callable[[ir.Node, Affine], str | Refusal]
 REWRITES: dict[str, Rewrite] = {
     "Conv": fold_conv,
     "ConvTranspose": fold_conv_transpose,
+    "DeformConv": fold_deform_conv,
     "Gemm": fold_gemm,
     "MatMul": fold_matmul,
     "Add": fold_add,

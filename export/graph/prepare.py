@@ -15,6 +15,7 @@ from export.graph.functions import inline_functions
 from export.graph.infer import infer
 from export.graph.targets import infer_through_targets
 from export.graph.unfuse import unfuse
+from export.graph.weight_layout import lay_out_weights
 
 ROWS = "rows"
 FIRST_IR_WITHOUT_DEFAULTS = 4  # before, every initialiser had to be an input too
@@ -45,6 +46,7 @@ def prepare(model: ir.Model) -> ir.Model:
         for node in list(graph):
             if onnx_op(node) == "Identity" or _is_unwrapped(node):
                 replace_by_input(node, graph)
+    lay_out_weights(model)
     infer_through_targets(model)
     return tidy(model)
 

@@ -1,4 +1,4 @@
-"""Ops of random graphs that few nets hold: choices, norms, sums along an axis, contractions.
+"""Ops of random graphs that few nets hold: choices, norms, LayerNorms, sums along an axis, contractions.
 
 In: a `Grower`, a tensor.  Out: the tensors of the op added; of opset 7 or 9 another op, where it is younger.
 """
@@ -81,6 +81,19 @@ def einsum(g: Grower, x: str, size: Size) -> list[Tensor]:
     return [(g.net.op("Einsum", weight, x, equation=f"{term},{letters}->{made}"), new)]
 
 
-RARE_ANY = [choose, choose, sign, cumulative, einsum]
+def normalized(g: Grower, x: str, size: Size) -> list[Tensor]:
+    """By its own mean and deviation: over the places of each channel, the last axis, or all axes."""
+    if g.net.opset < 17 or (len(size) > 1 and g.chance(0.5)):
+        if len(size) < 2 or np.prod(size[1:]) < 2:
+            return sign(g, x, size)
+        return [(g.net.op("InstanceNormalization", x, g.net.factor(size[0]), g.weight(size[0])), size)]
+    axis = int(g.pick(1, len(size)))
+    parameters = [g.net.factor(*size[axis - 1 :]), *([g.weight(*size[axis - 1 :])] if g.chance(0.6) else [])]
+    if np.prod(size[axis - 1 :]) < 2:
+        return sign(g, x, size)
+    return [(g.net.op("LayerNormalization", x, *parameters, axis=axis), size)]
+
+
+RARE_ANY = [normalized, choose, choose, sign, cumulative, einsum]
 RARE_PICTURE = [norm_pool, norm_of_places, left_product]
 RARE_SEQUENCE = [norm_of_places, left_product]

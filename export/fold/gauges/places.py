@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from export.fold.gauges.rules import LINEAR
+from export.fold.gauges.rules import LINEAR, NORMALIZING
 from export.fold.gauges.system import Price
 
 MAX_NAMED = 3
-_ENDS = LINEAR | {"BatchNormalization"}
+_ENDS = LINEAR | {"BatchNormalization", *NORMALIZING}
 
 
 def where(node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price]) -> tuple[str, set[Price]]:

@@ -16,9 +16,11 @@ from export.fold.gauges.rules import (
     choose,
     contract,
     conv,
+    deform,
     layout,
     linear,
     multiply,
+    normalize,
     pick,
     pool,
     recurrent,
@@ -35,11 +37,13 @@ class Rule:
     absorb: Callable[[ir.Node, Solution], None] | None = None
 
 
-LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
+NORMALIZING = ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization")
+LINEAR = {"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 
 RULES: dict[str, Rule] = {
     "Conv": Rule(conv.constrain, conv.absorb),
     "ConvTranspose": Rule(conv.constrain, conv.absorb),
+    "DeformConv": Rule(deform.constrain, deform.absorb),
     "Gemm": Rule(linear.constrain_gemm, linear.absorb_gemm),
     "MatMul": Rule(linear.constrain_matmul, linear.absorb_matmul),
     "Einsum": Rule(contract.constrain, contract.absorb),
@@ -47,6 +51,7 @@ RULES: dict[str, Rule] = {
     "GRU": Rule(recurrent.constrain, recurrent.absorb),
     "RNN": Rule(recurrent.constrain, recurrent.absorb),
     "BatchNormalization": Rule(batchnorm.constrain, batchnorm.absorb),
+    **dict.fromkeys(NORMALIZING, Rule(normalize.constrain, normalize.absorb)),
     "Add": Rule(add.constrain, add.absorb),
     "Sum": Rule(add.constrain_sum),
     "Mean": Rule(add.constrain_sum),

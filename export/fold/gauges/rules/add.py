@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.absorb import check
+from export.fold.gauges.rules.operand import beside
 from export.fold.gauges.system import Solution, System, has_constant
 from export.fold.linear.weights import write
 from export.graph.edit import constant
@@ -24,8 +25,9 @@ def constrain(node: ir.Node, system: System) -> bool:
     if has_constant(node, 0) or has_constant(node, 1):
         if node.op_type == "Sub" and has_constant(node, 0):
             return False
-        given = system.of(second if has_constant(node, 0) else first)
-        given = given.reshape((1,) * (len(shape) - given.ndim) + given.shape)
+        source, operand = (second, constant(first)) if has_constant(node, 0) else (first, constant(second))
+        assert operand is not None
+        given = beside(source, operand, len(shape), system)
         out = system.fresh(given.shape)
         system.same_scale(out, given, says, carries=True)
     else:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.compute.comparable import normalises_by_batch
-from export.fold.batchnorm import BatchNorm
+from export.fold.batchnorm import BatchNorm, is_by_position
 from export.fold.decomposed import axis_of
 from export.fold.gauges.absorb import affine_after, affine_before, check
 from export.fold.gauges.system import Equation, Link, Solution, System, has_constant, on_axis
@@ -31,7 +31,7 @@ def constrain(node: ir.Node, system: System) -> bool:
         return False
     given, gamma = system.narrow(source, axis_of(node), node), constant(node.inputs[1])
     assert gamma is not None
-    if given is None or node.attributes.get_int("spatial", 1) == 0:
+    if given is None or is_by_position(node):
         return False
     system.ids[node.outputs[0]] = system.fresh(on_axis(given.ndim, axis_of(node), gamma.size))
     return True

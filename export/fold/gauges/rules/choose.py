@@ -51,12 +51,26 @@ def absorb(node: ir.Node, solution: Solution) -> None:
         return
     for index in _chosen(node):
         if (array := constant(node.inputs[index])) is not None:
-            check(write(node, {index: a * (array.astype(np.float64) + b)}))
+            with np.errstate(over="ignore"):  # `write` refuses what is beyond the dtype, and says so
+                moved = a * (array.astype(np.float64) + b)
+            check(write(node, {index: np.where(_is_no_bound(node, array), array, moved)}))
 
 
 def _chosen(node: ir.Node) -> range:
     """The places of the inputs that are chosen from; the first of Where is its condition."""
     return range(1 if node.op_type == "Where" else 0, len(node.inputs))
+
+
+def _is_no_bound(node: ir.Node, array: np.ndarray) -> np.ndarray:
+    """Where a constant of Max or Min cuts nothing off: there it may stay, whatever the gauge.
+
+    ±the largest number, as a Relu gets that is cut in some channels only (see `activation`): times a it
+    would overflow.
+    """
+    largest = np.finfo(array.dtype).max
+    if node.op_type == "Where":
+        return np.zeros(array.shape, dtype=bool)
+    return np.asarray(array == (-largest if node.op_type == "Max" else largest))
 
 
 def _is_finite(array: np.ndarray) -> bool:

@@ -13,6 +13,7 @@ A padded Conv can still do without b_i = 0 at the price of an Add, where the pic
 
 import onnx_ir as ir
 
+from export.compute.operators.windows import extents, same_totals
 from export.fold.gauges.absorb import affine_after, affine_before, check
 from export.fold.gauges.border import add_border
 from export.fold.gauges.system import Price, Solution, System, has_constant, on_axis
@@ -68,8 +69,39 @@ def _is_single(node: ir.Node, kernel: tuple[int, ...]) -> bool:
 def pads(node: ir.Node, kernel: tuple[int, ...]) -> bool:
     """Whether zeros may be summed at the border."""
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
-    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        return max(kernel) > 1
-    explicit = node.attributes.get_ints("pads", ())
+    is_same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
+    explicit = list(node.attributes.get_ints("pads", ())) if auto_pad == "NOTSET" else []
+    if node.op_type == "Conv":
+        explicit = explicit or [0] * 2 * len(kernel)
+        sides = zip(_sides(node, kernel), explicit[: len(kernel)], explicit[len(kernel) :], strict=True)
+        return any(
+            _fills(size, extent, stride) if is_same else _reads(size, extent, stride, begin, end)
+            for (size, extent, stride), begin, end in sides
+        )
     extra = node.attributes.get_ints("output_padding", ())
-    return (auto_pad == "NOTSET" and any(explicit)) or any(extra)
+    return (max(kernel) > 1 if is_same else any(explicit)) or any(extra)
+
+
+def _sides(node: ir.Node, kernel: tuple[int, ...]) -> list[tuple[int | None, int, int]]:
+    """(the picture's size, None where it is not fixed; the kernel's extent; the stride) of each dimension."""
+    source, ones = node.inputs[0], [1] * len(kernel)
+    known = [] if source is None or source.shape is None else source.shape[2:]
+    sizes = [size if isinstance(size, int) else None for size in known] or [None] * len(kernel)
+    spans = extents(kernel, node.attributes.get_ints("dilations", ones))
+    return list(zip(sizes, spans, node.attributes.get_ints("strides", ones), strict=True))
+
+
+def _fills(size: int | None, extent: int, stride: int) -> bool:
+    """Whether SAME adds zeros: not where the windows end with the picture, as 2 by 2 do on an even one."""
+    return extent > 1 if size is None else same_totals([size], [extent], [stride]) != [0]
+
+
+def _reads(size: int | None, extent: int, stride: int, begin: int, end: int) -> bool:
+    """Whether a window reads zeros: the first one those before the picture, the last one those after it.
+
+    Those after it may be where no window comes: 3 by 3 with a stride of 2 on 7 places and a zero.
+    """
+    if begin != 0 or end <= 0 or size is None:
+        return begin != 0 or end != 0
+    last = (size + end - extent) // stride * stride
+    return last + extent > size

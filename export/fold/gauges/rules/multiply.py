@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.absorb import check
+from export.fold.gauges.rules.operand import beside
 from export.fold.gauges.system import Solution, System, has_constant
 from export.fold.linear.weights import write
 from export.graph.edit import constant
@@ -50,8 +51,7 @@ def _by_constant(node: ir.Node, source: ir.Value, index: int, system: System) ->
     assert shape is not None
     if node.op_type == "Div" and not factor.all():
         return False
-    given = system.of(source)
-    given = given.reshape((1,) * (len(shape) - given.ndim) + given.shape)
+    given = beside(source, factor, len(shape), system)
     per_channel = _per_channel(factor, given.shape)
     out = system.fresh(given.shape)
     system.ids[node.outputs[0]] = out

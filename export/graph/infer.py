@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from google.protobuf.message import EncodeError
 
-from export.graph.edit import onnx_op
+from export.graph.edit import constant, onnx_op
 
 _MAKE_NO_TENSOR = {
     "Optional",
@@ -23,11 +23,15 @@ _MAKE_NO_TENSOR = {
 
 def infer(model: ir.Model) -> None:
     """In place, in branches and bodies too."""
-    untyped = {
-        output for graph in model.graphs() for node in graph for output in node.outputs if output.type is None
-    }
+    made = [output for graph in model.graphs() for node in graph for output in node.outputs]
+    untyped = {output for output in made if output.type is None}
+    unsized = {output for output in made if output.shape is None}
     _state_defaults(model)
     passes.ShapeInferencePass()(model)
+    if parts := _sized_parts(model):
+        for output in unsized - parts:  # they may come from a part that was sized wrongly
+            output.shape = None
+        passes.ShapeInferencePass()(model)
     if untyped and _has_sequences(model):
         _correct_types(model, untyped)
 
@@ -43,6 +47,29 @@ def _state_defaults(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         if onnx_op(node) == "STFT" and "onesided" not in node.attributes:
             node.attributes["onesided"] = ir.AttrInt64("onesided", 1)
+
+
+def _sized_parts(model: ir.Model) -> set[ir.Value]:
+    """Write the sizes of a Split's parts that it states itself; returns the parts whose shape changed.
+
+    Where the size of the whole is unknown, inference gives all parts one name, which says that they are of
+    one size; ONNX Runtime then puts a part of 32 where one of 16 was.
+    """
+    changed = set()
+    for node in model.graph.all_nodes():
+        if onnx_op(node) != "Split":
+            continue
+        stated = constant(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get_ints("split", ())
+        for output, size in zip(node.outputs, () if stated is None else stated, strict=False):
+            if output.shape is None:
+                continue
+            sizes = list(output.shape)
+            axis = node.attributes.get_int("axis", 0) % len(sizes)
+            if sizes[axis] != int(size) and not output.is_graph_output():
+                sizes[axis] = int(size)
+                output.shape = ir.Shape(sizes)
+                changed.add(output)
+    return changed
 
 
 def _correct_types(model: ir.Model, untyped: set[ir.Value]) -> None:

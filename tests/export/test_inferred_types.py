@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.graph.prepare import prepare
-from file_kit import folded, model, node, norm, norm_arrays, value, weights
+from file_kit import assert_all_fold, folded, model, node, norm, norm_arrays, value, weights
 
 FREQUENCIES = {None: 9, 1: 9, 0: 16}
 """Of a window of 16, by the attribute `onesided`."""
@@ -84,3 +84,26 @@ def test_a_group_norm_has_its_inputs_shape(tmp_path, opset, rows):
     proto.ir_version = 10
     account, _ = folded(proto, tmp_path)
     assert account["folded"] == 1, account
+
+
+def test_parts_of_a_whole_of_unknown_size_have_their_own_sizes(tmp_path):
+    """As in timm's LeViT: inference gives both last sizes one name, by which ONNX Runtime reuses memory."""
+    nodes = [
+        *(node("Conv", "x w", "h"), norm("h", "n"), node("Transpose", "n", "t", perm=[0, 2, 3, 1])),
+        *(node("Shape", "t", "s"), node("Slice", "s zero one", "r"), node("Mul", "r places", "m")),
+        *(node("Concat", "m four", "c1", axis=0), node("Reshape", "t c1", "v1")),
+        *(node("Concat", "r places rest", "c2", axis=0), node("Reshape", "v1 c2", "v2")),
+        *(node("Split", "v2 sizes", "a b", axis=2), node("Transpose", "a", "at", perm=[0, 2, 1])),
+        *(node("Transpose", "b", "bt", perm=[0, 2, 1]), node("Concat", "bt at", "y", axis=1)),
+    ]
+    numbers = {"zero": [0], "one": [1], "places": [36], "four": [4], "rest": [-1], "sizes": [1, 3]}
+    arrays = {
+        "w": weights(4, 3, 3, 3),
+        **norm_arrays(4),
+        **{name: np.array(n) for name, n in numbers.items()},
+    }
+    proto = model(nodes, arrays, {"x": ["N", 3, 8, 8]})
+    prepared = prepare(ir.from_proto(proto))
+    sizes = {value.name: value.shape for one in prepared.graph for value in one.outputs}
+    assert [sizes[name][axis] for name, axis in (("a", 2), ("b", 2), ("at", 1), ("bt", 1))] == [1, 3, 1, 3]
+    assert_all_fold(proto, tmp_path)

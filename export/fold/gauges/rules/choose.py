@@ -67,9 +67,9 @@ def _is_no_bound(node: ir.Node, array: np.ndarray) -> np.ndarray:
     ±the largest number, as a Relu gets that is cut in some channels only (see `activation`): times a it
     would overflow.
     """
-    largest = np.finfo(array.dtype).max
-    if node.op_type == "Where":
+    if node.op_type == "Where" or array.dtype.kind != "f":
         return np.zeros(array.shape, dtype=bool)
+    largest = np.finfo(array.dtype).max
     return np.asarray(array == (-largest if node.op_type == "Max" else largest))
 
 

@@ -20,7 +20,7 @@ from service.protocol.head import Head, RequestedOutput
 from service.protocol.long_answers import HOLE, bytes_in_parts, json_in_parts
 from service.protocol.response import encode_response, is_long
 from service.protocol.signature import Signature, Tensor
-from service.routes import infer, predict
+from service.routes import infer_call, predict
 from service.routes.prediction import Predictions
 from service_kit import ROOT, binary_body, read_answer, wait_until, x_request
 from tiny_nets import digits_net, echo_net, write_bundle
@@ -128,7 +128,7 @@ def test_a_client_that_hangs_up_meanwhile_harms_no_other(
             raise RuntimeError("planted")
         return encode_response(*arguments)
 
-    monkeypatch.setattr(infer, "encode_response", held)
+    monkeypatch.setattr(infer_call, "encode_response", held)
     _, content, headers = wide(20)
     with wire(server.port) as line:
         line.send(post(content, *(f"{name}: {value}" for name, value in headers.items()), path=INFER))
@@ -146,7 +146,7 @@ def test_an_answer_that_cannot_be_encoded_is_an_error(
     def broken(*_: Any) -> Any:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(infer, "encode_response", broken)
+    monkeypatch.setattr(infer_call, "encode_response", broken)
     _, content, headers = wide(20)
     answer = httpx.post(f"{server.url}{INFER}", content=content, headers=headers)
     assert (answer.status_code, answer.json()) == (500, {"error": "internal server error"})

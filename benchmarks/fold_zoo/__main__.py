@@ -92,7 +92,9 @@ def measured(name: str, kinds: list[str], flags: tuple[str, ...], known: dict[st
     for gammas in kinds:
         if gammas not in done:
             rows += known.get(gammas, [])
-            if gammas not in known:
+            if gammas in known:
+                print(f"{name} γ {gammas}: not measured, its old row stays: {reason}", file=sys.stderr)
+            else:
                 rows.append(Row(net=name, gammas=gammas, tool="net", outcome="failed", reason=reason))
     return rows
 

@@ -156,3 +156,59 @@ def test_what_the_reference_computes_otherwise_than_runtimes_is_no_truth():
     graph = ir.Graph(svc.inputs, svc.outputs, nodes=[svc], opset_imports={"": 18, "ai.onnx.ml": 3})
     with pytest.raises(ProofError, match="computes SVMClassifier 'svc' otherwise than ONNX Runtime does"):
         graph_evaluator(ir.Model(graph, ir_version=10))
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, 3])
+@pytest.mark.parametrize("opset", [7, 11, 12, 13])
+def test_softmax_is_over_all_later_axes_before_opset_13(op, axis, opset):
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    assert_agrees(op, {"x": x}, opset, **({} if axis is None else {"axis": axis}))
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_lp_normalization_sums_magnitudes(p):
+    x = np.random.default_rng(0).normal(size=(2, 3, 4))
+    x[0, :, 0] = 0
+    assert_agrees("LpNormalization", {"x": x}, axis=1, p=p)
+
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+LEFT_OUT = {
+    "LSTM": {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
+    "GRU": {"clip": 0.5},
+    "RNN": {"clip": 0.5},
+}
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("lengths", [None, [6, 6], [6, 3]])
+def test_what_the_reference_leaves_out_of_a_recurrent_layer_is_no_truth(op, lengths):
+    """The truth is ONNX Runtime's then.  Lengths that are all of the sequence leave nothing out."""
+    arrays = {"w": np.ones((1, GATES[op] * 5, 4)), "r": np.ones((1, GATES[op] * 5, 5))}
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    names = "x w r" if lengths is None else "x w r - n"
+    arrays |= {} if lengths is None else {"n": np.array(lengths, np.int32)}
+    plain = node(op, names, "y", hidden_size=5)
+    ours = graph_evaluator(ir.from_proto(model([plain], arrays, {"x": [6, 2, 4]})))
+    x = {"x": np.ones((6, 2, 4), np.float32)}
+    if lengths == [6, 3]:
+        with pytest.raises(ProofError, match="sequence_lens"):
+            ours(x)
+    else:
+        assert ours(x)["y"].shape == (6, 1, 2, 5)
+    odd = node(op, names, "y", hidden_size=5, **LEFT_OUT[op])
+    with pytest.raises(ProofError, match=f"{op} with|sequence_lens"):
+        graph_evaluator(ir.from_proto(model([odd], arrays, {"x": [6, 2, 4]})))(x)
+
+
+@pytest.mark.parametrize(("opset", "is_alike"), [(10, False), (16, True)])
+def test_roi_align_without_its_half_pixel_is_no_truth(opset, is_alike):
+    arrays = {"r": np.array([[0, 0, 4, 4]], np.float32), "b": np.array([0])}
+    proto = model([node("RoiAlign", "x r b", "y", output_height=2, output_width=2)], arrays,
+                  {"x": [1, 2, 6, 6]}, opset=opset)  # fmt: skip
+    if is_alike:
+        assert graph_evaluator(ir.from_proto(proto))({"x": np.ones((1, 2, 6, 6), np.float32)})
+    else:
+        with pytest.raises(ProofError, match="RoiAlign"):
+            graph_evaluator(ir.from_proto(proto))

@@ -5,9 +5,12 @@ from onnx.reference.op_run import OpRun
 from export.compute.operators.activation import Sigmoid
 from export.compute.operators.conv import Conv, ConvTranspose
 from export.compute.operators.loop import Loop
-from export.compute.operators.norm import LRN, BatchNormalization
+from export.compute.operators.norm import LRN, BatchNormalization, LpNormalization
 from export.compute.operators.pool import AveragePool, GlobalMaxPool, MaxPool
+from export.compute.operators.recurrent import GRU, LSTM, RNN
+from export.compute.operators.softmax import Hardmax, LogSoftmax, Softmax
 
 OPERATORS: list[type[OpRun]] = [
     *(AveragePool, BatchNormalization, Conv, ConvTranspose, GlobalMaxPool, LRN, Loop, MaxPool, Sigmoid),
+    *(GRU, Hardmax, LogSoftmax, LpNormalization, LSTM, RNN, Softmax),
 ]

@@ -1,10 +1,11 @@
-"""BatchNormalization and LRN for ONNX's reference implementation.
+"""BatchNormalization, LRN and LpNormalization for ONNX's reference implementation.
 
     BatchNormalization    y = γ · (x − μ) / √(σ² + ε) + β       with the batch's μ and σ² if training_mode = 1
     LRN                   y = x / (bias + α/size · Σ x²)^β      over the `size` channels around each
+    LpNormalization       y = x / (Σ |x|ᵖ)^(1/p)                0 where all are 0
 
 ONNX's own BatchNormalization (1.23) takes the batch's statistics instead of the running ones below opset
-14, and its LRN counts rows for channels.
+14, its LRN counts rows for channels, and its LpNormalization sums x of both signs.
 """
 
 from typing import Any
@@ -61,3 +62,11 @@ class LRN(OpRun):
             axis=1,
         )
         return (x / (bias + alpha / size * sums) ** beta,)
+
+
+class LpNormalization(OpRun):
+    """ONNX operator LpNormalization."""
+
+    def _run(self, x: np.ndarray, axis: int | None = None, p: int | None = None) -> tuple[np.ndarray]:
+        norm = np.linalg.norm(x, ord=p or 2, axis=-1 if axis is None else axis, keepdims=True)
+        return (np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)).astype(x.dtype),)

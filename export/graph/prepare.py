@@ -13,6 +13,7 @@ from export.errors import SourceError
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
 from export.graph.functions import inline_functions
 from export.graph.infer import infer
+from export.graph.kept_pads import keep_pads
 from export.graph.targets import infer_through_targets
 from export.graph.unfuse import unfuse
 from export.graph.weight_layout import lay_out_weights
@@ -47,6 +48,7 @@ def prepare(model: ir.Model) -> ir.Model:
             if onnx_op(node) == "Identity" or _is_unwrapped(node):
                 replace_by_input(node, graph)
     lay_out_weights(model)
+    keep_pads(model)
     infer_through_targets(model)
     return tidy(model)
 

@@ -81,9 +81,20 @@ def _is_doubtful(model: ir.Model) -> bool:
     outputs = [sizes_of(value) if value.shape is not None else [] for value in model.graph.outputs]
     is_fixed = isinstance(rows, int)
     return any(not _has_rows_first(shape, rows) for shape in inputs) or any(
-        not _has_rows_first(shape, rows) or (is_fixed and any(not isinstance(size, int) for size in shape))
+        not _has_rows_first(shape, rows)
+        or (is_fixed and any(not isinstance(size, int) for size in shape))
+        or (isinstance(rows, str) and _is_open_elsewhere(shape, rows))
         for shape in outputs
     )
+
+
+def _is_open_elsewhere(shape: list[Size], rows: str) -> bool:
+    """Whether an output's first size has another name, and a later one could as well be that of the rows.
+
+    torch's older exporter names each size of an output that it does not know: (y_dim_0, y_dim_1, 12).
+    """
+    opened = [size for size in shape if not isinstance(size, int)]
+    return shape[0] != rows and shape[0] in opened and len(opened) > 1
 
 
 def _num_rows(shapes: list[list[Size]]) -> Size:

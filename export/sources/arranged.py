@@ -29,6 +29,7 @@ from service.contract.parity import Tensors
 from service.contract.sizes import Sizes
 
 MAX_TRIED = 8
+PICTURES_RANK = 4
 
 
 def arranged(
@@ -80,12 +81,24 @@ def _is_doubtful(model: ir.Model) -> bool:
     rows = _num_rows(inputs)
     outputs = [sizes_of(value) if value.shape is not None else [] for value in model.graph.outputs]
     is_fixed = isinstance(rows, int)
-    return any(not _has_rows_first(shape, rows) for shape in inputs) or any(
-        not _has_rows_first(shape, rows)
-        or (is_fixed and any(not isinstance(size, int) for size in shape))
-        or (isinstance(rows, str) and _is_open_elsewhere(shape, rows))
-        for shape in outputs
+    return (
+        _may_have_no_rows(inputs, rows)
+        or any(not _has_rows_first(shape, rows) for shape in inputs)
+        or any(
+            not _has_rows_first(shape, rows)
+            or (is_fixed and any(not isinstance(size, int) for size in shape))
+            or (isinstance(rows, str) and _is_open_elsewhere(shape, rows))
+            for shape in outputs
+        )
     )
+
+
+def _may_have_no_rows(inputs: list[list[Size]], rows: Size) -> bool:
+    """Whether the first size may as well be of channels, time or features: (3, H, W), of one picture.
+
+    Four axes and more are those of pictures or films, and the first of them is a number of rows.
+    """
+    return isinstance(rows, int) and rows > 1 and all(len(shape) < PICTURES_RANK for shape in inputs)
 
 
 def _is_open_elsewhere(shape: list[Size], rows: str) -> bool:
@@ -126,6 +139,8 @@ def _ways(model: ir.Model) -> Iterator[tuple[Axes, bool]]:
             yield axes, False
     for axes in ways:
         yield axes, True
+    if _may_have_no_rows(list(shapes.values()), rows):
+        yield dict.fromkeys(shapes), True
 
 
 def _axes_of(shape: list[Size], rows: Size) -> list[int | None]:

@@ -95,6 +95,28 @@ ONE_CALL = {
         [[None, 3, 8, 8], [None, 4, 5]],
         [None, 5],
     ),
+    "a picture alone": (
+        model([node("Unsqueeze", "x zero", "x1"), node("Conv", "x1 w", "h"), norm("h", "n"),
+               node("ReduceMean", "n", "y", axes=[0, 2, 3], keepdims=0)],
+              {**PICTURES, "zero": np.array([0])}, {"x": X[1:]}, [value("y", [4])]),
+        [[None, 3, 8, 8]],
+        [None, 4],
+    ),
+    "a picture that becomes one of as many channels": (
+        model([node("Unsqueeze", "x zero", "x1"), node("Conv", "x1 v", "h"), norm("h", "n", "three"),
+               node("Squeeze", "n zero", "y")],
+              {"v": weights(3, 3, 1, 1), "zero": np.array([0]), **norm_arrays(3, prefix="three")},
+              {"x": X[1:]}, [value("y", X[1:])]),
+        [[None, 3, 8, 8]],
+        [None, 3, 8, 8],
+    ),
+    "a vector": (
+        model([node("Unsqueeze", "x zero", "x1"), node("Gemm", "x1 d", "h"), norm("h", "n"),
+               node("ReduceSum", "n", "y", keepdims=0)],
+              {"d": weights(6, 4), "zero": np.array([0]), **norm_arrays(4)}, {"x": [6]}, [value("y", [])]),
+        [[None, 6]],
+        [None],
+    ),
     "time first, declared as rows, of one row": (
         model(
             [*CONV, node("Reshape", "n s", "m"), node("Transpose", "m", "y", perm=[2, 0, 1])],

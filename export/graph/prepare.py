@@ -14,6 +14,7 @@ from export.graph.edit import add_initializer, constant, onnx_op, replace_by_inp
 from export.graph.functions import inline_functions
 from export.graph.infer import infer
 from export.graph.kept_pads import keep_pads
+from export.graph.own_opset import write_in_own_opset
 from export.graph.targets import infer_through_targets
 from export.graph.unfuse import unfuse
 from export.graph.weight_layout import lay_out_weights
@@ -43,6 +44,8 @@ def prepare(model: ir.Model) -> ir.Model:
         output_size_limit=_NO_LIMIT,
         should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
     )
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    write_in_own_opset(model)
     for graph in model.graphs():
         for node in list(graph):
             if onnx_op(node) == "Identity" or _is_unwrapped(node):

@@ -36,7 +36,7 @@ def reference(model: ir.Model) -> "Evaluator":
 def graph_evaluator(model: ir.Model) -> Evaluate:
     """A function that runs a float64 copy of the graph; it raises ProofError where an operator fails."""
     for node in model.graph.all_nodes():
-        if model.opset_imports.get("", 0) < _ALIKE_FROM.get(node.op_type, 0):
+        if model.opset_imports.get("", 0) < _ALIKE_FROM.get(node.op_type, 0) or _is_unlike_classifier(node):
             raise ProofError(
                 f"the unfolded graph cannot be computed in float64: ONNX's reference computes {node.op_type} "
                 f"'{node.name}' otherwise than ONNX Runtime does"
@@ -61,6 +61,23 @@ def graph_evaluator(model: ir.Model) -> Evaluate:
         }
 
     return evaluate
+
+
+def _is_unlike_classifier(node: ir.Node) -> bool:
+    """Whether ONNX Runtime answers two classes by rules of its own, or ONNX's reference (1.23) is wrong.
+
+    Where each leaf or row of coefficients is of one class, the other's score is made up of it.
+    """
+    attributes = node.attributes
+    labels = [name for name in attributes if name.startswith("classlabels_")]
+    num_classes = sum(len(attributes[name].value) for name in labels)
+    transform = attributes.get_string("post_transform", "NONE")
+    if node.op_type == "TreeEnsembleClassifier":
+        return num_classes <= 2
+    if node.op_type == "LinearClassifier":
+        is_of_one = len(attributes.get_floats("intercepts", ())) == 1 and transform != "LOGISTIC"
+        return is_of_one or transform == "PROBIT"
+    return node.op_type == "Normalizer" and attributes.get_string("norm", "MAX") == "MAX"
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

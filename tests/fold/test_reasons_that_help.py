@@ -1,5 +1,6 @@
 """A BatchNorm that stays says which flag would fold it, and the flag does."""
 
+import numpy as np
 import pytest
 
 from file_kit import assert_all_fold, folded, model, node, norm, norm_arrays, weights
@@ -54,3 +55,16 @@ def test_what_folds_names_no_flag(tmp_path):
         {"x": ["N", 3, 8, 8]},
     )
     assert_all_fold(proto, tmp_path)
+
+
+def test_between_ops_that_quantize_what_is_computed(tmp_path):
+    """The file was quantized before it was folded: no rewrite of it is exact, another order of the two is."""
+    scale = {"scale": np.float32(0.1), "point": np.uint8(128)}
+    nodes = [
+        node("Conv", "x w", "h"),
+        *[node("QuantizeLinear", "h scale point", "q"), node("DequantizeLinear", "q scale point", "d")],
+        *[norm("d", "n"), node("Sigmoid", "n", "y")],
+    ]
+    proto = model(nodes, {"w": weights(4, 3, 3, 3), **scale, **norm_arrays(4)}, {"x": ["N", 3, 8, 8]})
+    (site,) = folded(proto, tmp_path)[0]["sites"]
+    assert "(fold the float file, and quantize what it becomes)" in site["reason"]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.rules import LINEAR, RULES
-from export.fold.gauges.system import FIXED, Equation, Link, System
+from export.fold.gauges.system import FIXED, Equation, Link, System, wall
 from export.graph.edit import constant, onnx_op
 
 _WHAT = {
@@ -101,7 +101,7 @@ def _before(node: ir.Node | None, system: System) -> str:
         given = [value for value in producer.inputs if value is not None and _may_scale(value)]
         is_wall = onnx_op(producer) not in _PASS_ON or any(system.of(value).any() for value in given)
         if is_wall or not given:
-            return f"{producer.op_type} '{producer.name}' cannot absorb a scale or shift"
+            return wall(producer)
         source = next((value for value in given if value.producer() is not None), given[0])
 
 

@@ -6,7 +6,7 @@ In: a prepared graph.  Out: the `System` of its gauges.
 import onnx_ir as ir
 
 from export.fold.gauges.rules import RULES
-from export.fold.gauges.system import System
+from export.fold.gauges.system import System, wall
 from export.graph.edit import constant, onnx_op
 
 
@@ -18,8 +18,7 @@ def build(graph: ir.Graph) -> System:
         if rule is None or not rule.constrain(node, system):
             for value in node.inputs:
                 if value is not None and constant(value) is None:
-                    says = f"{node.op_type} '{node.name}' cannot absorb a scale or shift"
-                    system.fix(system.of(value), says)
+                    system.fix(system.of(value), wall(node))
         for output in node.outputs:
             if output.is_graph_output():
                 system.fix(system.of(output), f"the graph's output '{output.name}' must stay the same")

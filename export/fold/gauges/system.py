@@ -174,6 +174,13 @@ class System:
             self.equal(ids, np.zeros_like(ids), says)
 
 
+def wall(node: ir.Node) -> str:
+    """That the op lets no gauge through; of one that quantizes what is computed, also what helps."""
+    is_quantized = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    todo = " (fold the float file, and quantize what it becomes)" if is_quantized else ""
+    return f"{node.op_type} '{node.name}' cannot absorb a scale or shift{todo}"
+
+
 def along(ids: np.ndarray, axis: int) -> bool:
     """Whether the gauge varies along this axis alone, or not at all."""
     return all(size == 1 or index == axis % ids.ndim for index, size in enumerate(ids.shape))

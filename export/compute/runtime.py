@@ -67,6 +67,8 @@ def _options() -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine stays usable
     # As the service does: x86 without VNNI would saturate where it adds products of uint8 and int8.
     options.add_session_config_entry("session.x64quantprecision", "1")
+    # As the service does: MatMulNBits, made of a MatMul by integers, would round the rows to 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options
 
 

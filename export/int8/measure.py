@@ -167,6 +167,7 @@ def _session(graph: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # as the service does
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -89,7 +89,10 @@ def _of_bundle(path: Path) -> Answering:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
         raise EvaluationError(f"a bundle needs the package onnxruntime: {INSTALL}") from None
-    session = runtime.InferenceSession(bundle.graph, providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    # As the service does: MatMulNBits, made of a MatMul by integers, would round the rows to 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = runtime.InferenceSession(bundle.graph, options, providers=["CPUExecutionProvider"])
     facts = DataFacts(
         name=manifest.name,
         labels=list(manifest.labels),

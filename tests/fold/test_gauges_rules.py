@@ -12,6 +12,10 @@ def by(kind: str, *shape: int) -> Build:
     return lambda net, x: (net.op(kind, x, net.factor(*shape)), C, 4)
 
 
+def from_constant(kind: str, *shape: int) -> Build:
+    return lambda net, x: (net.op(kind, net.factor(*shape), x), C, 4)
+
+
 def beside(kind: str, *, swap: bool = False, small: bool = False) -> Build:
     """Two branches; the other one is a Conv of the graph's input, perhaps one place for each channel."""
 
@@ -64,12 +68,18 @@ CASES = {
     "add to branch": Case(kind="Add", build=beside("Add", swap=True)),
     "add small branch": Case(kind="Add", build=beside("Add", small=True)),
     "sub channel": Case(kind="Sub", build=by("Sub", C, 1, 1)),
+    "sub from channel": Case(kind="Sub", build=from_constant("Sub", C, 1, 1)),
+    "sub from scalar": Case(kind="Sub", build=from_constant("Sub")),
+    "sub from map": Case(kind="Sub", build=from_constant("Sub", 1, C, 6, 5)),
+    "sub from column": Case(kind="Sub", build=from_constant("Sub", 5)),
+    "neg": Case(kind="Neg", build=plain("Neg")),
     "sub branch": Case(kind="Sub", build=beside("Sub")),
     "sub from branch": Case(kind="Sub", build=beside("Sub", swap=True)),
     "sub from small branch": Case(kind="Sub", build=beside("Sub", swap=True, small=True)),
     "mul channel": Case(kind="Mul", build=by("Mul", C, 1, 1)),
     "mul row of channels": Case(kind="Mul", build=by("Mul", 1, C, 1, 1)),
     "mul scalar": Case(kind="Mul", build=by("Mul")),
+    "mul from scalar": Case(kind="Mul", build=from_constant("Mul")),
     "mul one number": Case(kind="Mul", build=by("Mul", 1)),
     "mul map": Case(kind="Mul", build=by("Mul", 6, 5), shift=False),
     "mul gate": Case(kind="Mul", build=gate, shift=False),

@@ -55,7 +55,8 @@ def prelu(g: Grower, x: str, size: Size) -> list[Tensor]:
 def by_constant(g: Grower, x: str, size: Size) -> list[Tensor]:
     kind = str(g.pick("Add", "Sub", "Mul", "Div"))
     shapes = ((), (size[0], *[1] * (len(size) - 1)), (1, *size), size[-1:])
-    return [(g.net.op(kind, x, g.net.factor(*g.pick(*shapes))), size)]
+    operands = (x, g.net.factor(*g.pick(*shapes)))
+    return [(g.net.op(kind, *(operands[::-1] if kind != "Div" and g.chance(0.3) else operands)), size)]
 
 
 def decomposed(g: Grower, x: str, size: Size) -> list[Tensor]:

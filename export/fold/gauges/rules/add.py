@@ -2,7 +2,11 @@
 
     y = x₁ ± x₂        a_y = a₁ = a₂        b_y = b₁ ± b₂
 
-A constant takes any offset:  y = x + k  is stored with  k' = a · (k + b_y − b_x).
+A constant takes any offset:
+
+    y = x + k        k' = a · (k + b_y − b_x)
+    y = x − k        k' = a · (k − b_y + b_x)
+    y = k − x        k' = a · (k + b_y + b_x)
 """
 
 import numpy as np
@@ -23,8 +27,6 @@ def constrain(node: ir.Node, system: System) -> bool:
         return False
     says = f"{node.op_type} '{node.name}' needs the same scale on its branches"
     if has_constant(node, 0) or has_constant(node, 1):
-        if node.op_type == "Sub" and has_constant(node, 0):
-            return False
         source, operand = (second, constant(first)) if has_constant(node, 0) else (first, constant(second))
         assert operand is not None
         given = beside(source, operand, len(shape), system)
@@ -64,6 +66,7 @@ def absorb(node: ir.Node, solution: Solution) -> None:
     if operand is None or source is None:
         return
     out = solution.system.of(node.outputs[0])
-    sign = -1.0 if node.op_type == "Sub" else 1.0
-    a, offset = solution.a[out], solution.b[out] - solution.b[solution.system.of(source)]
+    sign = -1.0 if node.op_type == "Sub" and index == 1 else 1.0
+    turned = -1.0 if node.op_type == "Sub" and index == 0 else 1.0
+    a, offset = solution.a[out], solution.b[out] - turned * solution.b[solution.system.of(source)]
     check(write(node, {index: a * (operand.astype(np.float64) + sign * offset)}))

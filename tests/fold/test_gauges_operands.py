@@ -66,10 +66,46 @@ def test_a_shift_alone_takes_the_shift_and_a_conv_the_scale():
     assert result.ops == ["Conv", "Sigmoid", "Add", "Conv"]
 
 
-def test_a_scale_alone_does_not_take_a_shift():
+@pytest.mark.parametrize("kind", ["Mul", "Div"])
+@pytest.mark.parametrize("shape", [CHANNEL, MAP])
+def test_a_scale_alone_takes_a_shift_by_an_add(kind: str, shape: tuple[int, ...]):
     net = Net(6)
-    scaled = net.op("Mul", sigmoid(net), net.factor(*CHANNEL))
-    assert_stays(net, SHAPE, net.op("Sigmoid", net.norm(scaled, C)), because="its shift cannot be absorbed")
+    y = net.op("Sigmoid", net.norm(net.op(kind, sigmoid(net), net.factor(*shape)), C))
+    assert_stays(net, SHAPE, y, because="its shift cannot be absorbed", prices=frozenset())
+    result = assert_gone(net, SHAPE, y)
+    assert result.ops == ["Conv", "Sigmoid", kind, "Add", "Sigmoid"]
+    assert result.fates["bn0"].status == "reduced"
+
+
+def test_a_scale_after_it_takes_it_and_its_shift_by_an_add():
+    net = Net(6)
+    y = net.op("Sigmoid", net.op("Mul", net.norm(sigmoid(net), C), net.factor(*CHANNEL)))
+    assert assert_gone(net, SHAPE, y).ops == ["Conv", "Sigmoid", "Mul", "Add", "Sigmoid"]
+
+
+def test_no_add_for_each_of_several_scales():
+    """One BatchNorm costs less than two Adds."""
+    net = Net(6)
+    x = net.norm(sigmoid(net), C)
+    scaled = [net.op("Sigmoid", net.op("Mul", x, net.factor(*CHANNEL))) for _ in range(2)]
+    assert_stays(net, SHAPE, *scaled, because="its shift cannot be absorbed")
+
+
+def test_a_square_takes_no_scale():
+    net = Net(6)
+    x = net.conv("x", 3, C)
+    assert_stays(net, SHAPE, net.norm(net.op("Mul", x, x), C), because="cannot be absorbed")
+
+
+def test_of_two_branches_the_one_that_can_takes_the_scale():
+    """A Sigmoid's numbers stay as they are, whichever of the two comes first."""
+    for swap in (False, True):
+        net = Net(6)
+        branches = [net.conv("x", 3, C), net.op("Abs", net.op("Sin", net.conv("x", 3, C)))]
+        product = net.op("Mul", *(reversed(branches) if swap else branches))
+        result = assert_gone(net, SHAPE, net.op("Sigmoid", net.norm(product, C)))
+        assert result.ops.count("Add") == 1
+        assert result.how().startswith("into Conv 'conv0'")
 
 
 def test_one_number_does_not_take_a_scale_for_each_channel():

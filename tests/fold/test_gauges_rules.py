@@ -1,7 +1,7 @@
 """What arithmetic, activations, pooling, Resize and Pad pass on of a BatchNorm before them or after them."""
 
 from gauge_kit import Net
-from gauge_op_cases import Build, C, Case, Passed, three_tests
+from gauge_op_cases import WAYS, Build, C, Case, Passed, three_tests
 
 
 def plain(kind: str, **attributes: object) -> Build:
@@ -81,12 +81,13 @@ CASES = {
     "mul scalar": Case(kind="Mul", build=by("Mul")),
     "mul from scalar": Case(kind="Mul", build=from_constant("Mul")),
     "mul one number": Case(kind="Mul", build=by("Mul", 1)),
-    "mul map": Case(kind="Mul", build=by("Mul", 6, 5), shift=False),
-    "mul gate": Case(kind="Mul", build=gate, shift=False),
-    "mul gate by shape": Case(kind="Mul", build=gate_by_shape, shift=False),
+    "mul map": Case(kind="Mul", build=by("Mul", 6, 5), shift=False, adds=WAYS),
+    "mul gate": Case(kind="Mul", build=gate, shift=False, adds=["backward"]),
+    "mul gate by shape": Case(kind="Mul", build=gate_by_shape, shift=False, adds=["backward"]),
+    "mul branch": Case(kind="Mul", build=beside("Mul"), shift=False, adds=["backward"]),
     "div channel": Case(kind="Div", build=by("Div", C, 1, 1)),
     "div scalar": Case(kind="Div", build=by("Div")),
-    "div map": Case(kind="Div", build=by("Div", C, 6, 1), shift=False),
+    "div map": Case(kind="Div", build=by("Div", C, 6, 1), shift=False, adds=WAYS),
     "relu": Case(kind="Relu", build=plain("Relu"), positive=True, shift=False),
     "leaky relu": Case(kind="LeakyRelu", build=plain("LeakyRelu", alpha=-0.3), positive=True, shift=False),
     "prelu": Case(kind="PRelu", build=prelu(1), positive=True, shift=False),

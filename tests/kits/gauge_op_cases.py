@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.fold.gauges.system import FREE, Price
 from gauge_kit import Net, Result, folded
 
 C, SHAPE = 4, ("rows", 4, 6, 5)
@@ -30,6 +31,7 @@ class Case:
         build: adds the op.
         positive: it passes γ > 0 only.
         shift: whether it passes t.
+        adds: the ways in which an Add takes t where it does not pass.
         first: the opset that it needs.
     """
 
@@ -37,17 +39,27 @@ class Case:
     build: Build
     positive: bool = False
     shift: bool = True
+    adds: Sequence[str] = ()
     first: int = 7
 
 
-def cross(case: Case, way: str, seed: int, opset: int, *, positive: bool, shift: bool) -> Result:
+def cross(
+    case: Case,
+    way: str,
+    seed: int,
+    opset: int,
+    *,
+    positive: bool,
+    shift: bool,
+    prices: frozenset[Price] = FREE,
+) -> Result:
     """Fold one of the two graphs; exact in any case."""
     net = Net(seed, opset)
     if way == "forward":
         passed, channels, rank = case.build(net, net.norm("x", C, positive=positive, shift=shift))
-        return folded(net, SHAPE, net.linear(passed, channels, 3, rank))
+        return folded(net, SHAPE, net.linear(passed, channels, 3, rank), prices=prices)
     passed, channels, _ = case.build(net, net.conv("x", C, C))
-    return folded(net, SHAPE, net.norm(passed, channels, positive=positive, shift=shift))
+    return folded(net, SHAPE, net.norm(passed, channels, positive=positive, shift=shift), prices=prices)
 
 
 def three_tests(
@@ -81,7 +93,11 @@ def three_tests(
     @any_seed
     def test_stays_with_a_shift(name, way, seed, opset):
         case = cases[name]
-        result = cross(case, way, seed, max(opset, case.first), positive=case.positive, shift=True)
+        options = {"positive": case.positive, "shift": True}
+        result = cross(case, way, seed, max(opset, case.first), **options, prices=frozenset())
         assert "its shift cannot be absorbed" in result.how()
+        paid = cross(case, way, seed, max(opset, case.first), **options)
+        assert paid.fates["bn0"].status == ("reduced" if way in case.adds else "declined")
+        assert paid.ops.count("Add") == result.ops.count("Add") + (way in case.adds)
 
     return test_goes, test_stays_with_negative_gamma, test_stays_with_a_shift

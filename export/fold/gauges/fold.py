@@ -10,7 +10,7 @@ op asks for), `solve`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -188,7 +188,9 @@ def _plan(
             bought = [equation for equation in relaxed.left_out if relaxed.add(equation)]
             settled, reasons = relaxed, still
     gone_nodes = [node for node in candidates if node not in reasons]
-    return Plan(gone=gone_nodes, reasons=reasons, bought=bought, solution=settled.solution())
+    paid = frozenset(equation.node for equation in bought if equation.node is not None)
+    solution = replace(settled.solution(), paid=paid)
+    return Plan(gone=gone_nodes, reasons=reasons, bought=bought, solution=solution)
 
 
 def _in_order(candidates: Iterable[ir.Node]) -> list[ir.Node]:

@@ -29,7 +29,7 @@ class Price(Enum):
 
 
 FREE = frozenset({Price.BIAS})
-"""What is always paid: an Add is the bias of a MatMul, and costs less than the BatchNorm did."""
+"""What is always paid: an Add is the bias of a MatMul or Mul, and costs less than the BatchNorm did."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,11 +200,12 @@ def on_axis(rank: int, axis: int, size: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """The gauge of every tensor: a and b by id."""
+    """The gauge of every tensor, a and b by id, and the ops at which a price is paid."""
 
     system: System
     a: np.ndarray
     b: np.ndarray
+    paid: frozenset[ir.Node] = frozenset()
 
     def is_plain(self, value: ir.Value) -> bool:
         """Whether the tensor is stored unchanged: a = 1 and b = 0 in every channel."""

@@ -20,8 +20,9 @@ import onnx_ir as ir
 from export.fold.batchnorm import BatchNorm, read_batchnorm
 from export.fold.decomposed import is_decomposed
 from export.fold.linear.weights import Refusal, bias_or_zeros, own_weight, write
+from export.fold.sums import adds_of, drop, is_a, is_inner, terms, trees
 from export.graph.edit import constant, has_one_reader
-from export.graph.moments import forget, know, moments_of
+from export.graph.moments import forget
 from service.contract.account import FoldSite
 
 
@@ -45,11 +46,11 @@ class Branch:
 
 def merge_parallel(graph: ir.Graph) -> dict[ir.Node, FoldSite]:
     """Merge in place; returns each BatchNormalization that went, with how."""
-    adds = {node for node in graph if _is_a(node, "Add") and _sums_alike(node)}
+    adds = adds_of(graph)
     gone: dict[ir.Node, FoldSite] = {}
-    for root in [node for node in graph if node in adds and not _is_inner(node, adds)]:
+    for root in trees(graph, adds):
         groups: dict[ir.Value, list[ir.Node]] = {}
-        for term in _terms(root, adds):
+        for term in terms(root, adds):
             node = term.producer()
             if node is not None and _is_branch(node) and node.inputs[0] is not None:
                 groups.setdefault(node.inputs[0], []).append(node)
@@ -80,9 +81,9 @@ def _merge_group(nodes: list[ir.Node], adds: set[ir.Node]) -> dict[ir.Node, Fold
             bias += other.bias
         if not covered or write(base.node, {1: weight, 2: bias}, "merged"):
             continue
-        forget([base.node.outputs[0], *(add.outputs[0] for add in adds if _is_inner(add, adds))])
+        forget([base.node.outputs[0], *(add.outputs[0] for add in adds if is_inner(add, adds))])
         for other, _ in covered:
-            _drop(other.node, adds)
+            drop(other.node.outputs[0], adds, adds)
             if other.norm is not None:
                 how = f"into the weights of Conv '{base.node.name}' beside it, as an identity"
                 gone[other.node] = other.norm.folded(how)
@@ -151,62 +152,10 @@ def _as_conv(node: ir.Node, base: Branch) -> Branch | None:
     return replace(as_conv, strides=ones, dilations=ones, pads=tuple((0, 0) for _ in ones))
 
 
-def _is_a(node: ir.Node, *op_types: str) -> bool:
-    return node.op_type in op_types and node.domain in ("", "ai.onnx")
-
-
 def _is_branch(node: ir.Node) -> bool:
     is_read_once = len(node.outputs) == 1 and has_one_reader(node.outputs[0])
-    return is_read_once and _is_a(node, "Conv", "BatchNormalization")
+    return is_read_once and is_a(node, "Conv", "BatchNormalization")
 
 
 def _dtypes(node: ir.Node) -> set[np.dtype]:
     return {array.dtype for value in node.inputs if (array := constant(value)) is not None}
-
-
-def _sums_alike(add: ir.Node) -> bool:
-    """Two computed tensors of one known shape, whose rows may be symbolic; nothing is broadcast."""
-    shapes = [value.shape for value in add.inputs if value and value.shape and constant(value) is None]
-    if len(shapes) != 2 or len(shapes[0]) != len(shapes[1]):
-        return False
-    rows, *sizes = zip(*shapes, strict=True)
-    is_one_kind = isinstance(rows[0], int) == isinstance(rows[1], int)
-    known = [rows, *sizes] if isinstance(rows[0], int) else sizes
-    return is_one_kind and all(isinstance(left, int) and left == right for left, right in known)
-
-
-def _is_inner(add: ir.Node, adds: set[ir.Node]) -> bool:
-    return has_one_reader(add.outputs[0]) and add.outputs[0].consumers()[0] in adds
-
-
-def _terms(root: ir.Node, adds: set[ir.Node]) -> list[ir.Value]:
-    """The terms that a tree of Adds sums up, from left to right.
-
-    An Add whose sum another node reads too is itself a term: that sum must exist.
-    """
-    terms, pending = [], [*reversed(root.inputs)]
-    while pending:
-        value = pending.pop()
-        assert value is not None
-        add = value.producer()
-        if add in adds and has_one_reader(value):
-            pending += reversed(add.inputs)
-        else:
-            terms.append(value)
-    return terms
-
-
-def _drop(node: ir.Node, adds: set[ir.Node]) -> None:
-    """Take a term out of its sum: the Add goes too, and its other operand takes its place.
-
-    Of the last Add of a tree it also takes the name, which may be that of the graph's output.
-    """
-    ((add, index),) = node.outputs[0].uses()
-    total, other = add.outputs[0], add.inputs[1 - index]
-    assert node.graph is not None
-    assert other is not None
-    if not _is_inner(add, adds):
-        other.name, other.shape = total.name, total.shape or other.shape
-        know(other, moments_of(total))
-    ir.convenience.replace_all_uses_with(total, other, replace_graph_outputs=True)
-    node.graph.remove([add, node], safe=True)

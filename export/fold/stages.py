@@ -15,6 +15,7 @@ from export.fold.gauges.fold import fold_gauges
 from export.fold.gauges.system import FREE, Price
 from export.fold.neutral import drop_neutral, plain_names, plain_parameters
 from export.fold.parallel import merge_parallel
+from export.fold.summed import merge_summed
 from export.fold.usual import fold_usual
 from export.graph.edit import batchnorms
 from export.graph.prepare import tidy
@@ -29,8 +30,8 @@ def fold(
 ) -> tuple[ir.Model, list[FoldSite]]:
     """Fold a prepared graph (see `export.graph.prepare`); the given model stays as it is.
 
-    First the usual fold into the linear op right before; then parallel branches become one; then what is
-    left is solved for together (`export.fold.gauges`).
+    First BatchNorms of one tensor that are summed become one; then the usual fold into the linear op right
+    before; then parallel branches become one; then the rest is solved for together (`export.fold.gauges`).
 
     Args:
         prices: what may be paid, and no other price.
@@ -47,6 +48,7 @@ def fold(
     fates = {node: site for node, site in found.items() if isinstance(site, FoldSite)}
     refusals: dict[ir.Node, str] = {}
     for graph in model.graphs():  # branches of If and bodies of Loop and Scan, each on its own
+        fates |= merge_summed(graph, norms)
         refusals |= fold_usual(graph, norms, fates)
         fates |= merge_parallel(graph)
         refusals |= fold_usual(graph, norms, fates)  # a merged Conv may stand right before a BatchNorm

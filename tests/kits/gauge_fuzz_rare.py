@@ -37,6 +37,18 @@ def sign(g: Grower, x: str, size: Size) -> list[Tensor]:
     return [(g.net.op(str(g.pick("Neg", "Abs")), x), size)]
 
 
+def summed_norms(g: Grower, x: str, size: Size) -> list[Tensor]:
+    """Two BatchNorms of one tensor, or one and the tensor itself."""
+    other = x if g.chance(0.5) else g.norm(x, size)[0]
+    return [(g.net.op("Add", g.norm(x, size)[0], other), size)]
+
+
+def product(g: Grower, x: str, size: Size) -> list[Tensor]:
+    """By a computed tensor that is no gate, and keeps the numbers small."""
+    others = [name for name, other in g.tensors if other == size]
+    return [(g.net.op("Mul", x, g.net.op("Sin", str(g.pick(*others)))), size)]
+
+
 def norm_of_places(g: Grower, x: str, size: Size) -> list[Tensor]:
     """One number for each channel."""
     axes = list(range(2, len(size) + 1)) or [1]
@@ -94,6 +106,6 @@ def normalized(g: Grower, x: str, size: Size) -> list[Tensor]:
     return [(g.net.op("LayerNormalization", x, *parameters, axis=axis), size)]
 
 
-RARE_ANY = [normalized, choose, choose, sign, cumulative, einsum]
+RARE_ANY = [summed_norms, product, normalized, choose, choose, sign, cumulative, einsum]
 RARE_PICTURE = [norm_pool, norm_of_places, left_product]
 RARE_SEQUENCE = [norm_of_places, left_product]

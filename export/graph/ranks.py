@@ -2,6 +2,7 @@
 
     Conv, ConvTranspose of a weight (O, I, kH, kW)   →   (?, O, ?, ?)        Gemm   →   (?, O)
     GroupNormalization of x                          →   as x
+    Compress of x along an axis                      →   as x, and there as many as the condition holds for
 
 Inference stops at an op of another domain, and at some of ONNX's own; without a rank no fold looks further.
 """
@@ -23,6 +24,8 @@ def _set_rank(node: ir.Node) -> bool:
     op_type = onnx_op(node)
     if op_type in _KEEP_SHAPE:
         return _keep_shape(node)
+    if op_type == "Compress":
+        return _size_compressed(node)
     if op_type not in ("Conv", "ConvTranspose", "Gemm") or node.outputs[0].shape is not None:
         return False
     weight = constant(node.inputs[1])
@@ -43,4 +46,20 @@ def _keep_shape(node: ir.Node) -> bool:
     if source is None or source.shape is None or output.shape is not None:
         return False
     output.type, output.shape = output.type or source.type, source.shape.copy()
+    return True
+
+
+def _size_compressed(node: ir.Node) -> bool:
+    """Inference finds the rank alone; a BatchNorm after it needs to know its channels."""
+    source, output, axis = node.inputs[0], node.outputs[0], node.attributes.get_int("axis", None)
+    if source is None or source.shape is None or axis is None:
+        return False
+    if output.shape is not None and any(isinstance(size, int) for size in output.shape):
+        return False
+    sizes = list(source.shape)
+    condition = constant(node.inputs[1])
+    sizes[axis] = None if condition is None else int(condition.sum())  # type: ignore[call-overload]
+    if not any(isinstance(size, int) for size in sizes):
+        return False
+    output.type, output.shape = output.type or source.type, ir.Shape(sizes)
     return True

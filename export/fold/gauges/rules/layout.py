@@ -15,6 +15,7 @@ from export.graph.edit import constant
 from export.graph.sizes import Size, sizes_of
 
 MAX_IDS = 1 << 22
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
 def constrain_same(node: ir.Node, system: System) -> bool:
@@ -29,8 +30,15 @@ def constrain_same(node: ir.Node, system: System) -> bool:
 def constrain_cast(node: ir.Node, system: System) -> bool:
     """Cast from a float to another float."""
     source = node.inputs[0]
-    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
-    if source is None or source.dtype not in floats or node.attributes.get_int("to", 0) not in floats:
+    if source is None or source.dtype not in _FLOATS or node.attributes.get_int("to", 0) not in _FLOATS:
+        return False
+    return constrain_same(node, system)
+
+
+def constrain_cast_like(node: ir.Node, system: System) -> bool:
+    """CastLike from a float to another float, that of a tensor whose numbers it does not read."""
+    source, like = node.inputs[0], node.inputs[1]
+    if source is None or like is None or source.dtype not in _FLOATS or like.dtype not in _FLOATS:
         return False
     return constrain_same(node, system)
 

@@ -1,4 +1,4 @@
-"""Slice, Gather and GatherElements take some numbers of a tensor, and the ids of those with them."""
+"""Slice, Gather, Compress, TopK and their like take some numbers of a tensor, and their ids with them."""
 
 import numpy as np
 import onnx_ir as ir
@@ -73,3 +73,84 @@ def _ints(node: ir.Node, index: int, name: str) -> list[int] | None:
         return None if array is None else [int(number) for number in array]
     given = node.attributes.get_ints(name, None)
     return None if given is None else list(given)
+
+
+def constrain_gather_nd(node: ir.Node, system: System) -> bool:
+    """GatherND by axes where the gauge does not vary."""
+    source, wanted = node.inputs[0], node.inputs[1]
+    if source is None or source.shape is None or wanted is None or wanted.shape is None:
+        return False
+    given, named = system.of(source), wanted.shape[-1]
+    if not isinstance(named, int):
+        return False
+    named += node.attributes.get_int("batch_dims", 0)
+    if any(vary(given, axis) for axis in range(named)):
+        return False
+    system.ids[node.outputs[0]] = given.reshape((1,) * (len(wanted.shape) - 1) + given.shape[named:])
+    return True
+
+
+def constrain_compress(node: ir.Node, system: System) -> bool:
+    """Compress, by a constant where the gauge varies along its axis; without an axis all places are one."""
+    source, condition = node.inputs[0], node.inputs[1]
+    if source is None or source.shape is None or condition is None:
+        return False
+    given, axis, wanted = system.of(source), node.attributes.get_int("axis", None), constant(condition)
+    if axis is None:
+        kept = given.reshape(1) if given.size == 1 else None
+    elif not vary(given, axis):
+        kept = given
+    else:
+        kept = None if wanted is None else given.take(np.flatnonzero(wanted), axis)
+    if kept is None:
+        return False
+    system.ids[node.outputs[0]] = kept
+    return True
+
+
+def constrain_center(node: ir.Node, system: System) -> bool:
+    """CenterCropPad crops any axis of known size, and adds zeros where the gauge does not vary."""
+    source, output = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or output.shape is None:
+        return False
+    given = system.of(source)
+    index, fills = [slice(None)] * given.ndim, False
+    for axis, (size, wanted) in enumerate(zip(sizes_of(source), sizes_of(output), strict=True)):
+        if size is not None and size == wanted:
+            continue
+        if isinstance(size, int) and isinstance(wanted, int) and wanted < size:
+            first = (size - wanted) // 2
+            index[axis] = slice(first, first + wanted) if vary(given, axis) else slice(None)
+        elif vary(given, axis):
+            return False
+        else:
+            fills = True
+    if fills:
+        system.no_offset(given, node, "the padding of")
+    system.ids[output] = given[tuple(index)]
+    return True
+
+
+def constrain_largest(node: ir.Node, system: System) -> bool:
+    """TopK along an axis where the gauge does not vary: the same places, if a > 0."""
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return False
+    given = system.of(source)
+    if vary(given, node.attributes.get_int("axis", -1)):
+        return False
+    system.positive(given, node)
+    system.ids[node.outputs[0]] = given
+    return True
+
+
+def constrain_reverse(node: ir.Node, system: System) -> bool:
+    """ReverseSequence turns a time axis round, along which the gauge does not vary."""
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return False
+    given = system.of(source)
+    if vary(given, node.attributes.get_int("time_axis", 0)):
+        return False
+    system.ids[node.outputs[0]] = given
+    return True

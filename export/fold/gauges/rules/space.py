@@ -2,7 +2,8 @@
 
 Resize (nearest, linear, cubic), Upsample, and Pad by edge, reflection or wrapping pass gauges on.  Pad by a
 constant 0 needs b = 0, or, where the picture's size is known, an Add that puts a zero's stored value a · b
-at the border.  By another number it is not understood.  GridSample is a Resize to any places.
+at the border.  By another number it is not understood.  GridSample is a Resize to any places,
+and RoiAlign one of regions.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,22 @@ def constrain_grid_sample(node: ir.Node, system: System) -> bool:
     if node.attributes.get_string("padding_mode", "zeros") == "zeros":
         system.no_offset(given, node, "the zero padding of")
     system.ids[output] = given
+    return True
+
+
+def constrain_region(node: ir.Node, system: System) -> bool:
+    """RoiAlign and MaxRoiPool: means or maxima of places within regions, of zeros where these lie outside."""
+    source = node.inputs[0]
+    given = None if source is None or source.shape is None else system.narrow(source, 1, node)
+    if given is None:
+        return False
+    for value in node.inputs[1:]:
+        if value is not None and constant(value) is None:
+            system.fix(system.of(value), f"the regions of {node.op_type} '{node.name}' must stay the same")
+    system.no_offset(given, node, "the border of")
+    if node.op_type == "MaxRoiPool" or node.attributes.get_string("mode", "avg") == "max":
+        system.positive(given, node)
+    system.ids[node.outputs[0]] = given
     return True
 
 

@@ -21,7 +21,6 @@ from service.contract.text import first_line
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:Load model from .*? failed: ?)?")
 _ADVICE = {
     "Training_mode = True": EVAL,
-    "two nodes with same node name": "give each node a name of its own, or none, and save the file again",
 }
 """What helps, by what ONNX Runtime says."""
 _PLACE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ .*?\)(?: const)?(?: \[[^]]*\])? ?")

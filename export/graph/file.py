@@ -107,7 +107,7 @@ def _deserialize(path: Path) -> tuple[ir.Model, bool]:
     try:
         proto = onnx.load(path, load_external_data=False)
         make_dense(proto)
-        is_mended = drop_unnamed_outputs(proto)
+        is_mended = drop_unnamed_outputs(proto) | name_apart(proto)
         for opset in (one for part in (proto, *proto.functions) for one in part.opset_import):
             opset.domain = "" if opset.domain == "ai.onnx" else opset.domain  # two names of one domain
         model = ir.from_proto(proto)
@@ -132,6 +132,25 @@ def drop_unnamed_outputs(proto: onnx.ModelProto) -> bool:
             while len(node.output) > 1 and not node.output[-1]:
                 del node.output[-1]
                 is_changed = True
+    return is_changed
+
+
+def name_apart(proto: onnx.ModelProto) -> bool:
+    """In place, give nodes of one name names of their own; whether there were any: ONNX Runtime refuses them.
+
+    Nothing in a graph refers to a node by its name.
+    """
+    is_changed = False
+    for part in (*graphs_of(proto.graph), *proto.functions):
+        taken = {node.name for node in part.node}
+        seen: set[str] = set()
+        for node in part.node:
+            if node.name and node.name in seen:
+                free = (f"{node.name}_{count}" for count in itertools.count(1))
+                node.name = next(name for name in free if name not in taken)
+                taken.add(node.name)
+                is_changed = True
+            seen.add(node.name)
     return is_changed
 
 

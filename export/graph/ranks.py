@@ -56,9 +56,9 @@ def _size_compressed(node: ir.Node) -> bool:
         return False
     if output.shape is not None and any(isinstance(size, int) for size in output.shape):
         return False
-    sizes = list(source.shape)
+    sizes: list[int | ir.SymbolicDim | None] = [*source.shape]
     condition = constant(node.inputs[1])
-    sizes[axis] = None if condition is None else int(condition.sum())  # type: ignore[call-overload]
+    sizes[axis] = None if condition is None else int(condition.sum())
     if not any(isinstance(size, int) for size in sizes):
         return False
     output.type, output.shape = output.type or source.type, ir.Shape(sizes)

@@ -22,7 +22,7 @@ from export.compute.truth import GraphTruth, graph_truth
 from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
-from export.graph.file import drop_unnamed_outputs, serialize
+from export.graph.file import drop_unnamed_outputs, name_apart, serialize
 from export.graph.maps import has_maps, without_maps
 from export.graph.memory import rows_at_once
 from export.graph.rows_first import Arrangement
@@ -93,12 +93,12 @@ def _of_file(path: Path) -> Run:
 
 def _runnable(path: Path) -> Path | bytes:
     """The file; with tensors for maps; without unnamed outputs of BatchNorms, where ONNX Runtime 1.31
-    segfaults: those of one in training get names.
+    segfaults: those of one in training get names.  Nodes that share a name get one each.
     """
     proto = onnx.load(path, load_external_data=False)
     if has_maps(proto):
         return bytes(without_maps(onnx.load(path)).SerializeToString())
-    is_mended = drop_unnamed_outputs(proto)
+    is_mended = drop_unnamed_outputs(proto) | name_apart(proto)
     in_training = [
         node
         for node in proto.graph.node

@@ -137,3 +137,12 @@ def test_the_largest_of_regions_of_a_caffe_net_lets_a_scale_through(tmp_path):
     nodes.append(node("Conv", "r w", "y"))
     proto = model(nodes, {**norm_arrays(4), **unshifted, **arrays}, {"x": [2, 4, 8, 8]})
     assert folded_file(proto, tmp_path)[0]["folded"] == 1
+
+
+def test_numbers_written_over_others_before_opset_11_let_it_through(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 8, (2, 4, 1, 8))
+    arrays = {"v": weights(4, 4, 8, 1), "rows": rows, "w": weights(5, 4, 2, 2), **norm_arrays(4)}
+    nodes = [node("Sigmoid", "x", "q"), norm("q", "n"), node("Conv", "x v", "u")]
+    nodes += [node("Scatter", "n rows u", "s", axis=2), node("Conv", "s w", "y")]
+    account, _ = folded_file(model(nodes, arrays, {"x": [2, 4, 8, 8]}, opset=9), tmp_path)
+    assert account["folded"] == 1

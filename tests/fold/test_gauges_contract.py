@@ -35,6 +35,12 @@ CASES = {
     "each channel its matrix": Case(kind="Einsum", build=einsum("nchw, cwv -> nchv", C, 5, 7), first=13),
     "a graph of joints": Case(kind="Einsum", build=einsum("nctv,vw->nctw", 5, 5), first=13),
     "a sum over places": Case(kind="Einsum", build=einsum("nchw,hwp->ncp", 6, 5, 2, rank=3), first=13),
+    "any axes before": Case(kind="Einsum", build=einsum("...vw,wu->...vu", 5, 7), first=13),
+    "any axes after": Case(
+        kind="Einsum", build=einsum("oc,nc...->no...", 3, C, channels=3, swap=True), first=13
+    ),
+    "any axes of both": Case(kind="Einsum", build=einsum("n...w,...wv->n...v", C, 6, 5, 7), first=13),
+    "any axes, which are none": Case(kind="Einsum", build=einsum("nchw...,cwv->nchv", C, 5, 7), first=13),
     "adjacency": Case(kind="MatMul", build=matmul(5, 7)),
     "adjacency for all": Case(kind="MatMul", build=matmul(1, 5, 7)),
     "rows of places": Case(kind="MatMul", build=matmul(7, 6, left=True)),
@@ -69,12 +75,12 @@ def test_a_linear_layer_written_from_the_left(seed):
     assert_gone(net, SHAPE, net.op("Sigmoid", net.op("MatMul", net.weight(3, 4), normed)))
 
 
-@pytest.mark.parametrize("equation", ["nchw,co->no", "nchw,chw", "...hw,wv->...hv"])
+@pytest.mark.parametrize("equation", ["nchw,co->no", "nchw,chw", "n...w,...wv->n...v"])
 def test_what_is_no_contraction_of_both_is_not_understood(equation):
-    """x is summed along h and w alone; no output is named; any number of axes."""
+    """x is summed along h and w alone; no output is named; W is repeated along c and h."""
     shapes = {"nchw,co->no": (C, 3), "nchw,chw": (C, 6, 5)}
     net = Net(0, 13)
-    y = net.op("Einsum", net.norm("x", C), net.weight(*shapes.get(equation, (5, 7))), equation=equation)
+    y = net.op("Einsum", net.norm("x", C), net.weight(*shapes.get(equation, (1, 1, 5, 7))), equation=equation)
     assert_stays(net, (2, C, 6, 5), y, because="Einsum 'einsum1' cannot absorb")
 
 

@@ -5,10 +5,14 @@ y[…] = Σ x[…] · W[…], one letter for each axis
 an axis of W            W' = W · a_y / a_x        "nchw,co->nohw" absorbs on c and o
 any other axis of x     a_y = a_x                 "nctv,vw->nctw" passes on c, as graph convolutions do
 
+"..." stands for axes as well; of one size where both have them: what is repeated is not understood.
+
 b_y = Σ W · b_x, or the price is an Add after it
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_letters
 
 import numpy as np
 import onnx_ir as ir
@@ -100,7 +104,10 @@ def _read(node: ir.Node) -> _Contraction | None:
     if array is None or source is None or source.shape is None or out.shape is None:
         return None
     array, rank = array.astype(np.float64), len(source.shape)
-    found = _of_matmul(index, array, source) if node.op_type == "MatMul" else _of_einsum(node, index, array)
+    if node.op_type == "MatMul":
+        found = _of_matmul(index, array, source)
+    else:
+        found = _of_einsum(node, index, array, (rank, len(out.shape)))
     if found is None or len(found.source) != rank or len(found.out) != len(out.shape):
         return None
     x, w, y = set(found.source), set(found.weight), set(found.out)
@@ -134,12 +141,34 @@ def _of_matmul(index: int, array: np.ndarray, source: ir.Value) -> _Contraction 
     )
 
 
-def _of_einsum(node: ir.Node, index: int, array: np.ndarray) -> _Contraction | None:
-    terms, arrow, out = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+def _of_einsum(node: ir.Node, index: int, array: np.ndarray, ranks: tuple[int, int]) -> _Contraction | None:
+    """`ranks` are those of x and of y: "..." stands for as many axes as are not named."""
+    equation = node.attributes.get_string("equation", "").replace(" ", "")
+    terms, arrow, out = equation.partition("->")
     first, comma, second = terms.partition(",")
-    if not arrow or not comma or not (first + second + out).isalpha():
-        return None
     source, weight = (first, second) if index == 1 else (second, first)
-    if len(weight) != array.ndim:
+    unused = [letter for letter in ascii_letters if letter not in equation]
+    spelled = [
+        _spelled(term, rank, unused)
+        for term, rank in ((source, ranks[0]), (weight, array.ndim), (out, ranks[1]))
+    ]
+    if not arrow or not comma or not "".join(spelled).isalpha() or len(spelled[1]) != array.ndim:
         return None
-    return _Contraction(index=index, source=source, weight=weight, out=out, array=array)
+    found = _Contraction(index=index, source=spelled[0], weight=spelled[1], out=spelled[2], array=array)
+    return found if _is_of_one_size(node, found) else None
+
+
+def _spelled(term: str, rank: int, unused: Sequence[str]) -> str:
+    """A term with letters for its "...", the same ones in every term, from the last axis on."""
+    count = rank - len(term.replace("...", ""))
+    return term.replace("...", "".join(unused[:count][::-1])) if count >= 0 else ""
+
+
+def _is_of_one_size(node: ir.Node, found: _Contraction) -> bool:
+    """Whether no axis of "..." is broadcast, as one of size 1 is: both have one size, or one has it."""
+    source = node.inputs[1 - found.index]
+    if "..." not in node.attributes.get_string("equation", "") or source is None or source.shape is None:
+        return True
+    sizes = dict(zip(found.source, source.shape, strict=False))
+    weights = dict(zip(found.weight, found.array.shape, strict=True))
+    return all(sizes[letter] == size for letter, size in weights.items() if letter in sizes)

@@ -103,7 +103,16 @@ def fitted(name: str, config: FitConfig, split: Split) -> tuple[list[EpochFacts]
 
 def test_the_loop_in_three_processes_tells_the_facts_of_one(three):
     """Held-out rows are one batch of evaluation, so two of the processes have nothing to evaluate."""
-    split, config = tiny_split(), FitConfig(epochs=2, batch_size=49, recalibrate_bn=2)
+    assert_three_are_one(three, FitConfig(epochs=2, batch_size=49, recalibrate_bn=2))
+
+
+def test_three_processes_skip_the_rows_that_one_skips(three):
+    """Each sees the losses of its own share only; the fourth epoch takes rows by what all of them saw."""
+    assert_three_are_one(three, FitConfig(epochs=5, batch_size=25, skip_easy=0.5))
+
+
+def assert_three_are_one(three, config: FitConfig) -> None:
+    split = tiny_split()
     facts, state = fitted("keras-cnn", config, split)
     for found, found_state in three(fitted, "keras-cnn", config, split):
         for ours, theirs in zip(found, facts, strict=True):

@@ -26,15 +26,15 @@ def default_batch_size(num_rows: int) -> int:
 
 
 def count_steps(split: Split, config: FitConfig) -> int:
-    """How many whole batches an epoch has; raises ConfigError if that is none.
+    """How many whole batches an epoch has, without the rows it skips; raises ConfigError if that is none.
 
     A last, smaller batch is left out: its few rows would give BatchNorm a poor variance.
     """
-    num_rows = len(split.train_labels)
+    # Rounded, because 1 − 0.8 of 50 rows is 10 and not 9.99…
+    num_rows = int(round((1 - config.skip_easy) * len(split.train_labels), 6))
     if config.batch_size > num_rows:
-        raise ConfigError(
-            f"batch_size must be at most {num_rows}, the rows to train on, got {config.batch_size}"
-        )
+        of = "to train on" if not config.skip_easy else f"of an epoch with skip_easy {config.skip_easy:g}"
+        raise ConfigError(f"batch_size must be at most {num_rows}, the rows {of}, got {config.batch_size}")
     num_steps = num_rows // config.batch_size
     if (asked := config.recalibrate_bn) > num_steps:
         raise ConfigError(f"recalibrate_bn must be at most {num_steps}, the batches of an epoch, got {asked}")

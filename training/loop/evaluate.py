@@ -34,18 +34,23 @@ def predict(net: nn.Module, pixels: Any, facts: DataFacts, group: Group = ALONE)
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
-    """Mean over rows () of logits (N, K), in float32 at least; `weights` (K,) count each class.
+    """Mean over rows () of logits (N, K), in float32 at least; `weights` (K,) and `counts` (N,) are factors.
 
     `labels` are (N,), or shares of every class (N, K).
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if weights is not None:
-        # torch's own mean divides by the weights of the batch: the same row would count more in one batch
-        # than in another, and shares of a batch could not be averaged.
-        loss = functional.cross_entropy(
-            logits, labels, weights.to(logits.dtype), reduction="sum", label_smoothing=label_smoothing
-        )
-        return loss / len(labels)
-    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if weights is None and counts is None:
+        return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    # torch's own mean divides by the weights of the batch: the same row would count more in one batch
+    # than in another, and shares of a batch could not be averaged.
+    weights = None if weights is None else weights.to(logits.dtype)
+    losses = functional.cross_entropy(
+        logits, labels, weights, reduction="none", label_smoothing=label_smoothing
+    )
+    return (losses if counts is None else losses * counts).mean()

@@ -1,6 +1,7 @@
 """The loop: a net and a split in, one `Epoch` of facts out after each pass over the train half.
 
     order, augmentation       drawn for a whole epoch, on the CPU; each batch takes its rows of both
+    easy rows                 are left out of most epochs, where asked for (easy.py)
     loss                      mean cross-entropy of the batch
     step                      optimize.py, in the number format of precision.py; no step is taken after a
                               non-finite loss (loss_watch.py), which is an error (diagnosis.py)
@@ -117,7 +118,7 @@ def train_epoch(
     # any epoch draws what it would have drawn without the stop. Each process drops other units.
     torch.manual_seed(seeded_generator(config.seed, group.own_stream(f"net {epoch}")).initial_seed())
     began_with = {name: generator.get_state() for name, generator in parts.generators.items()}
-    batches, plan = draw_epoch(parts)
+    batches, plan = draw_epoch(parts, epoch)
     watch = LossWatch(parts.num_steps, parts.split.train_labels.device, parts.check_every)
     if partial is not None:
         resume_partial(parts, watch, partial, batches)
@@ -126,7 +127,7 @@ def train_epoch(
     reader = group.synchronised(parts.net, read_batches(parts.net, parts.split, shares, plan))
     for index, (rows, labels) in enumerate(reader, done):
         step = epoch * parts.num_steps + index
-        loss, stop = forward_step(parts, watch, step, rows, labels)
+        loss, stop = forward_step(parts, watch, step, rows, labels, shares[index - done])
         is_saved = saving is not None and saving.is_due(index, parts.num_steps, config.accumulate)
         if is_saved or watch.is_due(index):
             require_finite(parts, watch, epoch, batches, plan)
@@ -135,6 +136,8 @@ def train_epoch(
             saving.save(parts.published, capture_partial(parts, watch, began_with))
         if on_step is not None:
             on_step(watch.facts(epoch + 1, config.batch_size))
+    if parts.easy is not None:
+        parts.easy.close(torch.cat(list(batches)), group)
     return watch
 
 
@@ -158,14 +161,16 @@ def backward_step(parts: Parts, index: int, step: int, loss: Tensor, stop: Tenso
         parts.average.update(parts.net, step)
 
 
-def draw_epoch(parts: Parts) -> tuple[Sequence[Tensor], Plan]:
+def draw_epoch(parts: Parts, epoch: int) -> tuple[Sequence[Tensor], Plan]:
     """Row numbers (batch_size,) of each batch, in a new order, and the augmentation of every row.
 
     Drawn on the CPU for the whole epoch, so all devices and all processes see the same pictures.
     """
     device, num_rows = parts.split.train_labels.device, len(parts.split.train_labels)
     generator = parts.generators["order"]
-    if parts.config.sampling == "balanced":
+    if parts.easy is not None:
+        order = parts.easy.draw(generator, (epoch + 1) / parts.config.epochs).to(device)
+    elif parts.config.sampling == "balanced":
         order = balanced_order(parts.split.train_labels, generator).to(device)
     else:
         order = torch.randperm(num_rows, generator=generator).to(device)
@@ -176,16 +181,25 @@ def draw_epoch(parts: Parts) -> tuple[Sequence[Tensor], Plan]:
 
 
 def forward_step(
-    parts: Parts, watch: LossWatch, step: int, rows: Tensor, labels: Tensor
+    parts: Parts,
+    watch: LossWatch,
+    step: int,
+    rows: Tensor,
+    labels: Tensor,
+    numbers: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Set the learning rate of `step`, run the net; returns the loss () and the `stop` flag of LossWatch."""
+    """Set the learning rate of `step`, run the net; returns the loss () and the `stop` flag of LossWatch.
+
+    `numbers` (n,) say which rows of the train half these are.
+    """
     config = parts.config
     num_steps, warmup_steps = config.epochs * parts.num_steps, config.warmup * parts.num_steps
     rate = schedule(step, num_steps, config.learning_rate, config.schedule, warmup_steps)
     set_learning_rate(parts.optimizer, rate)
     with parts.precision.autocast():
         logits = parts.forward(rows)
-    loss = cross_entropy(logits, labels, config.label_smoothing, parts.class_weights)
+    counts = None if parts.easy is None else parts.easy.note(numbers, logits, labels)
+    loss = cross_entropy(logits, labels, config.label_smoothing, parts.class_weights, counts)
     loss = parts.group.weigh(loss, len(labels), config.batch_size)
     # Every process notes the loss of the whole batch, so that all of them stop at the same step.
     stop = watch.add(step % parts.num_steps, parts.group.mean(loss.detach()), logits, labels)

@@ -4,7 +4,7 @@ In: a net, a split, a config, a group.  Out: `Parts`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,6 +15,7 @@ from training.distributed.group import Group
 from training.loop.balance import class_weights
 from training.loop.batches import count_steps, first_row
 from training.loop.chance import STREAMS, seeded_generator
+from training.loop.easy import EasyRows
 from training.loop.facts import EpochFacts
 from training.loop.optimize import build_optimizer, reads_stop
 from training.loop.precision import Precision
@@ -39,6 +40,7 @@ class Parts:
     average: WeightAverage | None
     best: BestNet | None
     class_weights: Tensor | None
+    easy: EasyRows | None
     check_every: int
     generators: Mapping[str, Generator]
     augmentation: Augmentation
@@ -60,13 +62,16 @@ class Parts:
 
     def capture(self) -> State:
         """What a resumed run needs besides the published net; live, so save it before the next step."""
-        return capture(
+        state = capture(
             self.net, self.published, self.optimizer, self.precision, self.generators, self.averaged
         )
+        return state if self.easy is None else replace(state, row_losses=self.easy.capture(self.group))
 
     def restore(self, state: State) -> None:
         """Put everything back; the nets hold what had been published."""
         restore(state, self.net, self.optimizer, self.precision, self.generators, self.averaged)
+        if self.easy is not None:
+            self.easy.restore(state.row_losses, self.group)
 
 
 def prepare(
@@ -78,7 +83,8 @@ def prepare(
     check_every: int,
 ) -> Parts:
     """Build everything that lives as long as the fit."""
-    device, num_steps = split.train_labels.device, count_steps(split, config)
+    device, num_rows = split.train_labels.device, len(split.train_labels)
+    num_steps = count_steps(split, config)
     freeze(net, config.freeze)
     wrapped = group.wrap(net, first_row(net, split))
     optimizer = build_optimizer(net, config)
@@ -98,6 +104,7 @@ def prepare(
         average=WeightAverage(net, config.ema) if config.ema else None,
         best=BestNet(net, history) if config.keep == "best" else None,
         class_weights=class_weights(config.class_weights, split.train_labels, len(split.facts.labels)),
+        easy=EasyRows(num_rows, num_steps * config.batch_size, device) if config.skip_easy else None,
         check_every=1 if must_check else check_every,
         generators={name: seeded_generator(config.seed, name) for name in STREAMS},
         augmentation=choose_augmentation(config.augment, config.data, split.facts),

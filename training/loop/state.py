@@ -32,6 +32,7 @@ class PartialEpoch:
 class State:
     """Momenta, scaler, generators; trained `weights` and their `average`, where others are published.
 
+    `row_losses` are those of EasyRows (easy.py), where easy rows are skipped.
     Within an epoch `partial` says how far it is, and the generators are those that the epoch began with.
     """
 
@@ -41,6 +42,7 @@ class State:
     generators: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
     partial: PartialEpoch | None = None
+    row_losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 def capture(

@@ -135,6 +135,11 @@ class FitConfig:
         "", "on the loss: balanced, or a JSON file with a weight for each class, or 1,0.5,2"
     )
     sampling: str = setting("shuffled", "shuffled, or balanced: every class equally often", choices=SAMPLINGS)
+    skip_easy: float = setting(
+        0.0,
+        "share of the rows that an epoch leaves out, of those with the least loss; 0.5 halves its time",
+        *SHARE,
+    )
     early_stop: int = setting(
         0, "end after so many epochs without a better held-out accuracy; 0 for never", *LENGTH
     )
@@ -169,6 +174,8 @@ class FitConfig:
                 raise ConfigError(f"{each.name} must {rule['must']}, got {value}")
         if bool(self.mean) != bool(self.std) or (self.mean and self.normalise != "z-score"):
             raise ConfigError("mean and std go together, and with normalise z-score only")
+        if self.skip_easy and self.sampling != "shuffled":
+            raise ConfigError(f"skip_easy chooses the rows itself: leave out sampling {self.sampling}")
         if self.warmup and self.schedule == "one-cycle":
             raise ConfigError("warmup must be 0 with schedule one-cycle, which begins with one of its own")
         if self.warmup > self.epochs:

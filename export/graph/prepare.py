@@ -46,6 +46,7 @@ def prepare(model: ir.Model) -> ir.Model:
     )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     write_in_own_opset(model)
+    _drop_biases_of_no_channel(model)
     for graph in model.graphs():
         for node in list(graph):
             if onnx_op(node) == "Identity" or _is_unwrapped(node):
@@ -72,6 +73,19 @@ def _state_zero_points(model: ir.Model) -> None:
                 zeros = add_initializer(graph, f"{node.name}_zero_point", np.zeros(scales.shape, np.int8))
                 node.resize_inputs(3)
                 node.replace_input_with(2, zeros)
+
+
+def _drop_biases_of_no_channel(model: ir.Model) -> None:
+    """Leave out a Conv's bias that is all zeros and no vector of its channels.
+
+    torch's exporter (onnxscript 0.7) writes a Conv3d without a bias with zeros of shape (C, 2), which ONNX
+    Runtime reads as if they were (C,); any other reader would broadcast them.
+    """
+    for graph in model.graphs():
+        for node in graph:
+            bias = constant(node.inputs[2]) if onnx_op(node) == "Conv" and len(node.inputs) > 2 else None
+            if bias is not None and bias.ndim != 1 and not bias.any():
+                node.replace_input_with(2, None)
 
 
 def _is_unwrapped(node: ir.Node) -> bool:

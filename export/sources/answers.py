@@ -1,6 +1,6 @@
 """The tensors in what a net returns, each with a name; a net that returns them one after another.
 
-In: any net's answer: a tensor, or a tuple, list or dict of answers, nested as deep as it likes.
+In: any net's answer: a tensor, or a tuple, list, dict or dataclass of answers, nested as deep as it likes.
 
     y, or (y, None)           logits
     (y, z)                    output_0, output_1
@@ -10,8 +10,9 @@ In: any net's answer: a tensor, or a tuple, list or dict of answers, nested as d
 None is left out.
 """
 
-import copy
+import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,21 +41,32 @@ def tensors_of(answer: object, net: nn.Module) -> dict[str, torch.Tensor]:
     return {OUTPUT: next(iter(tensors.values()))} if is_alone else tensors
 
 
-def returning_tensors(net: nn.Module) -> nn.Module:
-    """The same net, its weights shared and its modules' names kept, whose answer is a tuple of tensors."""
+@contextmanager
+def returning_tensors(net: nn.Module) -> Iterator[nn.Module]:
+    """The same net, whose answer is a tuple of tensors for the time being.
+
+    In place: of a copy, hooks and functions that hold the net itself would still write into the original.
+    """
     kind: Any = type(net)
+    own = vars(net).get("forward")  # one that was set on the net itself hides that of any class
 
     def forward(self: nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        tensors = tuple(tensors_of(kind.forward(self, rows), self).values())
+        answer = kind.forward(self, rows) if own is None else own(rows)
+        tensors = tuple(tensors_of(answer, self).values())
         # A tensor that is returned twice gets a second name, which needs a node of its own.
         return tuple(
             tensor.clone() if any(tensor is other for other in tensors[:place]) else tensor
             for place, tensor in enumerate(tensors)
         )
 
-    flat = copy.copy(net)
-    flat.__class__ = type(kind.__name__, (kind,), {"forward": forward})
-    return flat
+    vars(net).pop("forward", None)
+    net.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    try:
+        yield net
+    finally:
+        net.__class__ = kind
+        if own is not None:
+            vars(net)["forward"] = own
 
 
 def _named(answer: object, path: str) -> Iterator[tuple[str, object]]:
@@ -63,6 +75,8 @@ def _named(answer: object, path: str) -> Iterator[tuple[str, object]]:
         parts = [(str(key), part) for key, part in answer.items()]
     elif isinstance(answer, tuple) and hasattr(answer, "_fields"):
         parts = list(zip(answer._fields, answer, strict=True))
+    elif dataclasses.is_dataclass(answer):
+        parts = [(field.name, getattr(answer, field.name)) for field in dataclasses.fields(answer)]
     elif isinstance(answer, list | tuple):
         prefix = "" if path else "output_"
         parts = [(f"{prefix}{index}", part) for index, part in enumerate(answer)]

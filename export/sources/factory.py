@@ -12,6 +12,7 @@ from service.contract.bundle import sha256
 from training.errors import TrainingError
 from training.nets.foreign.pretrained import OpenedNet, open_net
 from training.runs.source import read_source
+from training.runs.weights_file import is_index
 
 
 def from_factory(text: str, options: SourceOptions) -> Source:
@@ -29,7 +30,7 @@ def from_factory(text: str, options: SourceOptions) -> Source:
         opened.net,
         opened.row_shape,
         description=f"net {text}" + (f" with weights {file.name}" if file else ""),
-        digest=sha256(file.read_bytes()) if file else None,
+        digest=sha256(file.read_bytes()) if file and not is_index(file) else None,
         labels=options.labels,
         said_labels=pictures.labels,
         preprocessing=pictures.preprocessing,

@@ -11,14 +11,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from export.compute.reference import Arrays, Evaluate
-from export.errors import ProofError, SourceError
+from export.errors import ProofError, SourceError, TraceError
 from export.graph.prepare import prepare
-from export.sources.answers import tensors_of
 from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
 from export.sources.trace import trace
-from export.sources.wide import Wide
+from export.sources.wide import in_float64
 from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
 
@@ -94,20 +93,17 @@ def _in_float32(net: nn.Module) -> nn.Module:
 
 
 def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:
-    """A function that runs a float64 copy of the net, which itself stays as it is.
-
-    Raises ProofError where the copy does not run.
-    """
-    exact = copy.deepcopy(net).double().eval().cpu()
+    """A function that runs the net in float64, and leaves it as it is; raises ProofError."""
+    run = in_float64(net)
 
     def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
         rows = [torch.from_numpy(array).double() for array in inputs.values()]
-        with torch.no_grad(), Wide():
-            try:
-                answer = exact(*rows)
-            except Exception as error:  # the user's own forward
-                raise ProofError(f"the net does not run in float64: {first_line(error)}") from error
-        tensors = tensors_of(answer, exact).values()
+        try:
+            tensors = run(rows)
+        except TraceError:
+            raise
+        except Exception as error:  # the user's own forward
+            raise ProofError(f"the net does not run in float64: {first_line(error)}") from error
         return {
             name: tensor.detach().double().numpy() for name, tensor in zip(output_names, tensors, strict=True)
         }

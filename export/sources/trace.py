@@ -24,6 +24,7 @@ from export.errors import TraceError
 from export.graph.edit import batchnorms
 from export.graph.prepare import ROWS
 from export.sources.answers import returning_tensors, tensors_of
+from export.sources.state import as_it_was, put_back
 from service.contract.text import first_line
 
 INPUT = "input"
@@ -36,6 +37,7 @@ _ADVICE = {
     "positional argument but": _AS_A_FILE.format("inputs by name"),
     "scalar types: Long, Int": _AS_A_FILE.format("whole-number inputs"),
     "data-dependent": "; choose by torch.where or torch.cond what its numbers decide",
+    "No ONNX function found for": "; ONNX has no such op: write it in others in the forward, or leave it out",
     "quantized.": "; give the float net, and --dtype int8",
     "fused_moving_avg_obs": "; convert a net of quantisation-aware training first, or give the float one",
 }
@@ -55,12 +57,14 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
     ):  # a module of torch.export has one of its own, which refuses: its mode is fixed
         net.eval()
     rows = torch.zeros(2, *row_shape)
-    with _as_it_was(net, row_shape):
+    some = torch.rand(2, *row_shape, generator=torch.Generator().manual_seed(0))
+    with as_it_was(net, lambda: net(some)):
         ran, names = watch_batchnorms(net, rows)
-    with _quiet():
+    # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
+    with _quiet(), put_back(net), torch.no_grad(), returning_tensors(net) as flat:
         try:
             program = torch.onnx.export(
-                returning_tensors(net),
+                flat,
                 (rows,),
                 dynamo=True,
                 optimize=False,
@@ -71,7 +75,7 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
                 dynamic_shapes=({0: torch.export.Dim(ROWS)},),
             )
         except Exception as error:  # the exporter's errors share no class
-            why = first_line(error.__cause__ or error)
+            why = first_line(error.__cause__ or error).partition(". Failure message:")[0]
             raise TraceError(f"{type(net).__name__} cannot be traced: {why}{_advice(why)}") from error
     assert program is not None
     check_batchnorms(program.model, ran, owners_of(net))
@@ -118,37 +122,6 @@ def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], lis
             advice = _advice(why)
             raise TraceError(f"{type(net).__name__} fails on rows of shape {shape}: {why}{advice}") from error
     return watcher.ran, list(tensors_of(answer, net))
-
-
-@contextmanager
-def _as_it_was(net: nn.Module, row_shape: Sequence[int]) -> Iterator[None]:
-    """Give the net its buffers back, should a run change them: a graph is of the net as it was given.
-
-    Raises TraceError where its answers change with them, because a served net remembers nothing.
-    """
-    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    yield
-    changed = [name for name, buffer in net.named_buffers() if not _same(buffer, before.get(name))]
-    if not changed:
-        return
-    rows = torch.rand(2, *row_shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():  # now, and with what this run changes
-        first, second = (list(tensors_of(net(rows), net).values()) for _ in range(2))
-    for name, buffer in net.named_buffers():
-        if name in before:
-            buffer.data = before[name]
-    if not all(map(_same, first, second)):
-        raise TraceError(
-            f"the forward of {type(net).__name__} changes its buffer '{changed[0]}', and with it what it "
-            "answers the next time: a served net remembers nothing, so let it stay as it is in eval mode"
-        )
-
-
-def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
-    """Whether both hold the same numbers; a place that is non-finite in both is the same."""
-    if other is None or one.shape != other.shape:
-        return False
-    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 class _Watcher(TorchFunctionMode):

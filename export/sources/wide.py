@@ -1,5 +1,8 @@
 """Run a net in float64, though its forward names a narrower type.
 
+    run = in_float64(net)
+    run([rows])                              the tensors that it answers; the net itself stays as it is
+
     with Wide():
         answer = net.double()(rows)          rows in float64
 
@@ -11,11 +14,18 @@ In: what a forward asks of torch.  Out: the same, in float64 all through:
 As for an ONNX file, whose casts are widened for its truth: what the net would answer without rounding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from export.sources.answers import tensors_of
+from export.sources.state import put_back
 
 _WIDE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -44,3 +54,50 @@ class Wide(TorchFunctionMode):
 
 def _widened(value: Any) -> Any:
     return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def in_float64(net: nn.Module) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+    """A function from rows in float64 to what the net answers, run on a copy where there is a true one."""
+    exact = _copied(net)
+
+    def run(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        one = net if exact is None else exact
+        with put_back(one), _in_place(one), torch.no_grad(), Wide():
+            return list(tensors_of(one(*rows), one).values())
+
+    return run
+
+
+def _copied(net: nn.Module) -> nn.Module | None:
+    """A float64 copy; None where a copy would go on to use the original, or cannot be made.
+
+    A hook or forward that is a function holds what it writes to, and copy.deepcopy copies no function.
+    """
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    for module in net.modules():
+        held = [hook for name in hooks for hook in vars(module)[name].values()]
+        held += [value for name, value in vars(module).items() if name not in hooks]
+        if any(isinstance(one, FunctionType) and (one.__closure__ or one.__defaults__) for one in held):
+            return None
+    try:
+        return copy.deepcopy(net).double().eval().cpu()
+    except (RuntimeError, TypeError):  # torch copies no tensor that something was computed from
+        return None
+
+
+@contextmanager
+def _in_place(net: nn.Module) -> Iterator[None]:
+    """The net itself in float64 for the time being; its weights are the same tensors before and after."""
+    tensors = {id(one): (one, one.data) for one in (*net.parameters(), *net.buffers())}
+    buffers = [(module, dict(vars(module)["_buffers"])) for module in net.modules()]
+    if all(data.dtype not in _WIDE for _, data in tensors.values()):
+        yield
+        return
+    try:
+        net.double()
+        yield
+    finally:
+        for one, data in tensors.values():
+            one.data = data
+        for module, own in buffers:
+            vars(module)["_buffers"].update(own)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,3 +194,21 @@ def test_flags_that_do_not_fit_the_source(tmp_path, monkeypatch, arguments, sent
     (tmp_path / "w.pt").touch()
     assert_refused(run_here(*arguments), sentence)
     assert (tmp_path / "w.pt").read_bytes() == b""
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
+
+
+def test_layers_that_take_their_sizes_from_rows_get_them_before_their_weights(tmp_path, monkeypatch):
+    net = lazy()
+    net(torch.randn(4, 3, 8, 8))
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    monkeypatch.setitem(sys.modules, "lazynets", SimpleNamespace(make=lazy))
+    options = SourceOptions(shapes={"": (3, 8, 8)}, weights=tmp_path / "w.pt")
+    rows = torch.randn(2, 3, 8, 8)
+    (answer,) = open_source("lazynets:make", options).evaluate({"input": rows.numpy()}).values()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(answer), net.eval().double()(rows.double()))
+    with pytest.raises(SourceError, match="lazynets:make cannot take rows of"):
+        open_source("lazynets:make", SourceOptions(shapes={"": (3, 2, 2)}))

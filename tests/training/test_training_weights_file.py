@@ -102,6 +102,9 @@ FORMS = {
     "an average in a module": {"ema": {"decay": 0.9, "module": WEIGHTS}, "model": {"a": torch.zeros(2)}},
     "an average beside it": {"params": {"a": torch.zeros(2)}, "params_ema": WEIGHTS},
     "a number among them": {**WEIGHTS, "epoch": 3},
+    "a tuple": (WEIGHTS, {"epoch": 3}),
+    "NumPy arrays": {"model": {name: value.numpy() for name, value in WEIGHTS.items()}, "__author__": "a"},
+    "NumPy arrays, flat": {name: value.double().numpy() for name, value in WEIGHTS.items()},
     "an optimizer's tensors": {"optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}, "teacher": WEIGHTS},
 }
 
@@ -112,6 +115,22 @@ def test_weights_are_found_wherever_they_are_the_only_ones(tmp_path, record):
     found = read_source(tmp_path / "a.pt").weights
     assert found.keys() == WEIGHTS.keys()
     assert found["a"].all()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_weights_that_were_split_are_read_by_their_index(tmp_path, kind):
+    write = write_safetensors if kind == "safetensors" else lambda path, part: torch.save(part, path)
+    names = {name: f"model-{place}-of-2.{kind}" for place, name in enumerate(WEIGHTS, 1)}
+    for name, file in names.items():
+        write(tmp_path / file, {name: WEIGHTS[name]})
+    index = tmp_path / f"model.{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    found = read_source(index).weights
+    assert {name: value.tolist() for name, value in found.items()} == {"a": [1] * 2, "b": [1] * 3}
+    for wrong in ("[]", "{", '{"weight_map": {}}', '{"weight_map": {"a": "../a.pt"}}'):
+        index.write_text(wrong)
+        with pytest.raises(CheckpointError, match="is no index of weights, which has a 'weight_map'"):
+            read_source(index)
 
 
 def test_two_nets_in_a_file_are_not_chosen_from(tmp_path):

@@ -39,6 +39,9 @@ def test_a_name_that_the_net_has_itself_is_left_as_it_is():
     # the ImageNet example of PyTorch wraps only `features`
     inner = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
     assert renamed({"0.module.0.bias": torch.ones(1)}, inner).keys() == {"0.0.bias"}
+    # DeepSpeed's, FSDP's, and that of activation checkpoints
+    for wrapper in ("_forward_module.0", "_fsdp_wrapped_module.0", "0._checkpoint_wrapped_module"):
+        assert renamed({f"{wrapper}.0.bias": torch.ones(1)}, inner).keys() == {"0.0.bias"}, wrapper
 
 
 def test_weights_that_fit_nowhere_are_named():
@@ -71,7 +74,7 @@ def test_what_was_not_loaded_is_named():
         (lambda own: {name: value.to_sparse() for name, value in own.items()}, None),
         (
             lambda own: {f"{at}.{name}": own[name] for at in ("student", "teacher") for name in own},
-            "2 missing",
+            r"holds the net 2 times, as student\.\*, teacher\.\*: save one of them alone",
         ),
         (lambda own: {**own, "fc.weight": torch.ones(1)}, "1 unexpected \\(fc.weight\\)"),
         (

@@ -13,8 +13,14 @@ from torch import Tensor, nn
 
 from training.nets.settings import NetError
 
-# What DistributedDataParallel and torch.compile put into names, and what other trainers put before them.
-WRAPPERS = ("module", "_orig_mod")
+# What torch's and other trainers' wrappers put into names: of several processes, compiled, checkpointed.
+WRAPPERS = (
+    "module",
+    "_orig_mod",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+)
 OUTER = "model"
 # Counters that say nothing of what a net computes: torch's, of an average, and of a profiler.
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
@@ -40,7 +46,8 @@ def is_in_head(net: nn.Module) -> dict[str, bool]:
 def renamed(weights: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """The same weights under the net's names, where these differ by what a wrapper or trainer added.
 
-    Where the whole net is found under one prefix, such as `backbone.`, what has it not is left out.
+    Where the whole net is found under one prefix, such as `backbone.`, what has it not is left out;
+    raises NetError where it is found under several.
     """
     wanted = net.state_dict()
     given = _by_core(weights, wanted)
@@ -48,12 +55,17 @@ def renamed(weights: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     if not needed or all(name in given for name in needed):
         return given
     prefixes = {name.removesuffix(needed[0]) for name in weights if name.endswith(f".{needed[0]}")}
-    inside = [
-        _by_core({name.removeprefix(at): weights[name] for name in weights if name.startswith(at)}, wanted)
-        for at in prefixes
-    ]
-    whole = [found for found in inside if all(name in found for name in needed)]
-    return whole[0] if len(whole) == 1 else given
+    inside = {
+        at: _by_core(
+            {name.removeprefix(at): weights[name] for name in weights if name.startswith(at)}, wanted
+        )
+        for at in sorted(prefixes)
+    }
+    whole = {at: found for at, found in inside.items() if all(name in found for name in needed)}
+    if len(whole) > 1:
+        places = ", ".join(f"{at}*" for at in whole)
+        raise NetError(f"the file holds the net {len(whole)} times, as {places}: save one of them alone")
+    return next(iter(whole.values()), given)
 
 
 def _by_core(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

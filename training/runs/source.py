@@ -16,7 +16,7 @@ from training.nets.foreign.build import is_foreign
 from training.nets.foreign.pretrained import OpenedNet, open_net
 from training.nets.weights import load_weights
 from training.runs.checkpoint import FORMAT, parse_checkpoint, read_checkpoint
-from training.runs.weights_file import find_weights, parse_safetensors, read_record
+from training.runs.weights_file import find_weights, is_index, parse_safetensors, read_index, read_record
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +47,9 @@ def open_weights(text: str) -> Source:
 def read_source(path: Path) -> Source:
     """Read and check the file; raises CheckpointError if it is missing, damaged, or holds no weights."""
     content = read_checkpoint(path)
+    if is_index(path):
+        parts = [read_source(path.with_name(name)).weights for name in read_index(content, str(path))]
+        return Source(weights={name: value for part in parts for name, value in part.items()})
     if path.suffix == ".safetensors" or content[8:10] == b'{"':  # Hugging Face's .bin may be one
         return Source(weights=parse_safetensors(content, str(path)))
     record = read_record(path)

@@ -2,11 +2,12 @@
 
 In: a path.  Out: names with a tensor each.
 
+    .index.json     {"weight_map": {name: file}}: the names of several such files, which lie beside it
     .safetensors    8 bytes n (little-endian), n bytes of JSON: {name: {dtype, shape, data_offsets}}, data
     any other       torch.save of a state dict, or of a dict with one in it: under one of KEYS, or one alone
 
-No code of the file's is run: only tensors and plain values are unpickled. Trainers save their arguments
-and NumPy numbers beside the weights; each such object becomes an `_Unread` in its place.
+No code of the file's is run: only tensors, NumPy arrays and plain values are unpickled. Trainers save their
+arguments and NumPy numbers beside the weights; each such object becomes an `_Unread` in its place.
 """
 
 import json
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +60,15 @@ KEYS = (
 # What a trainer also saves, and whose tensors are no weights.
 _NO_WEIGHTS = ("optim", "sched", "scaler", "lr_", "rng", "amp")
 _DEPTH = 3
+_ARRAY_KINDS = "fdeilqhbBH?"
+# What a pickled array is made by, which runs nothing of the file's.
+_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+_ARRAYS: dict[str, Any] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "numpy.core.multiarray._reconstruct": _RECONSTRUCT,
+    "numpy._core.multiarray._reconstruct": _RECONSTRUCT,
+}
 
 
 def read_record(path: Path) -> Any:
@@ -66,7 +77,8 @@ def read_record(path: Path) -> Any:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not a zip file, or a torn one: torch.load finds out which
         foreign = []
-    known: list[Any] = [(_stand_in(name), name) for name in foreign]
+    known: list[Any] = [(_ARRAYS.get(name) or _stand_in(name), name) for name in foreign]
+    known += [type(np.dtype(kind)) for kind in _ARRAY_KINDS]
     try:
         with torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with the file is said below, in one sentence
@@ -105,6 +117,8 @@ def _stand_in(name: str) -> Any:
 
 def find_weights(record: Any, where: str) -> dict[str, Tensor]:
     """The state dict itself, inside one of KEYS, or the only one; raises CheckpointError if there is none."""
+    if isinstance(record, list | tuple):  # (state dict, what else was saved)
+        record = dict(enumerate(record))
     found = _search(record)
     if found is not None:
         return found
@@ -123,7 +137,11 @@ def find_weights(record: Any, where: str) -> dict[str, Tensor]:
 def _search(record: Any, depth: int = _DEPTH) -> dict[str, Tensor] | None:
     if not isinstance(record, Mapping) or not record or depth == 0:
         return None
-    tensors = {str(name): value for name, value in record.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in record.items()
+        if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.char in _ARRAY_KINDS)
+    }
     # Some trainers write a number such as the epoch among the weights.
     is_flat = not any(isinstance(value, Mapping | list | tuple | _Unread) for value in record.values())
     if is_flat and 2 * len(tensors) > len(record):
@@ -159,3 +177,21 @@ def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where} is no whole .safetensors file: {error}") from None
     return weights
+
+
+def read_index(content: bytes, where: str) -> list[str]:
+    """The names of the files that an index says the weights are in; raises CheckpointError."""
+    try:
+        names = sorted(set(json.loads(content)["weight_map"].values()))
+        if not names or any(Path(name).name != name or is_index(Path(name)) for name in names):
+            raise ValueError("it names no files beside it")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{where} is no index of weights, which has a 'weight_map' of names and files: {error}"
+        ) from None
+    return names
+
+
+def is_index(path: Path) -> bool:
+    """Whether it names the files that weights were split into, as Hugging Face's libraries do."""
+    return path.name.endswith(".index.json")

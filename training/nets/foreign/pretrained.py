@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from service.contract.framing import Interpolation
 from service.contract.text import first_line
@@ -47,6 +49,7 @@ def open_net(
     """
     if not is_package(name):
         opened = OpenedNet(net=call_factory(name), row_shape=row_shape)
+        _shape_lazy_layers(opened.net, name, row_shape)
     elif weights is None:
         opened = _published(name, row_shape)
     else:
@@ -54,6 +57,17 @@ def open_net(
     if weights is not None:
         load_all_weights(opened.net, weights, where)
     return opened
+
+
+def _shape_lazy_layers(net: nn.Module, name: str, row_shape: tuple[int, ...] | None) -> None:
+    """Run the net where layers take their sizes from their first rows; raises NetError if it fails."""
+    if row_shape is None or not any(map(is_lazy, (*net.parameters(), *net.buffers()))):
+        return
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(2, *row_shape))
+    except Exception as error:  # foreign code may raise anything
+        raise NetError(f"net {name} cannot take rows of {row_shape}: {first_line(error)}") from error
 
 
 def _published(name: str, row_shape: tuple[int, ...] | None) -> OpenedNet:

@@ -1,0 +1,119 @@
+"""What a net keeps between its runs, besides its weights: put back, and found where it changes answers.
+
+In: a net.  Out: the same net as it was given, whatever a run left in it.
+
+    self.grid = make_grid(h, w)            kept by shape: made anew for the rows that are traced
+    self.features["layer4"] = output       what a hook collects
+    self.mean.mul_(0.9).add_(…)            a buffer
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.errors import TraceError
+from export.sources.answers import tensors_of
+
+_OWN = frozenset(vars(nn.Module()))
+"""What every module has: its parameters, buffers, children and hooks."""
+
+
+@contextmanager
+def put_back(net: nn.Module) -> Iterator[Callable[[], list[str]]]:
+    """Give the attributes of all its modules, and the lists and dicts in them, their values back.
+
+    What is traced may depend on what a run kept: `if self.grid is None` is a branch of the first run only,
+    and a size that was kept as a number holds for as many rows.  Yields a function that names what changed.
+    """
+    modules = list(net.named_modules())
+    before = [{name: _taken(value) for name, value in _kept(module).items()} for _, module in modules]
+
+    def changed() -> list[str]:
+        return [
+            f"{path}.{name}".lstrip(".")
+            for (path, module), taken in zip(modules, before, strict=True)
+            for name, value in _kept(module).items()
+            if name not in taken or not _is_as_taken(value, taken[name])
+        ]
+
+    try:
+        yield changed
+    finally:
+        for (_, module), taken in zip(modules, before, strict=True):
+            for name in _kept(module).keys() - taken.keys():
+                del vars(module)[name]
+            vars(module).update({name: _given_back(*one) for name, one in taken.items()})
+
+
+@contextmanager
+def as_it_was(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
+    """Give the net its buffers and attributes back after a run: a graph is of the net as it was given.
+
+    Raises TraceError where the answers of `run` change with them, because a served net remembers nothing.
+    """
+    with put_back(net) as kept_attributes:
+        before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+        yield
+        buffers = [name for name, one in net.named_buffers() if not _same(one, before.get(name))]
+        attributes = kept_attributes()
+        if not buffers and not attributes:
+            return
+        with torch.no_grad():  # now, and with what this run changes
+            first, second = (list(tensors_of(run(), net).values()) for _ in range(2))
+        for name, buffer in net.named_buffers():
+            if name in before:
+                buffer.data = before[name]
+    if len(first) != len(second) or not all(map(_same, first, second)):
+        kind, name = ("buffer", buffers[0]) if buffers else ("attribute", attributes[0])
+        raise TraceError(
+            f"the forward of {type(net).__name__} changes its {kind} '{name}', and with it what it "
+            "answers the next time: a served net remembers nothing, so let it stay as it is in eval mode"
+        )
+
+
+def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """Whether both hold the same numbers; a place that is non-finite in both is the same."""
+    if other is None or one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _kept(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name not in _OWN}
+
+
+def _taken(value: Any) -> tuple[Any, Any]:
+    """A value, and what is in it if it can be changed in place: of lists and dicts, not of their parts'."""
+    if isinstance(value, dict):
+        return value, dict(value)
+    return value, list(value) if isinstance(value, list) else None
+
+
+def _is_as_taken(value: Any, taken: tuple[Any, Any]) -> bool:
+    kept, inside = taken
+    if value is not kept:
+        return False
+    now = list(value.items()) if isinstance(value, dict) else value
+    then = list(inside.items()) if isinstance(value, dict) else inside
+    if inside is None:
+        return True
+    return len(now) == len(then) and all(map(_is_one, now, then))
+
+
+def _is_one(one: Any, other: Any) -> bool:
+    return one is other or (
+        isinstance(one, tuple) and isinstance(other, tuple) and all(map(_is_one, one, other))
+    )
+
+
+def _given_back(value: Any, inside: Any) -> Any:
+    """The value with what was in it; in place, because a hook may hold it too."""
+    if isinstance(value, dict) and not _is_as_taken(value, (value, inside)):
+        value.clear()
+        value.update(inside)
+    elif isinstance(value, list) and inside is not None:
+        value[:] = inside
+    return value

@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from export.compute.precision import from_bfloat16
 from export.compute.reference import Arrays, Evaluate
 from export.errors import ProofError, SourceError, TraceError
 from export.graph.prepare import prepare
 from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
-from export.sources.trace import trace
+from export.sources.trace import rows_are_fixed, trace
 from export.sources.wide import in_float64
 from service.contract.preprocessing import Preprocessing
 from service.contract.text import first_line
 
+LEAVE_OUT = "leave it out of what forward returns, or give each row one of its own"
 NET_TRUTH = "the unfolded net in torch, float64"
 
 
@@ -38,8 +41,14 @@ def of_net(
     `said_labels` are what the source says of its classes, where no `labels` are given.
     """
     net = plain(uncompiled(net))
-    graph = prepare(trace(_in_float32(net), row_shape))
-    outputs = [tensor_spec(value) for value in graph.graph.outputs]
+    traced = trace(_in_float32(net), row_shape)
+    if any(
+        value.dtype == ir.DataType.BFLOAT16 for node in traced.graph.all_nodes() for value in node.outputs
+    ):
+        # Of autocast: ONNX Runtime has no kernels for it on a CPU.  Before weights are cast for good.
+        traced = from_bfloat16(traced)
+    graph = prepare(traced)
+    outputs = [tensor_spec(value, remedy=LEAVE_OUT) for value in graph.graph.outputs]
     return Source(
         graph=graph,
         evaluate=net_evaluator(net, [spec.name for spec in outputs]),
@@ -48,6 +57,7 @@ def of_net(
         outputs=outputs,
         labels=labels if isinstance(labels, list) else labels_for(labels, said_labels, outputs),
         preprocessing=preprocessing,
+        max_rows=1 if rows_are_fixed(graph) else None,
         **facts,
     )
 

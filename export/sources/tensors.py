@@ -16,9 +16,12 @@ from service.contract.tensors import TensorSpec
 IMAGENET = "imagenet"
 
 
-def tensor_spec(value: ir.Value, names: Collection[str] = ()) -> TensorSpec:
-    """The manifest's description of a graph's input or output; `names` are of sizes that may be open."""
-    _check_type(value)
+def tensor_spec(value: ir.Value, names: Collection[str] = (), *, remedy: str = CUT) -> TensorSpec:
+    """The manifest's description of a graph's input or output; `names` are of sizes that may be open.
+
+    `remedy` is what to do about one number for all rows.
+    """
+    _check_type(value, remedy)
     found = sizes_of(value) if value.shape is not None else []
     sizes = [dim if isinstance(dim, int) or dim in names else None for dim in found]
     if any(re.search(rf"\b{ROWS}\b", str(size)) for size in found[1:] if size not in names):
@@ -41,11 +44,11 @@ def tensor_spec(value: ir.Value, names: Collection[str] = ()) -> TensorSpec:
         ) from None
 
 
-def _check_type(value: ir.Value) -> None:
+def _check_type(value: ir.Value, remedy: str) -> None:
     if value.type is not None and not isinstance(value.type, ir.TensorType):
         raise SourceError(f"'{value.name}' is {value.type}, and only tensors are served: {CUT}")
     if value.shape is not None and not value.shape:
-        raise SourceError(f"'{value.name}' is one number for all rows of a batch: {CUT}")
+        raise SourceError(f"'{value.name}' is one number for all rows of a batch: {remedy}")
 
 
 def read_labels(path: Path | None) -> list[str] | None:

@@ -60,6 +60,37 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
     some = torch.rand(2, *row_shape, generator=torch.Generator().manual_seed(0))
     with as_it_was(net, lambda: net(some)):
         ran, names = watch_batchnorms(net, rows)
+    model = _exported_with_any_rows(net, rows, names)
+    check_batchnorms(model, ran, owners_of(net))
+    _name_after_modules(model)
+    return model
+
+
+def _exported_with_any_rows(net: nn.Module, rows: torch.Tensor, names: list[str]) -> ir.Model:
+    """The net's graph of any number of rows, or of one where its forward computes with that number.
+
+    Convolutions whose weights are made from each row have as many groups as there are rows, which ONNX
+    writes as a number; `x.chunk(ceil(len(x) / 4))` holds for the rows that were traced.
+    """
+    try:
+        model = _exported(net, rows, names, ({0: torch.export.Dim(ROWS)},))
+    except TraceError as error:
+        try:
+            return _exported(net, rows[:1], names, None)
+        except TraceError:
+            raise error from error.__cause__
+    return _exported(net, rows[:1], names, None) if rows_are_fixed(model) else model
+
+
+def rows_are_fixed(model: ir.Model) -> bool:
+    """Whether the graph takes one number of rows only."""
+    shape = model.graph.inputs[0].shape
+    return shape is not None and isinstance(shape[0], int)
+
+
+def _exported(
+    net: nn.Module, rows: torch.Tensor, names: list[str], shapes: tuple[dict[int, Any]] | None
+) -> ir.Model:
     # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
     with _quiet(), put_back(net), torch.no_grad(), returning_tensors(net) as flat:
         try:
@@ -72,14 +103,12 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=names,
-                dynamic_shapes=({0: torch.export.Dim(ROWS)},),
+                dynamic_shapes=shapes,
             )
         except Exception as error:  # the exporter's errors share no class
             why = first_line(error.__cause__ or error).partition(". Failure message:")[0]
             raise TraceError(f"{type(net).__name__} cannot be traced: {why}{_advice(why)}") from error
     assert program is not None
-    check_batchnorms(program.model, ran, owners_of(net))
-    _name_after_modules(program.model)
     return program.model
 
 

@@ -184,3 +184,45 @@ def test_what_torch_export_wrote_is_a_net():
     source = opened(program.module())
     assert [spec.row_shape for spec in source.outputs] == [(4,)]
     assert [one.op_type for one in source.graph.graph].count("BatchNormalization") == 1
+
+
+class _OwnWeights(_Net):
+    """Weights that each row makes, for a convolution of as many groups as there are rows."""
+
+    def forward(self, x: torch.Tensor):
+        x = self.norm(self.conv(x))
+        rows, channels, *sizes = x.shape
+        weights = x.mean((2, 3)).reshape(rows, channels, 1, 1)
+        y = torch.nn.functional.conv2d(x.reshape(1, rows * channels, *sizes), weights, groups=rows)
+        return y.transpose(0, 1).mean((2, 3))
+
+
+class _InChunks(_Net):
+    """TabNet's ghost BatchNorm, also in eval mode."""
+
+    def forward(self, x: torch.Tensor):
+        return torch.cat([super(_InChunks, self).forward(each) for each in x.chunk((len(x) + 3) // 4)])
+
+
+@pytest.mark.parametrize("net", [_InChunks(), _OwnWeights()], ids=["chunks", "groups"])
+def test_a_forward_that_computes_with_the_number_of_rows_is_of_one_row(net):
+    source = opened(net)
+    assert source.max_rows == 1
+    assert source.graph.graph.inputs[0].shape == [1, 1, 8, 8]
+    row = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
+    (answer,) = load(serialize(source.graph), optimised=True)({"input": row}).values()
+    (truth,) = source.evaluate({"input": row}).values()
+    np.testing.assert_allclose(answer, truth, atol=1e-5)
+
+
+def test_what_autocast_computes_in_bfloat16_is_computed_in_float32():
+    class Auto(_Net):
+        def forward(self, x: torch.Tensor):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x).float()
+
+    source = opened(Auto())
+    row = np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)
+    (answer,) = load(serialize(source.graph), optimised=True)({"input": row}).values()
+    (truth,) = source.evaluate({"input": row}).values()
+    np.testing.assert_allclose(answer, truth, atol=1e-5)

@@ -18,6 +18,7 @@ from export.graph.file import serialize
 from export.graph.memory import rows_at_once
 from export.proof.prove import Proof, prove, prove_sizes
 from export.proof.steady import unsteady_rows
+from export.proof.untied import naming_choice
 from export.sources.source import Source
 from service.contract.account import FoldAccount
 from service.contract.bundle import Golden
@@ -81,7 +82,8 @@ def fold_source(
         noises = _noises(source, before, goldens)
         return prove_stored(made)
 
-    after, account, proof = fold_proved(source.graph, options, proof_of)
+    with naming_choice(source.graph):
+        after, account, proof = fold_proved(source.graph, options, proof_of)
     assert len(list(batchnorms(after))) == account.declined, "every BatchNorm is accounted for"
     folded = Folded(before=before, after=after, stored=stored(after, half), account=account, proof=proof)
     return folded, goldens

@@ -20,9 +20,10 @@ from export.compute.rows import resized
 from export.errors import ProofError, naming
 from export.graph.memory import rows_at_once, rows_that_fit
 from export.graph.prepare import ROWS
-from export.proof.choices import choices, untied
+from export.proof.choices import choices, inner_choices
 from export.proof.golden import blended_inputs, golden_inputs
 from export.proof.truth import true_answers
+from export.proof.untied import untied
 from export.sources.source import Source
 from service.contract.bundle import Golden
 from service.contract.manifest import MIN_GOLDEN_ROWS
@@ -48,7 +49,11 @@ def make_goldens(source: Source, seed: int, say: Say, pictures: "PictureProof | 
         golden = make_golden(source, seed, say, pictures)
         if source.pixels is not None:
             return [golden]
-        return [untied(source.graph, golden, max_rows=source.max_rows)]
+
+        def more(number: int) -> Golden:
+            return make_golden(source, seed + number, say)
+
+        return [untied(source.graph, golden, max_rows=source.max_rows, more=more)]
     numbers = [_num_rows(source, sizes) for sizes in source.sizes.golden]
     numbers[0] += max(0, MIN_GOLDEN_ROWS - sum(numbers))
     goldens = []
@@ -72,7 +77,7 @@ def make_golden(
 ) -> Golden:
     """`num_rows` golden rows, of these sizes where they are open, and their true answers."""
     sizes = sizes or {}
-    spare = SPARE_ROWS if choices(source.graph) else 0
+    spare = SPARE_ROWS if choices(source.graph) or inner_choices(source.graph) else 0
     if source.given is not None:
         given = resized(source.graph, source.given, sizes)
         inputs = blended_inputs(given, seed, spare, num_rows)

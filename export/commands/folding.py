@@ -27,6 +27,7 @@ from export.proof.choices import choices, showing_scores
 from export.proof.prove import prove_once
 from export.proof.reading import prove_reading
 from export.proof.truth import check_repeats
+from export.proof.untied import naming_choice
 from export.sources.open_sizes import golden_sizes
 from export.sources.opening import is_onnx_file, open_source
 from export.sources.source import SourceOptions
@@ -128,7 +129,8 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
             fed = Arrangement(values=unfolded.values)
             read = prove_reading(Path(asked.source), model, asked.seed, unfolded.given, unfolded.sizes, fed)
         say("folding, and proving the folded graph on random rows")
-        folded, account, tolerances = fold_proved(model, options, _proof(unfolded, asked, note, read))
+        with naming_choice(model):
+            folded, account, tolerances = fold_proved(model, options, _proof(unfolded, asked, note, read))
     return Folding(graph=folded, account=account, tolerances=tolerances)
 
 

@@ -16,23 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.compute.runtime import load
-from export.compute.truth import graph_truth
-from export.errors import ProofError
 from export.graph.edit import constant, onnx_op
-from export.graph.file import serialize
 from export.graph.prepare import tidy
-from service.contract.bundle import Golden
-from service.contract.manifest import MIN_GOLDEN_ROWS
-from service.contract.parity import batches, difference
-from service.contract.tolerances import derived_tolerance
 
 _MOVED = {"Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Identity"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One output that an op chooses; `scores` are names of outputs that `showing_scores` adds."""
+    """One output that an op chooses; `scores` are names of outputs that `showing_scores` adds.
+
+    Of a choice inside the graph, `output` is the name of the tensor of places that other ops read.
+    """
 
     output: str
     op_type: str
@@ -57,10 +52,30 @@ def choices(model: ir.Model) -> list[Choice]:
     return found
 
 
+def inner_choices(model: ir.Model) -> list[Choice]:
+    """Every choice whose places other ops compute with, as a Gather of boxes does; in the graph's order.
+
+    Integers tie alike in every run: what is chosen among them is no matter of rounding.
+    """
+    shown = {choice.node for choice in choices(model)}
+    found = []
+    for node in model.graph:
+        scores, places = node.inputs[0] if node.inputs else None, node.outputs[-1]
+        is_rounded = scores is not None and (scores.dtype is None or scores.dtype.is_floating_point())
+        if onnx_op(node) not in ("TopK", "ArgMax", "ArgMin") or node.name in shown or not is_rounded:
+            continue
+        if places.uses() and (choice := _choice(places.name or "", places, node)):
+            found.append(choice)
+    return found
+
+
 def _choice(output: str, places: ir.Value, node: ir.Node) -> Choice | None:
     op_type, count = onnx_op(node), 1
     if op_type == "TopK":
         wanted = constant(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get_int("k", 1)
+        if wanted is None and places.shape is not None:  # computed, as min(300, boxes) is
+            size = places.shape[node.attributes.get_int("axis", -1)]
+            wanted = size if isinstance(size, int) else None
         if places is not node.outputs[1] or wanted is None:
             return None
         count = int(np.ravel(wanted)[0])
@@ -138,50 +153,4 @@ def flips(
     return (
         f"output '{choice.output}' differs in {differ:.3%} of its places, "
         f"{choice.op_type} '{choice.node}' has near-equal scores in {share:.3%}"
-    )
-
-
-def untied(
-    model: ir.Model, golden: Golden, needed: int = MIN_GOLDEN_ROWS, max_rows: int | None = None
-) -> Golden:
-    """The golden rows whose chosen outputs no near-equal scores decide: only those can be compared.
-
-    `max_rows` is the maximum of a batch, if there is one.
-
-    Raises:
-        ProofError: fewer are left than `needed`.
-    """
-    found = choices(model)
-    if not found:
-        return golden
-    shown = showing_scores(model, found)
-    truth = graph_truth(shown, {name: array[:1] for name, array in golden.inputs.items()})
-    run = load(serialize(shown), optimised=False)
-    parts = list(batches(golden.inputs, max_rows or golden.num_rows))
-    sizes = [len(next(iter(part.values()))) for part in parts]
-    # A graph of one row may have scores without an axis for rows: each call is judged by itself.
-    answers, measured = [truth.evaluate(part) for part in parts], [run(part) for part in parts]
-    is_tied = np.zeros(golden.num_rows, dtype=bool)
-    for choice in found:
-        # What NonMaxSuppression chooses is no order along an axis: whether it is the same is measured.
-        for name in () if choice.op_type == "NonMaxSuppression" else choice.scores:
-            pairs = [(one[name], other[name]) for one, other in zip(measured, answers, strict=True)]
-            margin = 2 * derived_tolerance(
-                unfolded_error=max(difference(one, other) for one, other in pairs),
-                output_range=max(float(np.abs(other).max()) for _, other in pairs),
-            )
-            tied = [ties(choice, scores, margin) for _, scores in pairs]
-            rows_tied = [one.reshape(size, -1).any(axis=1) for one, size in zip(tied, sizes, strict=True)]
-            is_tied |= np.concatenate(rows_tied)
-    if (kept := int((~is_tied).sum())) < needed:
-        raise ProofError(
-            f"near-equal scores decide output '{found[0].output}' ({found[0].op_type} '{found[0].node}') in "
-            f"{golden.num_rows - kept} of {golden.num_rows} golden rows, so that it cannot be proved row by "
-            "row: export the scores instead"
-        )
-    rows = np.flatnonzero(~is_tied)
-    return Golden(
-        inputs={name: array[rows] for name, array in golden.inputs.items()},
-        outputs={name: array[rows] for name, array in golden.outputs.items()},
-        sizes=golden.sizes,
     )

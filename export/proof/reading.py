@@ -28,6 +28,7 @@ from export.graph.memory import rows_at_once
 from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import compare, disagreement
+from export.proof.untied import naming_choice
 from service.contract.parity import Run
 from service.contract.sizes import Sizes
 
@@ -60,7 +61,7 @@ def prove_reading(
             # A large size may need much memory, and reading does not depend on the number of rows.
             number = 2 if at else rows_at_once(prepared, at)
             rows = {name: array[:number] if array.ndim else array for name, array in rows.items()}
-        with naming(at):
+        with naming(at), naming_choice(prepared):
             truth = truth or graph_truth(shown, rows)
             answers = truth.evaluate(rows)
             again, itself = (run(rows) for run in runs)

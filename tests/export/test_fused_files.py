@@ -122,3 +122,41 @@ def test_an_optimised_file_folds_as_the_one_before(tmp_path):
     assert account["folded"] == before["folded"] >= 1
     assert account["found"] == before["found"] == 2
     assert not any(op.startswith("Fused") for op in left)
+
+
+FUSED = {
+    "Gelu": fused("Gelu", "h", "f"),
+    "BiasGelu": fused("BiasGelu", "h eight", "f"),
+    "FastGelu": fused("FastGelu", "h", "f"),
+    "QuickGelu": fused("QuickGelu", "h", "f"),
+    "SkipLayerNormalization": fused("SkipLayerNormalization", "h x eight eight", "f", epsilon=1e-5),
+    "SkipSimplifiedLayerNormalization": fused("SkipSimplifiedLayerNormalization", "h x eight", "f"),
+    "its sum": fused("SkipLayerNormalization", "h x eight eight", "g - - f", epsilon=1e-5),
+    "Attention": fused("Attention", "h qkv qkv_bias", "f", num_heads=2),
+    "MultiHeadAttention": fused("MultiHeadAttention", "h h h", "f", num_heads=2),
+}
+
+
+@pytest.mark.parametrize("op", FUSED)
+def test_the_rank_after_a_fused_op_is_known(tmp_path, op):
+    """A BatchNorm of the features after it goes into the Conv that reads it."""
+    nodes = [node("MatMul", "x w", "h"), FUSED[op], node("Transpose", "f", "t", perm=[0, 2, 1])]
+    nodes += [norm("t", "n"), node("Conv", "n v", "y")]
+    arrays = {"w": weights(8, 8), "v": weights(2, 8, 3), "eight": weights(8, 1)[:, 0], **norm_arrays(8)}
+    if op == "Attention":
+        arrays |= {"qkv": weights(8, 24), "qkv_bias": weights(24, 1)[:, 0]}
+    proto = model(nodes, arrays, TOKENS, extra_domain="com.microsoft")
+    assert_all_fold(proto, tmp_path)  # proved against the file itself
+
+
+def test_what_is_not_understood_says_how_more_would_be_known(tmp_path):
+    """The reason names the op, though an Abs is between; and what it says to do is enough."""
+    nodes = [node("MatMul", "x w", "h"), fused("Trilu", "h", "f"), node("Abs", "f", "a")]
+    nodes += [node("Transpose", "a", "t", perm=[0, 2, 1]), norm("t", "n"), node("Conv", "n v", "y")]
+    arrays = {"w": weights(8, 8), "v": weights(2, 8, 3), **norm_arrays(8)}
+    proto = model(nodes, arrays, TOKENS, extra_domain="com.microsoft")
+    account, _ = folded(proto, tmp_path)
+    assert "Trilu 'Trilu_f' of com.microsoft before it is not understood" in account["sites"][0]["reason"]
+    assert "states the shape of 'f'" in account["sites"][0]["reason"]
+    proto.graph.value_info.append(value("f", ["N", 6, 8]))
+    assert_all_fold(proto, tmp_path)

@@ -94,11 +94,15 @@ def _candidates(
 
 def _unknown_input(node: ir.Node) -> str:
     """Why nothing is known of what a BatchNorm reads."""
-    source = node.inputs[0]
-    before = source.producer() if source is not None else None
     unknown = "the shape of its input, or the axis of its channels, is unknown"
-    if before is not None and onnx_op(before) is None:
-        return f"{unknown}: {before.op_type} '{before.name}' of {before.domain} before it is not understood"
+    source = node.inputs[0]
+    while source is not None and source.shape is None and (before := source.producer()) is not None:
+        if onnx_op(before) is None:
+            return (
+                f"{unknown}: {before.op_type} '{before.name}' of {before.domain} before it is not understood"
+                f"; where the file states the shape of '{source.name}' (value_info), more is known"
+            )
+        source = before.inputs[0] if before.inputs else None
     return unknown
 
 

@@ -175,7 +175,16 @@ def _is_no_pad(pad: ir.Node) -> bool:
 
 
 def _is_alone(node: ir.Node) -> bool:
-    return len(node.inputs) == 1
+    return len(node.inputs) == 1 and not _keeps_pad(node)
+
+
+def _keeps_pad(node: ir.Node) -> bool:
+    """Whether it is between a Pad and a MaxPool, which ONNX Runtime would merge: `graph/kept_pads.py`."""
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if onnx_op(before) == "Cast" and before is not None and before.inputs[0] is not None:
+        before = before.inputs[0].producer()
+    readers = [onnx_op(reader) for reader in node.outputs[0].consumers()]
+    return onnx_op(before) == "Pad" and "MaxPool" in readers
 
 
 _SAME: Mapping[str, Callable[[ir.Node], bool]] = {

@@ -2,47 +2,87 @@
 
 In: a graph whose constants are initialisers.  Out: the same one, in place.
 
-    MaxPool(Pad(x)), pads = 0      becomes      MaxPool(Pad(x)), auto_pad = VALID
+    MaxPool(Pad(x)), pads = 0        becomes      MaxPool(Pad(x)), auto_pad = VALID
+    MaxPool(Pad(x)) with pads        becomes      MaxPool(Pad(x, axes = all)); before opset 18
+                                                  MaxPool(Sum(Pad(x)))
 
-Both say that the pool adds nothing at the border.  ONNX Runtime (1.31, `pad_fusion.cc`) takes the Pad out of
-the first and widens the pool's own padding, which is no 0 but smaller than any number: wrong wherever x < 0,
-as in the ResNet-V2 of Keras.  It leaves a pool with `auto_pad` alone.  After a Relu it is right, and quicker.
+The first form says as well that the pool adds nothing at the border.  ONNX Runtime (1.31, `pad_fusion.cc`)
+takes the Pad out and widens the pool's own padding, which is no 0 but smaller than any number: wrong wherever
+x < 0, as in the ResNet-V2 of Keras.  It leaves alone a pool with `auto_pad`, which can have no pads and no
+`ceil_mode`; a Pad that names its axes; and one whose reader is another op, as a Sum of one, which costs a
+copy.  After a Relu the merge is right, and quicker.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.edit import constant, onnx_op
+from export.graph.edit import add_initializer, constant, onnx_op
 
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp"}
+_PAD_NAMES_AXES = 18
 
 
 def keep_pads(model: ir.Model) -> None:
-    """In place, in branches and bodies too; a pool with padding of its own, or `ceil_mode`, stays."""
+    """In place, in branches and bodies too."""
+    opset = model.opset_imports.get("", 0)
     for graph in model.graphs():
-        for node in graph:
-            if onnx_op(node) == "MaxPool" and _adds_nothing(node) and _reads_padded(node):
+        for node in list(graph):
+            pad = _padded_by(node) if onnx_op(node) == "MaxPool" and _is_explicit(node) else None
+            if pad is None:
+                continue
+            if _adds_nothing(node):
                 node.attributes.pop("pads", None)
                 node.attributes["auto_pad"] = ir.AttrString("auto_pad", "VALID")
+            elif opset >= _PAD_NAMES_AXES:
+                _name_axes(pad, graph)
+            elif _may_be_summed(node):
+                _set_apart(node, graph)
+
+
+def _is_explicit(pool: ir.Node) -> bool:
+    return pool.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
 
 
 def _adds_nothing(pool: ir.Node) -> bool:
-    is_explicit = pool.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
-    is_floor = pool.attributes.get_int("ceil_mode", 0) == 0
-    return is_explicit and is_floor and not any(pool.attributes.get_ints("pads", ()))
+    return pool.attributes.get_int("ceil_mode", 0) == 0 and not any(pool.attributes.get_ints("pads", ()))
 
 
-def _reads_padded(pool: ir.Node) -> bool:
-    """Whether a constant Pad is before it, of numbers that may be negative."""
+def _name_axes(pad: ir.Node, graph: ir.Graph) -> None:
+    """State that the pads are of all axes; where they are computed, nothing is merged."""
+    pads = constant(pad.inputs[1])
+    if pads is None or len(pad.inputs) > 3:
+        return
+    axes = add_initializer(graph, f"{pad.name or pad.outputs[0].name}_axes", np.arange(len(pads) // 2))
+    pad.resize_inputs(4)
+    pad.replace_input_with(3, axes)
+
+
+def _may_be_summed(pool: ir.Node) -> bool:
+    """Sum is of floats only, and a Sum of the file's own may be there already."""
+    source = pool.inputs[0]
+    return source is not None and (source.dtype is None or source.dtype.is_floating_point())
+
+
+def _set_apart(pool: ir.Node, graph: ir.Graph) -> None:
+    source = pool.inputs[0]
+    assert source is not None
+    apart = ir.node("Sum", [source], name=f"{pool.name or pool.outputs[0].name}_apart")
+    apart.outputs[0].name = f"{apart.name}_out"
+    apart.outputs[0].type, apart.outputs[0].shape = source.type, source.shape
+    graph.insert_before(pool, apart)
+    pool.replace_input_with(0, apart.outputs[0])
+
+
+def _padded_by(pool: ir.Node) -> ir.Node | None:
+    """The constant Pad before a pool, of numbers that may be negative."""
     pad = _producer(pool)
     if onnx_op(pad) == "Cast" and pad is not None:
         pad = _producer(pad)
     if pad is None or onnx_op(pad) != "Pad" or pad.attributes.get_string("mode", "constant") != "constant":
-        return False
+        return None
     before = _producer(pad)
-    if before is None:
-        return True
-    return onnx_op(before) not in _NEVER_NEGATIVE and not _clips_below_zero(before)
+    is_positive = before is not None and (onnx_op(before) in _NEVER_NEGATIVE or _clips_below_zero(before))
+    return None if is_positive else pad
 
 
 def _clips_below_zero(node: ir.Node) -> bool:

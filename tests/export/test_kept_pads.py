@@ -48,6 +48,22 @@ def test_after_a_relu_the_pool_stays_as_it_was(tmp_path, activation, is_apart):
     assert ("auto_pad" in {attribute.name for attribute in pool.attribute}) == is_apart
 
 
+@pytest.mark.parametrize("opset", [8, 10, 11, 13, 18, 21])
+@pytest.mark.parametrize(
+    "pool", [{"pads": [1, 1, 1, 1]}, {"pads": [0, 0, 1, 1]}, {"ceil_mode": 1}, {"auto_pad": "SAME_UPPER"}]
+)
+def test_a_pool_with_padding_of_its_own_too(tmp_path, opset, pool):
+    opset = max(opset, 10) if "ceil_mode" in pool else opset
+    assert_served(net(opset, "Neg" if opset == 8 else "Identity", **pool), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_such_a_pool_behind_a_cast_and_what_was_written_again(tmp_path, opset):
+    assert_served(net(opset, "Identity", cast=True, pads=[1, 1, 1, 1]), tmp_path)
+    (tmp_path / "again").mkdir()
+    assert_served(onnx.load(tmp_path / "m/1/model.onnx"), tmp_path / "again")
+
+
 def assert_served(proto: onnx.ModelProto, folder) -> None:
     onnx.save(proto, folder / "in.onnx")
     done = run_here("bundle", folder / "in.onnx", "--to", folder / "m")

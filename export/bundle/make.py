@@ -26,6 +26,7 @@ from export.int8.make import Int8Graph, Int8Options, make_int8
 from export.int8.moments import carry_moments
 from export.proof.prove import Proof
 from export.proof.reading import prove_reading
+from export.sources.parts import suggesting_parts
 from export.sources.source import Source
 from service.contract.bundle import (
     GOLDEN_FILE,
@@ -80,12 +81,9 @@ def make_bundle(
     check_outputs(source)
     if int8 is not None and source.sizes is not None:
         raise SourceError("--dtype int8 is for nets whose sizes are all fixed: give numbers in --input-shape")
-    if source.read_from is not None:
-        golden_sizes = source.sizes.golden if source.sizes is not None else ()
-        read = source.read_from
-        prove_reading(read.path, read.graph, 0, source.given, golden_sizes, read.arrangement)
-    pictures = _pictures(source)
-    goldens = make_goldens(source, seed, say, pictures)
+    read = source.read_from
+    with suggesting_parts(source.graph if read is None else read.graph):
+        pictures, goldens = _proved_rows(source, seed, say)
     source = as_answered(source, goldens)
     check_outputs(source)
     if source.pixels is None:
@@ -115,6 +113,15 @@ def make_bundle(
     )
     say("packing")
     return pack(folder, files, manifest.sealed()), folded.proof
+
+
+def _proved_rows(source: Source, seed: int, say: Say) -> "tuple[PictureProof | None, list[Golden]]":
+    """The golden pictures and rows, after the proof that a file was read as it says."""
+    if (read := source.read_from) is not None:
+        golden_sizes = source.sizes.golden if source.sizes is not None else ()
+        prove_reading(read.path, read.graph, 0, source.given, golden_sizes, read.arrangement)
+    pictures = _pictures(source)
+    return pictures, make_goldens(source, seed, say, pictures)
 
 
 def model_name(folder: Path) -> str:

@@ -57,23 +57,27 @@ def with_sizes(
     inputs = {value.name or "": value for value in _inputs(model)}
     binding = _Binding()
     for name, shape in shapes.items():
-        if name not in inputs and len(shape) == 1 and name in _open_names(model):
+        if name not in inputs and len(shape) == 1 and name in (*_open_names(model), *_rows_names(model)):
             binding.bind(name, _number_or_range(shape[0], name), name)
             binding.rows.add(name)
         else:
             _bind_input(_input_named(model, inputs, name), shape, binding)
     ranges = {name: given for name, given in binding.bound.items() if isinstance(given, SizeRange)}
     numbers = {name: given for name, given in binding.bound.items() if isinstance(given, int)}
-    if taken := binding.rows.intersection(ranges, (_rows_of(value) for value in _inputs(model))):
+    if taken := binding.rows.intersection(ranges, _rows_names(model)):
         name = min(taken)
         raise SourceError(
             f"--input-shape: '{name}' is also the first size of an input, its rows: give it one number, "
             f"{name}={ranges[name].minimum}"
         )
+    opened = [name for name in _open_names(model) if ranges and name not in numbers]
+    if numbers.keys() & binding.rows & set(_rows_names(model)):
+        # What was first is no number of rows then, and no other open size may be taken for one.
+        opened = [name for name in (*_open_names(model), *_rows_names(model)) if name not in numbers]
     _bind_shapes(model, numbers, numbers.keys() & binding.rows)
     if not keep_stated:
         _forget_sizes(model)
-    if missing := [name for name in _open_names(model) if ranges and name not in ranges]:
+    if missing := [name for name in opened if name not in ranges]:
         raise SourceError(f"--input-shape: no size and no range is given for '{missing[0]}'")
     return model, ranges
 
@@ -156,6 +160,11 @@ def _rows_of(value: ir.Value) -> str | None:
     """The name of its open number of rows."""
     rows = sizes_of(value)[0] if value.shape else None
     return rows if isinstance(rows, str) else None
+
+
+def _rows_names(model: ir.Model) -> list[str]:
+    """The names of the inputs' open numbers of rows; of a graph's nodes, say, which are no rows at all."""
+    return [name for value in _inputs(model) if (name := _rows_of(value)) is not None]
 
 
 def _inputs(model: ir.Model) -> list[ir.Value]:

@@ -47,9 +47,9 @@ def arranged(
     texts = tuple(value.name or "" for value in model.graph.outputs if is_text(value))
     model = without_texts(model)
     plain, failed = Arrangement(values=values, texts=texts), None
-    if not _is_doubtful(model):
+    if not _is_doubtful(model, sizes):
         return model, plain
-    for axes, is_single in islice(_ways(model), MAX_TRIED):
+    for axes, is_single in islice(_ways(model, sizes), MAX_TRIED):
         placed = _placed(model, axes, is_single=is_single)
         try:
             ranks = _run(placed, rows, sizes, is_single=is_single)
@@ -73,9 +73,21 @@ def _refuse_numbers(model: ir.Model, failed: ExportError | None) -> None:
             )
 
 
-def _is_doubtful(model: ir.Model) -> bool:
+def _shapes(model: ir.Model, sizes: Sizes) -> dict[str, list[Size]]:
+    """The inputs' shapes; an open size that has a range is none of rows, and stands as a number."""
+    return {
+        value.name or "": [
+            max(2, sizes[size]) if isinstance(size, str) and size in sizes else size
+            for size in sizes_of(value)
+        ]
+        for value in model.graph.inputs
+        if value.shape is not None
+    }
+
+
+def _is_doubtful(model: ir.Model, sizes: Sizes) -> bool:
     """Whether a size says that some tensor may not have its rows first; what a run would find costs time."""
-    inputs = [sizes_of(value) for value in model.graph.inputs if value.shape is not None]
+    inputs = list(_shapes(model, sizes).values())
     if not inputs:
         return False
     rows = _num_rows(inputs)
@@ -128,9 +140,9 @@ def _has_rows_first(shape: list[Size], rows: Size) -> bool:
     return shape[0] == rows or not isinstance(rows, str) or rows not in shape
 
 
-def _ways(model: ir.Model) -> Iterator[tuple[Axes, bool]]:
+def _ways(model: ir.Model, sizes: Sizes) -> Iterator[tuple[Axes, bool]]:
     """Where inputs may have their rows, likeliest first; and whether one call is then one row."""
-    shapes = {value.name or "": sizes_of(value) for value in model.graph.inputs if value.shape is not None}
+    shapes = _shapes(model, sizes)
     rows = _num_rows(list(shapes.values()))
     choices = [_axes_of(shape, rows) for shape in shapes.values()]
     ways: list[Axes] = [dict(zip(shapes, axes, strict=True)) for axes in islice(product(*choices), MAX_TRIED)]

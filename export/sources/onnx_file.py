@@ -18,6 +18,7 @@ from export.sources.arranged import arranged
 from export.sources.by_run import check_single_rows, quantizes_by_batch, takes_many_rows, with_output_sizes
 from export.sources.declared import Declared, of_ultralytics
 from export.sources.open_sizes import OpenSizes, Ranges, golden_sizes, open_outputs
+from export.sources.parts import suggesting_parts
 from export.sources.pictures import pictures_of, with_range
 from export.sources.source import FileReading, Source, SourceOptions
 from export.sources.tensors import labels_for, tensor_spec
@@ -36,48 +37,49 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     sized, ranges = with_sizes(loaded, options.shapes)
     as_read = prepare(sized)
     smallest = {name: held.minimum for name, held in ranges.items()}
-    prepared, arrangement = arranged(as_read, values, options.rows, smallest)
-    given = None if options.rows is None else read_rows(options.rows, prepared)
-    graph, max_rows = with_symbolic_rows(prepared), None
-    rows = some_rows(graph, given, seed=0, sizes=smallest)
-    if _rows_are_fixed_at_one(prepared) and not takes_many_rows(graph, rows):
-        graph, max_rows = prepared, 1
-        rows = {name: array[:1] for name, array in rows.items()}
-    elif (number := _fixed_rows(prepared)) > 1:
-        check_single_rows(graph, rows, number)
-    elif quantizes_by_batch(graph):
-        max_rows = 1
-    inputs = [tensor_spec(value, ranges) for value in graph.graph.inputs]
-    said = of_ultralytics(prepared.metadata_props) or Declared()
-    pictures = pictures_of(options, inputs[0].row_shape, said)
-    preprocessing = pictures.preprocessing
-    if ranges:
-        golden = golden_sizes(graph, ranges, _of_pictures(inputs, ranges, preprocessing))
-        outputs, own = open_outputs(graph, ranges, golden, given, max_rows)
-        sizes = OpenSizes(ranges={**ranges, **own}, golden=golden)
-    else:
-        with_output_sizes(graph, rows)
-        outputs, sizes = [tensor_spec(value) for value in graph.graph.outputs], None
-    truth = graph_truth(graph, {name: array[:1] for name, array in rows.items()})
-    return Source(
-        description="; ".join([f"ONNX file {path.name}", *read.words, *arrangement.in_words()]),
-        digest=sha256(path.read_bytes()),
-        graph=graph,
-        evaluate=truth.evaluate,
-        truth=truth.words,
-        inputs=with_range(inputs, preprocessing),
-        outputs=outputs,
-        labels=labels_for(options.labels, pictures.labels or labels_in(as_read), outputs),
-        preprocessing=preprocessing,
-        pipeline=pictures.pipeline,
-        task=options.task,
-        activation=options.activation,
-        given=given,
-        max_rows=max_rows,
-        sizes=sizes,
-        graph_truth=truth,
-        read_from=FileReading(path=path, graph=prepared, arrangement=arrangement),
-    )
+    with suggesting_parts(as_read):
+        prepared, arrangement = arranged(as_read, values, options.rows, smallest)
+        given = None if options.rows is None else read_rows(options.rows, prepared)
+        graph, max_rows = with_symbolic_rows(prepared), None
+        rows = some_rows(graph, given, seed=0, sizes=smallest)
+        if _rows_are_fixed_at_one(prepared) and not takes_many_rows(graph, rows):
+            graph, max_rows = prepared, 1
+            rows = {name: array[:1] for name, array in rows.items()}
+        elif (number := _fixed_rows(prepared)) > 1:
+            check_single_rows(graph, rows, number)
+        elif quantizes_by_batch(graph):
+            max_rows = 1
+        inputs = [tensor_spec(value, ranges) for value in graph.graph.inputs]
+        said = of_ultralytics(prepared.metadata_props) or Declared()
+        pictures = pictures_of(options, inputs[0].row_shape, said)
+        preprocessing = pictures.preprocessing
+        if ranges:
+            golden = golden_sizes(graph, ranges, _of_pictures(inputs, ranges, preprocessing))
+            outputs, own = open_outputs(graph, ranges, golden, given, max_rows)
+            sizes = OpenSizes(ranges={**ranges, **own}, golden=golden)
+        else:
+            with_output_sizes(graph, rows)
+            outputs, sizes = [tensor_spec(value) for value in graph.graph.outputs], None
+        truth = graph_truth(graph, {name: array[:1] for name, array in rows.items()})
+        return Source(
+            description="; ".join([f"ONNX file {path.name}", *read.words, *arrangement.in_words()]),
+            digest=sha256(path.read_bytes()),
+            graph=graph,
+            evaluate=truth.evaluate,
+            truth=truth.words,
+            inputs=with_range(inputs, preprocessing),
+            outputs=outputs,
+            labels=labels_for(options.labels, pictures.labels or labels_in(as_read), outputs),
+            preprocessing=preprocessing,
+            pipeline=pictures.pipeline,
+            task=options.task,
+            activation=options.activation,
+            given=given,
+            max_rows=max_rows,
+            sizes=sizes,
+            graph_truth=truth,
+            read_from=FileReading(path=path, graph=prepared, arrangement=arrangement),
+        )
 
 
 def from_unrunnable_file(path: Path, options: SourceOptions) -> Source:

@@ -12,7 +12,7 @@ def is_a(node: ir.Node, *op_types: str) -> bool:
 
 def adds_of(graph: ir.Graph) -> set[ir.Node]:
     """Its Adds of two computed tensors of one shape."""
-    return {node for node in graph if is_a(node, "Add") and _sums_alike(node)}
+    return {node for node in graph if is_a(node, "Add") and are_alike(node)}
 
 
 def trees(graph: ir.Graph, adds: set[ir.Node]) -> list[ir.Node]:
@@ -20,7 +20,7 @@ def trees(graph: ir.Graph, adds: set[ir.Node]) -> list[ir.Node]:
     return [node for node in graph if node in adds and not is_inner(node, adds)]
 
 
-def _sums_alike(add: ir.Node) -> bool:
+def are_alike(add: ir.Node) -> bool:
     """Two computed tensors of one known shape, whose rows may be symbolic; nothing is broadcast."""
     shapes = [value.shape for value in add.inputs if value and value.shape and constant(value) is None]
     if len(shapes) != 2 or len(shapes[0]) != len(shapes[1]):

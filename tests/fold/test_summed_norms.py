@@ -107,3 +107,36 @@ def test_a_sum_that_float32_cannot_hold_is_left_as_it_is():
     graph, sites = fold(prepare(ir.from_proto(model(nodes, arrays, {"x": ["N", 3, 6, 6]}))))
     assert [site.status for site in sites] == ["declined"] * 2
     assert [one.op_type for one in graph.graph] == [one.op_type for one in nodes]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("bn", "bn"), ("bn", "x"), ("x", "bn"), ("bn + x", "bn"), ("bn + tanh", "bn"), ("bn + tanh", "x")],
+)
+@pytest.mark.parametrize("is_output", [True, False])
+def test_what_is_subtracted_is_merged_too(left: str, right: str, is_output: bool):
+    net = Net(6)
+    x = net.conv("x", 3, C)
+    make = {"bn": lambda: net.norm(x, C), "x": lambda: x, "tanh": lambda: net.op("Tanh", x)}
+    sides = [[make[term]() for term in side.split(" + ")] for side in (left, right)]
+    total = net.op("Sub", net.op("Add", *sides[0]) if len(sides[0]) > 1 else sides[0][0], sides[1][0])
+    result = folded(net, SHAPE, total if is_output else net.op("Relu", total))
+    assert result.ops.count("BatchNormalization") == ("tanh" in left)
+    assert result.ops.count("Sub") == 0
+    assert result.ops.count("Add") == ("tanh" in left)
+
+
+def test_where_nothing_of_one_tensor_is_subtracted_the_sub_stays():
+    net = Net(7)
+    x = net.op("Sigmoid", "x")
+    result = folded(net, SHAPE, net.op("Tanh", net.op("Sub", net.op("Tanh", x), net.norm(x, 3))))
+    assert result.ops == ["Sigmoid", "Tanh", "BatchNormalization", "Sub", "Tanh"]
+
+
+def test_a_difference_whose_parts_others_read_stays():
+    net = Net(8)
+    x = net.op("Sigmoid", "x")
+    first, second = net.norm(x, 3), net.norm(x, 3)
+    result = folded(net, SHAPE, net.op("Sub", first, second), net.op("Tanh", second))
+    assert result.ops.count("BatchNormalization") == 2
+    assert result.ops.count("Sub") == 1

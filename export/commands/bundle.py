@@ -13,7 +13,7 @@ from export.bundle.make import make_bundle, parity_facts
 from export.bundle.unproved import make_unproved
 from export.commands.int8 import int8_facts, show_int8
 from export.commands.picture_flags import declared_in
-from export.commands.shared import prices, printing_on_stderr, shapes, show_sites, values
+from export.commands.shared import prices, printing_on_stderr, shapes, show_sites, types, values
 from export.errors import ExportError, SourceError, is_unprovable, suggesting_no_proof, suggesting_values
 from export.fold.gauges.system import Price
 from export.int8.gate import Limits
@@ -99,6 +99,7 @@ class _How(TypedDict):
 def _source_options(options: argparse.Namespace) -> SourceOptions:
     return SourceOptions(
         shapes=shapes(options.input_shape),
+        types=types(options.input_type),
         values=values(options.input_value),
         rows=options.rows,
         weights=options.weights,

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from export.commands.fold_file import fold_file
 from export.commands.folding import Asked
-from export.commands.shared import prices, printing_on_stderr, shapes, show_sites, values
+from export.commands.shared import prices, printing_on_stderr, shapes, show_sites, types, values
 from export.errors import SourceError, suggesting_no_proof
 from export.fold.proved import FoldOptions
 
@@ -42,6 +42,7 @@ def asked_by(options: argparse.Namespace, *, no_proof: bool = False) -> Asked:
             prices=prices(options), pixels=(options.mean, options.std) if options.inputs else None
         ),
         shapes=shapes(options.input_shape),
+        types=types(options.input_type),
         values=values(options.input_value),
         rows=options.rows,
         weights=options.weights,

@@ -45,6 +45,7 @@ class Asked:
     Args:
         shapes: sizes that the source leaves open; one that is given a range stays open, and the proof is at
             several sizes of it.
+        types: of a net's inputs, by name.
         values: of inputs that become constants of the graph.
         rows: a file of rows for the proof, where noise does not fit.
         seed: of the noise.
@@ -54,6 +55,7 @@ class Asked:
     source: str
     options: FoldOptions
     shapes: Shapes = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     rows: Path | None = None
     weights: Path | None = None
@@ -136,11 +138,23 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
 
 def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
     if not is_onnx_file(asked.source):
-        said = SourceOptions(shapes=asked.shapes, values=asked.values, rows=asked.rows, weights=asked.weights)
+        said = SourceOptions(
+            shapes=asked.shapes,
+            types=asked.types,
+            values=asked.values,
+            rows=asked.rows,
+            weights=asked.weights,
+        )
         source = open_source(asked.source, said)
-        return _Unfolded(model=source.graph, as_read=lambda: source.graph, evaluate=source.evaluate)
+        return _Unfolded(
+            model=source.graph, as_read=lambda: source.graph, given=source.given, evaluate=source.evaluate
+        )
     if asked.weights is not None:
         raise SourceError(f"{asked.source} is an ONNX file: it brings its own weights")
+    if asked.types:
+        raise SourceError(
+            f"{asked.source} is an ONNX file: it says the types of its inputs, leave out --input-type"
+        )
     path = Path(asked.source)
     read = read_file(path, must_run=must_run)
     loaded, values = with_values(read.model, asked.values)

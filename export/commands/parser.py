@@ -143,7 +143,15 @@ def _input_options(verb: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[NAME=]C,H,W",
         help="sizes that the source leaves open, e.g. 3,224,224; of an ONNX file also ranges, e.g. "
-        "3,48,32..640/32; once for each input, or for each open size by its NAME",
+        "3,48,32..640/32; once for each input, or for each open size by its NAME; of a net N is where its "
+        "rows are, e.g. 20,N,40",
+    )
+    verb.add_argument(
+        "--input-type",
+        action="append",
+        default=[],
+        metavar="[NAME=]TYPE",
+        help="of a net: an input's type, e.g. ids=int32; else one that it runs with, of float32, int64, bool",
     )
     verb.add_argument(
         "--input-value",
@@ -159,7 +167,7 @@ def _input_options(verb: argparse.ArgumentParser) -> None:
         "--rows",
         type=Path,
         metavar="FILE.npz",
-        help="of an ONNX file: real rows for the proof, an array for each input by name",
+        help="real rows for the proof, an array for each input by name",
     )
 
 

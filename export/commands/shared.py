@@ -19,6 +19,7 @@ from service.contract.account import FoldAccount
 from service.contract.sizes import SizeRange
 
 ROOM = 120  # columns of a terminal from which on the figures of each BatchNorm fit beside its account
+INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
 HEALTH = ("smallest σ²", "largest |γ|/√(σ²+ε)", "dead")
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?:/([0-9]{1,9}))?", re.ASCII)
 _NAME = re.compile(r"[^\W\d][\w.:/+*-]*")
@@ -53,6 +54,20 @@ def values(texts: Sequence[str]) -> dict[str, float]:
         if not name or name in found or value is None:
             raise SourceError(f"--input-value: expected NAME=NUMBER, each name once, got '{text}'")
         found[name] = value
+    return found
+
+
+def types(texts: Sequence[str]) -> dict[str, str]:
+    """The type of each input of a net by its name, "" for one without; raises SourceError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, kind = text.rpartition("=")
+        if name in found or kind not in INPUT_TYPES:
+            expected = ", ".join(INPUT_TYPES)
+            raise SourceError(
+                f"--input-type: expected NAME=TYPE, each name once, TYPE of {expected}, got '{text}'"
+            )
+        found[name] = kind
     return found
 
 

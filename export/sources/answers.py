@@ -11,8 +11,9 @@ None is left out.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,16 +43,17 @@ def tensors_of(answer: object, net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def returning_tensors(net: nn.Module) -> Iterator[nn.Module]:
-    """The same net, whose answer is a tuple of tensors for the time being.
+def returning_tensors(net: nn.Module, call: Callable[..., Any]) -> Iterator[nn.Module]:
+    """The same net, which takes rows one after another and answers a tuple of tensors, for the time being.
 
-    In place: of a copy, hooks and functions that hold the net itself would still write into the original.
+    `call` is that of its `NetInputs`.  In place: of a copy, hooks and functions that hold the net itself
+    would still write into the original.
     """
     kind: Any = type(net)
     own = vars(net).get("forward")  # one that was set on the net itself hides that of any class
 
-    def forward(self: nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        answer = kind.forward(self, rows) if own is None else own(rows)
+    def forward(self: nn.Module, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        answer = call(partial(kind.forward, self) if own is None else own, rows)
         tensors = tuple(tensors_of(answer, self).values())
         # A tensor that is returned twice gets a second name, which needs a node of its own.
         return tuple(

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from export.errors import SourceError
+from export.sources.asked import asked_of_net
 from export.sources.declared import Declared
 from export.sources.net import of_net
+from export.sources.net_inputs import first_run
 from export.sources.pictures import Pictures, pictures_of
 from export.sources.source import Source, SourceOptions
 from export.sources.transforms import UnknownPipelineError
@@ -18,17 +20,25 @@ from training.runs.weights_file import is_index
 def from_factory(text: str, options: SourceOptions) -> Source:
     """Build the net, load --weights or what its package publishes, and trace it; raises SourceError."""
     file = options.weights
+    asked = asked_of_net(options)
     try:
         weights = read_source(file).weights if file is not None else None
-        opened = open_net(text, weights, str(file), options.row_shape())
+        opened = open_net(
+            text,
+            weights,
+            str(file),
+            asked[0].row_shape if len(asked) == 1 else None,
+            lambda net: first_run(net, asked),
+        )
     except TrainingError as error:
         raise SourceError(str(error)) from error
-    if opened.row_shape is None:
+    if opened.row_shape is None and not asked:
         raise SourceError(f"{text} needs --input-shape, for example --input-shape 3,224,224")
     pictures = _pictures(text, options, opened)
     return of_net(
         opened.net,
-        opened.row_shape,
+        asked or opened.row_shape or (),
+        given=options.rows,
         description=f"net {text}" + (f" with weights {file.name}" if file else ""),
         digest=sha256(file.read_bytes()) if file and not is_index(file) else None,
         labels=options.labels,

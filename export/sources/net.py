@@ -13,14 +13,19 @@ from torch.nn.utils import parametrize
 
 from export.compute.precision import from_bfloat16
 from export.compute.reference import Arrays, Evaluate
+from export.compute.rows import read_rows
 from export.errors import ProofError, SourceError, TraceError
-from export.graph.prepare import prepare
+from export.graph.prepare import ROWS, prepare
+from export.graph.rows_first import Arrangement, with_rows_first
+from export.graph.sizes import sizes_of
+from export.sources.net_inputs import NetInput, NetInputs, inputs_of, of_row
 from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
 from export.sources.trace import rows_are_fixed, trace
 from export.sources.wide import in_float64
 from service.contract.preprocessing import Preprocessing
+from service.contract.tensors import TensorSpec
 from service.contract.text import first_line
 
 LEAVE_OUT = "leave it out of what forward returns, or give each row one of its own"
@@ -29,34 +34,44 @@ NET_TRUTH = "the unfolded net in torch, float64"
 
 def of_net(
     net: nn.Module,
-    row_shape: Sequence[int],
+    rows: Sequence[int] | Sequence[NetInput],
     *,
+    description: str,
+    given: Path | None = None,
     preprocessing: Preprocessing | None,
     labels: Path | list[str] | None,
     said_labels: Sequence[str] | None = None,
     **facts: Any,
 ) -> Source:
-    """Trace a net whose rows have this shape; `facts` are further fields of the Source.
+    """Trace a net whose row has this shape, or takes these inputs; `facts` are further fields of the Source.
 
+    `given` is a file of rows, which the golden ones are made of.
     `said_labels` are what the source says of its classes, where no `labels` are given.
     """
     net = plain(uncompiled(net))
-    traced = trace(_in_float32(net), row_shape)
+    narrow = _in_float32(net)
+    asked = [one for one in rows if isinstance(one, NetInput)]
+    shape = tuple(one for one in rows if isinstance(one, int))
+    taken = inputs_of(narrow, asked or [NetInput(row_shape=shape)])
+    traced = trace(narrow, taken)
     if any(
         value.dtype == ir.DataType.BFLOAT16 for node in traced.graph.all_nodes() for value in node.outputs
     ):
         # Of autocast: ONNX Runtime has no kernels for it on a CPU.  Before weights are cast for good.
         traced = from_bfloat16(traced)
-    graph = prepare(traced)
+    graph, arrangement = _with_rows_first(prepare(traced))
     outputs = [tensor_spec(value, remedy=LEAVE_OUT) for value in graph.graph.outputs]
+    words = [*taken.in_words(), *arrangement.in_words()]
     return Source(
+        description="; ".join([description, *words]),
         graph=graph,
-        evaluate=net_evaluator(net, [spec.name for spec in outputs]),
+        evaluate=net_evaluator(net, [spec.name for spec in outputs], taken, arrangement),
         truth=NET_TRUTH,
-        inputs=with_range([tensor_spec(value) for value in graph.graph.inputs], preprocessing),
+        inputs=with_range(_inputs(graph, taken), preprocessing),
         outputs=outputs,
         labels=labels if isinstance(labels, list) else labels_for(labels, said_labels, outputs),
         preprocessing=preprocessing,
+        given=None if given is None else read_rows(given, graph),
         max_rows=1 if rows_are_fixed(graph) else None,
         **facts,
     )
@@ -102,20 +117,57 @@ def _in_float32(net: nn.Module) -> nn.Module:
     return net if floats <= {torch.float32} else copy.deepcopy(net).float()
 
 
-def net_evaluator(net: nn.Module, output_names: list[str]) -> Evaluate:
+def net_evaluator(
+    net: nn.Module,
+    output_names: list[str],
+    taken: NetInputs | None = None,
+    arrangement: Arrangement | None = None,
+) -> Evaluate:
     """A function that runs the net in float64, and leaves it as it is; raises ProofError."""
-    run = in_float64(net)
+    taken, arrangement = taken or of_row(()), arrangement or Arrangement()
+    run = in_float64(net, taken)
 
     def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
-        rows = [torch.from_numpy(array).double() for array in inputs.values()]
+        rows = (
+            [_widened(inputs[name]) for name in taken.names]
+            if len(inputs) > 1
+            else [_widened(array) for array in inputs.values()]
+        )
         try:
             tensors = run(rows)
         except TraceError:
             raise
         except Exception as error:  # the user's own forward
             raise ProofError(f"the net does not run in float64: {first_line(error)}") from error
-        return {
+        answers = {
             name: tensor.detach().double().numpy() for name, tensor in zip(output_names, tensors, strict=True)
         }
+        return arrangement.from_file(answers)
 
     return evaluate
+
+
+def _widened(array: np.ndarray) -> torch.Tensor:
+    """Floats in float64; ids and masks as they are."""
+    tensor = torch.from_numpy(array)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _inputs(graph: ir.Model, taken: NetInputs) -> list[TensorSpec]:
+    """The graph's inputs; those that choose rows of a table range over all of them."""
+    specs = []
+    for value, one in zip(graph.graph.inputs, taken.inputs, strict=True):
+        known = {} if one.num_ids is None else {"minimum": 0.0, "maximum": float(one.num_ids - 1)}
+        specs.append(tensor_spec(value).model_copy(update=known))
+    return specs
+
+
+def _with_rows_first(graph: ir.Model) -> tuple[ir.Model, Arrangement]:
+    """The graph whose outputs have their rows first, as a recurrent net with time first does not."""
+    axes: dict[str, int | None] = {}
+    for value in graph.graph.outputs:
+        sizes = sizes_of(value) if value.shape is not None else []
+        found = [axis for axis, size in enumerate(sizes) if size == ROWS]
+        if len(found) == 1 and found[0] > 0:
+            axes[value.name or ""] = found[0]
+    return (with_rows_first(graph, {}, axes), Arrangement(outputs=axes)) if axes else (graph, Arrangement())

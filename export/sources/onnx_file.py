@@ -32,6 +32,8 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     """Read, check and prepare an ONNX file; raises SourceError.  Its rows become symbolic."""
     if options.weights is not None:
         raise SourceError(f"{path} is an ONNX file: it brings its own weights")
+    if options.types:
+        raise SourceError(f"{path} is an ONNX file: it says the types of its inputs, leave out --input-type")
     read = read_file(path)
     loaded, values = with_values(read.model, options.values)
     sized, ranges = with_sizes(loaded, options.shapes)

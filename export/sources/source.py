@@ -29,6 +29,7 @@ class SourceOptions:
 
     Args:
         shapes: of inputs by name; see `export.graph.given`.
+        types: of a net's inputs, by name, as NumPy calls them.
         values: of inputs that have one value always, by name.
         rows: an .npz file of real rows.
         labels: a file of class names, one a line, or "imagenet".
@@ -38,6 +39,7 @@ class SourceOptions:
     """
 
     shapes: Shapes = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     rows: Path | None = None
     weights: Path | None = None
@@ -54,24 +56,6 @@ class SourceOptions:
             raise SourceError("--mean and --std go together: a picture needs both to become a row")
         if self.rows is not None and self.pixels:
             raise SourceError("--rows are rows of the net's own input: give them, or --inputs uint8")
-
-    def row_shape(self) -> tuple[int, ...] | None:
-        """The shape that was given for a net's row; raises SourceError where an input is named."""
-        if self.rows is not None:
-            raise SourceError("--rows is for ONNX files: a net's rows are made, or come from its checkpoint")
-        if self.values:
-            raise SourceError("--input-value is for ONNX files: give a net that value in its factory")
-        if not self.shapes:
-            return None
-        if list(self.shapes) != [""]:
-            raise SourceError("--input-shape of a net is C,H,W of a row: its input has no name yet")
-        sizes = [size for size in self.shapes[""] if isinstance(size, int)]
-        if len(sizes) < len(self.shapes[""]):
-            raise SourceError(
-                "--input-shape of a net is numbers, because it is traced at one size: export it to ONNX with "
-                "open sizes, and give ranges for that file"
-            )
-        return tuple(sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

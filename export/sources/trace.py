@@ -24,18 +24,13 @@ from export.errors import TraceError
 from export.graph.edit import batchnorms
 from export.graph.prepare import ROWS
 from export.sources.answers import returning_tensors, tensors_of
+from export.sources.net_inputs import NetInputs, of_row
 from export.sources.state import as_it_was, put_back
 from service.contract.text import first_line
 
-INPUT = "input"
 OPSET = 20
 UNNAMED = "(computed)"
-_AS_A_FILE = "; write a net of {} to an ONNX file, and give that"
 _ADVICE = {
-    "required positional argument": _AS_A_FILE.format("several inputs"),
-    "positional arguments but": _AS_A_FILE.format("inputs by name"),
-    "positional argument but": _AS_A_FILE.format("inputs by name"),
-    "scalar types: Long, Int": _AS_A_FILE.format("whole-number inputs"),
     "data-dependent": "; choose by torch.where or torch.cond what its numbers decide",
     "No ONNX function found for": "; ONNX has no such op: write it in others in the forward, or leave it out",
     "quantized.": "; give the float net, and --dtype int8",
@@ -44,8 +39,8 @@ _ADVICE = {
 """What helps, by what torch says."""
 
 
-def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
-    """Trace `net` on float32 rows of shape (2, *row_shape), in eval mode; the rows become symbolic.
+def trace(net: nn.Module, rows: Sequence[int] | NetInputs) -> ir.Model:
+    """Trace `net` on two rows, of float32 if only a shape is given, in eval mode; they become symbolic.
 
     Two rows and not one: the exporter takes a dimension of size 1 for a constant.
 
@@ -56,30 +51,33 @@ def trace(net: nn.Module, row_shape: Sequence[int]) -> ir.Model:
         net
     ):  # a module of torch.export has one of its own, which refuses: its mode is fixed
         net.eval()
-    rows = torch.zeros(2, *row_shape)
-    some = torch.rand(2, *row_shape, generator=torch.Generator().manual_seed(0))
-    with as_it_was(net, lambda: net(some)):
-        ran, names = watch_batchnorms(net, rows)
-    model = _exported_with_any_rows(net, rows, names)
+    taken = rows if isinstance(rows, NetInputs) else of_row(rows)
+    some, zeros = [one.some() for one in taken.inputs], [one.zeros() for one in taken.inputs]
+    with as_it_was(net, lambda: taken.call(net, some)):
+        ran, names = watch_batchnorms(net, *zeros, taken=taken)
+    model = _exported_with_any_rows(net, taken, zeros, names)
     check_batchnorms(model, ran, owners_of(net))
     _name_after_modules(model)
     return model
 
 
-def _exported_with_any_rows(net: nn.Module, rows: torch.Tensor, names: list[str]) -> ir.Model:
+def _exported_with_any_rows(
+    net: nn.Module, taken: NetInputs, rows: list[torch.Tensor], names: list[str]
+) -> ir.Model:
     """The net's graph of any number of rows, or of one where its forward computes with that number.
 
     Convolutions whose weights are made from each row have as many groups as there are rows, which ONNX
     writes as a number; `x.chunk(ceil(len(x) / 4))` holds for the rows that were traced.
     """
+    single, number = [array[:1] for array in rows], torch.export.Dim(ROWS)
     try:
-        model = _exported(net, rows, names, ({0: torch.export.Dim(ROWS)},))
+        model = _exported(net, taken, rows, names, (tuple({0: number} for _ in rows),))
     except TraceError as error:
         try:
-            return _exported(net, rows[:1], names, None)
+            return _exported(net, taken, single, names, None)
         except TraceError:
             raise error from error.__cause__
-    return _exported(net, rows[:1], names, None) if rows_are_fixed(model) else model
+    return _exported(net, taken, single, names, None) if rows_are_fixed(model) else model
 
 
 def rows_are_fixed(model: ir.Model) -> bool:
@@ -89,19 +87,23 @@ def rows_are_fixed(model: ir.Model) -> bool:
 
 
 def _exported(
-    net: nn.Module, rows: torch.Tensor, names: list[str], shapes: tuple[dict[int, Any]] | None
+    net: nn.Module,
+    taken: NetInputs,
+    rows: list[torch.Tensor],
+    names: list[str],
+    shapes: tuple[tuple[dict[int, Any], ...]] | None,
 ) -> ir.Model:
     # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
-    with _quiet(), put_back(net), torch.no_grad(), returning_tensors(net) as flat:
+    with _quiet(), put_back(net), torch.no_grad(), returning_tensors(net, taken.call) as flat:
         try:
             program = torch.onnx.export(
                 flat,
-                (rows,),
+                tuple(rows),
                 dynamo=True,
                 optimize=False,
                 verbose=False,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=taken.names,
                 output_names=names,
                 dynamic_shapes=shapes,
             )
@@ -138,19 +140,31 @@ def check_batchnorms(model: ir.Model, ran: Sequence[str], owners: Mapping[str, s
         )
 
 
-def watch_batchnorms(net: nn.Module, rows: torch.Tensor) -> tuple[list[str], list[str]]:
+def watch_batchnorms(
+    net: nn.Module, *rows: torch.Tensor, taken: NetInputs | None = None
+) -> tuple[list[str], list[str]]:
     """Run the net once; returns the paths of the BatchNorms that ran, in order, and its outputs' names."""
     watcher = _Watcher(net)
     with torch.no_grad(), watcher:
         try:
-            answer = net(rows)
+            answer = taken.call(net, rows) if taken is not None else net(*rows)
         except TraceError:
             raise
         except Exception as error:
-            shape, why = list(rows.shape), first_line(error.__cause__ or error)
-            advice = _advice(why)
-            raise TraceError(f"{type(net).__name__} fails on rows of shape {shape}: {why}{advice}") from error
+            why = first_line(error.__cause__ or error)
+            raise TraceError(
+                f"{type(net).__name__} fails on rows of shape {_shapes(rows, taken)}: {why}{_advice(why)}"
+            ) from error
     return watcher.ran, list(tensors_of(answer, net))
+
+
+def _shapes(rows: Sequence[torch.Tensor], taken: NetInputs | None) -> str:
+    if taken is None or len(rows) == 1:
+        return str(list(rows[0].shape))
+    named = zip(taken.names, rows, strict=True)
+    return ", ".join(f"{name} {list(array.shape)} {array.dtype}" for name, array in named).replace(
+        "torch.", ""
+    )
 
 
 class _Watcher(TorchFunctionMode):

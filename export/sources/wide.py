@@ -1,6 +1,6 @@
 """Run a net in float64, though its forward names a narrower type.
 
-    run = in_float64(net)
+    run = in_float64(net, taken)
     run([rows])                              the tensors that it answers; the net itself stays as it is
 
     with Wide():
@@ -25,6 +25,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from export.sources.answers import tensors_of
+from export.sources.net_inputs import NetInputs
 from export.sources.state import put_back
 
 _WIDE = {
@@ -56,14 +57,14 @@ def _widened(value: Any) -> Any:
     return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
-def in_float64(net: nn.Module) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+def in_float64(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
     """A function from rows in float64 to what the net answers, run on a copy where there is a true one."""
     exact = _copied(net)
 
     def run(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         one = net if exact is None else exact
         with put_back(one), _in_place(one), torch.no_grad(), Wide():
-            return list(tensors_of(one(*rows), one).values())
+            return list(tensors_of(taken.call(one, rows), one).values())
 
     return run
 

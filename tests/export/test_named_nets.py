@@ -176,7 +176,7 @@ def test_fold_and_verify_take_what_bundle_takes(packages, tmp_path, name, pixels
     ("arguments", "sentence"),
     [
         (("verify", "nets:one_norm"), "needs --input-shape"),
-        (("verify", "nets:one_norm", "--rows", "r.npz"), "--rows is for ONNX files"),
+        (("verify", "nets:one_norm", "--rows", "r.npz"), "r.npz: --rows cannot be read"),
         (("verify", "in.onnx", "--weights", "w.pt"), "it brings its own weights"),
         (("fold", "in.onnx", "o.onnx", "--weights", "w.pt"), "it brings its own weights"),
         (("verify", ".", "--seed", "1"), "is a bundle: it brings its own rows"),
@@ -210,5 +210,5 @@ def test_layers_that_take_their_sizes_from_rows_get_them_before_their_weights(tm
     (answer,) = open_source("lazynets:make", options).evaluate({"input": rows.numpy()}).values()
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(answer), net.eval().double()(rows.double()))
-    with pytest.raises(SourceError, match="lazynets:make cannot take rows of"):
+    with pytest.raises(SourceError, match="lazynets:make cannot take its first rows"):
         open_source("lazynets:make", SourceOptions(shapes={"": (3, 2, 2)}))

@@ -130,27 +130,6 @@ def test_weights_that_are_made_and_state_that_is_no_tensor(make):
     assert len(list(batchnorms(source.graph))) == isinstance(net, Block)
 
 
-class ByName(nn.Module):
-    def forward(self, *, x: torch.Tensor):
-        return x
-
-
-class OfTwo(nn.Module):
-    def forward(self, x: torch.Tensor, y: torch.Tensor):
-        return x + y
-
-
-@pytest.mark.parametrize(("net", "kind"), [(ByName(), "inputs by name"), (OfTwo(), "several inputs")])
-def test_a_forward_that_takes_other_things_says_what_to_do(net, kind):
-    with pytest.raises(TraceError, match=f"write a net of {kind} to an ONNX file"):
-        opened(net)
-
-
-def test_whole_numbers_as_rows_say_what_to_do():
-    with pytest.raises(TraceError, match="write a net of whole-number inputs to an ONNX file"):
-        opened(nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 2)))
-
-
 def test_fold_refuses_a_net_that_draws(tmp_path, monkeypatch):
     """It proves one batch only, and so asks twice."""
     (tmp_path / "drawing.py").write_text(

@@ -128,15 +128,6 @@ def test_a_forward_that_cannot_be_served_says_what_to_change(answer, sentence, c
     assert capfd.readouterr().err == "", "torch prints whole graphs where it fails"
 
 
-def test_a_net_of_two_inputs_says_what_to_do():
-    class Two(_Net):
-        def forward(self, x: torch.Tensor, z: torch.Tensor):
-            return super().forward(x) + z
-
-    with pytest.raises(TraceError, match="write a net of several inputs to an ONNX file"):
-        opened(Two())
-
-
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [

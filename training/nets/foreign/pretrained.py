@@ -6,7 +6,7 @@ Without a file, a package's net gets the weights that the package publishes: out
 or from its hub where that can be reached.  With a file, it gets as many classes as the file's head has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -40,16 +40,19 @@ def open_net(
     weights: Mapping[str, Tensor] | None = None,
     where: str = "",
     row_shape: tuple[int, ...] | None = None,
+    first_run: Callable[[nn.Module], object] | None = None,
 ) -> OpenedNet:
     """Build the net with these weights, or with its own; raises NetError where they cannot be had or differ.
 
     Args:
         where: the file of the weights, for errors.
         row_shape: of a row, where it is known: a net of timm is built for as many channels.
+        first_run: gives a net its first rows, which layers without sizes take theirs from.
     """
     if not is_package(name):
         opened = OpenedNet(net=call_factory(name), row_shape=row_shape)
-        _shape_lazy_layers(opened.net, name, row_shape)
+        if first_run is not None:
+            _shape_lazy_layers(opened.net, name, first_run)
     elif weights is None:
         opened = _published(name, row_shape)
     else:
@@ -59,15 +62,15 @@ def open_net(
     return opened
 
 
-def _shape_lazy_layers(net: nn.Module, name: str, row_shape: tuple[int, ...] | None) -> None:
+def _shape_lazy_layers(net: nn.Module, name: str, first_run: Callable[[nn.Module], object]) -> None:
     """Run the net where layers take their sizes from their first rows; raises NetError if it fails."""
-    if row_shape is None or not any(map(is_lazy, (*net.parameters(), *net.buffers()))):
+    if not any(map(is_lazy, (*net.parameters(), *net.buffers()))):
         return
     try:
         with torch.no_grad():
-            net.eval()(torch.zeros(2, *row_shape))
+            first_run(net.eval())
     except Exception as error:  # foreign code may raise anything
-        raise NetError(f"net {name} cannot take rows of {row_shape}: {first_line(error)}") from error
+        raise NetError(f"net {name} cannot take its first rows: {first_line(error)}") from error
 
 
 def _published(name: str, row_shape: tuple[int, ...] | None) -> OpenedNet:

@@ -1,0 +1,288 @@
+"""Nets of several inputs, of ids and masks, of dicts and lists, and with their rows on another axis."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from export_kit import assert_refused, run_here
+from service.contract.bundle import open_bundle
+from service_kit import serving
+
+NUM_IDS = 50
+FLAGS = ("--input-shape", "image=3,8,8", "--input-shape", "ids=5")
+
+
+class _Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.table, self.head, self.last = nn.Embedding(NUM_IDS, 6), nn.Linear(10, 4), nn.BatchNorm1d(4)
+
+    def both(self, image, ids):
+        seen = torch.relu(self.norm(self.conv(image))).mean((2, 3))
+        return self.last(self.head(torch.cat([seen, self.table(ids).mean(1)], 1)))
+
+
+class Plain(_Both):
+    def forward(self, image, ids, scale=1.0):
+        return self.both(image, ids) * scale
+
+
+class Keywords(_Both):
+    def forward(self, image=None, *, ids=None):
+        return self.both(image, ids)
+
+
+class Dict(_Both):
+    def forward(self, batch):
+        return self.both(batch["image"], batch["ids"])
+
+
+class Part(_Both):
+    def forward(self, image, meta):
+        return self.both(image, meta["ids"])
+
+
+class Listed(_Both):
+    def forward(self, parts):
+        image, ids = parts
+        return self.both(image, ids)
+
+
+class Starred(_Both):
+    def forward(self, *parts):
+        return self.both(*parts)
+
+
+class StarredWords(_Both):
+    def forward(self, **parts):
+        return self.both(**parts)
+
+
+def lively(net):
+    """The net with BatchNorms that change what goes through them."""
+    for module in net.eval().modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return net
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """A function that makes a net a factory, and returns what it is called as SOURCE."""
+
+    def make(kind):
+        torch.manual_seed(0)
+        net = lively(kind())
+        monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=lambda: net))
+        return net
+
+    return make
+
+
+def answers(folder, rows):
+    session = ort.InferenceSession(folder / "1/model.onnx", providers=["CPUExecutionProvider"])
+    return session.run(None, rows)
+
+
+def some_rows(number=3):
+    chance = np.random.default_rng(0)
+    image = chance.normal(size=(number, 3, 8, 8)).astype(np.float32)
+    return image, chance.integers(0, NUM_IDS, size=(number, 5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "image", "ids"),
+    [
+        (Plain, "image", "ids"),
+        (Plain, "image=1", "ids=1"),
+        (Plain, "image=N", "ids=N"),
+        (Keywords, "image", "ids"),
+        (Dict, "image", "ids"),
+        (Dict, "batch.image", "batch.ids"),
+        (Part, "image", "meta.ids"),
+        (Listed, "0", "1"),
+        (Listed, "parts.0", "parts.1"),
+        (Starred, "a", "b"),
+        (StarredWords, "image", "ids"),
+    ],
+)
+def test_a_net_of_several_inputs_is_bundled(tmp_path, made, kind, image, ids):
+    net = made(kind)
+    sizes = {image: "3,8,8", ids: "5"}
+    flags = [f"--input-shape={name}{',' if '=' in name else '='}{shape}" for name, shape in sizes.items()]
+    image, ids = image.partition("=")[0], ids.partition("=")[0]
+    done = run_here("bundle", "mine:make", "--to", tmp_path / "m", *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folded"] == 2
+    bundle = open_bundle(tmp_path / "m/1")
+    specs = {spec.name: spec for spec in bundle.manifest.inputs}
+    assert [(specs[name].dtype, specs[name].shape[1:]) for name in (image, ids)] == [
+        ("float32", [3, 8, 8]),
+        ("int64", [5]),
+    ]
+    golden = bundle.golden.inputs[ids]
+    assert golden.max() == NUM_IDS - 1, "golden rows read the whole table"
+    assert golden.min() == 0
+    pixels, numbers = some_rows()
+    with torch.no_grad():
+        expected = net.both(torch.from_numpy(pixels), torch.from_numpy(numbers)).numpy()
+    np.testing.assert_allclose(answers(tmp_path / "m", {image: pixels, ids: numbers})[0], expected, atol=1e-5)
+    assert run_here("verify", tmp_path / "m").returncode == 0
+    assert run_here("verify", "mine:make", *flags).returncode == 0
+
+
+def test_it_is_served(tmp_path, made):
+    net = made(Plain)
+    assert run_here("bundle", "mine:make", "--to", tmp_path / "models/m", *FLAGS).returncode == 0
+    image, ids = some_rows()
+    document = {
+        "inputs": [
+            {"name": "image", "datatype": "FP32", "shape": [3, 3, 8, 8], "data": image.ravel().tolist()},
+            {"name": "ids", "datatype": "INT64", "shape": [3, 5], "data": ids.ravel().tolist()},
+        ]
+    }
+    with serving(tmp_path / "models") as server:
+        reply = httpx.post(f"{server.url}/v2/models/m/infer", json=document, timeout=60).json()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(image), torch.from_numpy(ids)).numpy()
+    served = np.array(reply["outputs"][0]["data"]).reshape(3, 4)
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Embedding(9, 4), nn.BatchNorm1d(4)
+
+    def forward(self, ids, mask=None):
+        seen = self.norm(self.table(ids).transpose(1, 2))
+        return seen.mean(2) if mask is None else seen.masked_fill(mask[:, None], 0.0).mean(2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "types"),
+    [
+        (["--input-shape", "5"], {"input": "int64"}),
+        (["--input-shape", "5", "--input-type", "int32"], {"input": "int32"}),
+        (["--input-shape", "ids=5", "--input-shape", "mask=5"], {"ids": "int64", "mask": "bool"}),
+        (["--rows", "rows.npz"], {"ids": "int32", "mask": "bool"}),
+    ],
+)
+def test_types_are_found_by_running_or_given(tmp_path, made, monkeypatch, flags, types):
+    monkeypatch.chdir(tmp_path)
+    ids, mask = np.arange(20, dtype=np.int32).reshape(4, 5) % 9, np.eye(4, 5, dtype=bool)
+    np.savez("rows.npz", mask=mask, ids=ids)
+    net = made(Masked)
+    done = run_here("bundle", "mine:make", "--to", tmp_path / "m", *flags)
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "m/1")
+    assert {spec.name: spec.dtype for spec in bundle.manifest.inputs} == types
+    if "--rows" in flags:
+        np.testing.assert_array_equal(bundle.golden.inputs["ids"][:4], ids)
+    rows = {name: (mask if name == "mask" else ids.astype(dtype)) for name, dtype in types.items()}
+    with torch.no_grad():
+        expected = net(*(torch.from_numpy(rows[name]) for name in types)).numpy()
+    np.testing.assert_allclose(answers(tmp_path / "m", rows)[0], expected, atol=1e-6)
+    assert run_here("fold", "mine:make", tmp_path / "out.onnx", *flags).returncode == 0
+
+
+class TimeFirst(nn.Module):
+    """(T, N, F) to scores (T, N, 5) and a state (1, N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.gru = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.GRU(4, 4)
+        self.last = nn.Linear(4, 5)
+
+    def forward(self, x):
+        seen, state = self.gru(self.norm(self.first(x).permute(1, 2, 0)).permute(2, 0, 1))
+        return self.last(seen), state
+
+
+class Recogniser(TimeFirst):
+    """Pictures (N, 1, 6, W) to scores (W, N, 5)."""
+
+    def forward(self, x):
+        return super().forward(x[:, 0].permute(2, 0, 1))[0]
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(TimeFirst, "7,N,6"), (Recogniser, "1,6,7")])
+def test_time_first_is_served_with_rows_first(tmp_path, made, kind, shape):
+    net = made(kind)
+    done = run_here("bundle", "mine:make", "--to", tmp_path / "m", "--input-shape", shape)
+    assert done.returncode == 0, done.stderr
+    facts, manifest = json.loads(done.stdout), open_bundle(tmp_path / "m/1").manifest
+    assert facts["folded"] == facts["found"] == 1
+    assert manifest.max_rows is None
+    assert "has its rows first" in manifest.provenance.source
+    rows = np.random.default_rng(0).normal(size=(3, *manifest.inputs[0].row_shape)).astype(np.float32)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(rows if kind is Recogniser else rows.transpose(1, 0, 2)))
+    for served, itself in zip(answers(tmp_path / "m", {"input": rows}), [*expected], strict=False):
+        theirs = itself if isinstance(expected, tuple) else expected
+        np.testing.assert_allclose(served, theirs.numpy().transpose(1, 0, 2), atol=1e-5)
+    assert run_here("fold", "mine:make", tmp_path / "out.onnx", "--input-shape", shape).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--input-shape", "3,8,8"], "Plain takes 'ids' too, which has no shape: --input-shape image=C,H,W "),
+        (["--input-shape", "image=3,8,8"], "Plain takes 'ids' too"),
+        ([*FLAGS, "--input-shape", "z=2"], "Plain takes 'image', 'ids', 'scale', found 'z'"),
+        ([*FLAGS, "--input-shape", "2"], "must name each input of a net of several"),
+        ([*FLAGS, "--input-type", "id=int64"], "--input-type id: no --input-shape"),
+        ([*FLAGS, "--input-type", "ids=text"], "--input-type: expected NAME=TYPE, each name once"),
+        (
+            [*FLAGS, "--input-type", "ids=float32"],
+            "of shape image [2, 3, 8, 8] float32, ids [2, 5]",
+        ),
+        ([*FLAGS, "--rows", "none.npz"], "--rows cannot be read as an .npz file"),
+        ([*FLAGS, "--rows", "rows.npz"], "array 'ids' of --rows has rows of [4], --input-shape says [5]"),
+        (["--rows", "one.npz"], "has the shape [1, 3, 8, 8] of float32, expected at least two rows"),
+    ],
+)
+def test_inputs_that_do_not_fit_say_what_to_do(tmp_path, made, monkeypatch, flags, sentence):
+    monkeypatch.chdir(tmp_path)
+    image, ids = some_rows()
+    np.savez("rows.npz", image=image, ids=ids[:, :4])
+    np.savez("one.npz", image=image[:1], ids=ids[:1, :4])
+    made(Plain)
+    assert_refused(run_here("fold", "mine:make", "o.onnx", *flags), sentence)
+
+
+def test_an_onnx_file_says_its_types_itself(tmp_path):
+    file = tmp_path / "in.onnx"
+    file.touch()
+    for verb in (("fold", file, tmp_path / "out.onnx"), ("bundle", file, "--to", tmp_path / "m")):
+        assert_refused(run_here(*verb, "--input-type", "x=int64"), "says the types of its inputs")
+
+
+def test_finding_a_type_leaves_the_net_as_it_was(made):
+    """A run that fails may have counted already."""
+    from export.sources.net_inputs import NetInput, inputs_of
+
+    class Counting(Masked):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("runs", torch.zeros(()))
+            self.kept = []
+
+        def forward(self, ids):
+            self.runs += 1
+            self.kept.append(ids)
+            return super().forward(ids)
+
+    net = made(Counting)
+    inputs_of(net, [NetInput(row_shape=(5,))])
+    assert (float(net.runs), net.kept) == (0.0, [])

@@ -66,8 +66,8 @@ def _sizes(shape: tuple[Given | str, ...]) -> tuple[tuple[int, ...], int]:
     sizes = [size for size in shape if isinstance(size, int)]
     if len(named) > 1 or len(sizes) + len(named) < len(shape):
         raise SourceError(
-            "--input-shape of a net is numbers, because it is traced at one size, and one name at most, where "
-            "its rows are: export it to ONNX with open sizes, and give ranges for that file"
+            "--input-shape of a net is numbers, because it is traced at one size, and one name at most, "
+            "where its rows are: export it to ONNX with open sizes, and give ranges for that file"
         )
     return tuple(sizes), named[0] if named else 0
 

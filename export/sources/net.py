@@ -128,11 +128,8 @@ def net_evaluator(
     run = in_float64(net, taken)
 
     def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
-        rows = (
-            [_widened(inputs[name]) for name in taken.names]
-            if len(inputs) > 1
-            else [_widened(array) for array in inputs.values()]
-        )
+        names = taken.names if len(taken.names) > 1 else inputs
+        rows = [_widened(inputs[name]) for name in names]
         try:
             tensors = run(rows)
         except TraceError:

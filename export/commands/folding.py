@@ -147,7 +147,11 @@ def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
         )
         source = open_source(asked.source, said)
         return _Unfolded(
-            model=source.graph, as_read=lambda: source.graph, given=source.given, evaluate=source.evaluate
+            model=source.graph,
+            as_read=lambda: source.graph,
+            words=source.description.split("; ")[1:],
+            given=source.given,
+            evaluate=source.evaluate,
         )
     if asked.weights is not None:
         raise SourceError(f"{asked.source} is an ONNX file: it brings its own weights")

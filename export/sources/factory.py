@@ -39,7 +39,9 @@ def from_factory(text: str, options: SourceOptions) -> Source:
         opened.net,
         asked or opened.row_shape or (),
         given=options.rows,
-        description=f"net {text}" + (f" with weights {file.name}" if file else ""),
+        description=f"net {text}"
+        + (f" with weights {file.name}" if file else "")
+        + (f"; the weights are those at '{opened.place.removesuffix('.')}'" if opened.place else ""),
         digest=sha256(file.read_bytes()) if file and not is_index(file) else None,
         labels=options.labels,
         said_labels=pictures.labels,

@@ -212,3 +212,16 @@ def test_layers_that_take_their_sizes_from_rows_get_them_before_their_weights(tm
         torch.testing.assert_close(torch.from_numpy(answer), net.eval().double()(rows.double()))
     with pytest.raises(SourceError, match="lazynets:make cannot take its first rows"):
         open_source("lazynets:make", SourceOptions(shapes={"": (3, 2, 2)}))
+
+
+def test_which_of_several_nets_was_taken_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = nets.one_norm().state_dict()
+    torch.save({"generator": own, "discriminator": {"conv.weight": torch.ones(1)}}, "w.pt")
+    flags = ("--weights", "w.pt", "--input-shape", "3,10,10")
+    done = run_here("fold", "nets:one_norm", "out.onnx", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "the weights are those at 'generator'" in done.stderr
+    assert run_here("bundle", "nets:one_norm", "--to", "m", *flags).returncode == 0
+    source = json.loads((tmp_path / "m/1/manifest.json").read_text())["provenance"]["source"]
+    assert source == "net nets:one_norm with weights w.pt; the weights are those at 'generator'"

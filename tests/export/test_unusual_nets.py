@@ -118,6 +118,7 @@ def test_nets_inside_are_uncompiled_and_scripts_are_named():
     [
         (torch.fft.fft, "'logits' of _Inside is complex, which no client could send: return its torch.view"),
         (lambda y: y * 2 if y.sum() > 0 else y, "choose by torch.where or torch.cond"),
+        (lambda y: y.half() @ torch.ones(4, 2), "leave casts such as .half\\(\\) out of its forward"),
         (lambda y: y.reshape(1, -1), "a size of 'logits' depends on the number of rows"),
         (lambda y: [], "got an empty list"),
     ],

@@ -133,10 +133,18 @@ def test_weights_that_were_split_are_read_by_their_index(tmp_path, kind):
             read_source(index)
 
 
-def test_two_nets_in_a_file_are_not_chosen_from(tmp_path):
-    torch.save({"student": WEIGHTS, "teacher": WEIGHTS}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"it has student, teacher: save net\.state_dict\(\) alone"):
-        read_source(tmp_path / "a.pt")
+def test_two_nets_in_a_file_are_both_read_below_their_keys(tmp_path):
+    torch.save({"generator": WEIGHTS, "d": {"a": torch.ones(1)}, "d_optim": WEIGHTS}, tmp_path / "a.pt")
+    assert list(read_source(tmp_path / "a.pt").weights) == ["generator.a", "generator.b", "d.a"]
+
+
+def test_arrays_of_numpy_by_name_are_weights(tmp_path):
+    np.savez(tmp_path / "a.npz", **{name: value.numpy() for name, value in WEIGHTS.items()})
+    found = read_source(tmp_path / "a.npz").weights
+    assert {name: value.tolist() for name, value in found.items()} == {"a": [1] * 2, "b": [1] * 3}
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"a\.npz is no whole \.npz file"):
+        read_source(tmp_path / "a.npz")
 
 
 def test_safetensors_under_another_name_and_what_is_neither(tmp_path):

@@ -93,3 +93,33 @@ def test_names_under_a_prefix_are_those_of_the_net_where_that_is_clear(change, e
         return
     load_all_weights(net, given, "a.pt")
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+def _at(place: str, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{place}.{name}": value for name, value in own.items()}
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        (
+            lambda own, other: {**_at("generator", own), **_at("discriminator", {"0.weight": other})},
+            "generator.",
+        ),
+        (lambda own, other: {**_at("a", own), **_at("b", {**own, "0.weight": other})}, "a."),
+        (lambda own, other: {**_at("g", {**own, "0.bias": torch.ones(2)}), **_at("g_ema", own)}, "g_ema."),
+        (lambda own, other: _at("model", own), ""),
+    ],
+    ids=["by its names", "by its shapes", "an average", "a wrapper's name"],
+)
+def test_of_several_nets_the_one_that_fits_is_taken_and_named(given, place):
+    theirs, net = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    assert load_all_weights(net, given(theirs.state_dict(), torch.ones(1, 2)), "a.pt") == place
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+def test_one_part_of_several_names_their_index():
+    net = nn.Sequential(nn.Linear(2, 2))
+    one = {"0.bias": torch.ones(2)}
+    with pytest.raises(NetError, match=r"name their index, net\.safetensors\.index\.json"):
+        load_all_weights(net, one, "net-00001-of-00002.safetensors")

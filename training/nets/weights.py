@@ -7,6 +7,7 @@ for the classes are others; anything else that does not fit is an error or is na
 """
 
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -46,14 +47,23 @@ def is_in_head(net: nn.Module) -> dict[str, bool]:
 def renamed(weights: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """The same weights under the net's names, where these differ by what a wrapper or trainer added.
 
-    Where the whole net is found under one prefix, such as `backbone.`, what has it not is left out;
-    raises NetError where it is found under several.
+    Raises NetError where the net is found several times; see `find_net`.
+    """
+    return find_net(weights, net)[0]
+
+
+def find_net(weights: Mapping[str, Tensor], net: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """The weights under the net's names, and the prefix that they have in the file.
+
+    Where the whole net is found under one prefix, such as `backbone.`, what has it not is left out.  Of
+    several, those of the net's shapes count, and an average is what was evaluated; raises NetError where
+    several are left.
     """
     wanted = net.state_dict()
     given = _by_core(weights, wanted)
     needed = [name for name in wanted if not _counts(name)]
     if not needed or all(name in given for name in needed):
-        return given
+        return given, ""
     prefixes = {name.removesuffix(needed[0]) for name in weights if name.endswith(f".{needed[0]}")}
     inside = {
         at: _by_core(
@@ -62,10 +72,25 @@ def renamed(weights: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
         for at in sorted(prefixes)
     }
     whole = {at: found for at, found in inside.items() if all(name in found for name in needed)}
+    for chosen in (_of_these_shapes(whole, wanted), [at for at in whole if _is_average(at)]):
+        if len(chosen) == 1:
+            return whole[chosen[0]], chosen[0]
     if len(whole) > 1:
         places = ", ".join(f"{at}*" for at in whole)
         raise NetError(f"the file holds the net {len(whole)} times, as {places}: save one of them alone")
-    return next(iter(whole.values()), given)
+    return next(((found, at) for at, found in whole.items()), (given, ""))
+
+
+def _of_these_shapes(whole: Mapping[str, Mapping[str, Tensor]], wanted: Mapping[str, Tensor]) -> list[str]:
+    return [
+        at
+        for at, found in whole.items()
+        if all(value.shape == found[name].shape for name, value in wanted.items() if name in found)
+    ]
+
+
+def _is_average(prefix: str) -> bool:
+    return "ema" in prefix.lower().replace("_", ".").split(".")
 
 
 def _by_core(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,9 +110,12 @@ def _core(name: str) -> str:
     return ".".join(parts)
 
 
-def load_all_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy every weight of the net from a file that has them all and no others; raises NetError."""
-    wanted, given = net.state_dict(), renamed(weights, net)
+def load_all_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> str:
+    """Copy every weight of the net from a file that has them all and no others; raises NetError.
+
+    Returns the prefix that they have in the file.
+    """
+    wanted, (given, place) = net.state_dict(), find_net(weights, net)
     missing = [name for name in wanted if name not in given and not _counts(name)]
     unexpected = [name for name in given if name not in wanted and not _counts(name)]
     wrong = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
@@ -99,6 +127,8 @@ def load_all_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str)
             for kind, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
+        if index := _index_of(source):
+            said.append(f"it is one part of several: name their index, {index}")
         raise NetError(f"{source}: not the weights of this net: {', '.join(said)}")
     if wrong:
         shapes = f"{tuple(given[wrong[0]].shape)}, and the net wants {tuple(wanted[wrong[0]].shape)}"
@@ -112,6 +142,13 @@ def load_all_weights(net: nn.Module, weights: Mapping[str, Tensor], source: str)
             {str(value.device) for value in given.values()} | {str(value.dtype) for value in given.values()}
         )
         raise NetError(f"{source}: its tensors ({', '.join(kinds)}) cannot be copied into the net") from error
+    return place
+
+
+def _index_of(source: str) -> str | None:
+    """The file that names all parts of which this is one, as Hugging Face's libraries call them."""
+    part = re.fullmatch(r"(.+)-\d+-of-\d+(\.\w+)", source)
+    return f"{part[1]}{part[2]}.index.json" if part else None
 
 
 def _counts(name: str) -> bool:

@@ -16,7 +16,14 @@ from training.nets.foreign.build import is_foreign
 from training.nets.foreign.pretrained import OpenedNet, open_net
 from training.nets.weights import load_weights
 from training.runs.checkpoint import FORMAT, parse_checkpoint, read_checkpoint
-from training.runs.weights_file import find_weights, is_index, parse_safetensors, read_index, read_record
+from training.runs.weights_file import (
+    find_weights,
+    is_index,
+    parse_safetensors,
+    read_index,
+    read_npz,
+    read_record,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +59,8 @@ def read_source(path: Path) -> Source:
         return Source(weights={name: value for part in parts for name, value in part.items()})
     if path.suffix == ".safetensors" or content[8:10] == b'{"':  # Hugging Face's .bin may be one
         return Source(weights=parse_safetensors(content, str(path)))
+    if path.suffix == ".npz":
+        return Source(weights=read_npz(path))
     record = read_record(path)
     if isinstance(record, Mapping) and record.get("format") == FORMAT:
         checkpoint = parse_checkpoint(content, str(path))

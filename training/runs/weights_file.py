@@ -4,7 +4,8 @@ In: a path.  Out: names with a tensor each.
 
     .index.json     {"weight_map": {name: file}}: the names of several such files, which lie beside it
     .safetensors    8 bytes n (little-endian), n bytes of JSON: {name: {dtype, shape, data_offsets}}, data
-    any other       torch.save of a state dict, or of a dict with one in it: under one of KEYS, or one alone
+    .npz            NumPy's archive of arrays, by the names of the weights
+    any other       torch.save of a state dict, or of a dict with one in it: under one of KEYS, or others
 
 No code of the file's is run: only tensors, NumPy arrays and plain values are unpickled. Trainers save their
 arguments and NumPy numbers beside the weights; each such object becomes an `_Unread` in its place.
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.text import first_line
 from training.runs.checkpoint import CheckpointError
 
@@ -116,7 +118,10 @@ def _stand_in(name: str) -> Any:
 
 
 def find_weights(record: Any, where: str) -> dict[str, Tensor]:
-    """The state dict itself, inside one of KEYS, or the only one; raises CheckpointError if there is none."""
+    """The state dict itself, inside one of KEYS, or the only one; raises CheckpointError if there is none.
+
+    Of several all tensors, named `generator.` and so on after the key of their state dict.
+    """
     if isinstance(record, list | tuple):  # (state dict, what else was saved)
         record = dict(enumerate(record))
     found = _search(record)
@@ -149,12 +154,19 @@ def _search(record: Any, depth: int = _DEPTH) -> dict[str, Tensor] | None:
     for key in KEYS:
         if (found := _search(record.get(key), depth - 1)) is not None:
             return found
-    others = [
-        found
+    others = {
+        key: found
         for key, value in record.items()
-        if not str(key).lower().startswith(_NO_WEIGHTS) and (found := _search(value, depth - 1)) is not None
-    ]
-    return others[0] if len(others) == 1 else None
+        if not _is_of_training(str(key).lower()) and (found := _search(value, depth - 1)) is not None
+    }
+    if len(others) == 1:
+        return next(iter(others.values()))
+    # Which of several is meant says the net: it is found by its names and shapes below one of these.
+    return {f"{key}.{name}": value for key, found in others.items() for name, value in found.items()} or None
+
+
+def _is_of_training(key: str) -> bool:
+    return key.startswith(_NO_WEIGHTS) or "optim" in key
 
 
 def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
@@ -177,6 +189,15 @@ def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where} is no whole .safetensors file: {error}") from None
     return weights
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """The arrays of an .npz file; raises CheckpointError if it is damaged, or holds other things."""
+    try:
+        with path.open("rb") as file:
+            return find_weights(read_arrays(file), str(path))
+    except ArchiveError as error:
+        raise CheckpointError(f"{path} is no whole .npz file: {first_line(error)}") from None
 
 
 def read_index(content: bytes, where: str) -> list[str]:

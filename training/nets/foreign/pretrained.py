@@ -7,7 +7,7 @@ or from its hub where that can be reached.  With a file, it gets as many classes
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -26,9 +26,13 @@ KNOWN = get_args(Interpolation)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenedNet:
-    """`row_shape` is what the net was made for; the rest is what its own weights were trained with."""
+    """`row_shape` is what the net was made for; the rest is what its own weights were trained with.
+
+    `place` is the prefix of its weights in their file, where that holds more.
+    """
 
     net: nn.Module
+    place: str = ""
     row_shape: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -58,7 +62,7 @@ def open_net(
     else:
         opened = _fitting(name, weights, row_shape)
     if weights is not None:
-        load_all_weights(opened.net, weights, where)
+        return replace(opened, place=load_all_weights(opened.net, weights, where))
     return opened
 
 

@@ -214,12 +214,13 @@ def _proof(
 
 
 def _of_pixels(evaluate: Evaluate, options: FoldOptions) -> Evaluate:
-    """The same function of uint8 pixels, where the folded graph is to take those."""
+    """The same function of uint8 pixels as its first input, where the folded graph is to take those."""
     if options.pixels is None:
         return evaluate
     mean, std = options.pixels
 
     def evaluate_pixels(pixels: Mapping[str, np.ndarray]) -> Arrays:
-        return evaluate({name: as_rows(array, mean, std) for name, array in pixels.items()})
+        first = next(iter(pixels))
+        return evaluate({**pixels, first: as_rows(pixels[first], mean, std)})
 
     return evaluate_pixels

@@ -286,3 +286,26 @@ def test_finding_a_type_leaves_the_net_as_it_was(made):
     net = made(Counting)
     inputs_of(net, [NetInput(row_shape=(5,))])
     assert (float(net.runs), net.kept) == (0.0, [])
+
+
+PIXELS = ("--mean", "0.5,0.4,0.3", "--std", "0.2,0.3,0.2")
+
+
+@pytest.mark.parametrize("first", ["image=3,8,8", "image=1,3,8,8"])
+def test_pictures_become_the_first_input(tmp_path, made, first):
+    net = made(Plain)
+    ids = "ids=1,5" if "1," in first else "ids=5"
+    flags = ("--input-shape", ids, "--input-shape", first, *PIXELS)  # the order is that of forward
+    done = run_here("bundle", "mine:make", "--to", tmp_path / "m", *flags)
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(tmp_path / "m/1").manifest.inputs[0].layout == "NCHW"
+    done = run_here("fold", "mine:make", tmp_path / "out.onnx", *flags, "--inputs", "uint8")
+    assert done.returncode == 0, done.stderr
+    pixels = np.random.default_rng(0).integers(0, 256, size=(3, 3, 8, 8)).astype(np.uint8)
+    numbers = some_rows()[1]
+    session = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"image": pixels, "ids": numbers})
+    mean, std = (torch.tensor(part).reshape(-1, 1, 1) for part in ([0.5, 0.4, 0.3], [0.2, 0.3, 0.2]))
+    with torch.no_grad():
+        expected = net((torch.from_numpy(pixels) / 255 - mean) / std, torch.from_numpy(numbers)).numpy()
+    np.testing.assert_allclose(answer, expected, atol=1e-5)

@@ -99,6 +99,37 @@ def test_pools_agree_with_onnxruntime(op, rank):
     assert_agrees(f"Global{op}", {"x": x})
 
 
+@pytest.mark.parametrize("opset", [19, 22])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_deformable_convolutions_agree_with_onnxruntime(groups, parts, opset):
+    random = np.random.default_rng(groups + 2 * parts)
+    for stride, dilation, kernel in itertools.product((1, 2), (1, 2), ((3, 2), (1, 1))):
+        pads = random.integers(0, 3, 4).tolist()
+        sizes = [
+            (size + pads[axis] + pads[axis + 2] - (kernel[axis] - 1) * dilation - 1) // stride + 1
+            for axis, size in enumerate((7, 9))
+        ]
+        taps = kernel[0] * kernel[1]
+        arrays = {
+            "x": random.normal(size=(2, 4, 7, 9)),
+            "w": random.normal(size=(6, 4 // groups, *kernel)),
+            # Some lead out of the picture, by more and by less than a pixel, and some to whole pixels.
+            "offset": np.round(random.normal(size=(2, parts * taps * 2, *sizes)) * 3, 1),
+            "b": random.normal(size=6),
+            "mask": random.uniform(size=(2, parts * taps, *sizes)),
+        }
+        shared = {
+            "group": groups,
+            "offset_group": parts,
+            "strides": [stride] * 2,
+            "dilations": [dilation] * 2,
+        }
+        assert_agrees("DeformConv", arrays, opset=opset, pads=pads, **shared)
+        del arrays["mask"]
+        assert_agrees("DeformConv", arrays, opset=opset, pads=pads, **shared)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 14, 15])
 def test_batchnorm_uses_running_statistics_at_every_opset(opset):
     """ONNX's own reference takes the batch's below opset 14: a truth that would have proved anything."""

@@ -4,6 +4,7 @@ from onnx.reference.op_run import OpRun
 
 from export.compute.operators.activation import Sigmoid
 from export.compute.operators.conv import Conv, ConvTranspose
+from export.compute.operators.deform import DeformConv
 from export.compute.operators.loop import Loop
 from export.compute.operators.norm import LRN, BatchNormalization, LpNormalization
 from export.compute.operators.pool import AveragePool, GlobalMaxPool, MaxPool
@@ -11,6 +12,6 @@ from export.compute.operators.recurrent import GRU, LSTM, RNN
 from export.compute.operators.softmax import Hardmax, LogSoftmax, Softmax
 
 OPERATORS: list[type[OpRun]] = [
-    *(AveragePool, BatchNormalization, Conv, ConvTranspose, GlobalMaxPool, LRN, Loop, MaxPool, Sigmoid),
-    *(GRU, Hardmax, LogSoftmax, LpNormalization, LSTM, RNN, Softmax),
+    *(AveragePool, BatchNormalization, Conv, ConvTranspose, DeformConv, GlobalMaxPool, LRN, Loop, MaxPool),
+    *(GRU, Hardmax, LogSoftmax, LpNormalization, LSTM, RNN, Sigmoid, Softmax),
 ]

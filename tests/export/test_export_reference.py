@@ -130,6 +130,24 @@ def test_deformable_convolutions_agree_with_onnxruntime(groups, parts, opset):
         assert_agrees("DeformConv", arrays, opset=opset, pads=pads, **shared)
 
 
+@pytest.mark.parametrize(
+    ("opset", "mode"), [(16, "bilinear"), (16, "nearest"), (20, "linear"), (20, "nearest"), (20, "cubic")]
+)
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("align", [0, 1])
+def test_pictures_are_sampled_as_onnxruntime_does(align, padding, mode, opset):
+    random = np.random.default_rng(align)
+    # Up to two pictures away from this one, and some places right at its edges; none is half between pixels.
+    grid = np.round(random.uniform(-4, 4, size=(2, 3, 4, 2)), 1) + 0.013
+    grid[0, 0] = [[-1, -1], [1, 1], [-1, 1], [1, -1]]
+    arrays = {"x": random.normal(size=(2, 3, 5, 7)), "grid": grid}
+    if (mode, padding) == ("cubic", "border"):  # 0.1 apart: no truth
+        with pytest.raises(ValueError, match="which ONNX Runtime reads otherwise"):
+            assert_agrees("GridSample", arrays, opset=opset, mode=mode, padding_mode=padding)
+        return
+    assert_agrees("GridSample", arrays, opset=opset, mode=mode, padding_mode=padding, align_corners=align)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 14, 15])
 def test_batchnorm_uses_running_statistics_at_every_opset(opset):
     """ONNX's own reference takes the batch's below opset 14: a truth that would have proved anything."""

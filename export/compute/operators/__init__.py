@@ -5,6 +5,7 @@ from onnx.reference.op_run import OpRun
 from export.compute.operators.activation import Sigmoid
 from export.compute.operators.conv import Conv, ConvTranspose
 from export.compute.operators.deform import DeformConv
+from export.compute.operators.grid import GridSample
 from export.compute.operators.loop import Loop
 from export.compute.operators.norm import LRN, BatchNormalization, LpNormalization
 from export.compute.operators.pool import AveragePool, GlobalMaxPool, MaxPool
@@ -13,5 +14,5 @@ from export.compute.operators.softmax import Hardmax, LogSoftmax, Softmax
 
 OPERATORS: list[type[OpRun]] = [
     *(AveragePool, BatchNormalization, Conv, ConvTranspose, DeformConv, GlobalMaxPool, LRN, Loop, MaxPool),
-    *(GRU, Hardmax, LogSoftmax, LpNormalization, LSTM, RNN, Sigmoid, Softmax),
+    *(GridSample, GRU, Hardmax, LogSoftmax, LpNormalization, LSTM, RNN, Sigmoid, Softmax),
 ]

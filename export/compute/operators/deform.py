@@ -10,6 +10,8 @@ arXiv:1703.06211; the mask m: Zhu et al. 2018, arXiv:1811.11168).  Offsets are p
 import numpy as np
 from onnx.reference.ops.op_deform_conv import DeformConv as NumpyDeformConv
 
+from export.compute.operators.places import interpolated
+
 PICTURE_RANK = 4
 
 
@@ -42,7 +44,7 @@ class DeformConv(NumpyDeformConv):
             moved[:, :, :, :, axis] + _regular(axis, kernel[axis], size, pads, strides, dilations)
             for axis, size in ((0, rows), (1, columns))
         )
-        values = _interpolated(x.reshape(len(x), parts, -1, *x.shape[2:]), y, x_places)
+        values = interpolated(x.reshape(len(x), parts, -1, *x.shape[2:]), y, x_places)
         if mask is not None:
             values = values * mask.reshape(len(x), parts, 1, taps, rows * columns)
         values = values.reshape(len(x), groups, -1, rows * columns)  # (n, group, i and taps, p)
@@ -65,19 +67,3 @@ def _regular(
     )
     places = np.arange(kernel)[:, None] * dilation + np.arange(size) * stride - begin
     return places[:, None, :, None] if axis == 0 else places[None, :, None, :]
-
-
-def _interpolated(pictures: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(n, part, C, H, W) at places (n, part, kH, kW, rows, columns): (n, part, C, taps, places)."""
-    height, width = pictures.shape[3:]
-    flat = pictures.reshape(*pictures.shape[:3], height * width)
-    top, left = np.floor(y), np.floor(x)
-    total = np.zeros((*flat.shape[:3], y[0, 0].size))
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        at_y, at_x = top + row, left + column
-        share = (1 - abs(y - at_y)) * (1 - abs(x - at_x))
-        inside = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-        place = np.where(inside, at_y * width + at_x, 0).astype(np.int64).reshape(*flat.shape[:2], 1, -1)
-        found = np.take_along_axis(flat, np.broadcast_to(place, (*flat.shape[:3], place.shape[3])), axis=3)
-        total += found * np.where(inside, share, 0).reshape(*flat.shape[:2], 1, -1)
-    return total.reshape(*flat.shape[:3], y.shape[2] * y.shape[3], -1)

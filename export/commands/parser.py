@@ -151,7 +151,7 @@ def _input_options(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]TYPE",
-        help="of a net: an input's type, e.g. ids=int32; else one that it runs with, of float32, int64, bool",
+        help="of a net: the type of an input, e.g. ids=int32; else one of float32, int64, bool that runs",
     )
     verb.add_argument(
         "--input-value",

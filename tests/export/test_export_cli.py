@@ -176,7 +176,7 @@ def test_rows_that_are_not_independent_are_refused(tmp_path):
             "README.md is no file of weights",
         ),
         (["nets:everything", "--input-shape", "1,8,8", "--mean", "0.5"], "--mean and --std go together"),
-        (["nets:everything", "--input-shape", "1,x"], "--input-shape"),
+        (["nets:everything", "--input-shape", "1,8.5"], "--input-shape: expected a number from 1 on"),
         (["none.pt"], "none.pt"),
     ],
 )

@@ -72,7 +72,8 @@ def with_sizes(
         )
     opened = [name for name in _open_names(model) if ranges and name not in numbers]
     if numbers.keys() & binding.rows & set(_rows_names(model)):
-        # What was first is no number of rows then, and no other open size may be taken for one.
+        # The first size of an input is fixed, so the graph has no open number of rows.  Every other open
+        # size must be given too: one that is not would be taken for the number of rows.
         opened = [name for name in (*_open_names(model), *_rows_names(model)) if name not in numbers]
     _bind_shapes(model, numbers, numbers.keys() & binding.rows)
     if not keep_stated:

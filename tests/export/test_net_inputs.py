@@ -1,8 +1,7 @@
-"""Nets of several inputs, of ids and masks, of dicts and lists, and with their rows on another axis."""
+"""Nets of several inputs, of ids and masks, of dicts and lists."""
 
 import json
-import sys
-from types import SimpleNamespace
+from functools import partial
 
 import httpx
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from export_kit import assert_refused, run_here
+from own_net_kit import answers, offer
 from service.contract.bundle import open_bundle
 from service_kit import serving
 
@@ -66,32 +66,9 @@ class StarredWords(_Both):
         return self.both(**parts)
 
 
-def lively(net):
-    """The net with BatchNorms that change what goes through them."""
-    for module in net.eval().modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean):
-                tensor.normal_()
-            module.running_var.uniform_(0.5, 2)
-    return net
-
-
 @pytest.fixture
 def made(monkeypatch):
-    """A function that makes a net a factory, and returns what it is called as SOURCE."""
-
-    def make(kind):
-        torch.manual_seed(0)
-        net = lively(kind())
-        monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=lambda: net))
-        return net
-
-    return make
-
-
-def answers(folder, rows):
-    session = ort.InferenceSession(folder / "1/model.onnx", providers=["CPUExecutionProvider"])
-    return session.run(None, rows)
+    return partial(offer, monkeypatch)
 
 
 def some_rows(number=3):
@@ -194,44 +171,6 @@ def test_types_are_found_by_running_or_given(tmp_path, made, monkeypatch, flags,
         expected = net(*(torch.from_numpy(rows[name]) for name in types)).numpy()
     np.testing.assert_allclose(answers(tmp_path / "m", rows)[0], expected, atol=1e-6)
     assert run_here("fold", "mine:make", tmp_path / "out.onnx", *flags).returncode == 0
-
-
-class TimeFirst(nn.Module):
-    """(T, N, F) to scores (T, N, 5) and a state (1, N, 4)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm, self.gru = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.GRU(4, 4)
-        self.last = nn.Linear(4, 5)
-
-    def forward(self, x):
-        seen, state = self.gru(self.norm(self.first(x).permute(1, 2, 0)).permute(2, 0, 1))
-        return self.last(seen), state
-
-
-class Recogniser(TimeFirst):
-    """Pictures (N, 1, 6, W) to scores (W, N, 5)."""
-
-    def forward(self, x):
-        return super().forward(x[:, 0].permute(2, 0, 1))[0]
-
-
-@pytest.mark.parametrize(("kind", "shape"), [(TimeFirst, "7,N,6"), (Recogniser, "1,6,7")])
-def test_time_first_is_served_with_rows_first(tmp_path, made, kind, shape):
-    net = made(kind)
-    done = run_here("bundle", "mine:make", "--to", tmp_path / "m", "--input-shape", shape)
-    assert done.returncode == 0, done.stderr
-    facts, manifest = json.loads(done.stdout), open_bundle(tmp_path / "m/1").manifest
-    assert facts["folded"] == facts["found"] == 1
-    assert manifest.max_rows is None
-    assert "has its rows first" in manifest.provenance.source
-    rows = np.random.default_rng(0).normal(size=(3, *manifest.inputs[0].row_shape)).astype(np.float32)
-    with torch.no_grad():
-        expected = net(torch.from_numpy(rows if kind is Recogniser else rows.transpose(1, 0, 2)))
-    for served, itself in zip(answers(tmp_path / "m", {"input": rows}), [*expected], strict=False):
-        theirs = itself if isinstance(expected, tuple) else expected
-        np.testing.assert_allclose(served, theirs.numpy().transpose(1, 0, 2), atol=1e-5)
-    assert run_here("fold", "mine:make", tmp_path / "out.onnx", "--input-shape", shape).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -251,41 +251,6 @@ def test_external_weights_elsewhere(save, location):
     assert_refused(source, target, "is not beside it: save the model again with a relative path\n")
 
 
-def assert_as_without_names(proto: onnx.ModelProto, source: Path, target: Path) -> list[str]:
-    """ONNX Runtime refuses the file, but not its twin without names; returns the BatchNorms' names."""
-    done = run_here("fold", source, target)
-    assert done.returncode == 0, done.stderr
-    for part in export.graph.file.graphs_of(proto.graph):
-        for node in part.node:
-            node.name = ""
-    source.write_bytes(proto.SerializeToString())
-    for expected, answer in zip(answers(source), answers(target), strict=True):
-        np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    return [site["name"] for site in json.loads(done.stdout)["sites"]]
-
-
-def test_nodes_of_one_name_get_names_of_their_own(save):
-    """But none that another node has already: the account tells all of them apart."""
-    nodes = [CONV, batchnorm("h", "a"), helper.make_node("Sigmoid", ["a"], ["b"], name="bn_1")]
-    nodes += [batchnorm("b", "c"), helper.make_node("Sigmoid", ["c"], ["d"]), batchnorm("d", "y")]
-    proto = conv_bn(*nodes)
-    assert assert_as_without_names(proto, *save(proto)) == ["bn", "bn_2", "bn_3"]
-
-
-def test_nodes_of_one_name_in_a_branch_get_names_of_their_own(save):
-    def branch(kind: str) -> onnx.GraphProto:
-        nodes = [(kind, "x", "i"), ("Neg", "i", "o")]
-        ops = [helper.make_node(kind, [source], [made], name="n") for kind, source, made in nodes]
-        output = helper.make_tensor_value_info("o", TensorProto.FLOAT, ("rows", 4, 6, 6))
-        return helper.make_graph(ops, kind, [], [output])
-
-    arrays, branches = weights() | {"one": np.array([1.0])}, (branch("Relu"), branch("Abs"))
-    nodes = [helper.make_node("Cast", ["one"], ["yes"], to=TensorProto.BOOL)]
-    nodes.append(helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]))
-    proto = conv_bn(*nodes, arrays=arrays)
-    assert assert_as_without_names(proto, *save(proto)) == []
-
-
 def test_one_initializer_twice(save):
     """ONNX Runtime takes the first, onnx-ir the last: what was read is not what is run."""
     assert_refused(*save(second_weight()), "was not read as ONNX Runtime reads it")

@@ -133,24 +133,24 @@ def constrain_center(node: ir.Node, system: System) -> bool:
 
 def constrain_largest(node: ir.Node, system: System) -> bool:
     """TopK along an axis where the gauge does not vary: the same places, if a > 0."""
-    source = node.inputs[0]
-    if source is None or source.shape is None:
+    if not _moves_along(node, node.attributes.get_int("axis", -1), system):
         return False
-    given = system.of(source)
-    if vary(given, node.attributes.get_int("axis", -1)):
-        return False
-    system.positive(given, node)
-    system.ids[node.outputs[0]] = given
+    system.positive(system.of(node.outputs[0]), node)
     return True
 
 
 def constrain_reverse(node: ir.Node, system: System) -> bool:
     """ReverseSequence turns a time axis round, along which the gauge does not vary."""
+    return _moves_along(node, node.attributes.get_int("time_axis", 0), system)
+
+
+def _moves_along(node: ir.Node, axis: int, system: System) -> bool:
+    """Numbers keep their gauge where they move along this axis alone; False where the gauge varies there."""
     source = node.inputs[0]
     if source is None or source.shape is None:
         return False
     given = system.of(source)
-    if vary(given, node.attributes.get_int("time_axis", 0)):
+    if vary(given, axis):
         return False
     system.ids[node.outputs[0]] = given
     return True

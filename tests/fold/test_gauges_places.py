@@ -109,6 +109,25 @@ def test_channels_that_are_written_take_no_gauge():
     assert_stays(net, (2, C, 4, 5), net.conv(x, C, 3), because="ScatterElements")
 
 
+def test_the_largest_among_channels_take_no_gauge():
+    """Channels with a scale of their own each would be chosen otherwise."""
+    net = Net(0)
+    x = net.norm(net.op("Sigmoid", "x"), C, positive=True)
+    x = net.ops("TopK", 2, x, net.constant(np.array([C])), axis=1)[0]
+    assert_stays(net, (2, C, 4, 5), net.conv(x, C, 3), because="TopK")
+
+
+def test_channels_turned_round_take_no_gauge(tmp_path):
+    """Each row of a batch may be turned by another length, so a place has no channel of its own."""
+    nodes = [node("Sigmoid", "x", "q"), norm("q", "n"), node("Transpose", "n", "t", perm=[1, 0, 2])]
+    nodes += [node("ReverseSequence", "t lengths", "r", time_axis=0, batch_axis=1)]
+    nodes += [node("Transpose", "r", "u", perm=[1, 0, 2]), node("Conv", "u w", "y")]
+    arrays = {"w": weights(5, 4, 2), "lengths": np.array([4, 2]), **norm_arrays(4)}
+    account, _ = folded_file(model(nodes, arrays, {"x": [2, 4, 8]}), tmp_path)
+    assert account["declined"] == 1
+    assert "ReverseSequence" in account["sites"][0]["reason"]
+
+
 def test_a_sequence_turned_round_lets_it_through(tmp_path):
     """(time, rows, channels): as before an RNN that reads backwards."""
     nodes = [

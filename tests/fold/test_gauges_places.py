@@ -1,6 +1,7 @@
 """What ops that take, write or crop places pass on of a BatchNorm before them or after them."""
 
 import numpy as np
+import pytest
 
 from file_kit import folded as folded_file
 from file_kit import model, node, norm, norm_arrays, weights
@@ -115,6 +116,37 @@ def test_the_largest_among_channels_take_no_gauge():
     x = net.norm(net.op("Sigmoid", "x"), C, positive=True)
     x = net.ops("TopK", 2, x, net.constant(np.array([C])), axis=1)[0]
     assert_stays(net, (2, C, 4, 5), net.conv(x, C, 3), because="TopK")
+
+
+def channels_by_index(net: Net, x: str) -> str:
+    turned = net.op("Transpose", x, perm=[1, 0, 2, 3])
+    taken = net.op("GatherND", turned, net.constant(np.array([[2], [0], [1], [3]])))
+    return net.op("Transpose", taken, perm=[1, 0, 2, 3])
+
+
+def channels_over_channels(net: Net, x: str) -> str:
+    turned = net.op("Transpose", x, perm=[1, 0, 2, 3])
+    row = net.slice(turned, [0], [1], [0])
+    written = net.op("ScatterND", turned, net.constant(np.array([[2]])), row)
+    return net.op("Transpose", written, perm=[1, 0, 2, 3])
+
+
+def more_channels(net: Net, x: str) -> str:
+    return net.slice(net.op("CenterCropPad", x, net.constant(np.array([C + 2])), axes=[1]), [0], [C], [1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "build"),
+    [
+        ("GatherND", channels_by_index),
+        ("ScatterND", channels_over_channels),
+        ("CenterCropPad", more_channels),
+    ],
+)
+def test_channels_that_change_places_take_no_gauge(kind, build):
+    net = Net(0, 18)
+    x = net.norm(net.op("Sigmoid", "x"), C, positive=True)
+    assert_stays(net, (2, C, 4, 5), net.conv(build(net, x), C, 3), because=kind)
 
 
 def test_channels_turned_round_take_no_gauge(tmp_path):

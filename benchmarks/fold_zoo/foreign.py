@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.fold_zoo.count import Count, count
 from benchmarks.fold_zoo.ops import OPENVINO_BIASED, openvino_ops
 from benchmarks.fold_zoo.tools import Rows, ToolResult
-from export.sources.trace import watch_batchnorms
+from export.sources.watched import watch_batchnorms
 
 
 def openvino(source: Path, rows: Rows) -> ToolResult:

@@ -51,6 +51,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
             bundle = make_unproved(source, options.to, reason=unproved, **how)
     fold = bundle.manifest.fold
     show_sites(fold, console)
+    for words in source.words:
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
     facts = {"bundle": str(bundle.path), **fold.model_dump(exclude={"sites", "per_channel"})}
     if fold.per_channel:
         facts["per_channel"] = {"found": len(fold.per_channel), "folded": fold.per_channel_folded}

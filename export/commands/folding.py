@@ -149,7 +149,7 @@ def _open(asked: Asked, *, must_run: bool = True) -> _Unfolded:
         return _Unfolded(
             model=source.graph,
             as_read=lambda: source.graph,
-            words=source.description.split("; ")[1:],
+            words=source.words,
             given=source.given,
             evaluate=source.evaluate,
         )

@@ -144,7 +144,7 @@ def _input_options(verb: argparse.ArgumentParser) -> None:
         metavar="[NAME=]C,H,W",
         help="sizes that the source leaves open, e.g. 3,224,224; of an ONNX file also ranges, e.g. "
         "3,48,32..640/32; once for each input, or for each open size by its NAME; of a net N is where its "
-        "rows are, e.g. 20,N,40",
+        "rows are, e.g. 20,N,40, and alone one number a row",
     )
     verb.add_argument(
         "--input-type",

@@ -5,6 +5,7 @@ In: the flags.  Out: a `NetInput` for each input that they name, none where they
     --input-shape image=3,64,64 --input-shape ids=16 --input-type ids=int32
     --rows FILE.npz                       an array for each input: shapes and types are those of its rows
     --input-shape 20,N,40                 rows on axis 1; they are served first
+    --input-shape age=N                   a number for each row
 """
 
 from pathlib import Path
@@ -18,6 +19,8 @@ from export.sources.net_inputs import FOUND_TYPES, NetInput
 from export.sources.source import SourceOptions
 from service.contract.arrays import ArchiveError, read_arrays
 from service.contract.text import first_line
+
+ROWS_AXIS = "N"
 
 
 def asked_of_net(options: SourceOptions) -> list[NetInput]:
@@ -61,13 +64,16 @@ def _types(asked: str | None, rows: np.ndarray | None) -> tuple[torch.dtype, ...
 
 
 def _sizes(shape: tuple[Given | str, ...]) -> tuple[tuple[int, ...], int]:
-    """The sizes of a row, and the axis of the rows, which is that of a name."""
-    named = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+    """The sizes of a row, and the axis of the rows, which is that of N."""
+    named = [axis for axis, size in enumerate(shape) if size == ROWS_AXIS]
     sizes = [size for size in shape if isinstance(size, int)]
-    if len(named) > 1 or len(sizes) + len(named) < len(shape):
+    others = [size for size in shape if not isinstance(size, int) and size != ROWS_AXIS]
+    if len(named) > 1 or others:
+        text = others[0] if others and isinstance(others[0], str) else None
+        found = f"'{text}'" if text else "a range" if others else "two"
         raise SourceError(
-            "--input-shape of a net is numbers, because it is traced at one size, and one name at most, "
-            "where its rows are: export it to ONNX with open sizes, and give ranges for that file"
+            "--input-shape of a net is numbers, because it is traced at one size, and one N at most, where "
+            f"its rows are, found {found}: export it to ONNX with open sizes, and give ranges for that file"
         )
     return tuple(sizes), named[0] if named else 0
 

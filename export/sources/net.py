@@ -22,7 +22,7 @@ from export.sources.net_inputs import NetInput, NetInputs, inputs_of, of_row
 from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
-from export.sources.trace import rows_are_fixed, trace
+from export.sources.trace import UNREAD, rows_are_fixed, trace
 from export.sources.wide import in_float64
 from service.contract.preprocessing import Preprocessing
 from service.contract.tensors import TensorSpec
@@ -61,7 +61,7 @@ def of_net(
         traced = from_bfloat16(traced)
     graph, arrangement = _with_rows_first(prepare(traced))
     outputs = [tensor_spec(value, remedy=LEAVE_OUT) for value in graph.graph.outputs]
-    words = [*taken.in_words(), *arrangement.in_words()]
+    words = [*taken.in_words(), *arrangement.in_words(), *_unread_in_words(traced)]
     return Source(
         description="; ".join([description, *words]),
         graph=graph,
@@ -75,6 +75,12 @@ def of_net(
         max_rows=1 if rows_are_fixed(graph) else None,
         **facts,
     )
+
+
+def _unread_in_words(traced: ir.Model) -> list[str]:
+    """What the account cannot say, because they are not in the graph."""
+    found = traced.metadata_props.get(UNREAD)
+    return [f"nothing reads the results of these BatchNorms, which are left out: {found}"] if found else []
 
 
 def uncompiled(net: nn.Module) -> nn.Module:

@@ -117,11 +117,15 @@ def inputs_of(net: nn.Module, asked: Sequence[NetInput]) -> NetInputs:
     """The net's inputs in the order of its parameters, each of a type that it runs with.
 
     Where it runs with none, the likeliest: what is wrong is found when it is traced.  Sizes that begin with 1
-    and do not run are those of a batch of one row.  Raises SourceError where names do not fit.
+    and do not run are those of a batch of one row, or the 1 alone is one number a row, (N,) and not (N, 1).
+    Raises SourceError where names do not fit.
     """
     placed = _placed(net, asked)
-    single = [replace(one, row_shape=one.row_shape[1:]) for one in placed.inputs if _may_be_batch(one)]
-    ways = [placed.inputs, tuple(single)] if len(single) == len(placed.inputs) else [placed.inputs]
+    ways = [placed.inputs]
+    if all(map(_may_be_batch, placed.inputs)):
+        ways.append(tuple(replace(one, row_shape=one.row_shape[1:]) for one in placed.inputs))
+    numbers = [replace(one, row_shape=()) if _may_be_number(one) else one for one in placed.inputs]
+    ways += [tuple(numbers)] if any(map(_may_be_number, placed.inputs)) else []
     for inputs in ways:
         for types in _types(inputs):
             typed = (replace(one, types=(kind,)) for one, kind in zip(inputs, types, strict=True))
@@ -134,6 +138,10 @@ def inputs_of(net: nn.Module, asked: Sequence[NetInput]) -> NetInputs:
 
 def _may_be_batch(one: NetInput) -> bool:
     return one.row_shape[:1] == (1,) and one.axis == 0 and one.rows is None
+
+
+def _may_be_number(one: NetInput) -> bool:
+    return one.row_shape == (1,) and _may_be_batch(one)
 
 
 def _types(inputs: Sequence[NetInput]) -> list[tuple[torch.dtype, ...]]:

@@ -126,3 +126,8 @@ class Source:
     curves: str | None = None
     graph_truth: GraphTruth | None = None
     read_from: FileReading | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """What its user should know of how it was read, a phrase each."""
+        return self.description.split("; ")[1:]

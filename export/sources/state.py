@@ -4,7 +4,7 @@ In: a net.  Out: the same net as it was given, whatever a run left in it.
 
     self.grid = make_grid(h, w)            kept by shape: made anew for the rows that are traced
     self.features["layer4"] = output       what a hook collects
-    self.mean.mul_(0.9).add_(…)            a buffer
+    self.mean.mul_(0.9).add_(…)            a buffer, or a tensor that is none
 """
 
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ def as_it_was(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
     with put_back(net) as kept_attributes:
         before = {name: buffer.clone() for name, buffer in net.named_buffers()}
         yield
-        buffers = [name for name, one in net.named_buffers() if not _same(one, before.get(name))]
+        buffers = [name for name, one in net.named_buffers() if not same(one, before.get(name))]
         attributes = kept_attributes()
         if not buffers and not attributes:
             return
@@ -66,7 +66,7 @@ def as_it_was(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
         for name, buffer in net.named_buffers():
             if name in before:
                 buffer.data = before[name]
-    if len(first) != len(second) or not all(map(_same, first, second)):
+    if len(first) != len(second) or not all(map(same, first, second)):
         kind, name = ("buffer", buffers[0]) if buffers else ("attribute", attributes[0])
         raise TraceError(
             f"the forward of {type(net).__name__} changes its {kind} '{name}', and with it what it "
@@ -74,7 +74,7 @@ def as_it_was(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
         )
 
 
-def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+def same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
     """Whether both hold the same numbers; a place that is non-finite in both is the same."""
     if other is None or one.shape != other.shape:
         return False
@@ -87,6 +87,8 @@ def _kept(module: nn.Module) -> dict[str, Any]:
 
 def _taken(value: Any) -> tuple[Any, Any]:
     """A value, and what is in it if it can be changed in place: of lists and dicts, not of their parts'."""
+    if isinstance(value, torch.Tensor):
+        return value, value.clone()
     if isinstance(value, dict):
         return value, dict(value)
     return value, list(value) if isinstance(value, list) else None
@@ -96,6 +98,8 @@ def _is_as_taken(value: Any, taken: tuple[Any, Any]) -> bool:
     kept, inside = taken
     if value is not kept:
         return False
+    if isinstance(value, torch.Tensor):
+        return same(value, inside)
     now = list(value.items()) if isinstance(value, dict) else value
     then = list(inside.items()) if isinstance(value, dict) else inside
     if inside is None:
@@ -111,7 +115,9 @@ def _is_one(one: Any, other: Any) -> bool:
 
 def _given_back(value: Any, inside: Any) -> Any:
     """The value with what was in it; in place, because a hook may hold it too."""
-    if isinstance(value, dict) and not _is_as_taken(value, (value, inside)):
+    if isinstance(value, torch.Tensor):
+        value.data = inside
+    elif isinstance(value, dict) and not _is_as_taken(value, (value, inside)):
         value.clear()
         value.update(inside)
     elif isinstance(value, list) and inside is not None:

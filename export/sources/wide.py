@@ -10,6 +10,7 @@ In: what a forward asks of torch.  Out: the same, in float64 all through:
 
     x.float(), x.to(torch.float32)      x stays as wide as it is
     torch.zeros(n, h)                   a new tensor of the default type, widened
+    x @ self.adjacency                  a tensor that is no buffer, which net.double() leaves as it is
 
 As for an ONNX file, whose casts are widened for its truth: what the net would answer without rounding.
 """
@@ -48,13 +49,25 @@ class Wide(TorchFunctionMode):
         if func in _CASTS:
             return args[0].double()
         named = {name: _widened(value) for name, value in (kwargs or {}).items()}
-        answer = func(*map(_widened, args), **named)
+        # What is written into must be the tensor itself, and no wide copy of it.
+        first = args[:1] if _writes(func) else tuple(map(_widened, args[:1]))
+        answer = func(*first, *map(_widened, args[1:]), **named)
         is_narrow = isinstance(answer, torch.Tensor) and answer.dtype in _WIDE
         return answer.to(_WIDE[answer.dtype]) if is_narrow else answer
 
 
 def _widened(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(_WIDE[value.dtype]) if value.dtype in _WIDE else value
+    if type(value) in (list, tuple):  # torch.cat's
+        return type(value)(map(_widened, value))
     return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def _writes(func: Callable[..., Any]) -> bool:
+    """Whether it changes its first argument: `add_`, `__iadd__`, `__setitem__`."""
+    name = getattr(func, "__name__", "")
+    return name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and name[-2:] != "__")
 
 
 def in_float64(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:

@@ -7,7 +7,8 @@ from torch import nn
 from export.errors import TraceError
 from export.graph.edit import batchnorms
 from export.graph.prepare import ROWS
-from export.sources.trace import check_batchnorms, owners_of, trace, watch_batchnorms
+from export.sources.trace import trace
+from export.sources.watched import check_batchnorms, owners_of, watch_batchnorms
 from nets import everything, lively, no_statistics
 
 

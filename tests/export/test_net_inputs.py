@@ -180,6 +180,12 @@ def test_types_are_found_by_running_or_given(tmp_path, made, monkeypatch, flags,
         (["--input-shape", "image=3,8,8"], "Plain takes 'ids' too"),
         ([*FLAGS, "--input-shape", "z=2"], "Plain takes 'image', 'ids', 'scale', found 'z'"),
         ([*FLAGS, "--input-shape", "2"], "must name each input of a net of several"),
+        (
+            ["--input-shape", "image=3,x,8", "--input-shape", "ids=5"],
+            "one N at most, where its rows are, found 'x'",
+        ),
+        (["--input-shape", "image=N,N,8", "--input-shape", "ids=5"], "where its rows are, found two"),
+        (["--input-shape", "image=3,8..9,8", "--input-shape", "ids=5"], "where its rows are, found a range"),
         ([*FLAGS, "--input-type", "id=int64"], "--input-type id: no --input-shape"),
         ([*FLAGS, "--input-type", "ids=text"], "--input-type: expected NAME=TYPE, each name once"),
         (

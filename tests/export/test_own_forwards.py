@@ -24,6 +24,7 @@ class Block(nn.Module):
         self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
         self.change, self.finish = change, finish
         self.register_buffer("seen", torch.ones(()))
+        self.thirds = torch.full((1, 1, 8, 8), 1 / 3)  # no buffer: net.double() leaves it as it is
 
     def forward(self, x: torch.Tensor):
         return self.finish(self, self.norm(self.conv(self.change(self, x))).mean((2, 3)))
@@ -39,6 +40,9 @@ CASTS = {
     "to(device, dtype=)": lambda net, x: x.to("cpu", dtype=torch.float32),
     "a new tensor": lambda net, x: x + torch.zeros(x.shape),
     "pixels": lambda net, x: (x * 255).round().to(torch.uint8).float() / 255,
+    "a tensor that is no buffer": lambda net, x: torch.matmul(x, net.thirds),
+    "one in a list": lambda net, x: torch.stack([x, net.thirds.expand(len(x), -1, -1, -1)]).sum(0),
+    "written into": lambda net, x: net.thirds.clone().expand(len(x), -1, -1, -1).clone().add_(x),
     "half and back": lambda net, x: x.half().float(),
 }
 
@@ -73,6 +77,11 @@ def count(net, y):
     return y
 
 
+def count_thirds(net, y):
+    net.thirds += 1
+    return y * net.thirds[0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "net",
     [Block(finish=lambda net, y: count(net, y) * net.seen), Ring()],
@@ -83,6 +92,13 @@ def test_a_net_that_remembers_is_refused(net):
     with pytest.raises(TraceError, match="changes its buffer 'seen'"):
         opened(net)
     assert torch.equal(net.seen, before), "the net stays as it was"
+
+
+def test_a_net_that_remembers_in_a_tensor_that_is_no_buffer_is_refused():
+    net = Block(finish=count_thirds)
+    with pytest.raises(TraceError, match="changes its attribute 'thirds'"):
+        opened(net)
+    assert torch.equal(net.thirds, torch.full((1, 1, 8, 8), 1 / 3)), "the net stays as it was"
 
 
 def test_a_counter_that_no_answer_depends_on_is_no_harm():

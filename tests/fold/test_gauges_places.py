@@ -131,6 +131,24 @@ def channels_over_channels(net: Net, x: str) -> str:
     return net.op("Transpose", written, perm=[1, 0, 2, 3])
 
 
+def channels_turned_elements(net: Net, x: str) -> str:
+    """All channels are written, each by the next one: the parts have the same gauge, at other places."""
+    places = np.broadcast_to(np.roll(np.arange(C), 1).reshape(1, C, 1, 1), (2, C, 4, 5))
+    return net.op("ScatterElements", x, net.constant(places), x, axis=1)
+
+
+def channels_turned_slices(net: Net, x: str) -> str:
+    turned = net.op("Transpose", x, perm=[1, 0, 2, 3])
+    places = net.constant(np.roll(np.arange(C), 1).reshape(C, 1))
+    return net.op("Transpose", net.op("ScatterND", turned, places, turned), perm=[1, 0, 2, 3])
+
+
+def all_in_one(net: Net, x: str) -> str:
+    """Without an axis, numbers of every channel are in one row."""
+    kept = net.op("Compress", x, net.constant(np.ones(2 * C * 4 * 5, dtype=bool)))
+    return net.op("Reshape", kept, net.constant(np.array([2, C, 4, 5])))
+
+
 def more_channels(net: Net, x: str) -> str:
     return net.slice(net.op("CenterCropPad", x, net.constant(np.array([C + 2])), axes=[1]), [0], [C], [1])
 
@@ -140,12 +158,15 @@ def more_channels(net: Net, x: str) -> str:
     [
         ("GatherND", channels_by_index),
         ("ScatterND", channels_over_channels),
+        ("ScatterND", channels_turned_slices),
+        ("ScatterElements", channels_turned_elements),
+        ("Compress", all_in_one),
         ("CenterCropPad", more_channels),
     ],
 )
 def test_channels_that_change_places_take_no_gauge(kind, build):
     net = Net(0, 18)
-    x = net.norm(net.op("Sigmoid", "x"), C, positive=True)
+    x = net.norm(net.op("Sigmoid", "x"), C, positive=True, shift=False)
     assert_stays(net, (2, C, 4, 5), net.conv(build(net, x), C, 3), because=kind)
 
 

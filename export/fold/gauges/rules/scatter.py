@@ -47,7 +47,7 @@ def _of_slices(
     places = len(indices.shape) - 1
     if not isinstance(named, int) or new.ndim != places + given.ndim - named:
         return None
-    if any(vary(new, axis) for axis in range(places)) or any(vary(given, axis) for axis in range(named)):
+    if any(vary(new, axis) for axis in range(places)):
         return None
     return new.reshape((1,) * named + new.shape[places:])
 

@@ -61,7 +61,7 @@ def of_net(
         traced = from_bfloat16(traced)
     graph, arrangement = _with_rows_first(prepare(traced))
     outputs = [tensor_spec(value, remedy=LEAVE_OUT) for value in graph.graph.outputs]
-    words = [*taken.in_words(), *arrangement.in_words(), *_unread_in_words(traced)]
+    words = [*taken.in_words(), *arrangement.in_words(), *_facts_in_words(traced)]
     return Source(
         description="; ".join([description, *words]),
         graph=graph,
@@ -77,10 +77,14 @@ def of_net(
     )
 
 
-def _unread_in_words(traced: ir.Model) -> list[str]:
-    """What the account cannot say, because they are not in the graph."""
-    found = traced.metadata_props.get(UNREAD)
-    return [f"nothing reads the results of these BatchNorms, which are left out: {found}"] if found else []
+def _facts_in_words(traced: ir.Model) -> list[str]:
+    """What its user should know, and the account of the graph does not say."""
+    words = []
+    if rows_are_fixed(traced):
+        words.append("its forward computes with the number of rows, so it takes one row a call")
+    if found := traced.metadata_props.get(UNREAD):
+        words.append(f"nothing reads the results of these BatchNorms, which are left out: {found}")
+    return words
 
 
 def uncompiled(net: nn.Module) -> nn.Module:

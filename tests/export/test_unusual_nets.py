@@ -200,6 +200,7 @@ class _InChunks(_Net):
 def test_a_forward_that_computes_with_the_number_of_rows_is_of_one_row(net):
     source = opened(net)
     assert source.max_rows == 1
+    assert "it takes one row a call" in source.words[0]
     assert source.graph.graph.inputs[0].shape == [1, 1, 8, 8]
     row = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
     (answer,) = load(serialize(source.graph), optimised=True)({"input": row}).values()

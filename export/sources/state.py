@@ -87,7 +87,7 @@ def _kept(module: nn.Module) -> dict[str, Any]:
 
 def _taken(value: Any) -> tuple[Any, Any]:
     """A value, and what is in it if it can be changed in place: of lists and dicts, not of their parts'."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized:
         return value, value.clone()
     if isinstance(value, dict):
         return value, dict(value)
@@ -98,7 +98,7 @@ def _is_as_taken(value: Any, taken: tuple[Any, Any]) -> bool:
     kept, inside = taken
     if value is not kept:
         return False
-    if isinstance(value, torch.Tensor):
+    if isinstance(inside, torch.Tensor):
         return same(value, inside)
     now = list(value.items()) if isinstance(value, dict) else value
     then = list(inside.items()) if isinstance(value, dict) else inside
@@ -115,7 +115,7 @@ def _is_one(one: Any, other: Any) -> bool:
 
 def _given_back(value: Any, inside: Any) -> Any:
     """The value with what was in it; in place, because a hook may hold it too."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(inside, torch.Tensor):
         value.data = inside
     elif isinstance(value, dict) and not _is_as_taken(value, (value, inside)):
         value.clear()

@@ -25,6 +25,7 @@ class Block(nn.Module):
         self.change, self.finish = change, finish
         self.register_buffer("seen", torch.ones(()))
         self.thirds = torch.full((1, 1, 8, 8), 1 / 3)  # no buffer: net.double() leaves it as it is
+        self.sparse = torch.eye(2).to_sparse()  # no comparison of torch's takes it
 
     def forward(self, x: torch.Tensor):
         return self.finish(self, self.norm(self.conv(self.change(self, x))).mean((2, 3)))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # it needs Pillow
 SPARE_ROWS = 16  # zeros and other made rows are likelier to make scores tie
 ROWS_AT_A_SIZE = 8
 TOGETHER = 4  # times the rows that fit in the memory of a proof: more take minutes, and show nothing new
+ATTEMPTS = 4  # times rows are drawn in place of those that have no finite answer
+LARGEST_VOID = 0.5  # of the rows
 STORED_BYTES = 64 << 20  # of the rows of one size, before they are compressed
 
 Say = Callable[[str], None]
@@ -46,7 +48,7 @@ def make_goldens(source: Source, seed: int, say: Say, pictures: "PictureProof | 
     Raises ProofError that names the size at which the net fails.
     """
     if source.sizes is None:
-        golden = make_golden(source, seed, say, pictures)
+        golden = _answered(source, make_golden(source, seed, say, pictures), seed, say, pictures)
         if source.pixels is not None:
             return [golden]
 
@@ -118,6 +120,24 @@ def without(golden: Golden, is_dropped: np.ndarray, source: Source, seed: int, s
         return {name: np.concatenate([old[name][~is_dropped], new[name]]) for name in old}
 
     return Golden(inputs=joined(golden.inputs, more.inputs), outputs=joined(golden.outputs, more.outputs))
+
+
+def _answered(source: Source, golden: Golden, seed: int, say: Say, pictures: "PictureProof | None") -> Golden:
+    """The golden rows with others in place of made ones that the net has no finite answer to.
+
+    A mask of ones alone hides all that a softmax is of.  Where that is most rows, the net is not made for
+    such rows at all: they stay, and the proof says so.  Rows that are given stay too.
+    """
+    for number in range(1, ATTEMPTS):
+        is_void = np.zeros(golden.num_rows, dtype=bool)
+        for answers in golden.outputs.values():
+            is_void |= ~np.isfinite(answers.reshape(golden.num_rows, -1)).all(axis=1)
+        is_void[: 0 if pictures is None else len(pictures.rows)] = False
+        if source.given is not None or not 0 < is_void.sum() <= LARGEST_VOID * golden.num_rows:
+            break
+        say(f"{is_void.sum()} golden rows are replaced: the net's answers to them are not finite")
+        golden = without(golden, is_void, source, seed + number, say)
+    return golden
 
 
 def as_answered(source: Source, goldens: Sequence[Golden]) -> Source:

@@ -11,13 +11,14 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from export.errors import TraceError
 from export.graph.prepare import ROWS
@@ -76,6 +77,30 @@ def _exported_with_any_rows(
     return _exported(net, taken, single, names, None) if rows_are_fixed(model) else model
 
 
+class _Clamps(TorchFunctionMode):
+    """Bounds of one kind: the exporter finds no op for `x.clamp(1e-7, 1)`, a float and a whole number."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _CLAMPS and any(isinstance(bound, float) for bound in (*args[1:], *kwargs.values())):
+            args = (*args[:1], *map(_as_float, args[1:]))
+            kwargs = {name: _as_float(bound) for name, bound in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+_CLAMPS = (torch.clamp, torch.clip, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clip, torch.Tensor.clamp_)
+
+
+def _as_float(bound: Any) -> Any:
+    return float(bound) if type(bound) is int else bound
+
+
 def rows_are_fixed(model: ir.Model) -> bool:
     """Whether the graph takes one number of rows only."""
     shape = model.graph.inputs[0].shape
@@ -90,7 +115,7 @@ def _exported(
     shapes: tuple[tuple[dict[int, Any], ...]] | None,
 ) -> ir.Model:
     # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
-    with _quiet(), put_back(net), torch.no_grad(), returning_tensors(net, taken.call) as flat:
+    with _quiet(), put_back(net), torch.no_grad(), _Clamps(), returning_tensors(net, taken.call) as flat:
         try:
             program = torch.onnx.export(
                 flat,

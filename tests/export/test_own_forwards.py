@@ -64,6 +64,24 @@ def test_a_forward_that_names_float32_is_computed_in_float64(name):
     assert torch.get_default_dtype() == torch.float32
 
 
+BOUNDS = {
+    "a float and a whole number": lambda net, y: y.clamp(-1e-3, 1),
+    "by name": lambda net, y: torch.clip(y, min=0, max=0.5),
+    "whole numbers": lambda net, y: y.clamp(0, 1),
+    "of whole numbers": lambda net, y: y * y.long().clamp(-1, 1),
+    "tensors": lambda net, y: torch.clamp(y, net.seen - 1.5, net.seen),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds_of_two_kinds_are_traced(name):
+    net = Block(finish=BOUNDS[name])
+    source = opened(net)
+    (answer,) = load(serialize(source.graph), optimised=True)({"input": ROWS}).values()
+    with torch.no_grad():
+        np.testing.assert_allclose(answer, net(torch.from_numpy(ROWS)).numpy(), atol=1e-5)
+
+
 class Ring(Block):
     """Its answers are less the mean of those before."""
 

@@ -81,6 +81,12 @@ def same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
+def writes_into(func: Callable[..., Any]) -> bool:
+    """Whether a function of torch changes its first argument: `add_`, `__iadd__`, `__setitem__`."""
+    name = getattr(func, "__name__", "")
+    return name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and name[-2:] != "__")
+
+
 def _kept(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OWN}
 

@@ -8,19 +8,21 @@ In: a net and rows.  Out: the path of the module of each BatchNorm that ran, in 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from export.errors import TraceError
 from export.graph.edit import batchnorms
 from export.sources.answers import tensors_of
 from export.sources.net_inputs import NetInputs
-from export.sources.state import put_back, same
+from export.sources.state import put_back, same, writes_into
 from service.contract.text import first_line
 
 UNNAMED = "(computed)"
@@ -63,9 +65,19 @@ def _compared(
     model: ir.Model, ran: Sequence[str], owners: Mapping[str, str]
 ) -> tuple[Counter[str], Counter[str]]:
     """The BatchNorms that ran and are not in the graph, and the other way round."""
-    means = [node.inputs[3] for node in batchnorms(model)]
-    found = Counter(owners.get(mean.name or "", UNNAMED) if mean is not None else UNNAMED for mean in means)
-    return Counter(ran) - found, found - Counter(ran)
+    rows, nodes = _of_rows(model), list(batchnorms(model))
+    names = [owners.get((node.inputs[3] and node.inputs[3].name) or "", UNNAMED) for node in nodes]
+    free = Counter(name for name, node in zip(names, nodes, strict=True) if node.inputs[0] not in rows)
+    return Counter(ran) - Counter(names), Counter(names) - Counter(ran) - free
+
+
+def _of_rows(model: ir.Model) -> set[ir.Value | None]:
+    """The values that the graph computes from its inputs."""
+    found: set[ir.Value | None] = set(model.graph.inputs)
+    for node in model.graph:
+        if any(value in found for value in node.inputs):
+            found.update(node.outputs)
+    return found
 
 
 def unread_batchnorms(
@@ -132,10 +144,14 @@ class _Watcher(TorchFunctionMode):
 
     Module hooks would miss BatchNorms that are called as functions, and subclasses that do not call their
     parent; every way ends in one of the functions below.  The answer of the call `spoiled` is NaN.
+
+    A call on weights alone is no BatchNorm of rows: timm's ScaledStdConv2d standardises its weights by one.
     """
 
     def __init__(self, net: nn.Module, *, spoiled: int | None = None) -> None:
         self.ran: list[str] = []
+        weights = (*net.parameters(), *net.buffers())
+        self._of_weights = WeakTensorKeyDictionary(dict.fromkeys(weights, True))
         self._spoiled = spoiled
         names = owners_of(net)
         self._owners = {id(buffer): names[name] for name, buffer in net.named_buffers()}
@@ -148,6 +164,13 @@ class _Watcher(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs, before = kwargs or {}, len(self.ran)
+        tensors = list(_tensors((args, kwargs)))
+        if tensors and all(one in self._of_weights for one in tensors):
+            answer = func(*args, **kwargs)
+            self._of_weights.update(dict.fromkeys(_tensors(answer), True))
+            return answer
+        for one in _tensors(args[:1]) if writes_into(func) else ():
+            self._of_weights.pop(one, None)
         if func is nn.functional.batch_norm:
             self._note(_argument(args, kwargs, 1, "running_mean"), _argument(args, kwargs, 5, "training"))
         elif func is nn.functional.instance_norm and not _argument(args, kwargs, 5, "use_input_stats", True):
@@ -155,8 +178,9 @@ class _Watcher(TorchFunctionMode):
         elif func in (torch.batch_norm, torch.ops.aten.batch_norm.default):  # torch.export writes the second
             self._note(_argument(args, kwargs, 3, "running_mean"), _argument(args, kwargs, 5, "training"))
         answer = func(*args, **kwargs)
-        is_spoiled = len(self.ran) > before == self._spoiled
-        return torch.full_like(answer, torch.nan) if is_spoiled else answer
+        if len(self.ran) > before == self._spoiled:
+            answer = torch.full_like(answer, torch.nan)
+        return answer
 
     def _note(self, running_mean: torch.Tensor | None, training: bool | None) -> None:
         owner = self._owners.get(id(running_mean), "")
@@ -167,6 +191,16 @@ class _Watcher(TorchFunctionMode):
                 "training mode): its answers depend on the batch, so it cannot be served row by row"
             )
         self.ran.append(owner)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Those in arguments or in an answer, nested as torch's functions take them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_tensors, value))
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
 
 
 def _argument(

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from export.sources.answers import tensors_of
 from export.sources.net_inputs import NetInputs
-from export.sources.state import put_back
+from export.sources.state import put_back, writes_into
 
 _WIDE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -50,7 +50,7 @@ class Wide(TorchFunctionMode):
             return args[0].double()
         named = {name: _widened(value) for name, value in (kwargs or {}).items()}
         # What is written into must be the tensor itself, and no wide copy of it.
-        first = args[:1] if _writes(func) else tuple(map(_widened, args[:1]))
+        first = args[:1] if writes_into(func) else tuple(map(_widened, args[:1]))
         answer = func(*first, *map(_widened, args[1:]), **named)
         is_narrow = isinstance(answer, torch.Tensor) and answer.dtype in _WIDE
         return answer.to(_WIDE[answer.dtype]) if is_narrow else answer
@@ -62,12 +62,6 @@ def _widened(value: Any) -> Any:
     if type(value) in (list, tuple):  # torch.cat's
         return type(value)(map(_widened, value))
     return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
-
-
-def _writes(func: Callable[..., Any]) -> bool:
-    """Whether it changes its first argument: `add_`, `__iadd__`, `__setitem__`."""
-    name = getattr(func, "__name__", "")
-    return name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and name[-2:] != "__")
 
 
 def in_float64(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:

@@ -1,12 +1,16 @@
 """The traced graph holds the BatchNorms that ran, and no other way of tracing passes."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from export.compute.runtime import load
 from export.errors import TraceError
 from export.graph.edit import batchnorms
+from export.graph.file import serialize
 from export.graph.prepare import ROWS
+from export.sources.net import of_net
 from export.sources.trace import trace
 from export.sources.watched import check_batchnorms, owners_of, watch_batchnorms
 from nets import everything, lively, no_statistics
@@ -71,6 +75,57 @@ def test_subclasses_are_seen():
 def test_a_batchnorm_without_running_statistics_is_refused():
     with pytest.raises(TraceError, match="no running statistics"):
         trace(no_statistics(), (1, 6, 6))
+
+
+class Standardised(nn.Conv2d):
+    """As timm's ScaledStdConv2d: the weights' own statistics, by batch_norm in training mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = self.weight.reshape(1, len(self.weight), -1)
+        weights = nn.functional.batch_norm(weights, None, None, training=True, momentum=0.0)
+        return nn.functional.conv2d(x, weights.reshape_as(self.weight), self.bias)
+
+
+class Embedded(nn.Module):
+    """One BatchNorm of weights, with running statistics, and one of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.of_place = nn.Parameter(torch.randn(1, 3, 6, 6)), nn.BatchNorm2d(3)
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x + self.of_place(self.place)))
+
+
+@pytest.mark.parametrize("first", [Standardised(3, 4, 3), Embedded()])
+def test_a_batchnorm_of_weights_alone_is_none_of_rows(first):
+    width = 4 if isinstance(first, Standardised) else 3
+    net = lively(nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU()), (3, 6, 6))
+    source = of_net(net, (3, 6, 6), preprocessing=None, labels=None, description="a net", digest=None)
+    left = [node.name for node in batchnorms(source.graph)]
+    assert left == (["1"] if width == 4 else ["0.norm", "1"])
+    rows = np.random.default_rng(0).normal(size=(3, 3, 6, 6)).astype(np.float32)
+    (answer,) = load(serialize(source.graph), optimised=True)({"input": rows}).values()
+    np.testing.assert_allclose(answer, source.evaluate({"input": rows})["logits"], atol=1e-5)
+
+
+class Written(nn.Module):
+    """Rows become part of a tensor that is made of weights, and are normalised by the batch there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(2, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.weights * 2
+        made[:, 1:] = x[:2, 1:]
+        return nn.functional.batch_norm(made, None, None, training=True)
+
+
+def test_weights_that_rows_were_written_into_are_of_rows():
+    with pytest.raises(TraceError, match="no running statistics"):
+        trace(Written(), (4,))
 
 
 def test_a_wrong_row_shape_says_which():

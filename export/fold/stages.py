@@ -15,6 +15,7 @@ from export.fold.gauges.fold import fold_gauges
 from export.fold.gauges.system import FREE, Price
 from export.fold.neutral import drop_neutral, plain_names, plain_parameters
 from export.fold.parallel import merge_parallel
+from export.fold.stacked import sum_directly
 from export.fold.summed import merge_summed
 from export.fold.usual import fold_usual
 from export.graph.edit import batchnorms
@@ -40,6 +41,7 @@ def fold(
     """
     model = model.clone()
     for graph in model.graphs():
+        sum_directly(graph)
         drop_neutral(graph)
         plain_names(graph)
         plain_parameters(graph)

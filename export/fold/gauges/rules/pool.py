@@ -2,6 +2,7 @@
 
 max(a · (x + b))  = a · (max(x) + b)   for a > 0          MaxPool, GlobalMaxPool, ReduceMax, ReduceMin
 mean(a · (x + b)) = a · (mean(x) + b)                     AveragePool, GlobalAveragePool, ReduceMean
+sum(a · (x + b))  = a · (sum(x) + k·b) for k numbers       ReduceSum over known sizes
 sum(a · x)        = a · sum(x)         for b = 0          ReduceSum, CumSum, MaxUnpool, a mean with zeros
 norm(a · x)       = a · norm(x)        for a > 0, b = 0   LpPool, GlobalLpPool, ReduceL1, ReduceL2
 """
@@ -44,6 +45,14 @@ def constrain_reduce(node: ir.Node, system: System) -> bool:
     keep = node.attributes.get_int("keepdims", 1) == 1
     out = given if keep else np.squeeze(given, tuple(axis % given.ndim for axis in axes))
     system.ids[node.outputs[0]] = out
+    sizes = [source.shape[axis] for axis in axes]
+    if node.op_type == "ReduceSum" and all(isinstance(size, int) for size in sizes):
+        total = system.fresh(out.shape)
+        system.same_scale(total, out, f"ReduceSum '{node.name}' passes the scale on")
+        count = float(np.prod([int(size) for size in sizes if isinstance(size, int)]))
+        system.offset(f"ReduceSum '{node.name}' sums up the shift", (total, 1.0), (out, -count))
+        system.ids[node.outputs[0]] = total
+        return True
     if node.op_type in ("ReduceSum", "ReduceL1", "ReduceL2"):
         system.no_offset(given, node, "the sum of")
     return node.op_type in ("ReduceSum", "ReduceMean") or _positive(node, system)

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from export.compute import evaluator, runtime
-from export.fold.gauges import fold as gauges
+from export.fold.gauges import plan as planning
 from export.fold.gauges.offsets import Offsets
 from export.fold.stages import fold
 from export.graph.prepare import prepare
@@ -81,9 +81,9 @@ def dense(layers: int, growth: int = 4, smallest_gamma: float = 0.5) -> tuple[ir
 def test_what_is_solved_for_grows_with_the_channels_alone(monkeypatch, smallest_gamma):
     """One of many that read a tensor goes at a time, and a tiny γ takes it back: no plan for each of them."""
     offsets, plans = [], []
-    require, plan = Offsets.require, gauges._plan
+    require, plan = Offsets.require, planning._plan
     monkeypatch.setattr(Offsets, "require", lambda *given: offsets.append(1) or require(*given))
-    monkeypatch.setattr(gauges, "_plan", lambda *given: plans.append(1) or plan(*given))
+    monkeypatch.setattr(planning, "_plan", lambda *given: plans.append(1) or plan(*given))
     graph, channels = dense(24, smallest_gamma=smallest_gamma)
     _, sites = fold(graph)
     assert len(sites) == 24

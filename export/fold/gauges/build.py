@@ -10,9 +10,9 @@ from export.fold.gauges.system import System, wall
 from export.graph.edit import constant, onnx_op
 
 
-def build(graph: ir.Graph) -> System:
-    """One walk through the graph, in order."""
-    system = System()
+def build(graph: ir.Graph, own: frozenset[ir.Node] = frozenset()) -> System:
+    """One walk through the graph, in order; `own` is as in `System`."""
+    system = System(own=own)
     for node in graph:
         rule = RULES.get(onnx_op(node) or "")
         if rule is None or not rule.constrain(node, system):

@@ -88,9 +88,13 @@ class System:
 
     Args:
         size: how many ids there are, with id 0.
+        own: contractions that take scales on the axes of their weights, even if their input has others.
+        choices: those that pass the others on, and whether the output's last axis is one of the weights.
     """
 
     size: int = 1
+    own: frozenset[ir.Node] = frozenset()
+    choices: dict[ir.Node, bool] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
     ids: dict[ir.Value, np.ndarray] = field(default_factory=dict)
 

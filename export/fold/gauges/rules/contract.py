@@ -5,9 +5,13 @@ y[…] = Σ x[…] · W[…], one letter for each axis
 an axis of W            W' = W · a_y / a_x        "nchw,co->nohw" absorbs on c and o
 any other axis of x     a_y = a_x                 "nctv,vw->nctw" passes on c, as graph convolutions do
 
+It does one or the other: where x has scales on its other axes they are passed on, unless the system says that
+this node is to take scales on its own (see `choices`).
 "..." stands for axes as well; of one size where both have them: what is repeated is not understood.
 
-b_y = Σ W · b_x, or the price is an Add after it
+b_y = Σ W · b_x, or the price is an Add after it.  Passed on, that is one number r for each channel only if
+W ≥ 0 sums up to r everywhere, as the means over neighbours do; then b_y = r · b_x.  Of both signs, what a
+large b_x leaves after cancelling is its rounding.
 """
 
 from collections.abc import Sequence
@@ -24,6 +28,8 @@ from export.graph.edit import constant
 
 _LETTERS = "abcdefghijklmnopqrstuvwxy"
 _MADE = "z"
+SAME = 1e-14
+"""By how much sums of the same numbers in another order may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +51,54 @@ def constrain(node: ir.Node, system: System) -> bool:
     source = node.inputs[1 - found.index]
     assert source is not None
     given, sizes = system.of(source), dict(zip(found.weight, found.array.shape, strict=True))
+    if node in system.own:
+        given = _on_axes_of_weight(node, found, source, system)
     passing = {
         letter: size
         for letter, size in zip(found.source, given.shape, strict=True)
         if size > 1 and letter not in found.weight
     }
     if passing:  # along W's own axes the scales must then be equal
+        system.choices[node] = found.out[-1] in found.weight
         out = system.fresh(tuple(passing.get(letter, 1) for letter in found.out))
         passed = _aligned(out, found.out, found.source)
-        system.same_scale(passed, given, f"{node.op_type} '{node.name}' passes the scale on", carries=True)
+        says = f"{node.op_type} '{node.name}' passes the scale on"
+        system.same_scale(passed, given, says, carries=True)
+        if (total := _total(found, given)) is not None:
+            system.ids[node.outputs[0]] = out
+            says = f"{node.op_type} '{node.name}' sums up the shift"
+            system.offset(says, (passed, 1.0), (given, -total), price=Price.BIAS, node=node)
+            return True
     else:
         out = system.fresh(tuple(sizes.get(letter, 1) for letter in found.out))
     system.ids[node.outputs[0]] = out
     for ids in (out, given):
         system.no_offset(ids, node, "the missing bias of", Price.BIAS)
     return True
+
+
+def _on_axes_of_weight(node: ir.Node, found: _Contraction, source: ir.Value, system: System) -> np.ndarray:
+    """The ids of x, from here on the same along every axis that W has not."""
+    ids = system.of(source)
+    shape = [
+        size if letter in found.weight else 1 for letter, size in zip(found.source, ids.shape, strict=True)
+    ]
+    narrow = system.fresh(tuple(shape))
+    says = f"{node.op_type} '{node.name}' takes scales on the axes of its weights"
+    system.equal(np.broadcast_to(narrow, ids.shape), ids, says)
+    system.ids[source] = narrow
+    return narrow
+
+
+def _total(found: _Contraction, given: np.ndarray) -> float | None:
+    """What W sums up to, in each of its sums alike; None if it does not, or has numbers below 0."""
+    varying = {letter for letter, size in zip(found.source, given.shape, strict=True) if size > 1}
+    if varying & set(found.weight) or (found.array < 0).any():
+        return None
+    summed = tuple(axis for axis, letter in enumerate(found.weight) if letter not in found.out)
+    totals = np.ravel(found.array.sum(summed))
+    is_one = totals[0] > 0 and np.allclose(totals, totals[0], rtol=SAME, atol=0)
+    return float(totals[0]) if is_one else None
 
 
 def absorb(node: ir.Node, solution: Solution) -> None:
@@ -75,9 +114,12 @@ def absorb(node: ir.Node, solution: Solution) -> None:
     shift = solution.a[after] * (
         solution.b[after] - _aligned(made.sum(summed, keepdims=True), both, found.out)
     )
-    if shift.any():
+    if node in solution.paid and shift.any():
         add_constant(solution, node, shift)
-    varying = {letter for letter, size in zip(found.source, before.shape, strict=True) if size > 1}
+    shapes = ((found.source, before.shape), (found.out, after.shape))
+    varying = {
+        letter for letters, shape in shapes for letter, size in zip(letters, shape, strict=True) if size > 1
+    }
     if varying <= set(found.weight):
         inside = _aligned(solution.a[before], found.source, found.weight)
         outside = _aligned(solution.a[after], found.out, found.weight)

@@ -38,7 +38,8 @@ def constrain_matmul(node: ir.Node, system: System) -> bool:
     source, weight, shape = node.inputs[0], constant(node.inputs[1]), node.outputs[0].shape
     if source is None or shape is None:
         return False
-    if weight is None or not _is_of_features(node) or not along(system.of(source), -1):
+    is_own = along(system.of(source), -1) or node in system.own
+    if weight is None or not _is_of_features(node) or not is_own:
         return contract.constrain(node, system)
     given, rank = system.narrow(source, -1, node), len(shape)
     if given is None or given.ndim != rank:
@@ -63,7 +64,9 @@ def absorb_gemm(node: ir.Node, solution: Solution) -> None:
 def absorb_matmul(node: ir.Node, solution: Solution) -> None:
     """Write the gauges around a MatMul into its constant; an Add takes the offset that is left."""
     weight = constant(node.inputs[1])
-    if not _is_of_features(node) or not along(solution.system.of(node.outputs[0]), -1):
+    sides = (node.inputs[0], node.outputs[0])
+    is_own = all(along(solution.system.of(value), -1) for value in sides if value is not None)
+    if not _is_of_features(node) or not is_own:
         contract.absorb(node, solution)
         return
     assert weight is not None

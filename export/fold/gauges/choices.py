@@ -1,0 +1,56 @@
+"""Which contractions are to take scales on the axes of their weights, instead of passing on what they read.
+
+    y = A · x · W, A of nodes, W of features, x the input       a_y along the nodes, which A takes,
+                                                                or along the features, which W takes
+
+A walk through the graph meets A first, so W passes on A's.  What the net asks for is known at the BatchNorm
+after it, on either axis.  So those that stay are asked whether they would go, alone, if all such ops took
+their own: once those that make the last axis, once the others.
+"""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from export.fold.batchnorm import BatchNorm
+from export.fold.gauges.build import build
+from export.fold.gauges.rules import LINEAR
+from export.fold.gauges.rules.batchnorm import gone
+from export.fold.gauges.solve import Settled
+from export.fold.gauges.system import Price, System
+
+_ENDS = {*LINEAR, "BatchNormalization"} - {"MatMul"}
+
+
+def worth_turning(
+    graph: ir.Graph, left: Mapping[ir.Node, BatchNorm], system: System, prices: frozenset[Price]
+) -> frozenset[ir.Node]:
+    """The contractions before those BatchNorms that would go if these took scales of their own.
+
+    Args:
+        left: the BatchNorms that stay otherwise.
+        system: in which every contraction passes on what it can.
+    """
+    found: frozenset[ir.Node] = frozenset()
+    for is_last in (True, False):
+        group = frozenset(node for node, makes_last in system.choices.items() if makes_last == is_last)
+        turned = build(graph, group) if group and left else system
+        for node, norm in left.items() if group else ():
+            equation = gone(node, norm, turned)
+            if Settled(turned, [equation], without=prices).add(equation) is None:
+                found |= group & _before(node)
+    return found
+
+
+def _before(norm: ir.Node) -> set[ir.Node]:
+    """Every op before it, up to those that take any scale."""
+    seen: set[ir.Node] = set()
+    pending = [norm]
+    while pending:
+        producers = {value.producer() for value in pending.pop().inputs if value is not None}
+        for node in producers - seen - {None}:
+            assert node is not None
+            seen.add(node)
+            if node.op_type not in _ENDS:
+                pending.append(node)
+    return seen

@@ -4,11 +4,15 @@ rows of nodes (N, 6, 4)      A (6, 6) from the left      W (4, 3) from the right
 """
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gauge_kit import Net, assert_gone, assert_stays, folded
+from export.fold.per_channel import fold_per_channel
+from export.fold.stages import fold
+from export.graph.prepare import prepare
+from gauge_kit import EXACT, Net, assert_gone, assert_stays, difference, folded
 
 NODES, SHAPE = 6, ("rows", 6, 4)
 seeds = st.integers(0, 2**32 - 1)
@@ -31,10 +35,10 @@ def norm_of_features(net: Net, x: str) -> str:
     return net.norm(net.op("Transpose", x, perm=[0, 2, 1]), 3)
 
 
-def ring(weight: float = 0.25) -> np.ndarray:
-    """Each node and the mean of its neighbours: every row and column sums up to 3 · weight, in any order."""
+def ring() -> np.ndarray:
+    """Each node and its neighbours: every row and column sums up to 1.1, in any order."""
     own = np.eye(NODES)
-    return weight * (own + np.roll(own, 1, 0) + np.roll(own, -1, 0))
+    return 0.1 * own + 0.3 * np.roll(own, 1, 0) + 0.7 * np.roll(own, -1, 0)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -113,6 +117,15 @@ def test_both_stay_where_they_read_one_tensor():
     assert not folded(net, SHAPE, *outputs).gone()
 
 
+def test_what_goes_without_is_not_given_up_for_as_many_others():
+    """A · x · W is read by a BatchNorm of features and, by B · (A · x · W) · V, by one of nodes."""
+    net = Net(0)
+    made = mixed(net, features(net, "x"))
+    first = net.op("Sigmoid", norm_of_features(net, made))
+    second = net.op("Sigmoid", net.norm(mixed(net, features(net, made, 3)), NODES))
+    assert folded(net, SHAPE, first, second).gone() == {"bn0"}
+
+
 def test_it_stays_where_the_product_is_read_by_another():
     net = Net(0)
     made = features(net, mixed(net, "x"))
@@ -132,7 +145,7 @@ def test_two_readers_of_nodes_of_which_one_takes_features():
 @some
 @given(seed=seeds)
 def test_a_mean_over_neighbours_passes_the_shift_into_the_bias_before_it(seed):
-    """Every row of A sums up to 0.75: b / 0.75 goes into the bias, and no Add is left."""
+    """Every row of A sums up to 1.1: b / 1.1 goes into the bias, and no Add is left."""
     net = Net(seed)
     y = norm_of_features(net, mixed(net, features(net, "x"), ring()))
     result = assert_gone(net, SHAPE, net.op("Sigmoid", y))
@@ -182,3 +195,13 @@ def test_sets_of_channels_that_an_adjacency_sums_up_have_shifts_of_their_own():
     y = net.norm(net.op("Einsum", sets, weights, equation="nkctv,kvw->nctw"), 4)
     result = assert_gone(net, ("rows", 4, 6, 6), net.op("Sigmoid", y))
     assert result.ops == ["Conv", "Reshape", "Einsum", "Add", "Sigmoid"]
+
+
+def test_a_chain_of_one_factor_after_the_features():
+    """2 · (A · x · W) on the last axis: one scale for all that W makes of all nodes."""
+    net = Net(0)
+    y = net.op("Mul", features(net, mixed(net, "x"), bias=False), net.constant(np.full(3, 2.0)))
+    unfolded = prepare(ir.from_proto(net.model(SHAPE, net.op("Sigmoid", y))))
+    graph, _, (chain,) = fold_per_channel(unfolded, *fold(unfolded))
+    assert chain.status == "folded"
+    assert difference(unfolded, graph, net.random.normal(size=(2, NODES, 4))) < EXACT

@@ -97,8 +97,7 @@ def _total(found: _Contraction, given: np.ndarray) -> float | None:
         return None
     summed = tuple(axis for axis, letter in enumerate(found.weight) if letter not in found.out)
     totals = np.ravel(found.array.sum(summed))
-    is_one = totals[0] > 0 and np.allclose(totals, totals[0], rtol=SAME, atol=0)
-    return float(totals[0]) if is_one else None
+    return float(totals[0]) if np.allclose(totals, totals[0], rtol=SAME, atol=0) else None
 
 
 def absorb(node: ir.Node, solution: Solution) -> None:

@@ -38,8 +38,7 @@ def constrain_matmul(node: ir.Node, system: System) -> bool:
     source, weight, shape = node.inputs[0], constant(node.inputs[1]), node.outputs[0].shape
     if source is None or shape is None:
         return False
-    is_own = along(system.of(source), -1) or node in system.own
-    if weight is None or not _is_of_features(node) or not is_own:
+    if weight is None or not _is_of_features(node) or not along(system.of(source), -1):
         return contract.constrain(node, system)
     given, rank = system.narrow(source, -1, node), len(shape)
     if given is None or given.ndim != rank:

@@ -10,7 +10,7 @@ from onnxscript.optimizer import fold_constants
 
 from export.compute.comparable import CUT
 from export.errors import SourceError
-from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
+from export.graph.edit import add_initializer, batchnorms, constant, onnx_op, replace_by_input
 from export.graph.functions import inline_functions
 from export.graph.infer import infer
 from export.graph.kept_pads import keep_pads
@@ -37,14 +37,7 @@ def prepare(model: ir.Model) -> ir.Model:
     unfuse(model)
     _state_zero_points(model)
     _distrust_stated_shapes(model)
-    fold_constants(
-        model,
-        onnx_shape_inference=True,
-        input_size_limit=_NO_LIMIT,
-        output_size_limit=_NO_LIMIT,
-        should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
-    )
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _compute_constants(model, onnx_shape_inference=True)
     write_in_own_opset(model)
     _drop_biases_of_no_channel(model)
     for graph in model.graphs():
@@ -54,7 +47,29 @@ def prepare(model: ir.Model) -> ir.Model:
     lay_out_weights(model)
     keep_pads(model)
     infer_through_targets(model)
+    if _needs_sizes(model):
+        _compute_constants(model, onnx_shape_inference=False)
+        infer_through_targets(model)
     return tidy(model)
+
+
+def _compute_constants(model: ir.Model, *, onnx_shape_inference: bool) -> None:
+    fold_constants(
+        model,
+        onnx_shape_inference=onnx_shape_inference,
+        input_size_limit=_NO_LIMIT,
+        output_size_limit=_NO_LIMIT,
+        should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
+    )
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+
+
+def _needs_sizes(model: ir.Model) -> bool:
+    """Whether BatchNorms have γ or β of a size that was not known when constants were computed.
+
+    torch's exporter writes those of `affine=False` as ones expanded to as many as its input has channels.
+    """
+    return any(constant(value) is None for node in batchnorms(model) for value in node.inputs[1:])
 
 
 def _state_zero_points(model: ir.Model) -> None:

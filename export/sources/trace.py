@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import Any
 
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from export.errors import TraceError
 from export.graph.prepare import ROWS
 from export.sources.answers import returning_tensors
+from export.sources.lengths import open_lengths
 from export.sources.net_inputs import NetInputs, of_row
 from export.sources.state import as_it_was, put_back
 from export.sources.watched import advice, check_batchnorms, owners_of, unread_batchnorms, watch_batchnorms
@@ -115,7 +116,10 @@ def _exported(
     shapes: tuple[tuple[dict[int, Any], ...]] | None,
 ) -> ir.Model:
     # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
-    with _quiet(), put_back(net), torch.no_grad(), _Clamps(), returning_tensors(net, taken.call) as flat:
+    with ExitStack() as around:
+        for one in (_quiet(), put_back(net), torch.no_grad(), _Clamps(), open_lengths(net)):
+            around.enter_context(one)
+        flat = around.enter_context(returning_tensors(net, taken.call))
         try:
             program = torch.onnx.export(
                 flat,

@@ -8,7 +8,7 @@ In: a net and rows.  Out: the path of the module of each BatchNorm that ran, in 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -151,7 +151,9 @@ class _Watcher(TorchFunctionMode):
     def __init__(self, net: nn.Module, *, spoiled: int | None = None) -> None:
         self.ran: list[str] = []
         weights = (*net.parameters(), *net.buffers())
-        self._of_weights = WeakTensorKeyDictionary(dict.fromkeys(weights, True))
+        self._of_weights: MutableMapping[torch.Tensor, bool] = WeakTensorKeyDictionary(
+            dict.fromkeys(weights, True)
+        )
         self._spoiled = spoiled
         names = owners_of(net)
         self._owners = {id(buffer): names[name] for name, buffer in net.named_buffers()}

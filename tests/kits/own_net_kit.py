@@ -18,8 +18,9 @@ def offer(monkeypatch: pytest.MonkeyPatch, kind: Callable[[], nn.Module]) -> nn.
     net = kind().eval()
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean):
-                tensor.normal_()
+            for tensor in (module.weight, module.bias, module.running_mean):
+                if tensor is not None:
+                    tensor.data.normal_()
             module.running_var.uniform_(0.5, 2)
     monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=lambda: net))
     return net

@@ -76,13 +76,18 @@ def make_golden(
     pictures: "PictureProof | None" = None,
     sizes: Sizes | None = None,
     num_rows: int = MIN_GOLDEN_ROWS,
+    *,
+    are_kept: bool = True,
 ) -> Golden:
-    """`num_rows` golden rows, of these sizes where they are open, and their true answers."""
+    """`num_rows` golden rows, of these sizes where they are open, and their true answers.
+
+    Rows that are given are among them, if `are_kept`.
+    """
     sizes = sizes or {}
     spare = SPARE_ROWS if choices(source.graph) or inner_choices(source.graph) else 0
     if source.given is not None:
         given = resized(source.graph, source.given, sizes)
-        inputs = blended_inputs(given, seed, spare, num_rows)
+        inputs = blended_inputs(given, seed, spare, num_rows, are_kept=are_kept)
     else:
         specs = [spec.at(sizes) for spec in source.inputs]
         inputs = golden_inputs(specs, source.held_out, seed, spare, num_rows)
@@ -113,8 +118,8 @@ def make_golden(
 
 
 def without(golden: Golden, is_dropped: np.ndarray, source: Source, seed: int, say: Say) -> Golden:
-    """As many rows, with new ones of noise in place of those that are dropped."""
-    more = make_golden(source, seed, say, num_rows=max(int(is_dropped.sum()), 1))
+    """As many rows, with new ones of noise, or mixtures, in place of those that are dropped."""
+    more = make_golden(source, seed, say, num_rows=max(int(is_dropped.sum()), 1), are_kept=False)
 
     def joined(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([old[name][~is_dropped], new[name]]) for name in old}

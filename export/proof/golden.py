@@ -41,15 +41,17 @@ def golden_inputs(
     return {name: np.concatenate([held_out[:num_held_out].astype(specs[0].dtype), made[name]])}
 
 
-def blended_inputs(given: Arrays, seed: int, spare: int = 0, num_rows: int = MIN_GOLDEN_ROWS) -> Arrays:
-    """The rows that are given, and mixtures of two of them until they are enough.
+def blended_inputs(
+    given: Arrays, seed: int, spare: int = 0, num_rows: int = MIN_GOLDEN_ROWS, *, are_kept: bool = True
+) -> Arrays:
+    """The rows that are given, unless not kept, and mixtures of two of them until they are enough.
 
     What an op computes with is mostly convex (positive numbers, probabilities, a range), so that a mixture
     a·x + (1 − a)·y of two rows is a row too.  Integers are no quantities: of these, x is taken.
     """
     random = np.random.default_rng(seed)
     num_given = len(next(iter(given.values())))
-    first = np.arange(min(num_given, MAX_HELD_OUT, num_rows))
+    first = np.arange(min(num_given, MAX_HELD_OUT, num_rows) if are_kept else 0)
     num_made = max(num_rows - len(first), 0) + spare
     one, other = random.integers(0, num_given, (2, num_made))
     share = random.uniform(size=num_made)

@@ -1,4 +1,6 @@
-"""Golden rows that a net has no finite answer to: replaced where they are few, kept where they were given."""
+"""Golden rows that a net has no finite answer to, or another one in float32: replaced where they are few."""
+
+import json
 
 import numpy as np
 import pytest
@@ -66,3 +68,32 @@ def test_a_net_that_noise_does_not_fit_is_refused(tmp_path, monkeypatch):
     offer(monkeypatch, Logarithm)
     done = run_here("bundle", "mine:make", "--to", tmp_path / "m", "--input-shape", "16")
     assert_refused(done, "give it real rows, --rows FILE.npz")
+
+
+class Lengths(nn.Module):
+    """A mask by lengths that are shares of the whole, as speechbrain's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4)
+
+    def forward(self, x, lengths):
+        mask = torch.arange(x.shape[-1])[None] < (lengths * x.shape[-1])[:, None]
+        return (torch.relu(self.norm(self.conv(x))) * mask[:, None]).sum(2)
+
+
+@pytest.mark.parametrize("tied", [2, 20])
+def test_a_row_that_a_comparison_decides_otherwise_in_float32_widens_no_tolerance(
+    tmp_path, monkeypatch, tied
+):
+    """0.4 · 30 is 12 in float32, and a little more in float64: one place more."""
+    offer(monkeypatch, Lengths)
+    chance = np.random.default_rng(0)
+    lengths = chance.uniform(0.2, 1, 24).astype(np.float32)
+    lengths[:tied] = 0.4
+    np.savez(tmp_path / "rows.npz", x=chance.normal(size=(24, 3, 30)).astype(np.float32), lengths=lengths)
+    done = run_here("bundle", "mine:make", "--to", tmp_path / "m", "--rows", tmp_path / "rows.npz")
+    assert done.returncode == 0, done.stderr
+    (tolerance,) = json.loads(done.stdout)["tolerances"].values()
+    share = tolerance["max_abs"] / tolerance["output_range"]
+    assert share < 1e-5 if tied == 2 else share > 1e-3, "most rows alone say nothing of a fold"

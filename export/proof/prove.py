@@ -154,15 +154,16 @@ def derive(*, unfolded_error: float, folded_error: float, truth: np.ndarray) -> 
     output_range = float(np.abs(truth).max(initial=0.0))
     if not np.isfinite([unfolded_error, output_range]).all():
         raise ProofError(
-            "the unfolded graph's own answers are not finite or not of the net's shape: where an ONNX file "
-            "computes nothing with noise, give it real rows, --rows FILE.npz"
+            "the unfolded graph's own answers are not finite or not of the net's shape: where noise is "
+            "nothing to compute with, give real rows, --rows FILE.npz, or a net's mask its type, "
+            "--input-type mask=bool"
         )
     max_abs = derived_tolerance(unfolded_error=unfolded_error, output_range=output_range)
     if max_abs > LARGEST_SHARE * output_range:
         raise ProofError(
             f"nothing can be proved: the unfolded graph's own float32 error is {unfolded_error:.3g} "
-            f"with answers up to {output_range:.3g}, so that anything would pass: where noise "
-            "does not fit an ONNX file, give it real rows, --rows FILE.npz"
+            f"with answers up to {output_range:.3g}, so that anything would pass: where noise is nothing to "
+            "compute with, give real rows, --rows FILE.npz"
         )
     return Tolerance(
         max_abs=max_abs,

@@ -67,7 +67,7 @@ def test_a_row_that_was_given_stays(tmp_path, monkeypatch):
 def test_a_net_that_noise_does_not_fit_is_refused(tmp_path, monkeypatch):
     offer(monkeypatch, Logarithm)
     done = run_here("bundle", "mine:make", "--to", tmp_path / "m", "--input-shape", "16")
-    assert_refused(done, "give it real rows, --rows FILE.npz")
+    assert_refused(done, "give real rows, --rows FILE.npz")
 
 
 class Lengths(nn.Module):

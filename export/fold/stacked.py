@@ -9,7 +9,7 @@ one scale; and branches that are summed may become one Conv, or one BatchNorm.
 
 import onnx_ir as ir
 
-from export.graph.edit import constant, has_one_reader, onnx_op
+from export.graph.edit import constant, onnx_op
 
 _DIRECT = {"ReduceSum": "Sum", "ReduceMean": "Mean"}
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
@@ -35,16 +35,11 @@ def _terms(reduce: ir.Node) -> list[ir.Value] | None:
     """What was stacked along the axis over which it sums; None where that is not all that it does."""
     source, axis = reduce.inputs[0], _axis(reduce)
     concat = source.producer() if source is not None else None
-    if source is None or source.dtype not in _FLOATS or axis is None:  # a Sum takes no integers
+    if source is None or source.shape is None or source.dtype not in _FLOATS:  # a Sum takes no integers
         return None
-    if (
-        reduce.attributes.get_int("keepdims", 1) == 1
-        or onnx_op(concat) != "Concat"
-        or not has_one_reader(source)
-    ):
+    if reduce.attributes.get_int("keepdims", 1) == 1 or onnx_op(concat) != "Concat":
         return None
     assert concat is not None
-    assert source.shape is not None
     if concat.attributes.get_int("axis", 0) % len(source.shape) != axis:
         return None
     parts = [value.producer() if value is not None else None for value in concat.inputs]

@@ -69,8 +69,7 @@ def _complete(reshape: ir.Node, named: Named, given: set[Size], known: Products)
         return
     before, after = sizes_of(source), sizes_of(output)
     # A name that the input does not have, and no input of the graph, was made up by shape inference.
-    told = {*before, *known} - {None}
-    unknown = [index for index, size in enumerate(after) if not isinstance(size, int) and size not in told]
+    unknown = [index for index, size in enumerate(after) if not isinstance(size, int) and size not in before]
     if len(unknown) != 1 or after[unknown[0]] in given - {None}:
         return
     name = after.pop(unknown[0])

@@ -109,8 +109,8 @@ NOT_TOLD: dict[str, tuple[tuple[int | str, ...], Target]] = {
         lambda net: joined(net, net.op("Mul", size(net, "x", 0), number(net, 3)), -1),
     ),
     "a size that the tensor does not have": (
-        ("rows", "rows", "t", 4),
-        lambda net: joined(net, net.op("Mul", size(net, "x", 2), size(net, "x", 2)), -1),
+        ("rows", "t", 1),
+        lambda net: joined(net, net.op("Mul", size(net, "x", 0), size(net, "x", 0)), -1),
     ),
     "a product is left": (
         ("rows", "t", "u", 4),
@@ -123,6 +123,10 @@ NOT_TOLD: dict[str, tuple[tuple[int | str, ...], Target]] = {
     "a sum with an open size": (
         SHAPE,
         lambda net: joined(net, net.op("Add", size(net, "x", 0), number(net, 0)), -1),
+    ),
+    "all sizes times one number": (
+        SHAPE,
+        lambda net: net.op("Mul", net.op("Shape", "x"), number(net, 1)),
     ),
     "a size that is nothing": (
         ("rows", 0, 4),

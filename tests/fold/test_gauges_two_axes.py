@@ -117,6 +117,13 @@ def test_both_stay_where_they_read_one_tensor():
     assert not folded(net, SHAPE, *outputs).gone()
 
 
+def test_what_one_batchnorm_needs_is_not_asked_of_ops_that_it_does_not_read():
+    net = Net(0)
+    first = net.op("Sigmoid", norm_of_features(net, mixed(net, features(net, "x"))))
+    second = net.op("Sigmoid", net.norm(mixed(net, features(net, "x")), NODES))
+    assert_gone(net, SHAPE, first, second)
+
+
 def test_what_goes_without_is_not_given_up_for_as_many_others():
     """A · x · W is read by a BatchNorm of features and, by B · (A · x · W) · V, by one of nodes."""
     net = Net(0)
@@ -197,11 +204,16 @@ def test_sets_of_channels_that_an_adjacency_sums_up_have_shifts_of_their_own():
     assert result.ops == ["Conv", "Reshape", "Einsum", "Add", "Sigmoid"]
 
 
-def test_a_chain_of_one_factor_after_the_features():
-    """2 · (A · x · W) on the last axis: one scale for all that W makes of all nodes."""
+@pytest.mark.parametrize("at", ["features", "nodes"])
+def test_a_chain_of_one_factor(at):
+    """2 · (A · x · W), or 2 · (A · x) beside B · (A · x · W): one scale for all nodes."""
     net = Net(0)
-    y = net.op("Mul", features(net, mixed(net, "x"), bias=False), net.constant(np.full(3, 2.0)))
-    unfolded = prepare(ir.from_proto(net.model(SHAPE, net.op("Sigmoid", y))))
+    nodes = mixed(net, "x")
+    made = features(net, nodes, bias=False)
+    outputs = [] if at == "features" else [net.op("Sigmoid", mixed(net, made))]
+    scaled = (made, 3) if at == "features" else (nodes, 4)
+    y = net.op("Mul", scaled[0], net.constant(np.full(scaled[1], 2.0)))
+    unfolded = prepare(ir.from_proto(net.model(SHAPE, net.op("Sigmoid", y), *outputs)))
     graph, _, (chain,) = fold_per_channel(unfolded, *fold(unfolded))
     assert chain.status == "folded"
     assert difference(unfolded, graph, net.random.normal(size=(2, NODES, 4))) < EXACT

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import onnx_ir as ir
 import pytest
 
+from export.fold.stacked import sum_directly
+from export.graph.prepare import prepare
 from gauge_kit import Net, assert_gone, assert_stays, folded
 
 C, SHAPE = 4, ("rows", 3, 6, 5)
@@ -78,6 +81,9 @@ def others(net: Net, kind: str, axes: Sequence[int]) -> tuple[str, ...]:
     first, second = convs(net)
     if kind == "one is no Unsqueeze":
         parts = [net.unsqueeze(first, 0), net.reshape(second, 1, -1, C, 6, 5)]
+    elif kind == "one is a sum that keeps its axis":
+        pair = net.op("Concat", net.unsqueeze(first, 0), net.unsqueeze(second, 0), axis=0)
+        parts = [net.unsqueeze(first, 0), net.reduce("ReduceSum", pair, [0])]
     elif kind == "one is unsqueezed elsewhere":  # (1, 1, C, 6, 5) in any case
         parts = [net.unsqueeze(first, 0), net.unsqueeze(second, 1)]
     else:
@@ -88,7 +94,14 @@ def others(net: Net, kind: str, axes: Sequence[int]) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["one is no Unsqueeze", "one is unsqueezed elsewhere", "joined elsewhere", "read by another"]
+    "kind",
+    [
+        "one is no Unsqueeze",
+        "one is a sum that keeps its axis",
+        "one is unsqueezed elsewhere",
+        "joined elsewhere",
+        "read by another",
+    ],
 )
 def test_what_is_not_stacked_and_summed_alone_stays_as_it_is(kind):
     net = Net(0)
@@ -97,9 +110,27 @@ def test_what_is_not_stacked_and_summed_alone_stays_as_it_is(kind):
     assert "Concat" in result.ops
 
 
+def test_a_product_of_unsqueezed_branches_is_no_sum():
+    net = Net(0)
+    product = net.op("Mul", *(net.unsqueeze(branch, 0) for branch in convs(net)))
+    result = folded(net, SHAPE, net.reduce("ReduceSum", product, [0], keepdims=0), net.norm("x", 3))
+    assert "Mul" in result.ops
+
+
 def test_several_axes_at_once_stay_a_reduction():
     net = Net(0)
     assert "Concat" in folded(net, SHAPE, *others(net, "", [0, 3]), net.norm("x", 3)).ops
+
+
+def test_branches_of_unknown_rank_stay_as_they_are():
+    """A file may state the type of a tensor alone."""
+    net = Net(0, 13)
+    y = net.op("Identity", stacked(net, "ReduceSum", *convs(net)))
+    model = prepare(ir.from_proto(net.model(SHAPE, y)))
+    concat = next(node for node in model.graph if node.op_type == "Concat")
+    concat.outputs[0].shape = None
+    sum_directly(model.graph)
+    assert "Concat" in [node.op_type for node in model.graph]
 
 
 def test_integers_stay_as_they_are():

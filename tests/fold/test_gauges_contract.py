@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gauge_kit import Net, assert_gone, assert_stays, folded
+from gauge_kit import Net, assert_gone, assert_stays
 from gauge_op_cases import Build, C, Case, three_tests
 
 SHAPE = ("rows", C, 6, 5)
@@ -82,9 +82,3 @@ def test_what_is_no_contraction_of_both_is_not_understood(equation):
     net = Net(0, 13)
     y = net.op("Einsum", net.norm("x", C), net.weight(*shapes.get(equation, (1, 1, 5, 7))), equation=equation)
     assert_stays(net, (2, C, 6, 5), y, because="Einsum 'einsum1' cannot absorb")
-
-
-def test_two_tensors_that_are_both_computed_are_not_understood():
-    net = Net(0, 13)
-    y = net.op("Einsum", net.norm("x", C), net.op("Sigmoid", "x"), equation="nchw,ncvw->nhv")
-    assert "cannot absorb" in folded(net, (2, C, 6, 5), y).how()

@@ -154,3 +154,19 @@ def test_one_channel_becomes_several(kind: str):
     wide = net.op(kind, net.op("Sigmoid", net.conv("x", 3, 1)), net.factor(*CHANNEL))
     y = net.op("Sigmoid", net.norm(affine(net, wide, *CHANNEL), C))
     assert folded(net, SHAPE, y).gone() == {"bn0"}
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("third", [False, True])
+def test_a_product_of_two_factors_folds_in_either_order(second, third):
+    """A cross network: x₁ = BN(x₀ · w₀(x₀) + x₀), x₂ = x₀ · w₁(x₁) + x₁; only w may take the scale of x₁."""
+    net = Net(0)
+
+    def times(one: str, other: str, swap: bool) -> str:
+        return net.op("Mul", *((other, one) if swap else (one, other)))
+
+    first = net.op("Relu", net.gemm("x", 3, C))
+    crossed = net.norm(net.op("Add", times(first, net.gemm(first, C, C), second), first), C)
+    crossed = net.op("Add", times(first, net.gemm(crossed, C, C), third), crossed)
+    result = folded(net, (2, 3), net.op("Sigmoid", net.gemm(crossed, C, 2)))
+    assert result.gone() == {"bn0"}, result.how()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import onnx_ir as ir
 
 from export.fold.gauges.rules import LINEAR, NORMALIZING
-from export.fold.gauges.system import Price
+from export.fold.gauges.system import Price, has_constant
 
 MAX_NAMED = 3
 _ENDS = LINEAR | {"BatchNormalization", *NORMALIZING}
@@ -48,8 +48,13 @@ def _walk(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]]) -> Itera
             continue
         seen.add(node)
         yield node
-        if node.op_type not in _ENDS:
+        if node.op_type not in _ENDS or _is_product(node):
             pending += step(node)
+
+
+def _is_product(node: ir.Node) -> bool:
+    """A MatMul of two computed tensors has no weights: scales pass through it."""
+    return node.op_type == "MatMul" and not has_constant(node, 0) and not has_constant(node, 1)
 
 
 def _producers(node: ir.Node) -> Iterator[ir.Node]:

@@ -28,6 +28,14 @@ class Price(Enum):
     BORDER = "an Add for its border"
 
 
+class Choice(Enum):
+    """What an op may do instead of what it does in a first walk (see `choices`)."""
+
+    LAST_AXIS = "take scales on the axes of its weights, of which one is the output's last"
+    OTHER_AXIS = "take scales on the axes of its weights, which are others"
+    FACTOR = "let the other one of two computed factors pass its scale on"
+
+
 FREE = frozenset({Price.BIAS})
 """What is always paid: an Add is the bias of a MatMul or Mul, and costs less than the BatchNorm did."""
 
@@ -88,13 +96,13 @@ class System:
 
     Args:
         size: how many ids there are, with id 0.
-        own: contractions that take scales on the axes of their weights, even if their input has others.
-        choices: those that pass the others on, and whether the output's last axis is one of the weights.
+        own: ops that do what they may choose to do instead.
+        choices: ops that can do something else, and what.
     """
 
     size: int = 1
     own: frozenset[ir.Node] = frozenset()
-    choices: dict[ir.Node, bool] = field(default_factory=dict)
+    choices: dict[ir.Node, Choice] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
     ids: dict[ir.Value, np.ndarray] = field(default_factory=dict)
 

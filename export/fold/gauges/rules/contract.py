@@ -7,6 +7,7 @@ any other axis of x     a_y = a_x                 "nctv,vw->nctw" passes on c, a
 
 It does one or the other: where x has scales on its other axes they are passed on, unless the system says that
 this node is to take scales on its own (see `choices`).
+Of two tensors that are both computed see `product`.
 "..." stands for axes as well; of one size where both have them: what is repeated is not understood.
 
 b_y = Σ W · b_x, or the price is an Add after it.  Passed on, that is one number r for each channel only if
@@ -14,15 +15,15 @@ W ≥ 0 sums up to r everywhere, as the means over neighbours do; then b_y = r �
 large b_x leaves after cancelling is its rounding.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_letters
 
 import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.absorb import add_constant, check
-from export.fold.gauges.system import Price, Solution, System, has_constant
+from export.fold.gauges.rules import product
+from export.fold.gauges.rules.letters import aligned, is_contraction, of_einsum
+from export.fold.gauges.system import Choice, Price, Solution, System, has_constant
 from export.fold.linear.weights import write
 from export.graph.edit import constant
 
@@ -47,7 +48,7 @@ def constrain(node: ir.Node, system: System) -> bool:
     """Unknowns for the axes that only W has, or the input's where they lie on axes that W has not."""
     found = _read(node)
     if found is None:
-        return False
+        return product.constrain(node, system)
     source = node.inputs[1 - found.index]
     assert source is not None
     given, sizes = system.of(source), dict(zip(found.weight, found.array.shape, strict=True))
@@ -59,9 +60,9 @@ def constrain(node: ir.Node, system: System) -> bool:
         if size > 1 and letter not in found.weight
     }
     if passing:  # along W's own axes the scales must then be equal
-        system.choices[node] = found.out[-1] in found.weight
+        system.choices[node] = Choice.LAST_AXIS if found.out[-1] in found.weight else Choice.OTHER_AXIS
         out = system.fresh(tuple(passing.get(letter, 1) for letter in found.out))
-        passed = _aligned(out, found.out, found.source)
+        passed = aligned(out, found.out, found.source)
         says = f"{node.op_type} '{node.name}' passes the scale on"
         system.same_scale(passed, given, says, carries=True)
         if (total := _total(found, given)) is not None:
@@ -103,15 +104,17 @@ def _total(found: _Contraction, given: np.ndarray) -> float | None:
 def absorb(node: ir.Node, solution: Solution) -> None:
     """Write scales into W; an Add takes the offset that is left."""
     found = _read(node)
-    assert found is not None
+    if found is None:
+        product.absorb(node, solution)
+        return
     source = node.inputs[1 - found.index]
     assert source is not None
     before, after = solution.system.of(source), solution.system.of(node.outputs[0])
     both = found.weight + "".join(letter for letter in found.source if letter not in found.weight)
-    made = _aligned(found.array, found.weight, both) * _aligned(solution.b[before], found.source, both)
+    made = aligned(found.array, found.weight, both) * aligned(solution.b[before], found.source, both)
     summed = tuple(axis for axis, letter in enumerate(both) if letter not in found.out)
     shift = solution.a[after] * (
-        solution.b[after] - _aligned(made.sum(summed, keepdims=True), both, found.out)
+        solution.b[after] - aligned(made.sum(summed, keepdims=True), both, found.out)
     )
     if node in solution.paid and shift.any():
         add_constant(solution, node, shift)
@@ -120,21 +123,11 @@ def absorb(node: ir.Node, solution: Solution) -> None:
         letter for letters, shape in shapes for letter, size in zip(letters, shape, strict=True) if size > 1
     }
     if varying <= set(found.weight):
-        inside = _aligned(solution.a[before], found.source, found.weight)
-        outside = _aligned(solution.a[after], found.out, found.weight)
+        inside = aligned(solution.a[before], found.source, found.weight)
+        outside = aligned(solution.a[after], found.out, found.weight)
         old = constant(node.inputs[found.index])
         assert old is not None
         check(write(node, {found.index: (found.array * outside / inside).reshape(old.shape)}))
-
-
-def _aligned(array: np.ndarray, letters: str, wanted: str) -> np.ndarray:
-    """The array with an axis for each of the `wanted` letters; it does not vary along any other."""
-    kept = [axis for axis, letter in enumerate(letters) if letter in wanted]
-    dropped = tuple(axis for axis in range(len(letters)) if axis not in kept)
-    order = sorted(range(len(kept)), key=lambda place: wanted.index(letters[kept[place]]))
-    moved = array.squeeze(dropped).transpose(order)
-    present = iter(moved.shape)
-    return moved.reshape([next(present) if letter in letters else 1 for letter in wanted])
 
 
 def _read(node: ir.Node) -> _Contraction | None:
@@ -151,10 +144,8 @@ def _read(node: ir.Node) -> _Contraction | None:
         found = _of_einsum(node, index, array, (rank, len(out.shape)))
     if found is None or len(found.source) != rank or len(found.out) != len(out.shape):
         return None
-    x, w, y = set(found.source), set(found.weight), set(found.out)
-    is_plain = all(len(set(term)) == len(term) for term in (found.source, found.weight, found.out))
     # A letter of x alone that is summed up, or of W alone, would be no contraction of both.
-    return found if is_plain and x - w <= y and w - x <= y and y <= x | w else None
+    return found if is_contraction((found.source, found.weight, found.out)) else None
 
 
 def _of_matmul(index: int, array: np.ndarray, source: ir.Value) -> _Contraction | None:
@@ -183,26 +174,13 @@ def _of_matmul(index: int, array: np.ndarray, source: ir.Value) -> _Contraction 
 
 
 def _of_einsum(node: ir.Node, index: int, array: np.ndarray, ranks: tuple[int, int]) -> _Contraction | None:
-    """`ranks` are those of x and of y: "..." stands for as many axes as are not named."""
-    equation = node.attributes.get_string("equation", "").replace(" ", "")
-    terms, arrow, out = equation.partition("->")
-    first, comma, second = terms.partition(",")
-    source, weight = (first, second) if index == 1 else (second, first)
-    unused = [letter for letter in ascii_letters if letter not in equation]
-    spelled = [
-        _spelled(term, rank, unused)
-        for term, rank in ((source, ranks[0]), (weight, array.ndim), (out, ranks[1]))
-    ]
-    if not arrow or not comma or not "".join(spelled).isalpha() or len(spelled[1]) != array.ndim:
+    """`ranks` are those of x and of y."""
+    x, y = ranks
+    terms = of_einsum(node, (x, array.ndim, y) if index == 1 else (array.ndim, x, y))
+    if terms is None or len(terms[index]) != array.ndim:
         return None
-    found = _Contraction(index=index, source=spelled[0], weight=spelled[1], out=spelled[2], array=array)
+    found = _Contraction(index=index, source=terms[1 - index], weight=terms[index], out=terms[2], array=array)
     return found if _is_of_one_size(node, found) else None
-
-
-def _spelled(term: str, rank: int, unused: Sequence[str]) -> str:
-    """A term with letters for its "...", the same ones in every term, from the last axis on."""
-    count = rank - len(term.replace("...", ""))
-    return term.replace("...", "".join(unused[:count][::-1])) if count >= 0 else ""
 
 
 def _is_of_one_size(node: ir.Node, found: _Contraction) -> bool:

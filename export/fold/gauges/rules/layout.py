@@ -181,8 +181,8 @@ def reshaped(ids: np.ndarray, before: list[Size], after: list[Size]) -> np.ndarr
     Sizes that agree from the left and from the right are the same axes.  What is left in the middle is
     written out and reshaped, if it varies at all.  None if that cannot be told from the sizes.
     """
-    left = _agreeing(before, after)
-    right = _agreeing(before[left:][::-1], after[left:][::-1])
+    left = agreeing(before, after)
+    right = agreeing(before[left:][::-1], after[left:][::-1])
     middle = slice(left, len(before) - right)
     new = after[left : len(after) - right]
     head, tail = ids.shape[:left], ids.shape[len(before) - right :]
@@ -201,7 +201,7 @@ def reshaped(ids: np.ndarray, before: list[Size], after: list[Size]) -> np.ndarr
     return wide
 
 
-def _agreeing(before: list[Size], after: list[Size]) -> int:
+def agreeing(before: list[Size], after: list[Size]) -> int:
     """How many sizes agree from the left."""
     count = 0
     for one, other in zip(before, after, strict=False):

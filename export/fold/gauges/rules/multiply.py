@@ -5,7 +5,8 @@
     y = −x                    a_y = a_x                 b_y = −b_x
 
 Where k varies within a channel, b = 0, or an Add again.  One number for all channels is left as it is:
-a_y = a_x.  Of two computed tensors one stays as it is: the gate, if one is, or else one that is fixed.
+a_y = a_x.  Of two computed tensors one stays as it is: the gate, if one is, or else one that is fixed;
+where neither is, the second, or the first if more BatchNorms go then (see `choices`).
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from export.fold.gauges.absorb import add_constant, check
 from export.fold.gauges.rules.operand import beside
-from export.fold.gauges.system import Price, Solution, System, has_constant
+from export.fold.gauges.system import Choice, Price, Solution, System, has_constant
 from export.fold.linear.weights import write
 from export.graph.edit import constant, has_one_reader
 
@@ -90,6 +91,9 @@ def _scaled(node: ir.Node, first: ir.Value, second: ir.Value, system: System) ->
     is_gate, is_free = _is_gate(first, node.outputs[0]), bool(system.of(first).any())
     if is_gate != _is_gate(second, node.outputs[0]):
         return (second, first) if is_gate else (first, second)
+    if is_free and first is not second and system.of(second).any():
+        system.choices[node] = Choice.FACTOR
+        is_free = node not in system.own
     return (first, second) if is_free else (second, first)
 
 

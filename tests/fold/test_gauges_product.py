@@ -292,3 +292,11 @@ def test_a_product_with_a_vector_is_not_understood():
     vector = net.squeeze(net.reduce("ReduceMax", "x", (0, 1)), 0, 1)
     y = net.op("MatMul", normed(net, net.op("Sigmoid", "x"), 4), vector)
     assert_stays(net, SHAPE, net.op("Sigmoid", y), because="MatMul 'matmul6' cannot absorb")
+
+
+def test_a_softmax_along_one_of_two_axes_that_are_summed_up_sums_up_to_more():
+    net = Net(0)
+    values = net.unsqueeze(normed(net, net.op("Sigmoid", features(net))), 2)
+    y = net.op("Einsum", softmax(net, 1), values, equation="njk,njkd->nd")
+    y = net.op("Sigmoid", features(net, y, inputs=FEATURES, count=3))
+    assert_stays(net, SHAPE, y, because="its shift cannot be absorbed")

@@ -67,7 +67,7 @@ def _write(
             touched.append((node, rule.absorb))
     paid = {equation.node: equation.price for equation in plan.bought if equation.node and equation.price}
     written = {node for node, _ in touched if any(constant(value) is not None for value in node.inputs)}
-    places = {node: where(node, written, paid) for node in plan.gone}
+    places = {node: where(node, written, paid, solution.left) for node in plan.gone}
     _store_moments(graph, solution)
     for node in plan.gone:
         if (norms[node].scale == 0).any() and (readers := dead_readers(node, norms[node])):
@@ -77,7 +77,7 @@ def _write(
             absorb(node, solution)
         except CannotWriteError as error:
             # Only what goes into this op's weights is the cause: the others can still go without it.
-            error.causes = [norms[one].name for one in plan.gone if node in reach(one)]
+            error.causes = [norms[one].name for one in plan.gone if node in reach(one, solution.left)]
             raise
     fates: Fates = {}
     for node, (how, prices) in places.items():
@@ -94,4 +94,5 @@ def _store_moments(graph: ir.Graph, solution: Solution) -> None:
             moments = moments_of(value)
             if moments is not None and not solution.is_plain(value):
                 ids = solution.system.of(value)
-                know(value, moments.stored(solution.a[ids], solution.b[ids]))
+                shift = solution.b[ids] + solution.left.get(value, 0.0)
+                know(value, moments.stored(solution.a[ids], shift))

@@ -3,7 +3,7 @@
 In: the BatchNorm, and the ops that are written.  Out: words, and the prices that are paid on the way.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -14,12 +14,15 @@ MAX_NAMED = 3
 _ENDS = LINEAR | {"BatchNormalization", *NORMALIZING}
 
 
-def where(node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price]) -> tuple[str, set[Price]]:
+def where(
+    node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price], left: Container[ir.Value]
+) -> tuple[str, set[Price]]:
     """Where it went in words, and the prices that were paid on the way.
 
-    `written` are the ops whose weights change, `paid` what was bought at which op.
+    `written` are the ops whose weights change, `paid` what was bought at which op, `left` the tensors whose
+    bias is the constant after them.
     """
-    before, after = list(_walk(node, _producers)), list(_walk(node, _consumers))
+    before, after = list(_walk(node, _producers)), _after(node, left)
     places = [
         f"{_names(ops)} {side}"
         for side, found in (("before it", before), ("after it", after))
@@ -34,9 +37,16 @@ def where(node: ir.Node, written: set[ir.Node], paid: Mapping[ir.Node, Price]) -
     return how, {price for _, price in prices}
 
 
-def reach(node: ir.Node) -> set[ir.Node]:
+def reach(node: ir.Node, left: Container[ir.Value]) -> set[ir.Node]:
     """Every op that a BatchNorm's scale and shift may go into, up to the nearest linear ones."""
-    return {*_walk(node, _producers), *_walk(node, _consumers)}
+    return {*_walk(node, _producers), *_after(node, left)}
+
+
+def _after(node: ir.Node, left: Container[ir.Value]) -> list[ir.Node]:
+    """Every op after it up to the nearest linear ones, and the constants that are their biases."""
+    found = list(_walk(node, _consumers))
+    biases = [reader for op in found if op.outputs[0] in left for reader in op.outputs[0].consumers()]
+    return list(dict.fromkeys([*found, *biases]))
 
 
 def _walk(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]]) -> Iterator[ir.Node]:

@@ -106,7 +106,9 @@ class Settled:
             if equation.offset is not None and len(equation.offset[0]) == 1:
                 # b = 0 is meant exactly: a rounding error of 1e-17 would count as an offset, and cost an Add.
                 b[equation.offset[0][0][0][equation.offset[1] == 0]] = 0.0
-        return Solution(system=self.system, a=a, b=b)
+        shifts = ((value, shift_of(b)) for value, shift_of in self.system.left.items())
+        left = {value: shift for value, shift in shifts if shift.any()}
+        return Solution(system=self.system, a=a, b=b, left=left)
 
     def _require(self, equation: Equation) -> np.ndarray:
         """Settle the equation's offsets, one for each channel; returns which cannot hold, as booleans."""

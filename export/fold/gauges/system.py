@@ -8,6 +8,7 @@ A tensor's unknowns are an array of ids that broadcasts against it: (1, C, 1, 1)
 Id 0 is the gauge a = 1, b = 0.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import combinations
@@ -98,11 +99,14 @@ class System:
         size: how many ids there are, with id 0.
         own: ops that do what they may choose to do instead.
         choices: ops that can do something else, and what.
+        left: tensors that lack a bias, which the constant of the Add or Sub after them is instead, and what
+            they are shifted by, given the offsets by id: stored as a · (v + b + left), place by place.
     """
 
     size: int = 1
     own: frozenset[ir.Node] = frozenset()
     choices: dict[ir.Node, Choice] = field(default_factory=dict)
+    left: dict[ir.Value, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
     ids: dict[ir.Value, np.ndarray] = field(default_factory=dict)
 
@@ -212,17 +216,21 @@ def on_axis(rank: int, axis: int, size: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """The gauge of every tensor, a and b by id, and the ops at which a price is paid."""
+    """The gauge of every tensor, a and b by id, and the ops at which a price is paid.
+
+    `left` are the shifts of `System.left`, but for those that are 0.
+    """
 
     system: System
     a: np.ndarray
     b: np.ndarray
     paid: frozenset[ir.Node] = frozenset()
+    left: Mapping[ir.Value, np.ndarray] = field(default_factory=dict)
 
     def is_plain(self, value: ir.Value) -> bool:
         """Whether the tensor is stored unchanged: a = 1 and b = 0 in every channel."""
         ids = self.system.of(value)
-        return bool((self.a[ids] == 1).all() and (self.b[ids] == 0).all())
+        return value not in self.left and bool((self.a[ids] == 1).all() and (self.b[ids] == 0).all())
 
     def along(self, value: ir.Value, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """a and b of a tensor whose gauge varies along one axis only, each of shape (size,)."""

@@ -7,6 +7,8 @@ A constant takes any offset:
     y = x + k        k' = a · (k + b_y − b_x)
     y = x − k        k' = a · (k − b_y + b_x)
     y = k − x        k' = a · (k + b_y + b_x)
+
+Where it is the bias that x lacks, b_x is also what is left for it (see `System.left`).
 """
 
 import numpy as np
@@ -68,5 +70,6 @@ def absorb(node: ir.Node, solution: Solution) -> None:
     out = solution.system.of(node.outputs[0])
     sign = -1.0 if node.op_type == "Sub" and index == 1 else 1.0
     turned = -1.0 if node.op_type == "Sub" and index == 0 else 1.0
-    a, offset = solution.a[out], solution.b[out] - turned * solution.b[solution.system.of(source)]
+    shift = solution.b[solution.system.of(source)] + solution.left.get(source, 0.0)
+    a, offset = solution.a[out], solution.b[out] - turned * shift
     check(write(node, {index: a * (operand.astype(np.float64) + sign * offset)}))

@@ -10,7 +10,8 @@ this node is to take scales on its own (see `choices`).
 Of two tensors that are both computed see `product`.
 "..." stands for axes as well; of one size where both have them: what is repeated is not understood.
 
-b_y = Σ W · b_x, or the price is an Add after it.  Passed on, that is one number r for each channel only if
+b_y = Σ W · b_x, or an Add or Sub of a constant after it takes the shift, place by place, or the price is an
+Add after it.  Passed on without either, that is one number r for each channel only if
 W ≥ 0 sums up to r everywhere, as the means over neighbours do; then b_y = r · b_x.  Of both signs, what a
 large b_x leaves after cancelling is its rounding.
 """
@@ -23,6 +24,7 @@ import onnx_ir as ir
 from export.fold.gauges.absorb import add_constant, check
 from export.fold.gauges.rules import product
 from export.fold.gauges.rules.letters import aligned, is_contraction, of_einsum
+from export.fold.gauges.rules.operand import has_bias_after
 from export.fold.gauges.system import Choice, Price, Solution, System, has_constant
 from export.fold.linear.weights import write
 from export.graph.edit import constant
@@ -73,6 +75,9 @@ def constrain(node: ir.Node, system: System) -> bool:
     else:
         out = system.fresh(tuple(sizes.get(letter, 1) for letter in found.out))
     system.ids[node.outputs[0]] = out
+    if has_bias_after(node):
+        system.left[node.outputs[0]] = lambda b: _summed(found, b[given])
+        return True
     for ids in (out, given):
         system.no_offset(ids, node, "the missing bias of", Price.BIAS)
     return True
@@ -110,12 +115,7 @@ def absorb(node: ir.Node, solution: Solution) -> None:
     source = node.inputs[1 - found.index]
     assert source is not None
     before, after = solution.system.of(source), solution.system.of(node.outputs[0])
-    both = found.weight + "".join(letter for letter in found.source if letter not in found.weight)
-    made = aligned(found.array, found.weight, both) * aligned(solution.b[before], found.source, both)
-    summed = tuple(axis for axis, letter in enumerate(both) if letter not in found.out)
-    shift = solution.a[after] * (
-        solution.b[after] - aligned(made.sum(summed, keepdims=True), both, found.out)
-    )
+    shift = solution.a[after] * (solution.b[after] - _summed(found, solution.b[before]))
     if node in solution.paid and shift.any():
         add_constant(solution, node, shift)
     shapes = ((found.source, before.shape), (found.out, after.shape))
@@ -128,6 +128,14 @@ def absorb(node: ir.Node, solution: Solution) -> None:
         old = constant(node.inputs[found.index])
         assert old is not None
         check(write(node, {found.index: (found.array * outside / inside).reshape(old.shape)}))
+
+
+def _summed(found: _Contraction, offsets: np.ndarray) -> np.ndarray:
+    """Σ W · b_x, with an axis for each letter of y; `offsets` are those of x, one axis for each of its."""
+    both = found.weight + "".join(letter for letter in found.source if letter not in found.weight)
+    made = aligned(found.array, found.weight, both) * aligned(offsets, found.source, both)
+    summed = tuple(axis for axis, letter in enumerate(both) if letter not in found.out)
+    return aligned(made.sum(summed, keepdims=True), both, found.out)
 
 
 def _read(node: ir.Node) -> _Contraction | None:

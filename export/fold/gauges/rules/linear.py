@@ -4,7 +4,7 @@
     B'[i, o] = a_o · B[i, o] / a_i      c' = a_o · (c − Σ B[i, o] · b_i + b_o)
 
 A MatMul of rank 2 becomes a Gemm, which has room for c'.  One of a higher rank has none: Σ B · b_i = b_o, or
-the price is an Add after it.
+an Add or Sub of a constant after it takes the shift, or the price is an Add after it.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from export.fold.gauges.absorb import add_constant, affine_after, affine_before, check
 from export.fold.gauges.rules import contract
+from export.fold.gauges.rules.operand import has_bias_after
 from export.fold.gauges.system import Price, Solution, System, along, has_constant, on_axis
 from export.fold.linear.gemm import fold_gemm, fold_matmul
 from export.fold.linear.weights import write
@@ -45,7 +46,10 @@ def constrain_matmul(node: ir.Node, system: System) -> bool:
         return False
     out = system.fresh(on_axis(rank, -1, weight.shape[1]))
     system.ids[node.outputs[0]] = out
-    if rank != 2:
+    if rank != 2 and has_bias_after(node):
+        b_in = on_axis(rank, -1, weight.shape[0])
+        system.left[node.outputs[0]] = lambda b: np.broadcast_to(b[given], b_in) @ weight.astype(np.float64)
+    elif rank != 2:
         says = "the missing bias of"
         system.no_offset(out, node, says, Price.BIAS)
         system.no_offset(given, node, says, Price.BIAS)
@@ -75,7 +79,7 @@ def absorb_matmul(node: ir.Node, solution: Solution) -> None:
     if node.outputs[0].shape is not None and len(node.outputs[0].shape) == 2 and shift.any():
         check(fold_matmul(node, after, before))
         return
-    if shift.any():
+    if node in solution.paid and shift.any():
         add_constant(solution, node, shift)
     check(write(node, {1: before.scale[:, None] * weight * after.scale}))
 

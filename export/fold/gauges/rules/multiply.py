@@ -4,16 +4,17 @@
     y = g · x, g computed     a_y = a_x, a_g = 1        b_x = b_g = 0, b_y = 0, or an Add of a_y · b_y
     y = −x                    a_y = a_x                 b_y = −b_x
 
-Where k varies within a channel, b = 0, or an Add again.  One number for all channels is left as it is:
-a_y = a_x.  Of two computed tensors one stays as it is: the gate, if one is, or else one that is fixed;
-where neither is, the second, or the first if more BatchNorms go then (see `choices`).
+Where k varies within a channel, b = 0, or an Add again, or the constant of an Add or Sub after it takes the
+shift, place by place.  One number for all channels is left as it is: a_y = a_x.  Of two computed tensors one
+stays as it is: the gate, if one is, or else one that is fixed; where neither is, the second, or the first if
+more BatchNorms go then (see `choices`).
 """
 
 import numpy as np
 import onnx_ir as ir
 
 from export.fold.gauges.absorb import add_constant, check
-from export.fold.gauges.rules.operand import beside
+from export.fold.gauges.rules.operand import beside, has_bias_after
 from export.fold.gauges.system import Choice, Price, Solution, System, has_constant
 from export.fold.linear.weights import write
 from export.graph.edit import constant, has_one_reader
@@ -62,6 +63,10 @@ def _by_constant(node: ir.Node, source: ir.Value, index: int, system: System) ->
     # One Add for one BatchNorm: a shift that several ops read would need an Add for each.
     can_pay = factor.dtype.kind == "f" and (has_one_reader(source) or not given.any())
     price = Price.BIAS if can_pay else None
+    if per_channel is None and has_bias_after(node):
+        wide = factor.astype(np.float64)
+        system.left[node.outputs[0]] = lambda b: b[given] / wide if node.op_type == "Div" else b[given] * wide
+        return True
     if per_channel is None:
         system.no_offset(given, node, "a factor that varies within a channel of", price)
         system.no_offset(out, node, "a factor that varies within a channel of", price)

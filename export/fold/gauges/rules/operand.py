@@ -1,9 +1,10 @@
-"""The gauge of a tensor beside a constant, in Add, Sub, Mul and Div."""
+"""The gauge of a tensor beside a constant, in Add, Sub, Mul and Div; and which constants are biases."""
 
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.gauges.system import System, on_axis
+from export.fold.gauges.system import System, has_constant, on_axis
+from export.graph.edit import has_one_reader, onnx_op
 
 
 def beside(source: ir.Value, operand: np.ndarray, rank: int, system: System) -> np.ndarray:
@@ -24,3 +25,14 @@ def beside(source: ir.Value, operand: np.ndarray, rank: int, system: System) -> 
         return ids
     size = operand.shape[axis - (rank - operand.ndim)]
     return np.zeros(np.broadcast_shapes(ids.shape, on_axis(rank, axis, size)), dtype=np.int64)
+
+
+def has_bias_after(node: ir.Node) -> bool:
+    """Whether an Add or Sub of a constant alone reads its output: a bias, which takes any shift."""
+    output = node.outputs[0]
+    if not has_one_reader(output):
+        return False
+    (reader,) = output.consumers()
+    if onnx_op(reader) not in ("Add", "Sub") or reader.graph is not node.graph:
+        return False
+    return reader.outputs[0].shape is not None and (has_constant(reader, 0) or has_constant(reader, 1))

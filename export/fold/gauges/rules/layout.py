@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.fold.gauges.system import System, vary
-from export.graph.edit import constant
+from export.fold.gauges.system import System, on_axis, vary
+from export.graph.edit import constant, onnx_op
 from export.graph.sizes import Size, sizes_of
 
 MAX_IDS = 1 << 22
@@ -143,15 +143,22 @@ def constrain_split(node: ir.Node, system: System) -> bool:
 
 
 def constrain_concat(node: ir.Node, system: System) -> bool:
-    """Side by side along the channels; along any other axis, all parts must have the same gauge."""
+    """Side by side along the channels; along any other axis, all parts must have the same gauge.
+
+    Parts that are nothing but zeros have any scale, and b = 0.
+    """
     axis = node.attributes.get_int("axis", 1)
     sources = [value for value in node.inputs if value is not None]
     given = [system.of(value) for value in sources]
     rank = max(ids.ndim for ids in given)
     if any(ids.ndim != rank for ids in given) or not -rank <= axis < rank:
         return False
+    are_zeros = [_is_zeros(value) for value in sources]
     if not any(vary(ids, axis) for ids in given) and any(ids.size > 1 for ids in given):
-        first, *others = np.broadcast_arrays(*given)
+        computed = [ids for ids, is_zeros in zip(given, are_zeros, strict=True) if not is_zeros]
+        first, *others = np.broadcast_arrays(*computed)
+        if any(are_zeros):
+            system.no_offset(first, node, "the zero part of")
         for other in others:
             system.equal(first, other, f"Concat '{node.name}' needs the same scale and shift on its parts")
         system.ids[node.outputs[0]] = first.copy()
@@ -161,11 +168,26 @@ def constrain_concat(node: ir.Node, system: System) -> bool:
         return False
     shape = list(np.broadcast_shapes(*(ids.take([0], axis).shape for ids in given)))
     parts = []
-    for ids, size in zip(given, sizes, strict=True):
+    for ids, size, is_zeros in zip(given, sizes, are_zeros, strict=True):
         shape[axis] = size
+        if is_zeros and any(one.any() for one in given):
+            ids = system.fresh(on_axis(rank, axis, size))
+            system.no_offset(ids, node, "the zero part of")
         parts.append(np.broadcast_to(ids, tuple(shape)))
     system.ids[node.outputs[0]] = np.concatenate(parts, axis)
     return True
+
+
+def _is_zeros(value: ir.Value) -> bool:
+    """Whether it is nothing but zeros, constant or of a computed shape."""
+    node = value.producer()
+    if node is None or onnx_op(node) not in ("ConstantOfShape", "Expand", "Cast"):
+        array = constant(value)
+        return array is not None and not array.any()
+    if node.op_type != "ConstantOfShape":
+        return node.inputs[0] is not None and _is_zeros(node.inputs[0])
+    filled = node.attributes.get_tensor("value", None)
+    return filled is None or not filled.numpy().any()
 
 
 def _sizes(values: Sequence[ir.Value], axis: int) -> list[int] | None:

@@ -118,8 +118,6 @@ def _is_softmax(value: ir.Value | None, axis: int) -> bool:
         )
         found = node.attributes.get_int("axis", -1 if is_of_one else 1) % rank
         return found == axis and (is_of_one or axis == rank - 1)
-    if kind in ("Identity", "Dropout"):
-        return _is_softmax(source, axis)
     if kind == "Transpose":
         order = node.attributes.get_ints("perm", tuple(reversed(range(rank))))
         return _is_softmax(source, order[axis])

@@ -55,9 +55,9 @@ def returning_tensors(net: nn.Module, call: Callable[..., Any]) -> Iterator[nn.M
     def forward(self: nn.Module, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         answer = call(partial(kind.forward, self) if own is None else own, rows)
         tensors = tuple(tensors_of(answer, self).values())
-        # A tensor that is returned twice gets a second name, which needs a node of its own.
+        # A tensor that is returned twice, or as it came, gets a second name, which needs a node of its own.
         return tuple(
-            tensor.clone() if any(tensor is other for other in tensors[:place]) else tensor
+            tensor.clone() if any(tensor is other for other in (*rows, *tensors[:place])) else tensor
             for place, tensor in enumerate(tensors)
         )
 

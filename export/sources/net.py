@@ -145,7 +145,10 @@ def net_evaluator(
         except TraceError:
             raise
         except Exception as error:  # the user's own forward
-            raise ProofError(f"the net does not run in float64: {first_line(error)}") from error
+            why = first_line(error)
+            if "index out of range" in why:
+                why += "; where an input chooses rows of a table, say so: --input-type NAME=int64, or --rows"
+            raise ProofError(f"the net does not run on golden rows, in float64: {why}") from error
         answers = {
             name: tensor.detach().double().numpy() for name, tensor in zip(output_names, tensors, strict=True)
         }

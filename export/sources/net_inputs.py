@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from export.sources.state import put_back
 from export.sources.tables import Tables
 
 INPUT = "input"
-MAX_TRIED = 32
+MOST_CHOICES = 3**8
+MAX_TRIED = 256  # choices of types, all of them for eight inputs of floats or ids
 FOUND_TYPES = (torch.float32, torch.int64, torch.bool)
 
 
@@ -145,10 +147,19 @@ def _may_be_number(one: NetInput) -> bool:
 
 
 def _types(inputs: Sequence[NetInput]) -> list[tuple[torch.dtype, ...]]:
-    """Every choice of types, those with the fewest unlikely ones first."""
-    numbered = product(*(enumerate(one.types) for one in inputs))
-    likeliest = sorted(numbered, key=lambda choice: sum(place for place, _ in choice))
+    """Choices of types, those without masks and then those with the fewest unlikely ones first.
+
+    Of many inputs, as the columns of a table are, all of one type: every choice of them would take hours.
+    """
+    if prod(len(one.types) for one in inputs) > MOST_CHOICES:
+        places = range(max(len(one.types) for one in inputs))
+        return [tuple(one.types[min(place, len(one.types) - 1)] for one in inputs) for place in places]
+    likeliest = sorted(product(*(enumerate(one.types) for one in inputs)), key=_unlikeliness)
     return [tuple(kind for _, kind in choice) for choice in likeliest[:MAX_TRIED]]
+
+
+def _unlikeliness(choice: Sequence[tuple[int, torch.dtype]]) -> tuple[int, int]:
+    return sum(kind is torch.bool for _, kind in choice), sum(place for place, _ in choice)
 
 
 def _run(net: nn.Module, taken: NetInputs) -> list[int | None] | None:

@@ -78,8 +78,12 @@ def _exported_with_any_rows(
     return _exported(net, taken, single, names, None) if rows_are_fixed(model) else model
 
 
-class _Clamps(TorchFunctionMode):
-    """Bounds of one kind: the exporter finds no op for `x.clamp(1e-7, 1)`, a float and a whole number."""
+class _AsExported(TorchFunctionMode):
+    """What the exporter has no op for, in others.
+
+    x.clamp(1e-7, 1)     bounds of a float and a whole number     both as floats
+    x.data               a tensor outside of the graph            x.detach()
+    """
 
     def __torch_function__(
         self,
@@ -89,12 +93,15 @@ class _Clamps(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func == _DATA:  # made anew each time that it is asked for
+            return args[0].detach()
         if func in _CLAMPS and any(isinstance(bound, float) for bound in (*args[1:], *kwargs.values())):
             args = (*args[:1], *map(_as_float, args[1:]))
             kwargs = {name: _as_float(bound) for name, bound in kwargs.items()}
         return func(*args, **kwargs)
 
 
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _CLAMPS = (torch.clamp, torch.clip, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clip, torch.Tensor.clamp_)
 
 
@@ -117,7 +124,7 @@ def _exported(
 ) -> ir.Model:
     # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
     with ExitStack() as around:
-        for one in (_quiet(), put_back(net), torch.no_grad(), _Clamps(), open_lengths(net)):
+        for one in (_quiet(), put_back(net), torch.no_grad(), _AsExported(), open_lengths(net)):
             around.enter_context(one)
         flat = around.enter_context(returning_tensors(net, taken.call))
         try:

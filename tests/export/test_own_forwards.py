@@ -82,6 +82,31 @@ def test_bounds_of_two_kinds_are_traced(name):
         np.testing.assert_allclose(answer, net(torch.from_numpy(ROWS)).numpy(), atol=1e-5)
 
 
+class Through(nn.Module):
+    """It answers what it was given as well, as a graph's adjacency goes on to the next block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)), x
+
+
+@pytest.mark.parametrize(
+    "net", [Through(), Block(change=lambda net, x: x.data * 2)], ids=["its rows", "data"]
+)
+def test_rows_that_are_answered_and_tensors_outside_of_the_graph(net):
+    source = opened(net.eval())
+    found = load(serialize(source.graph), optimised=True)({"input": ROWS})
+    assert [spec.name for spec in source.inputs] == ["input"]
+    truth = source.evaluate({"input": ROWS})
+    assert found.keys() == truth.keys()
+    for name, answer in found.items():
+        np.testing.assert_allclose(answer, truth[name], atol=1e-5)
+    assert len(list(batchnorms(source.graph))) == 1
+
+
 class Ring(Block):
     """Its answers are less the mean of those before."""
 

@@ -252,10 +252,10 @@ def test_integer_rows_must_be_of_the_inputs_type(tmp_path, save_rows):
     assert_refused(bundle(proto, tmp_path, save_rows(ids=np.linspace(0, 3, 9))), "not all of it is int64")
 
 
-def divided() -> onnx.ModelProto:
+def divided(by: str = "temperature") -> onnx.ModelProto:
     """By a number of each call, which is never 0 where it is called."""
     return model(
-        [*CONV, node("Div", "n temperature", "y")],
+        [*CONV, node("Log", "temperature", "log"), node("Div", f"n {by}", "y")],
         ARRAYS,
         {"x": ["N", 3, 8, 8], "temperature": []},
         [value("y", ["N", 4, 6, 6])],
@@ -263,11 +263,18 @@ def divided() -> onnx.ModelProto:
 
 
 def test_a_number_of_each_call_is_named_where_golden_rows_do_not_fit_it(tmp_path):
-    done = bundle(divided(), tmp_path)
+    done = bundle(divided("log"), tmp_path)
     assert_refused(done, "input 'temperature' is one number, which rows try with noise and 0: --input-value")
     assert done.stderr.count("\n") == 1
-    done = bundle(divided(), tmp_path, "--input-value", "temperature=2")
+    done = bundle(divided("log"), tmp_path, "--input-value", "temperature=2")
     assert done.returncode == 0, done.stderr
+
+
+def test_golden_rows_leave_out_a_number_that_has_no_answer(tmp_path):
+    done = bundle(divided(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (path.parent for path in tmp_path.rglob("manifest.json"))
+    assert (open_bundle(folder).golden.inputs["temperature"] != 0).all()
 
 
 def test_no_number_is_named_where_there_is_none(tmp_path):

@@ -273,11 +273,11 @@ def test_golden_rows_leave_out_a_number_that_has_no_answer(tmp_path):
 
 
 def test_a_number_of_each_call_is_named_where_golden_rows_do_not_fit_it():
-    with pytest.raises(
-        ProofError, match="input 'temperature' is one number, which rows try with noise and 0"
+    with (
+        pytest.raises(ProofError, match="input 'temperature' is one number, which rows try with noise and 0"),
+        suggesting_values(["temperature"]),
     ):
-        with suggesting_values(["temperature"]):
-            raise ProofError("its answers are not finite: give real rows, --rows FILE.npz")
+        raise ProofError("its answers are not finite: give real rows, --rows FILE.npz")
 
 
 def test_no_number_is_named_where_there_is_none(tmp_path):

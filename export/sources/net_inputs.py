@@ -159,7 +159,8 @@ def _types(inputs: Sequence[NetInput]) -> list[tuple[torch.dtype, ...]]:
 
 
 def _unlikeliness(choice: Sequence[tuple[int, torch.dtype]]) -> tuple[int, int]:
-    return sum(kind is torch.bool for _, kind in choice), sum(place for place, _ in choice)
+    masks = sum(place > 0 and kind is torch.bool for place, kind in choice)  # at 0 is what rows say
+    return masks, sum(place for place, _ in choice)
 
 
 def _run(net: nn.Module, taken: NetInputs) -> list[int | None] | None:

@@ -41,6 +41,21 @@ def test_types_are_found(counts):
     assert found == [kind for kind, count in zip(TYPES, counts, strict=False) for _ in range(count)]
 
 
+def test_what_rows_say_comes_first():
+    """Ids would run as floats or masks as numbers: the net says nothing against it."""
+    asked = [
+        NetInput(name=name, types=(kind, torch.float32), row_shape=(2,))
+        for name, kind in zip("ab", TYPES[::2], strict=True)
+    ]
+    taken = inputs_of(Anything(), asked)
+    assert [one.types[0] for one in taken.inputs] == list(said.values())
+
+
+class Anything(nn.Module):
+    def forward(self, a, b):
+        return a * b
+
+
 class Cast(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ def _write_target(node: ir.Node, graph: ir.Graph, known: Products) -> bool:
 
 
 def _numbers(wanted: list[Element], found: list[Size]) -> list[int | None]:
-    """A target of numbers, 0 where a size stays in its place; None where no number can say it."""
+    """The target's numbers: 0 where the input has the same size at that place, None where it is unknown."""
     target: list[int | None] = []
     for axis, size in enumerate(wanted):
         is_kept = size is not None and found[axis : axis + 1] == [size]

@@ -18,11 +18,11 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from export.errors import TraceError
 from export.graph.prepare import ROWS
 from export.sources.answers import returning_tensors
+from export.sources.calls import Calls
 from export.sources.lengths import open_lengths
 from export.sources.net_inputs import NetInputs, of_row
 from export.sources.state import as_it_was, put_back
@@ -78,21 +78,14 @@ def _exported_with_any_rows(
     return _exported(net, taken, single, names, None) if rows_are_fixed(model) else model
 
 
-class _AsExported(TorchFunctionMode):
+class _AsExported(Calls):
     """What the exporter has no op for, in others.
 
     x.clamp(1e-7, 1)     bounds of a float and a whole number     both as floats
     x.data               a tensor outside of the graph            x.detach()
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func == _DATA:  # made anew each time that it is asked for
             return args[0].detach()
         if func in _CLAMPS and any(isinstance(bound, float) for bound in (*args[1:], *kwargs.values())):

@@ -15,12 +15,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from export.errors import TraceError
 from export.graph.edit import batchnorms
 from export.sources.answers import tensors_of
+from export.sources.calls import Calls
 from export.sources.net_inputs import NetInputs
 from export.sources.state import put_back, same, writes_into
 from service.contract.text import first_line
@@ -139,7 +139,7 @@ def _shapes(rows: Sequence[torch.Tensor], taken: NetInputs | None) -> str:
     )
 
 
-class _Watcher(TorchFunctionMode):
+class _Watcher(Calls):
     """Notes each call of batch_norm by the path of the module that owns its running mean.
 
     Module hooks would miss BatchNorms that are called as functions, and subclasses that do not call their
@@ -158,14 +158,8 @@ class _Watcher(TorchFunctionMode):
         names = owners_of(net)
         self._owners = {id(buffer): names[name] for name, buffer in net.named_buffers()}
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs, before = kwargs or {}, len(self.ran)
+    def answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        before = len(self.ran)
         tensors = list(_tensors((args, kwargs)))
         if tensors and all(one in self._of_weights for one in tensors):
             answer = func(*args, **kwargs)

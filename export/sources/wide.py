@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from export.sources.answers import tensors_of
+from export.sources.calls import Calls
 from export.sources.net_inputs import NetInputs
 from export.sources.state import put_back, writes_into
 
@@ -36,19 +36,13 @@ _WIDE = {
 _CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
 
 
-class Wide(TorchFunctionMode):
+class Wide(Calls):
     """In force in the thread that enters it, unlike torch's default type, which is every thread's."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func in _CASTS:
             return args[0].double()
-        named = {name: _widened(value) for name, value in (kwargs or {}).items()}
+        named = {name: _widened(value) for name, value in kwargs.items()}
         # What is written into must be the tensor itself, and no wide copy of it.
         first = args[:1] if writes_into(func) else tuple(map(_widened, args[:1]))
         answer = func(*first, *map(_widened, args[1:]), **named)

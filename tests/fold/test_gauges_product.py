@@ -4,41 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_kit import FEATURES, PLACES, SHAPE, before, features, normed, scores, softmax, turned
 from gauge_kit import Net, assert_gone, assert_stays, folded
 
-PLACES, FEATURES = 5, 6
-SHAPE = (2, PLACES, 4)
 seeds = st.integers(0, 2**32 - 1)
 some = settings(max_examples=2)
-
-
-def features(net: Net, x: str = "x", *, inputs: int = 4, count: int = FEATURES) -> str:
-    """(2, 5, 6), of any scale and shift."""
-    return net.op("Add", net.op("MatMul", x, net.weight(inputs, count)), net.weight(count))
-
-
-def turned(net: Net, x: str) -> str:
-    return net.op("Transpose", x, perm=[0, 2, 1])
-
-
-def scores(net: Net, kind: str = "Softmax", **attributes: object) -> str:
-    """(2, 5, 5), each place's of each place; their scale is fixed."""
-    return net.op(kind, net.op("MatMul", "x", turned(net, "x")), **attributes)
-
-
-def softmax(net: Net, axis: int = -1) -> str:
-    return scores(net, axis=axis)
-
-
-def normed(net: Net, x: str, channels: int = FEATURES, **options: bool) -> str:
-    """A BatchNorm over the last of three axes."""
-    return turned(net, net.norm(turned(net, x), channels, **options))
-
-
-def before(net: Net, weights: str) -> str:
-    """features → BatchNorm → product → linear, after a Sigmoid: the BatchNorm can only go on."""
-    values = normed(net, net.op("Sigmoid", features(net)))
-    return net.op("Sigmoid", features(net, net.op("MatMul", weights, values), inputs=FEATURES, count=3))
 
 
 @some
@@ -147,72 +117,6 @@ def test_a_shift_stays_before_what_does_not_sum_up_to_1():
     assert_gone(net, SHAPE, net.op("Sigmoid", y))
 
 
-@pytest.mark.parametrize(
-    ("opset", "axis", "goes"),
-    [(11, 2, True), (11, 1, False), (18, 1, False), (18, 2, True), (11, None, False)],
-)
-def test_the_softmax_must_be_along_the_axis_that_is_summed_up(opset, axis, goes):
-    """Before opset 13 one along axis 1 is along all axes from there on, and 1 is the default."""
-    net = Net(0, opset)
-    y = before(net, scores(net) if axis is None else softmax(net, axis))
-    if goes:
-        assert_gone(net, SHAPE, y)
-    else:
-        assert_stays(net, SHAPE, y, because="its shift cannot be absorbed")
-
-
-@pytest.mark.parametrize("opset", [11, 18])
-def test_a_softmax_along_another_axis_that_is_turned_is_along_it(opset):
-    """Along axis 1, and so along the places only from opset 13 on."""
-    net = Net(0, opset)
-    y = before(net, turned(net, softmax(net, 1)))
-    if opset == 18:
-        assert_gone(net, SHAPE, y)
-    else:
-        assert_stays(net, SHAPE, y, because="its shift cannot be absorbed")
-    net = Net(0, 18)
-    assert_stays(
-        net, SHAPE, before(net, turned(net, softmax(net, 2))), because="its shift cannot be absorbed"
-    )
-
-
-@pytest.mark.parametrize(
-    ("shapes", "axis", "goes"),
-    [
-        ([(2, PLACES, 1, PLACES), (2, PLACES, PLACES)], -1, True),
-        ([(2, 1, PLACES, PLACES), (1, 2, 1, PLACES, PLACES), (2, PLACES, PLACES)], -1, True),
-        ([(PLACES, 2, PLACES), (2, PLACES, PLACES)], -1, True),
-        ([(2, 1, PLACES * PLACES), (2, PLACES, PLACES)], -1, False),
-        ([(2, PLACES, 1, PLACES), (2, PLACES, PLACES)], 1, False),
-    ],
-)
-def test_a_softmax_that_is_reshaped(shapes, axis, goes):
-    net = Net(0)
-    weights = net.op("Softmax", net.reshape(net.op("MatMul", "x", turned(net, "x")), *shapes[0]), axis=axis)
-    for shape in shapes[1:]:
-        weights = net.reshape(weights, *shape)
-    y = before(net, weights)
-    if goes:
-        assert_gone(net, SHAPE, y)
-    else:
-        assert_stays(net, SHAPE, y, because="its shift cannot be absorbed")
-
-
-@pytest.mark.parametrize("goes", [True, False])
-def test_a_softmax_whose_first_axes_are_kept(goes):
-    """Along axis 1 of (2, 5, 5), and what is after that axis split up; or along the last, which is split."""
-    net = Net(0)
-    weights = net.op("Softmax", net.op("MatMul", turned(net, "x"), "x"), axis=1 if goes else 2)
-    weights = net.reshape(weights, 2, 4, 2, 2)
-    values = normed(net, net.op("Sigmoid", features(net, turned(net, "x"), inputs=PLACES)))
-    y = net.op("Einsum", weights, values, equation="njab,njd->nabd")
-    y = features(net, y, inputs=FEATURES, count=3)
-    if goes:
-        assert_gone(net, SHAPE, net.op("Sigmoid", y))
-    else:
-        assert_stays(net, SHAPE, net.op("Sigmoid", y), because="its shift cannot be absorbed")
-
-
 def test_an_axis_of_size_1_that_an_einsum_repeats_sums_up_to_more():
     net = Net(0)
     weights = net.op("Softmax", net.reduce("ReduceMax", "x", (2,)), axis=-1)
@@ -292,11 +196,3 @@ def test_a_product_with_a_vector_is_not_understood():
     vector = net.squeeze(net.reduce("ReduceMax", "x", (0, 1)), 0, 1)
     y = net.op("MatMul", normed(net, net.op("Sigmoid", "x"), 4), vector)
     assert_stays(net, SHAPE, net.op("Sigmoid", y), because="MatMul 'matmul6' cannot absorb")
-
-
-def test_a_softmax_along_one_of_two_axes_that_are_summed_up_sums_up_to_more():
-    net = Net(0)
-    values = net.unsqueeze(normed(net, net.op("Sigmoid", features(net))), 2)
-    y = net.op("Einsum", softmax(net, 1), values, equation="njk,njkd->nd")
-    y = net.op("Sigmoid", features(net, y, inputs=FEATURES, count=3))
-    assert_stays(net, SHAPE, y, because="its shift cannot be absorbed")

@@ -1,6 +1,7 @@
 """The rooms of training/ import in one direction only, as docs/architecture.md draws it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def test_rooms_import_only_rooms_below_them():
     rooms = {name.removesuffix(".py") for name in inside - {"py.typed"}}
     assert rooms == FLOOR_OF.keys() - {"__main__"}, "every room has its floor"
     assert upward_imports(ROOT / "training") == []
+
+
+def test_the_files_that_follow_one_run_are_there():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    (sentence,) = re.findall(
+        r"To follow one run, read these twelve files in this order: (.*?)\. They", page, re.S
+    )
+    named = re.findall(r"`([\w/]+\.py)`", sentence)
+    assert len(named) == 12
+    assert [name for name in named if not (ROOT / "training" / name).is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from export.graph.functions import inline_functions
 from export.graph.infer import infer
 from export.graph.kept_pads import keep_pads
 from export.graph.own_opset import write_in_own_opset
-from export.graph.targets import infer_through_targets
+from export.graph.targets import infer_through_targets, write_numbers
 from export.graph.unfuse import unfuse
 from export.graph.weight_layout import lay_out_weights
 
@@ -46,8 +46,8 @@ def prepare(model: ir.Model) -> ir.Model:
                 replace_by_input(node, graph)
     lay_out_weights(model)
     keep_pads(model)
-    infer_through_targets(model)
-    if _needs_sizes(model):
+    known = infer_through_targets(model)
+    if write_numbers(model, known) or _needs_sizes(model):
         _compute_constants(model, onnx_shape_inference=False)
         infer_through_targets(model)
     return tidy(model)
@@ -62,6 +62,10 @@ def _compute_constants(model: ir.Model, *, onnx_shape_inference: bool) -> None:
         should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
     )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:  # what was inferred of it before may leave sizes open
+                value.shape = ir.Shape(value.const_value.shape)
 
 
 def _needs_sizes(model: ir.Model) -> bool:

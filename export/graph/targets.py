@@ -7,6 +7,10 @@ and after a Reshape of unknown rank nothing is known of any tensor.  One size ma
 what the number of elements leaves, and written −1.  Where the target has a −1 besides, the sizes may tell it:
 
     p of (N, 5, 4)      Reshape(p, [N · 5, −1])    is    Reshape(p, [−1, 4])
+
+Other numbers that are computed from shapes are told as well, as the places that an unfold gathers:
+
+    x of (N, 8, 6, 6)   Range(0, Gather(Shape(x), 2) − 2)    is    Range(0, 4)
 """
 
 import numpy as np
@@ -20,12 +24,37 @@ from export.graph.sizes import Product, Products, Size, as_size, infer_sizes, re
 _MADE_UP = "unk__"
 
 
-def infer_through_targets(model: ir.Model) -> None:
-    """Infer the shape of every tensor, in place; each target or rank that is found may lead to the next."""
+def infer_through_targets(model: ir.Model) -> dict[ir.Graph, Products]:
+    """Infer the shape of every tensor, in place; each target or rank that is found may lead to the next.
+
+    Returns what the names in each graph stand for.
+    """
+    _forget_made_up(model)
     known = infer_sizes(model)
     while _write_targets(model, known) or infer_ranks(model):
         _forget_made_up(model)
         known = infer_sizes(model)
+    return known
+
+
+def write_numbers(model: ir.Model, known: dict[ir.Graph, Products]) -> bool:
+    """Whether integers that the graph computes from sizes were told, and are written as constants."""
+    written = [_write_number(node, graph, known[graph]) for graph in model.graphs() for node in list(graph)]
+    return any(written)
+
+
+def _write_number(node: ir.Node, graph: ir.Graph, known: Products) -> bool:
+    """Whether all that the node makes is told; numbers that were cast to another type are left alone."""
+    output = node.outputs[0]
+    if output.dtype != ir.DataType.INT64 or output.shape is None or len(output.shape) > 1:
+        return False
+    found = elements(output, known)
+    if found is None or not all(isinstance(number, int) for number in found):
+        return False
+    numbers = np.array(found, dtype=np.int64).reshape(-1 if len(output.shape) else ())
+    written = add_initializer(graph, f"{output.name}_number", numbers)
+    ir.convenience.replace_all_uses_with(output, written)
+    return True
 
 
 def _forget_made_up(model: ir.Model) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from export.graph.edit import constant
 from export.graph.prepare import prepare
-from gauge_kit import Net, assert_gone, folded
+from gauge_kit import EXACT, Net, assert_gone, difference, folded
 
 SHAPE = ("rows", 5, 4)
 Target = Callable[[Net], str]
@@ -170,6 +171,49 @@ def test_and_across_the_way_back(by):
     back = net.op("Reshape", flat, joined(net, rows, 5, -1))
     y = net.norm(net.op("Transpose", back, perm=[0, 2, 1]), 3)
     assert_gone(net, SHAPE, net.op("Sigmoid", y))
+
+
+PICTURE = ("rows", 5, 4, 6)
+
+
+def places(net: Net, x: str, axis: int) -> str:
+    """Each two neighbours along an axis: (2, size − 1)."""
+    ends = net.op("Sub", size(net, x, axis), number(net, 1))
+    first = net.op("Range", number(net, 0), ends, number(net, 1))
+    return net.op("Add", net.unsqueeze(first, 0), net.constant(np.array([[0], [1]])))
+
+
+def unfolded(net: Net, x: str) -> str:
+    """Patches of 2×2, (rows, 5 · 4, −1), as torch's exporter writes an unfold."""
+    high, wide = places(net, x, 2), places(net, x, 3)
+    patches = net.op("Gather", net.op("Gather", x, high, axis=2), wide, axis=4)
+    channels = net.op("Mul", size(net, x, 1), number(net, 4))
+    target = joined(net, size(net, x, 0), channels, -1)
+    return net.op("Reshape", net.op("Transpose", patches, perm=[0, 1, 2, 4, 3, 5]), target)
+
+
+def test_the_places_of_an_unfold_are_numbers_where_the_sizes_are():
+    net = Net(0, 13)
+    y = unfolded(net, net.norm(net.op("Abs", "x"), 5))
+    result = assert_gone(net, PICTURE, net.conv(y, 20, 3, 1))
+    assert result.ops == ["Abs", "Gather", "Gather", "Transpose", "Reshape", "Conv"]
+
+
+def test_numbers_keep_their_type_and_their_axes():
+    net = Net(0, 13)
+    last = net.op("Cast", size(net, "x", 2), to=onnx.TensorProto.DOUBLE)
+    square = net.unsqueeze(net.op("Sub", size(net, "x", 2), number(net, 1)), 0, 1)
+    made = net.op("Div", net.op("Gather", "x", square, axis=2), last)
+    model = ir.from_proto(net.model(SHAPE, made))
+    prepared = prepare(model)
+    assert [node.op_type for node in prepared.graph] == ["Gather", "Div"]
+    assert difference(model, prepared, net.random.normal(size=(2, 5, 4))) < EXACT
+
+
+def test_where_it_is_open_they_stay_computed():
+    net = Net(0, 13)
+    y = unfolded(net, net.norm(net.op("Abs", "x"), 5))
+    assert "Range" in folded(net, ("rows", 5, "h", 6), net.conv(y, 20, 3, 1)).ops
 
 
 def test_what_is_not_told_holds_the_batchnorm():

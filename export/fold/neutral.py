@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from export.fold.linear.weights import dequantized, dequantizer
 from export.graph.edit import add_initializer, constant, onnx_op, replace_by_input
+from export.graph.kept_pads import POOLS
 from export.graph.sizes import sizes_of
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
@@ -179,12 +180,12 @@ def _is_alone(node: ir.Node) -> bool:
 
 
 def _keeps_pad(node: ir.Node) -> bool:
-    """Whether it is between a Pad and a MaxPool, which ONNX Runtime would merge: `graph/kept_pads.py`."""
+    """Whether it is between a Pad and a pool, which ONNX Runtime would merge: `graph/kept_pads.py`."""
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
     if onnx_op(before) == "Cast" and before is not None and before.inputs[0] is not None:
         before = before.inputs[0].producer()
     readers = [onnx_op(reader) for reader in node.outputs[0].consumers()]
-    return onnx_op(before) == "Pad" and "MaxPool" in readers
+    return onnx_op(before) == "Pad" and not POOLS.isdisjoint(readers)
 
 
 _SAME: Mapping[str, Callable[[ir.Node], bool]] = {

@@ -65,7 +65,7 @@ def _compute_constants(model: ir.Model, *, onnx_shape_inference: bool) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:  # what was inferred of it before may leave sizes open
-                value.shape = ir.Shape(value.const_value.shape)
+                value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
 def _needs_sizes(model: ir.Model) -> bool:

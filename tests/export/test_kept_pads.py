@@ -1,11 +1,15 @@
-"""A Pad of zeros before a MaxPool is what it says, however ONNX Runtime would merge the two."""
+"""A Pad of zeros before a pool is what it says, however ONNX Runtime would merge the two."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
 from export.compute.runtime import load
+from export.graph.prepare import prepare
 from export_kit import run_here
 from file_kit import model, node, norm, norm_arrays, weights
 from service.contract.bundle import open_bundle
@@ -14,18 +18,27 @@ X = {"x": ["N", 3, 8, 8]}
 BORDER = [0, 0, 1, 1, 0, 0, 1, 1]
 
 
-def net(opset: int, activation: str, cast: bool = False, **pool: object) -> onnx.ModelProto:
+def net(
+    opset: int,
+    activation: str,
+    *,
+    cast: bool = False,
+    border: Sequence[int] = BORDER,
+    kind: str = "MaxPool",
+    size: int = 3,
+    **pool: object,
+) -> onnx.ModelProto:
     """As the first layers of Keras's ResNet50V2: Conv, zero padding, MaxPool; shifted below 0."""
-    pad = node("Pad", "a", "p", pads=BORDER) if opset < 11 else node("Pad", "a border", "p")
+    pad = node("Pad", "a", "p", pads=border) if opset < 11 else node("Pad", "a border", "p")
     nodes = [node("Conv", "x w b", "c"), norm("c", "n"), node(activation, "n", "a"), pad]
     nodes += [node("Cast", "p", "q", to=onnx.TensorProto.FLOAT)] if cast else []
-    nodes += [node("MaxPool", "q" if cast else "p", "y", kernel_shape=[3, 3], strides=[2, 2], **pool)]
+    nodes += [node(kind, "q" if cast else "p", "y", kernel_shape=[size, size], strides=[2, 2], **pool)]
     arrays = {
         "w": weights(4, 3, 3, 3),
         "b": np.full(4, 0 if activation == "Relu" else -20, np.float32),
         **norm_arrays(4),
     }
-    return model(nodes, arrays | ({"border": np.array(BORDER)} if opset >= 11 else {}), X, opset=opset)
+    return model(nodes, arrays | ({"border": np.array(border)} if opset >= 11 else {}), X, opset=opset)
 
 
 @pytest.mark.parametrize("opset", [8, 10, 11, 13, 18, 21])
@@ -62,6 +75,31 @@ def test_such_a_pool_behind_a_cast_and_what_was_written_again(tmp_path, opset):
     assert_served(net(opset, "Identity", cast=True, pads=[1, 1, 1, 1]), tmp_path)
     (tmp_path / "again").mkdir()
     assert_served(onnx.load(tmp_path / "m/1/model.onnx"), tmp_path / "again")
+
+
+@pytest.mark.parametrize("opset", [8, 11, 17, 21])
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(("size", "border"), [(1, BORDER), (3, [0, 0, 3, 0, 0, 0, 0, 0])])
+def test_padding_that_a_pool_cannot_have_stays_apart(tmp_path, opset, kind, size, border):
+    """As in Shake-Shake, which shifts a map by one pixel before it takes every second."""
+    assert_served(net(opset, "Relu", kind=kind, size=size, border=border), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [11, 17, 21])
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_so_does_that_which_costs_windows(tmp_path, opset, kind):
+    wide = [0, 0, 2, 2, 0, 0, 2, 2]
+    assert_served(net(opset, "Relu", kind=kind, border=wide, ceil_mode=1), tmp_path)
+
+
+def test_an_average_that_may_have_the_padding_is_merged_with_it():
+    proto = net(17, "Identity", kind="AveragePool", pads=[0, 0, 0, 0])
+    pool = prepare(ir.from_proto(proto)).graph[-1]
+    assert "auto_pad" not in pool.attributes
+
+
+def test_that_of_the_pool_counts_too(tmp_path):
+    assert_served(net(17, "Relu", pads=[2, 2, 2, 2]), tmp_path)
 
 
 def assert_served(proto: onnx.ModelProto, folder) -> None:

@@ -45,7 +45,7 @@ VIEWS: dict[str, Callable[[], nn.Module]] = {
     "rows and pixels, len(x)": lambda: Viewed(
         lambda x: x.permute(0, 2, 3, 1).reshape(-1, x.size(1)).view(len(x), -1, 12).mean(1)
     ),
-    "an unfold": lambda: Viewed(lambda x: fn.unfold(x, 2).view(len(x), 12, -1).mean(-1)),
+    "an unfold": lambda: Viewed(lambda x: fn.unfold(x, 2).mean(-1).view(-1, 12, 4).mean(-1)),
     "rows, −1 channels": lambda: Seeded(affine=True),
     "without γ and β": lambda: Seeded(affine=False),
 }

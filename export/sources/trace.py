@@ -11,7 +11,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import nn
 from export.errors import TraceError
 from export.graph.prepare import ROWS
 from export.sources.answers import returning_tensors
-from export.sources.calls import Calls
+from export.sources.as_exported import AsExported
 from export.sources.lengths import open_lengths
 from export.sources.net_inputs import NetInputs, of_row
 from export.sources.state import as_it_was, put_back
@@ -78,30 +78,6 @@ def _exported_with_any_rows(
     return _exported(net, taken, single, names, None) if rows_are_fixed(model) else model
 
 
-class _AsExported(Calls):
-    """What the exporter has no op for, in others.
-
-    x.clamp(1e-7, 1)     bounds of a float and a whole number     both as floats
-    x.data               a tensor outside of the graph            x.detach()
-    """
-
-    def answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if func == _DATA:  # made anew each time that it is asked for
-            return args[0].detach()
-        if func in _CLAMPS and any(isinstance(bound, float) for bound in (*args[1:], *kwargs.values())):
-            args = (*args[:1], *map(_as_float, args[1:]))
-            kwargs = {name: _as_float(bound) for name, bound in kwargs.items()}
-        return func(*args, **kwargs)
-
-
-_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
-_CLAMPS = (torch.clamp, torch.clip, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clip, torch.Tensor.clamp_)
-
-
-def _as_float(bound: Any) -> Any:
-    return float(bound) if type(bound) is int else bound
-
-
 def rows_are_fixed(model: ir.Model) -> bool:
     """Whether the graph takes one number of rows only."""
     shape = model.graph.inputs[0].shape
@@ -117,7 +93,7 @@ def _exported(
 ) -> ir.Model:
     # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
     with ExitStack() as around:
-        for one in (_quiet(), put_back(net), torch.no_grad(), _AsExported(), open_lengths(net)):
+        for one in (_quiet(), put_back(net), torch.no_grad(), AsExported(), open_lengths(net)):
             around.enter_context(one)
         flat = around.enter_context(returning_tensors(net, taken.call))
         try:

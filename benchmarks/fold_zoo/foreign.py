@@ -41,7 +41,7 @@ def torch_fx(net: nn.Module, rows: Rows) -> ToolResult:
     begun = time.perf_counter()
     fused = fuse(net.eval())
     seconds = time.perf_counter() - begun
-    ran, _ = watch_batchnorms(fused, pixels)
+    ran = watch_batchnorms(fused, pixels).ran
     with torch.no_grad():
         answer = fused(pixels)
     answers = [tensor.numpy() for tensor in (answer if isinstance(answer, list | tuple) else [answer])]

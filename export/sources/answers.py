@@ -7,7 +7,7 @@ In: any net's answer: a tensor, or a tuple, list, dict or dataclass of answers, 
     {"out": y, "aux": z}      out, aux
     {"boxes": (y, z)}         boxes.0, boxes.1
 
-None is left out.
+None is left out, and one number for all rows of a batch, as a loss is, beside tensors that have rows.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ OUTPUT = "logits"
 
 def tensors_of(answer: object, net: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of an answer by name; raises TraceError where other things are in it, or none is."""
-    found = list(_named(answer, ""))
+    numbers = numbers_of(answer)
+    found = [(name, part) for name, part in _named(answer, "") if name not in numbers]
     tensors = {name: tensor for name, tensor in found if isinstance(tensor, torch.Tensor)}
     if not found or len(tensors) < len(found):
         raise TraceError(
@@ -40,6 +41,13 @@ def tensors_of(answer: object, net: nn.Module) -> dict[str, torch.Tensor]:
         )
     is_alone = len(tensors) == 1 and isinstance(answer, list | tuple)
     return {OUTPUT: next(iter(tensors.values()))} if is_alone else tensors
+
+
+def numbers_of(answer: object) -> list[str]:
+    """The names of its tensors of no axis, where others have rows."""
+    tensors = {name: part for name, part in _named(answer, "") if isinstance(part, torch.Tensor)}
+    numbers = [name for name, tensor in tensors.items() if not tensor.dim()]
+    return numbers if len(numbers) < len(tensors) else []
 
 
 @contextmanager

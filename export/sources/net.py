@@ -22,7 +22,7 @@ from export.sources.net_inputs import NetInput, NetInputs, inputs_of, of_row
 from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
-from export.sources.trace import UNREAD, rows_are_fixed, trace
+from export.sources.trace import NUMBERS, UNREAD, rows_are_fixed, trace
 from export.sources.wide import in_float64
 from service.contract.preprocessing import Preprocessing
 from service.contract.tensors import TensorSpec
@@ -84,6 +84,8 @@ def _facts_in_words(traced: ir.Model) -> list[str]:
         words.append("its forward computes with the number of rows, so it takes one row a call")
     if found := traced.metadata_props.get(UNREAD):
         words.append(f"nothing reads the results of these BatchNorms, which are left out: {found}")
+    if found := traced.metadata_props.get(NUMBERS):
+        words.append(f"one number for all rows of a batch is no row's answer, and is left out: {found}")
     return words
 
 

@@ -32,6 +32,8 @@ from service.contract.text import first_line
 OPSET = 20
 UNREAD = "foldserve.unread_batchnorms"
 """Of a traced graph's metadata: the BatchNorms that ran and are not in it, because nothing reads them."""
+NUMBERS = "foldserve.numbers_of_a_batch"
+"""Of the same: the answers that are one number for all rows, which are not in it either."""
 
 
 def trace(net: nn.Module, rows: Sequence[int] | NetInputs) -> ir.Model:
@@ -49,12 +51,14 @@ def trace(net: nn.Module, rows: Sequence[int] | NetInputs) -> ir.Model:
     taken = rows if isinstance(rows, NetInputs) else of_row(rows)
     some, zeros = [one.some() for one in taken.inputs], [one.zeros() for one in taken.inputs]
     with as_it_was(net, lambda: taken.call(net, some)):
-        ran, names = watch_batchnorms(net, *zeros, taken=taken)
-    model = _exported_with_any_rows(net, taken, zeros, names)
-    unread = unread_batchnorms(model, net, ran, some, taken)
-    check_batchnorms(model, list((Counter(ran) - Counter(unread)).elements()), owners_of(net))
+        watched = watch_batchnorms(net, *zeros, taken=taken)
+    model = _exported_with_any_rows(net, taken, zeros, watched.names)
+    unread = unread_batchnorms(model, net, watched.ran, some, taken)
+    check_batchnorms(model, list((Counter(watched.ran) - Counter(unread)).elements()), owners_of(net))
     if unread:
         model.metadata_props[UNREAD] = ", ".join(unread)
+    if watched.numbers:
+        model.metadata_props[NUMBERS] = ", ".join(watched.numbers)
     _name_after_modules(model)
     return model
 

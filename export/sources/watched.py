@@ -9,6 +9,7 @@ In: a net and rows.  Out: the path of the module of each BatchNorm that ran, in 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from export.errors import TraceError
 from export.graph.edit import batchnorms
-from export.sources.answers import tensors_of
+from export.sources.answers import numbers_of, tensors_of
 from export.sources.calls import Calls
 from export.sources.net_inputs import NetInputs
 from export.sources.state import put_back, same, writes_into
@@ -112,10 +113,23 @@ def _changes_nothing(
     return answers.keys() == usual.keys() and all(same(answers[name], usual[name]) for name in usual)
 
 
-def watch_batchnorms(
-    net: nn.Module, *rows: torch.Tensor, taken: NetInputs | None = None
-) -> tuple[list[str], list[str]]:
-    """Run the net once; returns the paths of the BatchNorms that ran, in order, and its outputs' names."""
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What a run of a net showed.
+
+    Args:
+        ran: the paths of the BatchNorms that ran, in order.
+        names: its outputs' names.
+        numbers: the names of those that are one number for all rows, and no outputs.
+    """
+
+    ran: list[str]
+    names: list[str]
+    numbers: list[str]
+
+
+def watch_batchnorms(net: nn.Module, *rows: torch.Tensor, taken: NetInputs | None = None) -> Watched:
+    """Run the net once, in eval mode."""
     watcher = _Watcher(net)
     with torch.no_grad(), watcher:
         try:
@@ -127,7 +141,7 @@ def watch_batchnorms(
             raise TraceError(
                 f"{type(net).__name__} fails on rows of shape {_shapes(rows, taken)}: {why}{advice(why)}"
             ) from error
-    return watcher.ran, list(tensors_of(answer, net))
+    return Watched(ran=watcher.ran, names=list(tensors_of(answer, net)), numbers=numbers_of(answer))
 
 
 def _shapes(rows: Sequence[torch.Tensor], taken: NetInputs | None) -> str:

@@ -72,7 +72,7 @@ def test_one_that_the_exporter_lost_is_not_taken_for_unread(change):
     net = lively(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), SHAPE)
     net.forward = lambda x: change(net[1](net[0](x)))
     rows = torch.randn(2, *SHAPE)
-    ran, _ = watch_batchnorms(net, rows)
+    ran = watch_batchnorms(net, rows).ran
     model = trace(net, SHAPE)
     lost = next(batchnorms(model))
     lost.outputs[0].replace_all_uses_with(lost.inputs[0], replace_graph_outputs=True)

@@ -1,5 +1,6 @@
 """MatMul and Einsum of two computed tensors, as in attention: what one of them passes on."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,6 +171,33 @@ def test_where_both_have_scales_the_one_that_a_batchnorm_needs_passes_them_on(sw
     y = net.op("MatMul", p, v := features(net, turned(net, "x"), inputs=PLACES))
     y = net.norm(y, 3, shift=False) if swap else normed(net, y, shift=False)
     assert_gone(net, SHAPE, net.op("Sigmoid", y))
+
+
+def test_each_product_begins_with_the_factor_that_has_more_scales():
+    """Of two in one net: what turns one turns both, so neither would do if all began alike."""
+    net = Net(0)
+    places = net.op("MatMul", net.weight(3, PLACES), "x")  # (2, 3, 4), a scale for each of the 3
+    summed = net.op("MatMul", net.weight(4, PLACES), "x")  # (2, 4, 4), a scale for each that is summed up
+    first = net.norm(net.op("MatMul", places, summed), 3, shift=False)
+    mixed = net.op("MatMul", "x", net.weight(4, 4))
+    second = normed(net, net.op("MatMul", mixed, features(net, summed, count=7)), 7, shift=False)
+    assert_gone(net, SHAPE, net.op("Sigmoid", first), net.op("Sigmoid", second))
+
+
+def test_sizes_that_nothing_tells_may_be_repeated():
+    """One place of x times three: p sums up to 1 over one, and Einsum repeats it for each of three."""
+    net = Net(0, 13)
+    one, three = (net.constant(np.arange(PLACES) < count) for count in (1, 3))
+    weights = net.op("Softmax", net.op("Compress", "x", one, axis=1), axis=1)
+    values = net.op("Compress", normed(net, net.op("Sigmoid", "x"), 4), three, axis=1)
+    y = features(net, net.op("Einsum", weights, values, equation="njd,njc->ndc"), count=3)
+    assert_stays(net, SHAPE, net.op("Sigmoid", y), because="its shift cannot be absorbed")
+
+
+def test_a_product_of_what_has_no_scale_is_named():
+    net = Net(0)
+    y = normed(net, net.op("MatMul", softmax(net), net.op("Sigmoid", "x")), 4)
+    assert_stays(net, SHAPE, net.op("Sigmoid", y), because="MatMul 'matmul4' cannot absorb a scale or shift")
 
 
 def test_a_tensor_times_itself():

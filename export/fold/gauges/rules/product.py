@@ -59,7 +59,7 @@ def absorb(node: ir.Node, solution: Solution) -> None:
     output = node.outputs[0]
     ids = solution.system.of(output)
     shift = solution.a[ids] * solution.b[ids]
-    if node in solution.paid and shift.any():
+    if node in solution.paid:
         dtype = np.dtype(np.float32) if output.dtype is None else output.dtype.numpy()
         add_constant(solution, node, shift.astype(dtype))
 

@@ -4,6 +4,7 @@ In: a net.  Out: the same net as it was given, whatever a run left in it.
 
     self.grid = make_grid(h, w)            kept by shape: made anew for the rows that are traced
     self.features["layer4"] = output       what a hook collects
+    self.body.register_forward_hook(…)     installed by the first run, as transformers' capture_outputs does
     self.mean.mul_(0.9).add_(…)            a buffer, or a tensor that is none
 """
 
@@ -17,8 +18,8 @@ from torch import nn
 from export.errors import TraceError
 from export.sources.answers import tensors_of
 
-_OWN = frozenset(vars(nn.Module()))
-"""What every module has: its parameters, buffers, children and hooks."""
+_OWN = frozenset(name for name in vars(nn.Module()) if "hooks" not in name)
+"""What every module has and no run changes: its parameters, buffers and children."""
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from export.graph.edit import batchnorms
 from export.graph.file import serialize
 from export.sources.net import of_net
 
+COLLECTED: list[torch.Tensor] = []
 ROWS = np.random.default_rng(1).normal(size=(5, 3, 8, 8)).astype(np.float32)
 
 
@@ -77,6 +78,23 @@ class Listed(Block):
         return self.outputs[0].sum((2, 3))
 
 
+class Hooked(Block):
+    """Its first run installs the hooks that collect its features, as the nets of transformers do."""
+
+    installed = False
+
+    def forward(self, x: torch.Tensor):
+        found: list[torch.Tensor] = COLLECTED
+        found.clear()
+        if not self.installed:
+            self.norm.register_forward_hook(lambda _, __, y: found.append(y))
+            self.norm.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+            self.installed = True
+        super().forward(x)
+        (before, after) = found
+        return (before + after).sum((2, 3))
+
+
 class Warm(Block):
     """An attribute that was computed when the net was made, and has a gradient's graph."""
 
@@ -122,6 +140,7 @@ MAKERS = {
     "a hook and a dict": lambda: Collected(is_dict=True),
     "a hook and the net": lambda: Collected(is_dict=False),
     "a hook and a list": Listed,
+    "hooks that its first run installs": Hooked,
     "computed when made": Warm,
     "asks for gradients": Asks,
     "a forward of its own": lambda: patched(lambda y: y),

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from pydantic import ValidationError
@@ -117,6 +117,11 @@ def show_sites(fold: FoldAccount, console: Console) -> None:
             *("" if number is None else f"{number:.3g}" for number in health),
         )
     console.print(table)
-    others = f", {len(fold.per_channel)} per-channel Mul/Add" if fold.per_channel else ""
-    gone = fold.folded + fold.reduced + fold.per_channel_folded
-    console.print(f"{fold.found} BatchNormalization{others}, {gone} folded")
+    console.print("; ".join(_counts(fold)))
+
+
+def _counts(fold: FoldAccount) -> Iterator[str]:
+    reduced = f", {fold.reduced} reduced" if fold.reduced else ""
+    yield f"{fold.found} BatchNormalization, {fold.folded} folded{reduced}"
+    if fold.per_channel:
+        yield f"{len(fold.per_channel)} per-channel Mul/Add, {fold.per_channel_folded} folded"

@@ -11,6 +11,7 @@ from export.fold.proved import FoldOptions, fold_proved
 from export.graph.prepare import prepare
 from export_kit import run_here
 from file_kit import model, node, norm, norm_arrays, weights
+from gauge_kit import Net
 from service.contract.bundle import open_bundle
 from service.contract.manifest import BundleError, parse_manifest
 
@@ -49,10 +50,21 @@ def test_the_command_names_both(tmp_path):
     onnx.save(MIXED, tmp_path / "in.onnx")
     done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx", "--report", tmp_path / "fold.json")
     assert done.returncode == 0, done.stderr
-    assert "1 BatchNormalization, 1 per-channel Mul/Add, 2 folded" in done.stderr
+    assert "1 BatchNormalization, 1 folded; 1 per-channel Mul/Add, 1 folded" in done.stderr
     account = json.loads((tmp_path / "fold.json").read_text())
     assert (account["found"], [site["name"] for site in account["per_channel"]]) == (1, ["Mul_m"])
     assert [one.op_type for one in onnx.load(tmp_path / "out.onnx").graph.node] == ["Conv", "Relu"] * 2
+
+
+def test_one_that_costs_an_op_is_counted_apart(tmp_path):
+    net = Net(0)
+    y = net.op(
+        "Sigmoid", net.norm(net.op("Transpose", net.op("MatMul", "x", net.weight(4, 6)), perm=[0, 2, 1]), 6)
+    )
+    onnx.save(net.model(("rows", 5, 4), y), tmp_path / "in.onnx")
+    done = run_here("fold", tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "1 BatchNormalization, 0 folded, 1 reduced\n" in done.stderr
 
 
 def test_a_bundle_names_them(tmp_path):

@@ -54,13 +54,14 @@ def prepare(model: ir.Model) -> ir.Model:
 
 
 def _compute_constants(model: ir.Model, *, onnx_shape_inference: bool) -> None:
-    fold_constants(
-        model,
-        onnx_shape_inference=onnx_shape_inference,
-        input_size_limit=_NO_LIMIT,
-        output_size_limit=_NO_LIMIT,
-        should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
-    )
+    with np.errstate(all="ignore"):  # 0/0 where a Where takes another branch, as in a sinc
+        fold_constants(
+            model,
+            onnx_shape_inference=onnx_shape_inference,
+            input_size_limit=_NO_LIMIT,
+            output_size_limit=_NO_LIMIT,
+            should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
+        )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for graph in model.graphs():
         for value in graph.initializers.values():

@@ -2,6 +2,7 @@
 
     x.clamp(1e-7, 1)           bounds of a float and a whole number    both as floats
     x.data                     a tensor outside of the graph           x.detach()
+    hamming_window(8)          ONNX's, of another α (25/46)            by hann_window
     x.split(rows), x.chunk(4)  of (4 · rows, …): the rows are fixed    x.unflatten(0, (4, rows)).unbind(0)
 
 The last is how attention takes its heads out of the rows.
@@ -25,6 +26,8 @@ class AsExported(Calls):
         if func in _CLAMPS and any(isinstance(bound, float) for bound in (*args[1:], *kwargs.values())):
             args = (*args[:1], *map(_as_float, args[1:]))
             kwargs = {name: _as_float(bound) for name, bound in kwargs.items()}
+        if func == torch.hamming_window:
+            return _hamming(*args, **kwargs)
         parts = _PARTS[func](*args, **kwargs) if func in _PARTS else None
         return func(*args, **kwargs) if parts is None else parts
 
@@ -44,6 +47,13 @@ def _splits(x: torch.Tensor, size: object, dim: int = 0) -> tuple[torch.Tensor, 
         return None
     count = whole.node.expr / size.node.expr
     return _chunks(x, int(count), dim) if count.is_Integer else None
+
+
+def _hamming(
+    window_length: int, periodic: bool = True, alpha: float = 0.54, beta: float = 0.46, **options: Any
+) -> torch.Tensor:
+    """α − β · cos, of which Hann's window is (1 − cos) / 2."""
+    return alpha - beta + 2 * beta * torch.hann_window(window_length, periodic, **options)
 
 
 def _as_float(bound: Any) -> Any:

@@ -18,12 +18,13 @@ from export.errors import ProofError, SourceError, TraceError
 from export.graph.prepare import ROWS, prepare
 from export.graph.rows_first import Arrangement, with_rows_first
 from export.graph.sizes import sizes_of
-from export.sources.net_inputs import NetInput, NetInputs, inputs_of, of_row
+from export.sources.net_inputs import INPUT, NetInput, NetInputs, inputs_of, of_row
+from export.sources.numbers import check_numbers
 from export.sources.pictures import with_range
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
 from export.sources.trace import NUMBERS, UNREAD, rows_are_fixed, trace
-from export.sources.wide import in_float64
+from export.sources.wide import in_float32, in_float64
 from service.contract.preprocessing import Preprocessing
 from service.contract.tensors import TensorSpec
 from service.contract.text import first_line
@@ -61,11 +62,18 @@ def of_net(
         traced = from_bfloat16(traced)
     graph, arrangement = _with_rows_first(prepare(traced))
     outputs = [tensor_spec(value, remedy=LEAVE_OUT) for value in graph.graph.outputs]
+    names = [spec.name for spec in outputs]
+    evaluate = net_evaluator(net, names, taken, arrangement)
+    narrowly = net_evaluator(narrow, names, taken, arrangement, is_wide=False)
+    few = 1 if rows_are_fixed(graph) else 2
+    check_numbers(
+        graph, evaluate, narrowly, {one.name or INPUT: one.some()[:few].numpy() for one in taken.inputs}
+    )
     words = [*taken.in_words(), *arrangement.in_words(), *_facts_in_words(traced)]
     return Source(
         description="; ".join([description, *words]),
         graph=graph,
-        evaluate=net_evaluator(net, [spec.name for spec in outputs], taken, arrangement),
+        evaluate=evaluate,
         truth=NET_TRUTH,
         inputs=with_range(_inputs(graph, taken), preprocessing),
         outputs=outputs,
@@ -134,14 +142,21 @@ def net_evaluator(
     output_names: list[str],
     taken: NetInputs | None = None,
     arrangement: Arrangement | None = None,
+    *,
+    is_wide: bool = True,
 ) -> Evaluate:
-    """A function that runs the net in float64, and leaves it as it is; raises ProofError."""
+    """A function that runs the net and leaves it as it is; raises ProofError.
+
+    In float64, or in the types that the net has; its answers are float64 in both cases.
+    """
     taken, arrangement = taken or of_row(()), arrangement or Arrangement()
-    run = in_float64(net, taken)
+    run = in_float64(net, taken) if is_wide else in_float32(net, taken)
 
     def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
         names = taken.names if len(taken.names) > 1 else inputs
-        rows = [_widened(inputs[name]) for name in names]
+        rows = [torch.from_numpy(inputs[name]) for name in names]
+        if is_wide:
+            rows = [one.double() if one.is_floating_point() else one for one in rows]
         try:
             tensors = run(rows)
         except TraceError:
@@ -157,12 +172,6 @@ def net_evaluator(
         return arrangement.from_file(answers)
 
     return evaluate
-
-
-def _widened(array: np.ndarray) -> torch.Tensor:
-    """Floats in float64; ids and masks as they are."""
-    tensor = torch.from_numpy(array)
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _inputs(graph: ir.Model, taken: NetInputs) -> list[TensorSpec]:

@@ -8,7 +8,7 @@ In: a net.  Out: the same net as it was given, whatever a run left in it.
     self.mean.mul_(0.9).add_(…)            a buffer, or a tensor that is none
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,35 @@ def as_it_was(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
             f"the forward of {type(net).__name__} changes its {kind} '{name}', and with it what it "
             "answers the next time: a served net remembers nothing, so let it stay as it is in eval mode"
         )
+
+
+@contextmanager
+def watched_tensors(net: nn.Module) -> Iterator[list[tuple[nn.Module, str]]]:
+    """The modules and names of plain tensors, neither buffers nor weights, that are written into within it.
+
+    The list is filled at the end.
+    """
+    plain = [
+        (module, name, value, value._version)
+        for module in net.modules()
+        for name, value in _kept(module).items()
+        if isinstance(value, torch.Tensor) and not value.is_inference()
+    ]
+    written: list[tuple[nn.Module, str]] = []
+    yield written
+    written += [(module, name) for module, name, value, version in plain if value._version != version]
+
+
+@contextmanager
+def as_buffers(written: Sequence[tuple[nn.Module, str]]) -> Iterator[None]:
+    """Make buffers of plain tensors for the time being: torch exports a forward that writes into one."""
+    for module, name in written:
+        module._buffers[name] = vars(module).pop(name)
+    try:
+        yield
+    finally:
+        for module, name in written:
+            vars(module)[name] = module._buffers.pop(name)
 
 
 def same(one: torch.Tensor, other: torch.Tensor | None) -> bool:

@@ -25,7 +25,7 @@ from export.sources.answers import returning_tensors
 from export.sources.as_exported import AsExported
 from export.sources.lengths import open_lengths
 from export.sources.net_inputs import NetInputs, of_row
-from export.sources.state import as_it_was, put_back
+from export.sources.state import as_buffers, as_it_was, put_back, watched_tensors
 from export.sources.watched import advice, check_batchnorms, owners_of, unread_batchnorms, watch_batchnorms
 from service.contract.text import first_line
 
@@ -50,9 +50,10 @@ def trace(net: nn.Module, rows: Sequence[int] | NetInputs) -> ir.Model:
         net.eval()
     taken = rows if isinstance(rows, NetInputs) else of_row(rows)
     some, zeros = [one.some() for one in taken.inputs], [one.zeros() for one in taken.inputs]
-    with as_it_was(net, lambda: taken.call(net, some)):
+    with as_it_was(net, lambda: taken.call(net, some)), watched_tensors(net) as written:
         watched = watch_batchnorms(net, *zeros, taken=taken)
-    model = _exported_with_any_rows(net, taken, zeros, watched.names)
+    with as_buffers(written):
+        model = _exported_with_any_rows(net, taken, zeros, watched.names)
     unread = unread_batchnorms(model, net, watched.ran, some, taken)
     check_batchnorms(model, list((Counter(watched.ran) - Counter(unread)).elements()), owners_of(net))
     if unread:

@@ -70,6 +70,16 @@ def in_float64(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Ten
     return run
 
 
+def in_float32(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+    """A function from rows to what the net answers, in the types that it has."""
+
+    def run(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        with put_back(net), torch.no_grad():
+            return list(tensors_of(taken.call(net, rows), net).values())
+
+    return run
+
+
 def _copied(net: nn.Module) -> nn.Module | None:
     """A float64 copy; None where a copy would go on to use the original, or cannot be made.
 

@@ -95,6 +95,19 @@ class Hooked(Block):
         return (before + after).sum((2, 3))
 
 
+class Writes(Block):
+    """RawNet2's: filters that each run writes into a tensor that is neither a buffer nor a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = torch.zeros(2, 4)
+
+    def forward(self, x: torch.Tensor):
+        for place in range(2):
+            self.filters[place] = torch.sinc(torch.arange(4.0) * (place + 1))
+        return self.features(x).mean((2, 3)) @ self.filters.mT
+
+
 class Warm(Block):
     """An attribute that was computed when the net was made, and has a gradient's graph."""
 
@@ -141,6 +154,7 @@ MAKERS = {
     "a hook and the net": lambda: Collected(is_dict=False),
     "a hook and a list": Listed,
     "hooks that its first run installs": Hooked,
+    "a plain tensor that it writes into": Writes,
     "computed when made": Warm,
     "asks for gradients": Asks,
     "a forward of its own": lambda: patched(lambda y: y),

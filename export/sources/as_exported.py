@@ -1,19 +1,28 @@
-"""What torch's exporter has no op for, or takes for a constant, in the words of others.
+"""What torch's exporter has no op for, or takes for another or for a constant, in the words of others.
 
-    x.clamp(1e-7, 1)           bounds of a float and a whole number    both as floats
-    x.data                     a tensor outside of the graph           x.detach()
-    hamming_window(8)          ONNX's, of another α (25/46)            by hann_window
-    x.split(rows), x.chunk(4)  of (4 · rows, …): the rows are fixed    x.unflatten(0, (4, rows)).unbind(0)
+    x.clamp(1e-7, 1)              bounds of a float and a whole number     both as floats
+    x.data                        a tensor outside of the graph            x.detach()
+    x.split(rows), x.chunk(4)     of (4 · rows, …): the rows are fixed     x.unflatten(0, (4, rows)).unbind(0)
+    hamming_window(8)             ONNX's, of another α (25/46)             by hann_window
+    cdist(x, y)                   no op                                    the norm of all differences
+    adaptive_max_pool2d(x, 3)     no op, where 3 does not divide a size    the largest of each window, in turn
+    x.kthvalue(2), x.median(1)    no op                                    the last of topk
+    avg_pool2d(…, divisor)        the divisor is left out                  what it makes of the mean
 
-The last is how attention takes its heads out of the rows.
+The third is how attention takes its heads out of the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
+from torch.nn import functional as fn
 
 from export.sources.calls import Calls
+
+Words = Callable[..., Any]
+"""The same arguments to the same answer; None where the exporter's own way is right."""
 
 
 class AsExported(Calls):
@@ -21,32 +30,39 @@ class AsExported(Calls):
 
     def answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The same numbers, by what the exporter has an op for."""
-        if func == _DATA:  # made anew each time that it is asked for
-            return args[0].detach()
         if func in _CLAMPS and any(isinstance(bound, float) for bound in (*args[1:], *kwargs.values())):
             args = (*args[:1], *map(_as_float, args[1:]))
             kwargs = {name: _as_float(bound) for name, bound in kwargs.items()}
-        if func == torch.hamming_window:
-            return _hamming(*args, **kwargs)
-        parts = _PARTS[func](*args, **kwargs) if func in _PARTS else None
-        return func(*args, **kwargs) if parts is None else parts
+        if func == _DATA:  # made anew each time that it is asked for, so that no dict finds it
+            return args[0].detach()
+        answer = _in_words(func, args, kwargs) if func in _WORDS else None
+        return func(*args, **kwargs) if answer is None else answer
 
 
-def _chunks(x: torch.Tensor, chunks: int, dim: int = 0) -> tuple[torch.Tensor, ...] | None:
-    """As torch.chunk, where the size is open and a multiple of `chunks`."""
+def _in_words(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    first = [kwargs[name] for name in _FIRST & kwargs.keys()]
+    return _WORDS[func](*first, *args, **{name: kwargs[name] for name in kwargs.keys() - _FIRST})
+
+
+def _as_float(bound: Any) -> Any:
+    return float(bound) if type(bound) is int else bound
+
+
+def _chunk(x: torch.Tensor, chunks: int, dim: int = 0) -> Any:
+    """Where the size is open and a multiple of `chunks`."""
     whole: Any = x.size(dim)
     if not isinstance(whole, torch.SymInt) or not (whole.node.expr / chunks).is_integer:
         return None
     return torch.unflatten(x, dim, (chunks, whole // chunks)).unbind(dim % x.dim())
 
 
-def _splits(x: torch.Tensor, size: object, dim: int = 0) -> tuple[torch.Tensor, ...] | None:
-    """As torch.split, where both sizes are open and one is a multiple of the other."""
+def _split(x: torch.Tensor, size: object, dim: int = 0) -> Any:
+    """Where both sizes are open and one is a multiple of the other."""
     whole: Any = x.size(dim)
     if not isinstance(whole, torch.SymInt) or not isinstance(size, torch.SymInt):
         return None
     count = whole.node.expr / size.node.expr
-    return _chunks(x, int(count), dim) if count.is_Integer else None
+    return _chunk(x, int(count), dim) if count.is_Integer else None
 
 
 def _hamming(
@@ -56,14 +72,80 @@ def _hamming(
     return alpha - beta + 2 * beta * torch.hann_window(window_length, periodic, **options)
 
 
-def _as_float(bound: Any) -> Any:
-    return float(bound) if type(bound) is int else bound
+def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: Any = None) -> Any:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
+def _adaptive_max(num_axes: int) -> Words:
+    """Of the last `num_axes` axes, one after another: window i of n begins at ⌊i · size / n⌋."""
+
+    def words(x: torch.Tensor, output_size: Any, return_indices: bool = False) -> Any:
+        wanted = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * num_axes
+        axes = [
+            (size, size if count is None else count)
+            for size, count in zip(x.shape[-num_axes:], wanted, strict=True)
+        ]
+        is_open = any(isinstance(size, torch.SymInt) for size, _ in axes)
+        if return_indices or is_open or not any(size % count for size, count in axes):
+            return None
+        for axis, (size, count) in enumerate(axes, -num_axes):
+            ends = [(place * size // count, -((place + 1) * size // -count)) for place in range(count)]
+            windows = [x.narrow(axis, start, end - start).amax(axis) for start, end in ends]
+            x = torch.stack(windows, axis)
+        return x
+
+    return words
+
+
+def _kth(x: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    return torch.return_types.kthvalue(_last_of_top(x, k, dim, keepdim))
+
+
+def _median(x: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Along an axis: the lower of two in the middle, as torch has it."""
+    if dim is None or isinstance(x.size(dim), torch.SymInt):
+        return None
+    return torch.return_types.median(_last_of_top(x, (x.size(dim) + 1) // 2, dim, keepdim))
+
+
+def _last_of_top(x: torch.Tensor, k: int, dim: int, keepdim: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    numbers, places = (part.narrow(dim, k - 1, 1) for part in x.topk(k, dim, largest=False))
+    return (numbers, places) if keepdim else (numbers.squeeze(dim), places.squeeze(dim))
+
+
+def _average(pool: Callable[..., torch.Tensor], num_axes: int) -> Words:
+    def words(
+        x: torch.Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        if divisor_override is None or ceil_mode:
+            return None
+        taps = kernel_size**num_axes if isinstance(kernel_size, int) else prod(kernel_size)
+        return pool(x, kernel_size, stride, padding) * (taps / divisor_override)
+
+    return words
+
+
+_FIRST = {"input", "tensor", "self"}
+"""What torch calls the first argument, where it is named."""
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _CLAMPS = (torch.clamp, torch.clip, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clip, torch.Tensor.clamp_)
-_PARTS: dict[Callable[..., Any], Callable[..., tuple[torch.Tensor, ...] | None]] = {
-    **dict.fromkeys((torch.chunk, torch.Tensor.chunk), _chunks),
-    torch.split: lambda tensor, split_size_or_sections, dim=0: _splits(tensor, split_size_or_sections, dim),
-    torch.Tensor.split: lambda self, split_size, dim=0: _splits(self, split_size, dim),
+_WORDS: dict[Callable[..., Any], Words] = {
+    **dict.fromkeys((torch.chunk, torch.Tensor.chunk), _chunk),
+    torch.split: lambda x, split_size_or_sections, dim=0: _split(x, split_size_or_sections, dim),
+    torch.Tensor.split: lambda x, split_size, dim=0: _split(x, split_size, dim),
+    torch.hamming_window: _hamming,
+    torch.cdist: _cdist,
+    fn.adaptive_max_pool1d: _adaptive_max(1),
+    fn.adaptive_max_pool2d: _adaptive_max(2),
+    fn.adaptive_max_pool3d: _adaptive_max(3),
+    **dict.fromkeys((torch.kthvalue, torch.Tensor.kthvalue), _kth),
+    **dict.fromkeys((torch.median, torch.Tensor.median), _median),
+    fn.avg_pool2d: _average(fn.avg_pool2d, 2),
+    fn.avg_pool3d: _average(fn.avg_pool3d, 3),
 }

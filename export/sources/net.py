@@ -19,8 +19,8 @@ from export.graph.prepare import ROWS, prepare
 from export.graph.rows_first import Arrangement, with_rows_first
 from export.graph.sizes import sizes_of
 from export.sources.net_inputs import INPUT, NetInput, NetInputs, inputs_of, of_row
-from export.sources.numbers import check_numbers
 from export.sources.pictures import with_range
+from export.sources.same_answers import check_answers
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
 from export.sources.trace import NUMBERS, UNREAD, rows_are_fixed, trace
@@ -65,10 +65,9 @@ def of_net(
     names = [spec.name for spec in outputs]
     evaluate = net_evaluator(net, names, taken, arrangement)
     narrowly = net_evaluator(narrow, names, taken, arrangement, is_wide=False)
+    some = {one.name or INPUT: one.some().numpy() for one in taken.inputs}
     few = 1 if rows_are_fixed(graph) else 2
-    check_numbers(
-        graph, evaluate, narrowly, {one.name or INPUT: one.some()[:few].numpy() for one in taken.inputs}
-    )
+    check_answers(graph, evaluate, narrowly, {name: rows[:few] for name, rows in some.items()})
     words = [*taken.in_words(), *arrangement.in_words(), *_facts_in_words(traced)]
     return Source(
         description="; ".join([description, *words]),

@@ -1,4 +1,4 @@
-"""Whether a traced graph computes what the net does, by numbers: exporters write some ops otherwise.
+"""Whether a traced graph answers as its net does: exporters write some ops as others.
 
 In: a net, its graph and a few rows.  Out: nothing, or a TraceError.
 
@@ -28,7 +28,7 @@ UNLIKE_UNSEEN = 32.0
 """The same where the graph cannot be computed in float64."""
 
 
-def check_numbers(graph: ir.Model, wide: Evaluate, narrow: Evaluate, rows: Arrays) -> None:
+def check_answers(graph: ir.Model, wide: Evaluate, narrow: Evaluate, rows: Arrays) -> None:
     """Raise TraceError where the graph is another function than the net.
 
     Args:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from export.errors import ProofError, TraceError
-from export.sources import as_exported, numbers
-from export.sources.numbers import check_numbers
+from export.sources import as_exported, same_answers
+from export.sources.same_answers import check_answers
 from export_kit import run_here
 from file_kit import model, node
 from own_net_kit import answers, offer
@@ -80,17 +80,17 @@ def moved(by: float):
 
 
 def test_what_float32_rounds_is_no_other_function():
-    check_numbers(graph("Add", 1), moved(0), moved(1e-7), ROWS)
+    check_answers(graph("Add", 1), moved(0), moved(1e-7), ROWS)
 
 
 @pytest.mark.parametrize("by", [1e-4, 1e-2, 10.0])
 def test_another_function_is_refused(by):
     with pytest.raises(TraceError, match="the traced graph is not the net: 'y' differs by"):
-        check_numbers(graph("Add", 1), moved(by), moved(by), ROWS)
+        check_answers(graph("Add", 1), moved(by), moved(by), ROWS)
 
 
 def test_as_far_as_the_net_itself_rounds_it_may_differ():
-    check_numbers(graph("Add", 1), moved(1e-2), moved(0), ROWS)
+    check_answers(graph("Add", 1), moved(1e-2), moved(0), ROWS)
 
 
 def test_a_net_that_rounds_less_than_its_graph_is_the_same_in_float64():
@@ -98,13 +98,13 @@ def test_a_net_that_rounds_less_than_its_graph_is_the_same_in_float64():
     nodes = [node("Mul", "x k", "z"), node("Add", "z one", "s"), node("Sub", "s one", "y")]
     arrays = {"k": np.float32(2.0**-30), "one": np.float32(1)}
     made = ir.from_proto(model(nodes, arrays, {"x": ["N", 4]}))
-    check_numbers(made, *[lambda rows: {"y": rows["x"].astype(np.float64) * 2.0**-30}] * 2, ROWS)
+    check_answers(made, *[lambda rows: {"y": rows["x"].astype(np.float64) * 2.0**-30}] * 2, ROWS)
 
 
 def test_answers_that_cannot_be_compared_say_nothing():
-    check_numbers(graph("Log"), lambda rows: {"y": np.full((2, 4), np.nan)}, moved(0), ROWS)
-    check_numbers(graph("Add", 1), *[lambda rows: {"y": np.zeros((2, 5))}] * 2, ROWS)
-    check_numbers(graph("Unheard"), moved(5), moved(5), ROWS)
+    check_answers(graph("Log"), lambda rows: {"y": np.full((2, 4), np.nan)}, moved(0), ROWS)
+    check_answers(graph("Add", 1), *[lambda rows: {"y": np.zeros((2, 5))}] * 2, ROWS)
+    check_answers(graph("Unheard"), moved(5), moved(5), ROWS)
 
 
 @pytest.mark.parametrize(("rounded", "is_refused"), [(1e-2, True), (0.2, False)])
@@ -114,7 +114,7 @@ def test_of_what_float64_cannot_compute_much_is_allowed(monkeypatch, rounded, is
     def never(_: ir.Model) -> None:
         raise ProofError("no such op")
 
-    monkeypatch.setattr(numbers, "graph_evaluator", never)
+    monkeypatch.setattr(same_answers, "graph_evaluator", never)
     expected = pytest.raises(TraceError) if is_refused else contextlib.nullcontext()
     with expected:
-        check_numbers(graph("Add", 1), moved(1), moved(1 + rounded), ROWS)
+        check_answers(graph("Add", 1), moved(1), moved(1 + rounded), ROWS)

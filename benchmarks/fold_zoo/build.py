@@ -23,7 +23,7 @@ from export.compute.reference import Evaluate, graph_evaluator
 from export.errors import SourceError
 from export.graph.file import load_graph
 from export.graph.prepare import prepare, tidy, with_symbolic_rows
-from export.sources.net import net_evaluator
+from export.sources.answering import net_evaluator
 from export.sources.trace import trace
 
 MAX_SIDE = 224

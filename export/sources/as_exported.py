@@ -8,6 +8,7 @@
     adaptive_max_pool2d(x, 3)     no op, where 3 does not divide a size    the largest of each window, in turn
     x.kthvalue(2), x.median(1)    no op                                    the last of topk
     avg_pool2d(…, divisor)        the divisor is left out                  what it makes of the mean
+    x.squeeze(1), x.squeeze()     a size other than 1 too, and one row     the sizes that are 1
 
 The third is how attention takes its heads out of the rows.
 """
@@ -63,6 +64,14 @@ def _split(x: torch.Tensor, size: object, dim: int = 0) -> Any:
         return None
     count = whole.node.expr / size.node.expr
     return _chunk(x, int(count), dim) if count.is_Integer else None
+
+
+def _squeeze(x: torch.Tensor, dim: Any = None) -> torch.Tensor:
+    """Only what is 1 now: an open size stays, though it may be 1 in a call."""
+    asked = range(x.dim()) if dim is None else dim if isinstance(dim, Sequence) else (dim,)
+    places = {axis % max(x.dim(), 1) for axis in asked}
+    ones = [axis for axis in places if x.dim() and isinstance(x.size(axis), int) and x.size(axis) == 1]
+    return x.squeeze(tuple(ones)) if ones else x
 
 
 def _hamming(
@@ -139,6 +148,7 @@ _WORDS: dict[Callable[..., Any], Words] = {
     **dict.fromkeys((torch.chunk, torch.Tensor.chunk), _chunk),
     torch.split: lambda x, split_size_or_sections, dim=0: _split(x, split_size_or_sections, dim),
     torch.Tensor.split: lambda x, split_size, dim=0: _split(x, split_size, dim),
+    **dict.fromkeys((torch.squeeze, torch.Tensor.squeeze), _squeeze),
     torch.hamming_window: _hamming,
     torch.cdist: _cdist,
     fn.adaptive_max_pool1d: _adaptive_max(1),

@@ -1,33 +1,30 @@
 """A net as a source: traced into a graph, and its own float64 answers as the truth."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from export.compute.precision import from_bfloat16
-from export.compute.reference import Arrays, Evaluate
 from export.compute.rows import read_rows
-from export.errors import ProofError, SourceError, TraceError
+from export.errors import SourceError
 from export.graph.prepare import ROWS, prepare
 from export.graph.rows_first import Arrangement, with_rows_first
 from export.graph.sizes import sizes_of
-from export.sources.net_inputs import INPUT, NetInput, NetInputs, inputs_of, of_row
+from export.sources.answering import net_evaluator
+from export.sources.net_inputs import INPUT, NetInput, NetInputs, inputs_of
 from export.sources.pictures import with_range
 from export.sources.same_answers import check_answers
 from export.sources.source import Source
 from export.sources.tensors import labels_for, tensor_spec
 from export.sources.trace import NUMBERS, UNREAD, rows_are_fixed, trace
-from export.sources.wide import in_float32, in_float64
 from service.contract.preprocessing import Preprocessing
 from service.contract.tensors import TensorSpec
-from service.contract.text import first_line
 
 LEAVE_OUT = "leave it out of what forward returns, or give each row one of its own"
 NET_TRUTH = "the unfolded net in torch, float64"
@@ -63,8 +60,9 @@ def of_net(
     graph, arrangement = _with_rows_first(prepare(traced))
     outputs = [tensor_spec(value, remedy=LEAVE_OUT) for value in graph.graph.outputs]
     names = [spec.name for spec in outputs]
-    evaluate = net_evaluator(net, names, taken, arrangement)
-    narrowly = net_evaluator(narrow, names, taken, arrangement, is_wide=False)
+    ranks = [len(spec.shape) for spec in outputs]
+    evaluate = net_evaluator(net, names, taken, arrangement, ranks=ranks)
+    narrowly = net_evaluator(narrow, names, taken, arrangement, ranks=ranks, is_wide=False)
     some = {one.name or INPUT: one.some().numpy() for one in taken.inputs}
     few = 1 if rows_are_fixed(graph) else 2
     check_answers(graph, evaluate, narrowly, {name: rows[:few] for name, rows in some.items()})
@@ -134,43 +132,6 @@ def _in_float32(net: nn.Module) -> nn.Module:
     state = net.state_dict().values()  # modules may keep more than tensors there
     floats = {one.dtype for one in state if isinstance(one, torch.Tensor) and one.is_floating_point()}
     return net if floats <= {torch.float32} else copy.deepcopy(net).float()
-
-
-def net_evaluator(
-    net: nn.Module,
-    output_names: list[str],
-    taken: NetInputs | None = None,
-    arrangement: Arrangement | None = None,
-    *,
-    is_wide: bool = True,
-) -> Evaluate:
-    """A function that runs the net and leaves it as it is; raises ProofError.
-
-    In float64, or in the types that the net has; its answers are float64 in both cases.
-    """
-    taken, arrangement = taken or of_row(()), arrangement or Arrangement()
-    run = in_float64(net, taken) if is_wide else in_float32(net, taken)
-
-    def evaluate(inputs: Mapping[str, np.ndarray]) -> Arrays:
-        names = taken.names if len(taken.names) > 1 else inputs
-        rows = [torch.from_numpy(inputs[name]) for name in names]
-        if is_wide:
-            rows = [one.double() if one.is_floating_point() else one for one in rows]
-        try:
-            tensors = run(rows)
-        except TraceError:
-            raise
-        except Exception as error:  # the user's own forward
-            why = first_line(error)
-            if "index out of range" in why:
-                why += "; where an input chooses rows of a table, say so: --input-type NAME=int64, or --rows"
-            raise ProofError(f"the net does not run on golden rows, in float64: {why}") from error
-        answers = {
-            name: tensor.detach().double().numpy() for name, tensor in zip(output_names, tensors, strict=True)
-        }
-        return arrangement.from_file(answers)
-
-    return evaluate
 
 
 def _inputs(graph: ir.Model, taken: NetInputs) -> list[TensorSpec]:

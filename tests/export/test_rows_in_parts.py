@@ -1,6 +1,7 @@
 """Nets that put their heads among the rows and take them out again serve any number of rows."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -63,3 +64,38 @@ def test_sizes_that_are_listed_are_left_to_the_exporter(tmp_path, monkeypatch):
 
 def test_parts_that_the_rows_decide_fix_them(tmp_path, monkeypatch):
     assert "one row a call" in served(tmp_path, monkeypatch, lambda x, n: x.chunk(3)[:2], 1)
+
+
+NET = """
+import torch
+from torch import nn
+from {package}.masks import mask_of
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        lengths = torch.ones(x.shape[0]) * x.shape[-1]
+        return self.head((self.norm(self.conv(x)) * mask_of(lengths, x.shape[-1])[:, None]).mean(-1))
+"""
+MASKS = """
+import torch
+
+def mask_of(lengths, most):
+    return torch.arange(most).expand(len(lengths), most) < lengths[:, None]
+"""
+
+
+def test_a_length_is_open_in_every_file_of_a_package(tmp_path, monkeypatch):
+    """As of speechbrain, whose masks are made in a file that holds no net."""
+    package = tmp_path / "speaking"
+    package.mkdir()
+    for name, text in {"__init__": "", "nets": NET.format(package="speaking"), "masks": MASKS}.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = run_here("bundle", "speaking.nets:Masked", "--to", tmp_path / "m", "--input-shape", "3,8")
+    assert done.returncode == 0, done.stderr
+    assert "one row a call" not in done.stderr
+    assert "len" not in vars(sys.modules["speaking.masks"]), "Python's own is back"

@@ -70,7 +70,9 @@ def returning_tensors(net: nn.Module, call: Callable[..., Any]) -> Iterator[nn.M
         )
 
     vars(net).pop("forward", None)
-    net.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    # torch's exporter prints the net, and one's own way to print may fail.
+    of_tensors = {"forward": forward, "__repr__": nn.Module.__repr__}
+    net.__class__ = type(kind.__name__, (kind,), of_tensors)
     try:
         yield net
     finally:

@@ -92,7 +92,7 @@ class Hooked(Block):
             self.installed = True
         super().forward(x)
         (before, after) = found
-        return (before + after).sum((2, 3))
+        return (before + after).mean((2, 3))
 
 
 class Writes(Block):
@@ -106,6 +106,13 @@ class Writes(Block):
         for place in range(2):
             self.filters[place] = torch.sinc(torch.arange(4.0) * (place + 1))
         return self.features(x).mean((2, 3)) @ self.filters.mT
+
+
+class Unprintable(Block):
+    """Names what is only there once weights were downloaded, as an autoencoder of torchxrayvision does."""
+
+    def __repr__(self) -> str:
+        return f"{self.weights}"
 
 
 class Warm(Block):
@@ -155,6 +162,7 @@ MAKERS = {
     "a hook and a list": Listed,
     "hooks that its first run installs": Hooked,
     "a plain tensor that it writes into": Writes,
+    "that cannot be printed": Unprintable,
     "computed when made": Warm,
     "asks for gradients": Asks,
     "a forward of its own": lambda: patched(lambda y: y),

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export")
         # A verb's module is imported when it is asked for: `fold` and `verify` need no torch.
         run: Callable[[argparse.Namespace, Console], int]
         run = import_quickly(f"export.commands.{options.verb}").run
-        return run(options, console)
+        code = run(options, console)
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except (ExportError, BundleError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2

@@ -65,7 +65,9 @@ def main(words: Sequence[str], prog: str) -> int:
     if options.source and options.model:
         return refuse("--model names a model of a service, so it does not go with --from")
     try:
-        return _predict_here(options) if options.source else anyio.run(_predict, options)
+        code = _predict_here(options) if options.source else anyio.run(_predict, options)
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except ClientError as error:
         return refuse(str(error))
     except BrokenPipeError:  # `… | head` has read enough

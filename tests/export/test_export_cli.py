@@ -1,6 +1,7 @@
 """`bundle` and `verify` as a user meets them: exit codes, what is on stdout, what is on disk."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -93,13 +94,17 @@ def test_a_tolerance_that_was_widened_by_hand_is_refused(model_folder, tmp_path)
     assert "tolerances.logits: Value error, max_abs must follow" in json.loads(done.stdout)["error"]
 
 
-def test_a_reader_that_has_read_enough(model_folder):
-    command = [sys.executable, "-m", "export", "show", str(model_folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+@pytest.mark.parametrize("verb", ["show", "verify"])
+def test_a_reader_that_has_read_enough(model_folder, verb):
+    """Of much, which is written at once, and of little, which waits for the end."""
+    command = [sys.executable, "-m", "export", verb, str(model_folder)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as done:
         assert done.stdout is not None
         done.stdout.close()
         assert done.wait() == 1
-        assert done.stderr.read() == b""
+        assert done.stderr is not None
+        assert b"Broken" not in done.stderr.read()
 
 
 def test_verify_without_a_bundle(tmp_path):

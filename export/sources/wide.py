@@ -71,11 +71,16 @@ def in_float64(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Ten
 
 
 def in_float32(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
-    """A function from rows to what the net answers, in the types that it has."""
+    """A function from rows to what the net answers, in its own types; its buffers stay as they are."""
 
     def run(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        with put_back(net), torch.no_grad():
-            return list(tensors_of(taken.call(net, rows), net).values())
+        before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+        try:
+            with put_back(net), torch.no_grad():
+                return list(tensors_of(taken.call(net, rows), net).values())
+        finally:
+            for buffer, held in before:
+                buffer.data = held
 
     return run
 

@@ -20,9 +20,9 @@ import pytest
 
 FILE = Path(__file__).parents[1] / "durations.json"
 SHARE = 0.04
-IDLE = (
-    1.2  # a parallel run takes as much longer than its share of all seconds, as processes wait for each other
-)
+# A parallel run takes as much longer than its share of all seconds, as processes wait for each other: 1.2 on
+# an idle machine, 1.4 as CI measured it (1,070 s where 910 were expected at 1.2), and CI must end in time.
+IDLE = 1.4
 
 Measured = dict[str, tuple[float, int]]
 """Of each file its seconds, and the number of its tests."""

@@ -1,8 +1,5 @@
 """A search: what it draws, that it resumes as if never stopped, and never uses the held-out half."""
 
-import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -14,9 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.trial import TrialState
 
-from search_kit import interrupt, opened, searched
+from search_kit import opened, searched
 from training import nets
 from training.data import DATA_SETS, Split
 from training.data.streamed import StreamedPixels
@@ -164,68 +160,6 @@ def test_streamed_pictures_are_divided_where_they_lie(tiny, tmp_path):
         (here.held_out_pixels, there.held_out_pixels),
     ):
         assert torch.equal(one, other[torch.arange(len(one))])
-
-
-@pytest.mark.parametrize(("sampler", "total", "stops"), [("tpe", 12, (2, 11)), ("random", 4, (0, 2))])
-def test_a_search_that_wasinterrupted_comes_to_the_same_trials(tmp_path, monkeypatch, sampler, total, stops):
-    """12 trials of TPE, which begins with 10 at random, so that it has learnt something."""
-    settings = {"sampler": sampler, "pruner": "median", "fixed": {"epochs": 1}}
-    whole = searched(tmp_path / "whole", total, **settings)
-    assert len({facts.settings["learning_rate"] for facts in whole}) == total
-    stopped = tmp_path / "stopped"
-    for count in stops:
-        with monkeypatch.context() as patch, opened(stopped, total, **settings) as search:
-            trials = search.trials()
-            while len(search.results) < count:
-                next(trials)
-            patch.setattr("training.search.trials.fit", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                next(trials)
-    assert searched(stopped, total, **settings) == whole
-    with opened(stopped, total, **settings) as search:
-        states = [trial.state for trial in search.study.get_trials(deepcopy=False)]
-    assert states.count(TrialState.FAIL) == 2
-
-
-def test_a_trial_that_was_left_running_is_marked_as_failed(tmp_path):
-    with opened(tmp_path) as search:
-        left = search.study.ask()
-    results = searched(tmp_path)
-    assert len(results) == 3
-    with opened(tmp_path) as search:
-        assert search.study.get_trials()[left.number].state == TrialState.FAIL
-        assert results == searched(tmp_path.with_name("fresh"))
-
-
-def test_a_trial_of_a_process_that_lives_is_left_alone(tmp_path):
-    with opened(tmp_path) as search, opened(tmp_path) as other:
-        number, trial = other._take()
-        assert number == 1
-        assert [number for number, _ in search.trials()] == [2, 3], "one of three trials is taken"
-        assert (len(search.results), search.num_elsewhere) == (2, 1)
-    with opened(tmp_path) as search:
-        assert search.study.get_trials()[trial.number].state == TrialState.FAIL
-        assert len(list(search.trials())) == 1
-
-
-def test_two_processes_share_the_trials_and_each_is_run_once(tmp_path):
-    flags = ["--out", str(tmp_path), "--trials", "6", "--data", "synthetic:1x8x8x10", "--net", "mlp"]
-    flags += ["--net-setting", "hidden=4", "--epochs", "1", "--batch-size", "64", "--pruner", "none"]
-    command = [sys.executable, "-m", "training", "search", *flags, "--device", "cpu"]
-    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    numbers = [
-        int(number) for text in told for number in re.findall(r"^trial (\d+) +accuracy", text, re.MULTILINE)
-    ]
-    assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
-    assert not list(tmp_path.glob(".search.?*.lock")), "no process is left"
-
-
-def test_more_trials_go_on_where_fewer_ended(tmp_path):
-    few = searched(tmp_path, 2)
-    assert searched(tmp_path, 4)[:2] == few
-    assert len(searched(tmp_path, 1)) == 4, "nothing is lost"
 
 
 def test_a_trial_gives_what_its_settings_give_alone(tmp_path, tiny):

@@ -113,7 +113,8 @@ class Search:
         """The next trial, with its number from 1; None where all are done or taken."""
         with self.shared.alone():
             self.shared.fail_abandoned(self.study)
-            index = len(self.results) + self.num_elsewhere
+            # Read at once: between two readings another process may end its trial, which neither would count.
+            index = len(self.study.get_trials(deepcopy=False, states=(*ENDED, TrialState.RUNNING)))
             if index >= self.num_trials:
                 return None
             # One sampler for the whole search would draw its first numbers again after a restart.

@@ -9,6 +9,9 @@
     x.kthvalue(2), x.median(1)    no op                                    the last of topk
     avg_pool2d(…, divisor)        the divisor is left out                  what it makes of the mean
     x.squeeze(1), x.squeeze()     a size other than 1 too, and one row     the sizes that are 1
+    hypot(x, y)                   no op                                    √(x² + y²)
+    x.cumprod(1)                  no op                                    products of 2, 4, 8, … in turn
+    searchsorted(edges, x)        no op                                    bucketize(x, edges), of one axis
 
 The third is how attention takes its heads out of the rows.
 """
@@ -122,6 +125,35 @@ def _last_of_top(x: torch.Tensor, k: int, dim: int, keepdim: bool) -> tuple[torc
     return (numbers, places) if keepdim else (numbers.squeeze(dim), places.squeeze(dim))
 
 
+def _running_product(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """Of a fixed size n, in log₂ n steps: each times the one `step` before, a product of `step` numbers."""
+    size = x.size(dim) if x.dim() else None
+    if not isinstance(size, int):
+        return None
+    x = x.to(dtype or (x.dtype if x.dtype.is_floating_point else torch.int64))
+    step = 1
+    while step < size:
+        first, before = x.narrow(dim, 0, step), x.narrow(dim, 0, size - step)
+        x = torch.cat([first, x.narrow(dim, step, size - step) * before], dim)
+        step *= 2
+    return x
+
+
+def _place_in(
+    sorted_sequence: torch.Tensor,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: torch.Tensor | None = None,
+) -> Any:
+    if sorted_sequence.dim() != 1 or sorter is not None:
+        return None
+    from_right = right or side == "right"
+    return torch.bucketize(x, sorted_sequence, out_int32=out_int32, right=from_right)
+
+
 def _average(pool: Callable[..., torch.Tensor], num_axes: int) -> Words:
     def words(
         x: torch.Tensor,
@@ -156,6 +188,9 @@ _WORDS: dict[Callable[..., Any], Words] = {
     fn.adaptive_max_pool3d: _adaptive_max(3),
     **dict.fromkeys((torch.kthvalue, torch.Tensor.kthvalue), _kth),
     **dict.fromkeys((torch.median, torch.Tensor.median), _median),
+    **dict.fromkeys((torch.hypot, torch.Tensor.hypot), lambda x, other: (x * x + other * other).sqrt()),
+    **dict.fromkeys((torch.cumprod, torch.Tensor.cumprod), _running_product),
+    torch.searchsorted: _place_in,
     fn.avg_pool2d: _average(fn.avg_pool2d, 2),
     fn.avg_pool3d: _average(fn.avg_pool3d, 3),
 }

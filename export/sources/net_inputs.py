@@ -12,7 +12,7 @@ The types that are not asked for are found by running: floats first, then ids, t
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from export.errors import SourceError
-from export.sources.state import put_back
+from export.sources.state import buffers_put_back, put_back
 from export.sources.tables import Tables
 
 INPUT = "input"
@@ -171,16 +171,14 @@ def _run(net: nn.Module, taken: NetInputs) -> list[int | None] | None:
     tables = Tables(rows)
     # Lazy layers keep the sizes of their first rows, and torch copies no weights that have none.
     is_shaped = not any(map(is_lazy, (*net.parameters(), *net.buffers())))
-    kept = put_back(net) if is_shaped else nullcontext()
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers() if is_shaped]
-    try:
-        with kept, torch.no_grad(), tables:
+    kept = (put_back(net), buffers_put_back(net)) if is_shaped else ()
+    with ExitStack() as around:
+        for one in (*kept, torch.no_grad(), tables):
+            around.enter_context(one)
+        try:
             taken.call(net, rows)
-    except Exception:  # the user's own forward
-        return None
-    finally:
-        for buffer, before in buffers:
-            buffer.data = before
+        except Exception:  # the user's own forward
+            return None
     return tables.num_ids
 
 

@@ -50,23 +50,41 @@ def put_back(net: nn.Module) -> Iterator[Callable[[], list[str]]]:
 
 
 @contextmanager
+def buffers_put_back(net: nn.Module) -> Iterator[Callable[[], list[str]]]:
+    """Give it its buffers back, and their numbers: a forward may write into one, or set another in its place.
+
+    Yields a function that names what changed.
+    """
+    own = [(module, dict(module._buffers)) for module in net.modules()]
+    before = {name: (buffer, buffer.clone()) for name, buffer in net.named_buffers()}
+
+    def changed() -> list[str]:
+        held = {name: numbers for name, (_, numbers) in before.items()}
+        return [name for name, one in net.named_buffers() if not same(one, held.get(name))]
+
+    try:
+        yield changed
+    finally:
+        for buffer, numbers in before.values():
+            buffer.data = numbers
+        for module, buffers in own:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+@contextmanager
 def as_it_was(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
     """Give the net its buffers and attributes back after a run: a graph is of the net as it was given.
 
     Raises TraceError where the answers of `run` change with them, because a served net remembers nothing.
     """
-    with put_back(net) as kept_attributes:
-        before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with put_back(net) as kept_attributes, buffers_put_back(net) as kept_buffers:
         yield
-        buffers = [name for name, one in net.named_buffers() if not same(one, before.get(name))]
-        attributes = kept_attributes()
+        buffers, attributes = kept_buffers(), kept_attributes()
         if not buffers and not attributes:
             return
         with torch.no_grad():  # now, and with what this run changes
             first, second = (list(tensors_of(run(), net).values()) for _ in range(2))
-        for name, buffer in net.named_buffers():
-            if name in before:
-                buffer.data = before[name]
     if len(first) != len(second) or not all(map(same, first, second)):
         kind, name = ("buffer", buffers[0]) if buffers else ("attribute", attributes[0])
         raise TraceError(

@@ -25,6 +25,7 @@ from export.sources.answers import returning_tensors
 from export.sources.as_exported import AsExported
 from export.sources.lengths import open_lengths
 from export.sources.net_inputs import NetInputs, of_row
+from export.sources.own_numbers import asking_known
 from export.sources.state import as_buffers, as_it_was, put_back, watched_tensors
 from export.sources.watched import advice, check_batchnorms, owners_of, unread_batchnorms, watch_batchnorms
 from service.contract.text import first_line
@@ -98,9 +99,10 @@ def _exported(
 ) -> ir.Model:
     # Without gradients, as the net was watched and as it serves: some forwards ask `x.requires_grad`.
     with ExitStack() as around:
-        for one in (_quiet(), put_back(net), torch.no_grad(), AsExported(), open_lengths(net)):
+        net_as_it_runs = (put_back(net), torch.no_grad(), AsExported(), open_lengths(net))
+        for one in (_quiet(), _failed_calls_left(), *net_as_it_runs):
             around.enter_context(one)
-        flat = around.enter_context(returning_tensors(net, taken.call))
+        flat = around.enter_context(returning_tensors(net, asking_known(net, taken.call)))
         try:
             program = torch.onnx.export(
                 flat,
@@ -130,6 +132,30 @@ def _name_after_modules(model: ir.Model) -> None:
     for node in model.graph:
         if path := _module_path(node):
             node.name = path
+
+
+@contextmanager
+def _failed_calls_left() -> Iterator[None]:
+    """Let a forward try a call: torch's tracer takes the module in which one failed for one that still runs.
+
+    try: x = layer(x, lengths=lengths)
+    except TypeError: x = layer(x)
+    """
+    call_module = torch.fx.Tracer.call_module
+
+    def call(self: torch.fx.Tracer, *args: Any, **kwargs: Any) -> Any:
+        running = len(self.module_stack)
+        try:
+            return call_module(self, *args, **kwargs)
+        finally:
+            while len(self.module_stack) > running:
+                self.module_stack.popitem()
+
+    torch.fx.Tracer.call_module = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.fx.Tracer.call_module = call_module  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from torch import nn
 from export.sources.answers import tensors_of
 from export.sources.calls import Calls
 from export.sources.net_inputs import NetInputs
-from export.sources.state import put_back, writes_into
+from export.sources.state import buffers_put_back, put_back, writes_into
 
 _WIDE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
@@ -64,7 +64,7 @@ def in_float64(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Ten
 
     def run(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         one = net if exact is None else exact
-        with put_back(one), _in_place(one), torch.no_grad(), Wide():
+        with put_back(one), _in_place(one), buffers_put_back(one), torch.no_grad(), Wide():
             return list(tensors_of(taken.call(one, rows), one).values())
 
     return run
@@ -74,13 +74,8 @@ def in_float32(net: nn.Module, taken: NetInputs) -> Callable[[Sequence[torch.Ten
     """A function from rows to what the net answers, in its own types; its buffers stay as they are."""
 
     def run(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        before = [(buffer, buffer.clone()) for buffer in net.buffers()]
-        try:
-            with put_back(net), torch.no_grad():
-                return list(tensors_of(taken.call(net, rows), net).values())
-        finally:
-            for buffer, held in before:
-                buffer.data = held
+        with put_back(net), buffers_put_back(net), torch.no_grad():
+            return list(tensors_of(taken.call(net, rows), net).values())
 
     return run
 

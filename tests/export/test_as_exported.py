@@ -31,6 +31,14 @@ WORDS: dict[str, Function] = {
     "along one axis": lambda x: nn.AdaptiveMaxPool2d((None, 3))(x),
     "of a sequence": lambda x: nn.AdaptiveMaxPool1d(5)(x.flatten(2)),
     "of a volume": lambda x: nn.AdaptiveMaxPool3d((2, 3, 5))(x),
+    "a hypotenuse": lambda x: torch.hypot(x, x.flip(1)),
+    "running products of three": lambda x: x.cumprod(1),
+    "of eight": lambda x: torch.cumprod(x * 2, dim=-1),
+    "of whole numbers": lambda x: (x * 4).long().cumprod(2).to(x.dtype),
+    "where it belongs": lambda x: torch.searchsorted(torch.linspace(0, 1, 5, dtype=x.dtype), x).to(x.dtype),
+    "from the right": lambda x: torch.searchsorted(
+        torch.linspace(0, 1, 5, dtype=x.dtype), x.round(decimals=1), side="right"
+    ).to(x.dtype),
     "a hamming window": lambda x: x * torch.hamming_window(8, False, dtype=x.dtype),
 }
 LEFT: dict[str, Function] = {
@@ -38,6 +46,7 @@ LEFT: dict[str, Function] = {
     "the places of the largest": lambda x: fn.adaptive_max_pool2d(x, 3, return_indices=True)[1].to(x.dtype),
     "the median of all": lambda x: x.median(),
     "an average": lambda x: fn.avg_pool2d(x, 3, 2),
+    "where in its own row": lambda x: torch.searchsorted(x.sort(3)[0], x).to(x.dtype),
     "with a window beyond the border": lambda x: fn.avg_pool2d(x, 3, 2, 0, True, divisor_override=5),
 }
 

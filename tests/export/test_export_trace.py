@@ -154,3 +154,24 @@ def test_a_batchnorm_of_two_names_is_one():
     ran = watch_batchnorms(net, torch.zeros(2, 2, 4, 4)).ran
     assert ran == ["first", "first", "norm", "instance"]
     assert len(list(batchnorms(trace(net, (2, 4, 4))))) == 4
+
+
+class Tries(nn.Module):
+    """A call that fails within a call that fails, as where some of a net's layers take lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), nn.ReLU()])
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        for block in self.blocks:
+            try:
+                x = block(x, lengths)
+            except TypeError:
+                x = block(x)
+        return x
+
+
+def test_a_call_that_fails_may_be_tried():
+    model = trace(Tries(), (1, 5, 5))
+    assert [node.name for node in batchnorms(model)] == ["blocks.0.1"]

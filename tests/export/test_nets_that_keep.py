@@ -155,6 +155,23 @@ def patched_inside() -> Block:
     return net
 
 
+class SetsAnew(Block):
+    """As neurons of snnTorch do: a buffer of as many rows as there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("potential", torch.zeros(0), persistent=False)
+
+    def forward(self, x: torch.Tensor):
+        y = self.features(x)
+        if self.potential.shape != y.shape:
+            self.potential = torch.zeros_like(y)
+        self.potential = 0.9 * self.potential + y
+        answer = self.head(self.potential.mean((2, 3)))
+        self.potential = torch.zeros(0)
+        return answer
+
+
 MAKERS = {
     "a grid by shape": Grid,
     "a hook and a dict": lambda: Collected(is_dict=True),
@@ -162,6 +179,7 @@ MAKERS = {
     "a hook and a list": Listed,
     "hooks that its first run installs": Hooked,
     "a plain tensor that it writes into": Writes,
+    "a buffer that it sets anew": SetsAnew,
     "that cannot be printed": Unprintable,
     "computed when made": Warm,
     "asks for gradients": Asks,
@@ -176,7 +194,7 @@ MAKERS = {
 def test_a_net_goes_in_as_it_was_given(name):
     net = MAKERS[name]().eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    attributes, kind = dict(vars(net)), type(net)
+    attributes, buffers, kind = dict(vars(net)), dict(net.named_buffers()), type(net)
     source = of_net(net, (3, 8, 8), preprocessing=None, labels=None, description="a net", digest=None)
     assert len(list(batchnorms(source.graph))) == 1
     answer = next(iter(load(serialize(source.graph), optimised=True)({"input": ROWS}).values()))
@@ -185,6 +203,7 @@ def test_a_net_goes_in_as_it_was_given(name):
     assert vars(net).keys() == attributes.keys()
     assert type(net) is kind
     assert all(vars(net)[key] is value for key, value in attributes.items())
+    assert all(dict(net.named_buffers())[key] is buffer for key, buffer in buffers.items())
     for key, value in net.state_dict().items():
         assert value.dtype == before[key].dtype
         assert torch.equal(value, before[key])

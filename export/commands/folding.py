@@ -15,7 +15,7 @@ import onnx_ir as ir
 from export.compute.reference import Arrays, Evaluate
 from export.compute.rows import read_rows, some_rows
 from export.compute.truth import GraphTruth, graph_truth
-from export.errors import ExportError, SourceError, is_unprovable, naming, suggesting_values
+from export.errors import ExportError, ProofError, SourceError, is_unprovable, naming, suggesting_values
 from export.fold.pixels import as_rows
 from export.fold.proved import FoldOptions, fold_once, fold_proved, reference_of
 from export.graph.edit import batchnorms
@@ -103,12 +103,26 @@ def fold_source(asked: Asked, say: Say, note: Say, *, prove_untouched: bool = Fa
     try:
         return _fold(asked, say, note, prove_untouched)
     except ExportError as error:
-        if not (asked.no_proof and is_unprovable(error)):
+        if not is_unprovable(error):
+            raise
+        unfolded = _open(asked, must_run=False)
+        folded, account = fold_once(unfolded.model, asked.options)
+        if isinstance(error, ProofError) and not prove_untouched and _is_untouched(account, asked.options):
+            note("nothing folds, so the graph stays as it is")
+            return _as_read(unfolded, account)
+        if not asked.no_proof:
             raise
         note(f"unproved: {error}")
-    unfolded = _open(asked, must_run=False)
-    folded, account = fold_once(unfolded.model, asked.options)
     return Folding(graph=folded, account=account, tolerances=None)
+
+
+def _is_untouched(account: FoldAccount, options: FoldOptions) -> bool:
+    """Whether a fold did nothing: what is as it was needs no proof."""
+    return not (account.folded or account.reduced or account.per_channel_folded or options.pixels)
+
+
+def _as_read(unfolded: _Unfolded, account: FoldAccount) -> Folding:
+    return Folding(graph=unfolded.as_read(), account=account, tolerances=None, file=unfolded.file)
 
 
 def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
@@ -118,10 +132,11 @@ def _fold(asked: Asked, say: Say, note: Say, prove_untouched: bool) -> Folding:
         note(words)
     if not (prove_untouched or any(batchnorms(model)) or options.pixels is not None):
         _, done = fold_once(model, options)
-        if not done.per_channel_folded:
+        # A BatchNorm that never runs, as in an If of one answer, is in the file and not in `model`.
+        if not done.per_channel_folded and not any(batchnorms(unfolded.as_read())):
             # As it is in the file: what nothing was done to needs no proof, which takes most of the time.
             note(f"nothing to fold: 0 BatchNormalization, {len(done.per_channel)} per-channel Mul/Add")
-            return Folding(graph=unfolded.as_read(), account=done, tolerances=None, file=unfolded.file)
+            return _as_read(unfolded, done)
     read: GraphTruth | None = None
     numbers = [
         value.name or "" for value in model.graph.inputs if value.shape is not None and not value.shape

@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from export.compute.comparable import EVAL
 from export.errors import UnrunnableError
+from service.contract.exact_sums import EXACT_SUMS, lacks_exact_sums
 from service.contract.parity import Run, Tensors
 from service.contract.text import first_line
 
@@ -65,17 +66,22 @@ def _options() -> ort.SessionOptions:
     options.log_severity_level = 4  # its errors are raised: printed too, they would look like crashes
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine stays usable
     # As the service does: x86 without VNNI would saturate where it adds products of uint8 and int8.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry(EXACT_SUMS, "1")
     # As the service does: MatMulNBits, made of a MatMul by integers, would round the rows to 8 bits.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options
 
 
 def _session(graph: bytes | Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    file = str(graph) if isinstance(graph, Path) else graph
     try:
-        return ort.InferenceSession(
-            str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if not lacks_exact_sums(error):
+                raise
+        options.add_session_config_entry(EXACT_SUMS, "0")
+        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no public class
         raise UnrunnableError(f"ONNX Runtime refuses it: {_words(error)}") from error
 

@@ -1,6 +1,7 @@
 """What every rewrite asks of a graph, and how it edits one."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import onnx_ir as ir
@@ -27,10 +28,10 @@ def has_one_reader(value: ir.Value) -> bool:
 
 def batchnorms(model: ir.Model) -> Iterator[ir.Node]:
     """Every BatchNormalization, in order; those in subgraphs and functions too."""
-    for graph in model.graphs():
-        for node in graph:
-            if node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx"):
-                yield node
+    functions = (function.all_nodes() for function in model.functions.values())
+    for node in chain(*model.graphs(), *functions):
+        if node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx"):
+            yield node
 
 
 def replace_by_input(node: ir.Node, graph: ir.Graph) -> None:

@@ -16,10 +16,12 @@ from export.compute.runtime import check_loads
 from export.errors import SourceError, UnrunnableError
 from export.graph.external import check_external, external_tensors
 from export.graph.maps import has_maps, without_maps
-from export.graph.sparse import graphs_of, make_dense
+from export.graph.raised import FIRST_OPSET, RAISED_TO, is_early, opset_of, raised
+from export.graph.sparse import make_dense, parts_of
 from service.contract.text import first_line
 
-FIRST_OPSET = 7
+NEWEST_IR = 13
+"""The newest IR version that ONNX Runtime 1.31 reads; what a graph says does not depend on it."""
 LARGEST_FILE = 1 << 31
 
 
@@ -30,16 +32,21 @@ class ReadFile:
     Attributes:
         is_whole: the file alone says the same: it holds all the weights.
         recast_from: the type that it computed in where ONNX Runtime has no kernels for that; "" where it has.
+        raised_from: its opset, where that was older than any that is read; 0 where not.
     """
 
     model: ir.Model
     is_whole: bool
     recast_from: str = ""
+    raised_from: int = 0
 
     @property
     def words(self) -> list[str]:
         """What was changed, for people."""
-        return [f"computed in float32 instead of {self.recast_from}"] if self.recast_from else []
+        words = [f"computed in float32 instead of {self.recast_from}"] if self.recast_from else []
+        if self.raised_from:
+            words.append(f"opset {self.raised_from} raised to {RAISED_TO}")
+        return words
 
 
 def load_graph(path: Path, *, must_run: bool = True) -> ir.Model:
@@ -56,7 +63,7 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
     try:
         if not path.is_file():
             raise SourceError(f"{path}: no such file")
-        stored, is_mended = _deserialize(path)
+        stored, is_mended, raised_from = _deserialize(path)
         _check_header(path, stored)
         _mark_unknown_sizes(stored)
         check_external(path, stored)
@@ -73,7 +80,7 @@ def read_file(path: Path, *, must_run: bool = True) -> ReadFile:
     except Exception as error:  # ONNX Runtime, protobuf and ir each have their own errors
         raise SourceError(f"{path}: not a valid ONNX graph: {first_line(error)}") from None
     is_whole = is_alone and not is_mended and model is stored
-    return ReadFile(model=model, is_whole=is_whole, recast_from=recast)
+    return ReadFile(model=model, is_whole=is_whole, recast_from=recast, raised_from=raised_from)
 
 
 def _runnable(file: Path | bytes, model: ir.Model) -> tuple[ir.Model, str]:
@@ -102,29 +109,49 @@ def _with_weights(model: ir.Model) -> ir.Model:
     return ir.external_data.load_to_model(model)
 
 
-def _deserialize(path: Path) -> tuple[ir.Model, bool]:
-    """The file's graph, and whether it had to be mended before ONNX Runtime may see it."""
+def _deserialize(path: Path) -> tuple[ir.Model, bool, int]:
+    """The file's graph; whether it had to be mended before ONNX Runtime may see it; its opset if raised."""
     try:
         proto = onnx.load(path, load_external_data=False)
+        proto, raised_from = _raised(proto)
         make_dense(proto)
-        is_mended = drop_unnamed_outputs(proto) | name_apart(proto)
+        is_mended = mend(proto) | _drop_repeated_weights(proto) | (raised_from > 0)
         for opset in (one for part in (proto, *proto.functions) for one in part.opset_import):
             opset.domain = "" if opset.domain == "ai.onnx" else opset.domain  # two names of one domain
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
-        return model, is_mended
+        return model, is_mended, raised_from
     except Exception as error:  # protobuf and ir each have their own errors
         if (with_tensors := _with_tensors_for_maps(path)) is not None:
-            return with_tensors, False
+            return with_tensors, False, 0
         reason = _what_it_is(path) or first_line(error).partition(". ")[0]
         raise SourceError(f"{path}: not a valid ONNX graph: {reason}") from None
+
+
+def _raised(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """A file of an early opset in a later one, and the opset that it had; 0 of all others."""
+    if not is_early(proto):
+        return proto, 0
+    opset = opset_of(proto)
+    try:
+        return raised(proto), opset
+    except Exception as error:  # the converter's own have no class
+        why = first_line(error).rpartition("failed: ")[2]
+        raise SourceError(f"opset {opset}, which cannot be raised to {RAISED_TO}: {why}") from None
+
+
+def mend(proto: onnx.ModelProto) -> bool:
+    """In place, what ONNX Runtime does not read though it means nothing of its own; whether there was any."""
+    is_newer = proto.ir_version > NEWEST_IR
+    proto.ir_version = min(proto.ir_version, NEWEST_IR)
+    return is_newer | drop_unnamed_outputs(proto) | name_apart(proto)
 
 
 def drop_unnamed_outputs(proto: onnx.ModelProto) -> bool:
     """In place, of BatchNorms that do not train; whether there were any: ONNX Runtime 1.31 dies of them."""
     is_changed = False
-    for graph in graphs_of(proto.graph):
-        for node in graph.node:
+    for part in parts_of(proto):
+        for node in part.node:
             if node.op_type != "BatchNormalization" or any(
                 a.name == "training_mode" and a.i for a in node.attribute
             ):
@@ -135,13 +162,31 @@ def drop_unnamed_outputs(proto: onnx.ModelProto) -> bool:
     return is_changed
 
 
+def _drop_repeated_weights(proto: onnx.ModelProto) -> bool:
+    """In place, of initialisers that share a name all but the first, which ONNX Runtime 1.31 computes with.
+
+    Its warning says that it takes the latest.
+    """
+    is_changed = False
+    for part in parts_of(proto):
+        if isinstance(part, onnx.GraphProto):
+            first: dict[str, int] = {}
+            for place, weight in enumerate(part.initializer):
+                first.setdefault(weight.name, place)
+            for place in reversed(range(len(part.initializer))):
+                if first[part.initializer[place].name] != place:
+                    del part.initializer[place]
+                    is_changed = True
+    return is_changed
+
+
 def name_apart(proto: onnx.ModelProto) -> bool:
     """In place, give nodes of one name names of their own; whether there were any: ONNX Runtime refuses them.
 
     Nothing in a graph refers to a node by its name.
     """
     is_changed = False
-    for part in (*graphs_of(proto.graph), *proto.functions):
+    for part in parts_of(proto):
         taken = {node.name for node in part.node}
         seen: set[str] = set()
         for node in part.node:
@@ -179,8 +224,7 @@ def _check_header(path: Path, model: ir.Model) -> None:
         raise SourceError(f"{path}: not a valid ONNX graph: it names no opset")
     opset, newest = model.opset_imports.get("", 0), onnx.defs.onnx_opset_version()
     if not FIRST_OPSET <= opset <= newest:
-        older = "; raise it with onnx.version_converter" if opset < FIRST_OPSET else ""
-        raise SourceError(f"{path}: opset {opset}, expected {FIRST_OPSET} to {newest}{older}")
+        raise SourceError(f"{path}: opset {opset}, expected {FIRST_OPSET} to {newest}")
     if not 3 <= model.ir_version <= onnx.IR_VERSION:
         raise SourceError(f"{path}: IR version {model.ir_version}, expected 3 to {onnx.IR_VERSION}")
     if not model.graph.outputs:

@@ -16,13 +16,11 @@ from onnx import numpy_helper
 
 def make_dense(proto: onnx.ModelProto) -> None:
     """In place, in branches and bodies too."""
-    for graph in graphs_of(proto.graph):
-        graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
-        del graph.sparse_initializer[:]
-        for node in graph.node:
-            _make_constant_dense(node)
-    for function in proto.functions:
-        for node in function.node:
+    for part in parts_of(proto):
+        if isinstance(part, onnx.GraphProto):
+            part.initializer.extend(_dense(sparse) for sparse in part.sparse_initializer)
+            del part.sparse_initializer[:]
+        for node in part.node:
             _make_constant_dense(node)
 
 
@@ -35,13 +33,14 @@ def _make_constant_dense(node: onnx.NodeProto) -> None:
             attribute.t.CopyFrom(tensor)
 
 
-def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
-            for one in inner:
-                yield from graphs_of(one)
+def parts_of(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """The graph, the functions, and the branches and bodies within."""
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        for attribute in (one for node in part.node for one in node.attribute):
+            waiting += [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:

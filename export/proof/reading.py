@@ -22,9 +22,10 @@ from export.compute.truth import GraphTruth, graph_truth
 from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
-from export.graph.file import drop_unnamed_outputs, name_apart, serialize
+from export.graph.file import mend, serialize
 from export.graph.maps import has_maps, without_maps
 from export.graph.memory import rows_at_once
+from export.graph.raised import is_early, raised
 from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
 from export.proof.prove import compare, disagreement
@@ -99,7 +100,9 @@ def _runnable(path: Path) -> Path | bytes:
     proto = onnx.load(path, load_external_data=False)
     if has_maps(proto):
         return bytes(without_maps(onnx.load(path)).SerializeToString())
-    is_mended = drop_unnamed_outputs(proto) | name_apart(proto)
+    if is_early(proto):  # ONNX Runtime reads it, and takes no notice of where an Add broadcasts
+        return bytes(raised(proto).SerializeToString())
+    is_mended = mend(proto)
     in_training = [
         node
         for node in proto.graph.node

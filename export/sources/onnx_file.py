@@ -35,6 +35,8 @@ def from_onnx_file(path: Path, options: SourceOptions) -> Source:
     if options.types:
         raise SourceError(f"{path} is an ONNX file: it says the types of its inputs, leave out --input-type")
     read = read_file(path)
+    if not read.model.graph.inputs:
+        raise SourceError(f"{path}: the graph takes no inputs, so that there are no rows to answer")
     loaded, values = with_values(read.model, options.values)
     sized, ranges = with_sizes(loaded, options.shapes)
     as_read = prepare(sized)

@@ -7,7 +7,7 @@ an `EngineError` in one sentence.
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 # onnxruntime reads it when it is imported, and only then: there is no later moment to set it.
@@ -15,6 +15,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 
+from service.contract.exact_sums import EXACT_SUMS, lacks_exact_sums
 from service.contract.manifest import Manifest
 from service.contract.tensors import TensorSpec
 from service.contract.text import first_line
@@ -121,11 +122,13 @@ def open_session(graph: bytes, provider: str, plan: SessionPlan) -> Any:
     # well (an error of 0.4 % of the answers' range) unless it is told to compute in float32: 1.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not plan.may_saturate:
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry(EXACT_SUMS, "1")
     providers: list[Any] = [CPU] if provider == CPU else [(CUDA, _cuda_options(plan)), CPU]
     try:
         session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:
+        if lacks_exact_sums(error) and not plan.may_saturate:
+            return open_session(graph, provider, replace(plan, may_saturate=True))
         raise EngineError(f"ONNX Runtime cannot load model.onnx: {first_line(error)}") from None
     if (
         session.get_providers()[0] != provider

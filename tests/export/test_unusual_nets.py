@@ -1,7 +1,6 @@
 """Nets that torch wraps, nets whose answers are no tensors, and files of early opsets."""
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from export.compute.rows import read_rows
 from export.compute.runtime import load
 from export.errors import ProofError, SourceError, TraceError
-from export.graph.file import load_graph, serialize
+from export.graph.file import serialize
 from export.proof.truth import true_answers
 from export.sources.net import of_net
 from file_kit import model, node
@@ -144,15 +143,6 @@ def test_answers_that_are_no_rows_of_their_own_are_refused(answer, sentence):
     rows = {"input": np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)}
     with pytest.raises(ProofError, match=sentence):
         true_answers(source.evaluate, rows)
-
-
-@pytest.mark.parametrize("opset", [3, 6])
-def test_early_opsets_say_how_to_get_a_later_one(tmp_path, opset):
-    proto = model([node("Relu", "x", "y")], {}, {"x": ["N", 3]})
-    proto.opset_import[0].version = opset
-    onnx.save(proto, tmp_path / "in.onnx")
-    with pytest.raises(SourceError, match=f"opset {opset}, expected 7 to .*version_converter"):
-        load_graph(tmp_path / "in.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", None])

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.compute.runtime import load
-from export.graph.file import graphs_of
+from export.graph.sparse import parts_of
 from export_kit import run_here
 from onnx_graphs import batchnorm, batchnorm_arrays, graph
 
@@ -31,7 +31,7 @@ def names_found(proto: onnx.ModelProto, folder: Path) -> list[str]:
     source.write_bytes(proto.SerializeToString())
     done = run_here("fold", source, target)
     assert done.returncode == 0, done.stderr
-    for part in graphs_of(proto.graph):
+    for part in parts_of(proto):
         for node in part.node:
             node.name = ""
     source.write_bytes(proto.SerializeToString())

@@ -103,11 +103,12 @@ def fold_source(asked: Asked, say: Say, note: Say, *, prove_untouched: bool = Fa
     try:
         return _fold(asked, say, note, prove_untouched)
     except ExportError as error:
-        if not is_unprovable(error):
+        runs = isinstance(error, ProofError)
+        if not (is_unprovable(error) and (asked.no_proof or runs)):
             raise
         unfolded = _open(asked, must_run=False)
         folded, account = fold_once(unfolded.model, asked.options)
-        if isinstance(error, ProofError) and not prove_untouched and _is_untouched(account, asked.options):
+        if runs and not prove_untouched and _is_untouched(account, asked.options):
             note("nothing folds, so the graph stays as it is")
             return _as_read(unfolded, account)
         if not asked.no_proof:

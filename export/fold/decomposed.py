@@ -22,7 +22,8 @@ from export.graph.edit import add_initializer, constant, has_one_reader, onnx_op
 AXIS = "axis"
 _OPS = {"Mul", "Add", "Sub", "Div"}
 _BIASED = {"Conv", "ConvTranspose", "Gemm"}
-_LINEAR = {*_BIASED, "MatMul", "BatchNormalization"}
+_NORMALISED = {"Div", "Mul", "Sub", "Softmax", "LayerNormalization", "InstanceNormalization"}
+_NORMALISED |= {"GroupNormalization", "RMSNormalization", "MeanVarianceNormalization", "LpNormalization"}
 _MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 
 
@@ -100,10 +101,10 @@ def _may_go(chain: Chain) -> bool:
         return chain.axis == 1 and onnx_op(producer) in _BIASED and has_one_reader(source)
     if source.is_graph_input():  # pixels that the net normalises itself, often with channels last
         return True
-    # On another axis than 1 it may as well be part of a LayerNorm, unless channels were moved there.
+    # On another axis than 1 it may end a LayerNorm, which ONNX Runtime computes as one node if it is whole.
     while chain.axis != 1 and producer is not None and onnx_op(producer) in _MOVES and producer.inputs[0]:
         producer = producer.inputs[0].producer()
-    return chain.axis == 1 or onnx_op(producer) in _LINEAR
+    return chain.axis == 1 or not (onnx_op(producer) is None or onnx_op(producer) in _NORMALISED)
 
 
 def _read(node: ir.Node, known: Container[str | None]) -> _Step | None:

@@ -36,6 +36,11 @@ def raised(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in `RAISED_TO`; raises what onnx's converter raises, which has no class of its own."""
     model = onnx.ModelProto()
     model.CopyFrom(proto)
+    stated = {value.name for value in model.graph.input}
+    for weight in model.graph.initializer:  # the converter knows no weights that are no inputs
+        if weight.name not in stated:
+            value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            model.graph.input.append(value)
     for value in (*model.graph.input, *model.graph.output):
         for size in value.type.tensor_type.shape.dim:
             if not size.HasField("dim_value"):
@@ -45,17 +50,15 @@ def raised(proto: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx.shape_inference.infer_shapes(model)
     _with_axes_after(model.graph)
     model = onnx.version_converter.convert_version(model, RAISED_TO)
-    _with_stated_sizes(model.graph, proto.graph)
+    _with_stated_inputs(model.graph, proto.graph)
     return model
 
 
-def _with_stated_sizes(graph: onnx.GraphProto, stated: onnx.GraphProto) -> None:
-    """In place, the sizes of inputs and outputs as `stated`, and none between; weights keep their axes."""
-    weights = {weight.name for weight in graph.initializer}
-    own = {value.name: value for value in (*stated.input, *stated.output) if value.name not in weights}
-    for value in (*graph.input, *graph.output):
-        if value.name in own:
-            value.CopyFrom(own[value.name])
+def _with_stated_inputs(graph: onnx.GraphProto, stated: onnx.GraphProto) -> None:
+    """In place, inputs and outputs as `stated`, with their sizes, and no sizes between."""
+    for ours, theirs in ((graph.input, stated.input), (graph.output, stated.output)):
+        del ours[:]
+        ours.extend(theirs)
     del graph.value_info[:]
 
 

@@ -70,8 +70,8 @@ def returning_tensors(net: nn.Module, call: Callable[..., Any]) -> Iterator[nn.M
         )
 
     vars(net).pop("forward", None)
-    # torch's exporter prints the net, and one's own way to print may fail.
-    of_tensors = {"forward": forward, "__repr__": nn.Module.__repr__}
+    # torch's exporter prints the net, and its own way to print may fail, or that of a module inside.
+    of_tensors = {"forward": forward, "__repr__": lambda self: kind.__name__}
     net.__class__ = type(kind.__name__, (kind,), of_tensors)
     try:
         yield net

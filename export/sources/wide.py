@@ -92,7 +92,9 @@ def _copied(net: nn.Module) -> nn.Module | None:
         if any(isinstance(one, FunctionType) and (one.__closure__ or one.__defaults__) for one in held):
             return None
     try:
-        return copy.deepcopy(net).double().eval().cpu()
+        copied = copy.deepcopy(net).double()
+        copied.eval()  # one's own may return nothing, as OpenMMLab's do
+        return copied.cpu()
     except (RuntimeError, TypeError):  # torch copies no tensor that something was computed from
         return None
 

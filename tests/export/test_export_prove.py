@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from export.bundle.goldens import make_golden
+from export.compute.runtime import load
 from export.errors import ProofError
 from export.fold.stages import fold
 from export.graph.file import serialize
@@ -54,6 +55,30 @@ def test_any_weight_nudged_by_one_percent_fails(source, golden):
     for name in weights:
         with pytest.raises(ProofError, match="differs from its golden answers"):
             prove(serialize(source.graph), serialize(nudged(folded, name)), golden)
+
+
+@pytest.mark.parametrize(("times", "passes"), [(3.9, True), (1000.0, False)])
+def test_an_error_of_the_runtimes_own_rewrites_counts_up_to_four_times(
+    source, golden, monkeypatch, times, passes
+):
+    """Both graphs, optimised, answer with more noise than either without: 4 · 4 times e_unfolded passes."""
+    folded, _ = fold(source.graph)
+    plain = serialize(source.graph)
+    found = load(plain, optimised=False)(golden.inputs)["logits"]
+    error = float(np.abs(found - golden.outputs["logits"]).max())
+
+    def noisy(graph: bytes, *, optimised: bool):
+        run = load(graph, optimised=optimised)
+        moved = np.float32(error * times * (4 if graph != plain else 1)) if optimised else np.float32(0)
+        return lambda rows: {name: answer + moved for name, answer in run(rows).items()}
+
+    monkeypatch.setattr("export.proof.prove.load", noisy)
+    if passes:
+        (tolerance,) = prove(plain, serialize(folded), golden).tolerances.values()
+        assert error < tolerance.unfolded_error <= FACTOR * error
+    else:
+        with pytest.raises(ProofError, match="differs from its golden answers"):
+            prove(plain, serialize(folded), golden)
 
 
 def test_a_graph_that_answers_zeros_fails(source, golden):

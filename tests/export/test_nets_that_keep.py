@@ -115,6 +115,21 @@ class Unprintable(Block):
         return f"{self.weights}"
 
 
+class UnprintableInside(Block):
+    """torch's own way to print a BatchNorm fails where a subclass has an attribute of this name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.use_bias = True
+
+
+class ReturnsNothing(Block):
+    """OpenMMLab's backbones do: `train`, and with it `eval`."""
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
+
+
 class Warm(Block):
     """An attribute that was computed when the net was made, and has a gradient's graph."""
 
@@ -181,6 +196,8 @@ MAKERS = {
     "a plain tensor that it writes into": Writes,
     "a buffer that it sets anew": SetsAnew,
     "that cannot be printed": Unprintable,
+    "that holds what cannot be printed": UnprintableInside,
+    "an eval that returns nothing": ReturnsNothing,
     "computed when made": Warm,
     "asks for gradients": Asks,
     "a forward of its own": lambda: patched(lambda y: y),
@@ -192,7 +209,8 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_net_goes_in_as_it_was_given(name):
-    net = MAKERS[name]().eval()
+    net = MAKERS[name]()
+    net.eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     attributes, buffers, kind = dict(vars(net)), dict(net.named_buffers()), type(net)
     source = of_net(net, (3, 8, 8), preprocessing=None, labels=None, description="a net", digest=None)

@@ -163,11 +163,15 @@ def _part(numbers: Numbers, place: int) -> Any:
 
 @contextmanager
 def _numbers_asked_as_items() -> Iterator[None]:
-    """Python's own questions as `item`: where torch is asked for these, no mode is."""
-    ways: dict[str, Callable[[Any], Any]] = {
+    """Python's own questions as `item`: where torch is asked for these, no mode is.
+
+    And no class of its own for a tensor, as fastai's nets end in: a graph has none.
+    """
+    ways: dict[str, Callable[..., Any]] = {
         "__int__": lambda tensor: int(tensor.item()),
         "__float__": lambda tensor: float(tensor.item()),
         "__index__": lambda tensor: int(tensor.item()),
+        "as_subclass": lambda tensor, cls: tensor,
     }
     try:
         for name, way in ways.items():

@@ -45,6 +45,17 @@ def out_of(net: Net, x: torch.Tensor) -> torch.Tensor:
     return x * found[1].item()
 
 
+class Image(torch.Tensor):
+    """As fastai's TensorBase: what makes one of a fake tensor fails."""
+
+    @staticmethod
+    def __new__(cls, x: torch.Tensor) -> "Image":
+        return x.as_subclass(cls)
+
+    def clone(self, *, memory_format: Any = None) -> "Image":
+        return self.as_subclass(torch.Tensor).clone().as_subclass(type(self))
+
+
 MIDDLES: dict[str, Middle] = {
     "whether it is ready": lambda net, x: x * 2 if net.is_ready else x,
     "whether it has seen a batch": lambda net, x: x if net.norm.num_batches_tracked == 0 else x * 2,
@@ -65,6 +76,7 @@ MIDDLES: dict[str, Middle] = {
     "parts of a matrix": lambda net, x: x * torch.svd(torch.outer(net.plain, net.plain)).S[0],
     "a function without an op": lambda net, x: x * torch.lgamma(net.temperature),
     "a window without one": lambda net, x: x * torch.kaiser_window(6, False, net.count.item()),
+    "a tensor of a class of its own": lambda net, x: Image(x),
     "what was written into": written_after_it_was_seen,
     "what a function wrote": out_of,
 }
@@ -102,4 +114,4 @@ def test_what_the_rows_decide_is_refused(middle):
 
 def test_python_asks_as_before_afterwards():
     source_of(Net(MIDDLES["a count of its own"]))
-    assert {"__int__", "__float__", "__index__"}.isdisjoint(vars(torch.Tensor))
+    assert {"__int__", "__float__", "__index__", "as_subclass"}.isdisjoint(vars(torch.Tensor))

@@ -14,6 +14,7 @@ tools.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 
 import numpy as np
 import onnx_ir as ir
@@ -109,29 +110,32 @@ def drop_neutral(graph: ir.Graph) -> None:
 
 
 def _unexpand(node: ir.Node, index: int, graph: ir.Graph) -> None:
-    """Read a constant as it is, where an Expand repeats it to the other operand's shape, as the op does."""
+    """Read a constant as it is, where an Expand repeats it no further than the op itself does."""
     value, other = node.inputs[index], node.inputs[1 - index]
     expand = value.producer() if value is not None else None
     if expand is None or other is None or onnx_op(expand) != "Expand" or constant(expand.inputs[0]) is None:
         return
-    shape = expand.inputs[1].producer() if expand.inputs[1] is not None else None
-    source = shape.inputs[0] if shape is not None and onnx_op(shape) == "Shape" else None
-    if shape is None or source is None or shape.attributes or not _are_as_large(source, other):
+    wanted = expand.inputs[1].producer() if expand.inputs[1] is not None else None
+    source = wanted.inputs[0] if onnx_op(wanted) == "Shape" and wanted and not wanted.attributes else None
+    if not any(_is_repeated_so(expand.inputs[0], one, other) for one in (value, source)):
         return
     node.replace_input_with(index, expand.inputs[0])
-    for unread in (expand, shape):  # the Shape reads what a linear op makes, which must have one reader
-        output = unread.outputs[0]
-        if not output.uses() and not output.is_graph_output():
-            graph.remove(unread, safe=True)
+    for unread in (expand, wanted):  # a Shape reads what a linear op makes, which must have one reader
+        if unread is None or any(output.uses() or output.is_graph_output() for output in unread.outputs):
+            continue
+        graph.remove(unread, safe=True)
 
 
-def _are_as_large(one: ir.Value, other: ir.Value) -> bool:
-    if one is other:
+def _is_repeated_so(own: ir.Value | None, expanded: ir.Value | None, other: ir.Value) -> bool:
+    """Whether `own` becomes as large as `expanded` only along axes along which `other` is, if by name."""
+    if expanded is other:
         return True
-    if one.shape is None or other.shape is None:
+    values = [one for one in (own, expanded, other) if one is not None and one.shape is not None]
+    if len(values) < 3:
         return False
-    sizes = sizes_of(one)
-    return None not in sizes and sizes == sizes_of(other)
+    # From the last axis, as they are broadcast; an axis that one has not is of size 1.
+    places = zip_longest(*(reversed(sizes_of(one)) for one in values), fillvalue=1)
+    return all(size is not None and size in (old, beside) for old, size, beside in places)
 
 
 def _is_neutral(node: ir.Node, index: int) -> bool:

@@ -75,7 +75,8 @@ def _complete(reshape: ir.Node, named: Named, given: set[Size], known: Products)
     name = after.pop(unknown[0])
     if (left := rest(before, after, known)) is None:
         return
-    if (size := as_size(left)) is None:
+    size = as_size(left) or next((own for own, product in known.items() if product == left), None)
+    if size is None:
         if isinstance(name, str):
             known[name] = left
         return

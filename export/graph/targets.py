@@ -73,7 +73,12 @@ def _write_targets(model: ir.Model, known: dict[ir.Graph, Products]) -> bool:
 
 
 def _write_target(node: ir.Node, graph: ir.Graph, known: Products) -> bool:
-    """Whether the node is a Reshape whose target is made constant: 0 is the size that its input has there."""
+    """Whether the node is a Reshape whose target is made constant: 0 is the size that its input has there.
+
+    Or an Expand whose sizes are told.
+    """
+    if onnx_op(node) == "Expand":
+        return _state_expanded(node, known)
     if onnx_op(node) != "Reshape" or constant(node.inputs[1]) is not None or node.inputs[0] is None:
         return False
     wanted, source = elements(node.inputs[1], known), node.inputs[0]
@@ -90,6 +95,21 @@ def _write_target(node: ir.Node, graph: ir.Graph, known: Products) -> bool:
     numbers = np.array([-1 if size is None else size for size in target], dtype=np.int64)
     node.replace_input_with(1, add_initializer(graph, f"{node.name or node.outputs[0].name}_target", numbers))
     return True
+
+
+def _state_expanded(node: ir.Node, known: Products) -> bool:
+    """Give an Expand's output the sizes that it is asked for, by name too; whether that told any."""
+    source, output, wanted = node.inputs[0], node.outputs[0], elements(node.inputs[1], known)
+    if source is None or source.shape is None or wanted is None or len(wanted) < len(source.shape):
+        return False
+    own = [*[1] * (len(wanted) - len(source.shape)), *sizes_of(source)]
+    sizes = [own_size if size == 1 else size for size, own_size in zip(wanted, own, strict=True)]
+    told = [None if isinstance(size, Product) else size for size in sizes]
+    before = sizes_of(output) if output.shape is not None else [None] * len(told)
+    is_news = any(size is not None and old != size for size, old in zip(told, before, strict=True))
+    if is_news:
+        output.shape = ir.Shape(told)
+    return is_news
 
 
 def _numbers(wanted: list[Element], found: list[Size]) -> list[int | None]:

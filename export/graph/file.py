@@ -16,12 +16,11 @@ from export.compute.runtime import check_loads
 from export.errors import SourceError, UnrunnableError
 from export.graph.external import check_external, external_tensors
 from export.graph.maps import has_maps, without_maps
+from export.graph.mended import drop_repeated_weights, is_in_words, load_proto, mend
 from export.graph.raised import FIRST_OPSET, RAISED_TO, is_early, opset_of, raised
-from export.graph.sparse import make_dense, parts_of
+from export.graph.sparse import make_dense
 from service.contract.text import first_line
 
-NEWEST_IR = 13
-"""The newest IR version that ONNX Runtime 1.31 reads; what a graph says does not depend on it."""
 LARGEST_FILE = 1 << 31
 
 
@@ -112,10 +111,10 @@ def _with_weights(model: ir.Model) -> ir.Model:
 def _deserialize(path: Path) -> tuple[ir.Model, bool, int]:
     """The file's graph; whether it had to be mended before ONNX Runtime may see it; its opset if raised."""
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = load_proto(path)
         proto, raised_from = _raised(proto)
         make_dense(proto)
-        is_mended = mend(proto) | _drop_repeated_weights(proto) | (raised_from > 0)
+        is_mended = mend(proto) | drop_repeated_weights(proto) | (raised_from > 0) | is_in_words(path)
         for opset in (one for part in (proto, *proto.functions) for one in part.opset_import):
             opset.domain = "" if opset.domain == "ai.onnx" else opset.domain  # two names of one domain
         model = ir.from_proto(proto)
@@ -138,65 +137,6 @@ def _raised(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     except Exception as error:  # the converter's own have no class
         why = first_line(error).rpartition("failed: ")[2]
         raise SourceError(f"opset {opset}, which cannot be raised to {RAISED_TO}: {why}") from None
-
-
-def mend(proto: onnx.ModelProto) -> bool:
-    """In place, what ONNX Runtime does not read though it means nothing of its own; whether there was any."""
-    is_newer = proto.ir_version > NEWEST_IR
-    proto.ir_version = min(proto.ir_version, NEWEST_IR)
-    return is_newer | drop_unnamed_outputs(proto) | name_apart(proto)
-
-
-def drop_unnamed_outputs(proto: onnx.ModelProto) -> bool:
-    """In place, of BatchNorms that do not train; whether there were any: ONNX Runtime 1.31 dies of them."""
-    is_changed = False
-    for part in parts_of(proto):
-        for node in part.node:
-            if node.op_type != "BatchNormalization" or any(
-                a.name == "training_mode" and a.i for a in node.attribute
-            ):
-                continue
-            while len(node.output) > 1 and not node.output[-1]:
-                del node.output[-1]
-                is_changed = True
-    return is_changed
-
-
-def _drop_repeated_weights(proto: onnx.ModelProto) -> bool:
-    """In place, of initialisers that share a name all but the first, which ONNX Runtime 1.31 computes with.
-
-    Its warning says that it takes the latest.
-    """
-    is_changed = False
-    for part in parts_of(proto):
-        if isinstance(part, onnx.GraphProto):
-            first: dict[str, int] = {}
-            for place, weight in enumerate(part.initializer):
-                first.setdefault(weight.name, place)
-            for place in reversed(range(len(part.initializer))):
-                if first[part.initializer[place].name] != place:
-                    del part.initializer[place]
-                    is_changed = True
-    return is_changed
-
-
-def name_apart(proto: onnx.ModelProto) -> bool:
-    """In place, give nodes of one name names of their own; whether there were any: ONNX Runtime refuses them.
-
-    Nothing in a graph refers to a node by its name.
-    """
-    is_changed = False
-    for part in parts_of(proto):
-        taken = {node.name for node in part.node}
-        seen: set[str] = set()
-        for node in part.node:
-            if node.name and node.name in seen:
-                free = (f"{node.name}_{count}" for count in itertools.count(1))
-                node.name = next(name for name in free if name not in taken)
-                taken.add(node.name)
-                is_changed = True
-            seen.add(node.name)
-    return is_changed
 
 
 def _what_it_is(path: Path) -> str | None:

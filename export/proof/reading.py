@@ -22,9 +22,10 @@ from export.compute.truth import GraphTruth, graph_truth
 from export.errors import ExportError, ProofError, naming
 from export.fold.batchnorm import read_batchnorm
 from export.graph.edit import batchnorms
-from export.graph.file import mend, serialize
+from export.graph.file import serialize
 from export.graph.maps import has_maps, without_maps
 from export.graph.memory import rows_at_once
+from export.graph.mended import is_in_words, load_proto, mend
 from export.graph.raised import is_early, raised
 from export.graph.rows_first import Arrangement
 from export.proof.choices import choices, showing_scores
@@ -97,7 +98,7 @@ def _runnable(path: Path) -> Path | bytes:
     """The file; with tensors for maps; without unnamed outputs of BatchNorms, where ONNX Runtime 1.31
     segfaults: those of one in training get names.  Nodes that share a name get one each.
     """
-    proto = onnx.load(path, load_external_data=False)
+    proto = load_proto(path)
     if has_maps(proto):
         return bytes(without_maps(onnx.load(path)).SerializeToString())
     if is_early(proto):  # ONNX Runtime reads it, and takes no notice of where an Add broadcasts
@@ -109,7 +110,7 @@ def _runnable(path: Path) -> Path | bytes:
         if node.op_type == "BatchNormalization"
         and any(a.name == "training_mode" and a.i for a in node.attribute)
     ]
-    if not is_mended and not any("" in node.output for node in in_training):
+    if not is_mended and not is_in_words(path) and not any("" in node.output for node in in_training):
         return path
     onnx.load_external_data_for_model(proto, str(path.parent))
     for index, node in enumerate(in_training):

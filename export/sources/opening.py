@@ -7,11 +7,15 @@ Only a checkpoint and `module:factory` need torch: their modules are imported wh
 
 from pathlib import Path
 
+from export.graph.mended import is_in_words
 from export.sources.onnx_file import from_onnx_file, from_unrunnable_file
 from export.sources.pictures import taking_pixels
 from export.sources.source import Source, SourceOptions
 
 _MAX_IR_VERSION = 32
+_HEAD = 400
+_IN_WORDS = (b"ir_version", b"irVersion")
+"""What a file that was written in words has near its beginning."""
 
 
 def is_onnx_file(text: str) -> bool:
@@ -20,9 +24,10 @@ def is_onnx_file(text: str) -> bool:
     if path.suffix.lower() == ".onnx" or not path.is_file():
         return path.suffix.lower() == ".onnx"
     with path.open("rb") as file:
-        head = file.read(9)
+        head = file.read(_HEAD)
     # An ONNX file begins with the field of its IR version; a .safetensors may too, and then has its JSON.
-    return head[:1] == b"\x08" and 0 < head[1] < _MAX_IR_VERSION and head[8:] != b"{"
+    is_binary = head[:1] == b"\x08" and 0 < head[1] < _MAX_IR_VERSION and head[8:9] != b"{"
+    return is_binary or (is_in_words(path) and any(word in head for word in _IN_WORDS))
 
 
 def open_source(text: str, options: SourceOptions, *, must_run: bool = True) -> Source:

@@ -10,8 +10,9 @@ from onnx.reference import ReferenceEvaluator
 
 from export.compute.runtime import load
 from export.errors import SourceError, UnrunnableError
-from export.graph.file import NEWEST_IR, load_graph
+from export.graph.file import load_graph
 from export.graph.functions import inline_functions
+from export.graph.mended import NEWEST_IR
 from export.graph.raised import is_early, raised
 from export_kit import run_here
 from file_kit import assert_all_fold, branch, folded, model, node, norm, norm_arrays, value, weights
@@ -198,3 +199,15 @@ def test_what_nothing_folds_in_needs_no_proof(tmp_path):
     assert (tmp_path / "in.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
     done = run_here("bundle", tmp_path / "in.onnx", "--to", tmp_path / "bundle")
     assert (done.returncode, "nothing can be proved" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".textproto", ".json", ".onnxtxt", ".pbtxt"])
+def test_a_file_in_words(tmp_path, suffix):
+    proto = model([node("Conv", "x w", "h"), norm("h", "y")], ARRAYS, INPUT)
+    source = tmp_path / f"in{suffix}"
+    onnx.save(proto, source)
+    done = run_here("fold", source, tmp_path / "out.onnx")
+    assert done.returncode == 0, done.stderr
+    assert [one.op_type for one in onnx.load(tmp_path / "out.onnx").graph.node] == ["Conv"]
+    done = run_here("bundle", source, "--to", tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr

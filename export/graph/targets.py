@@ -62,7 +62,7 @@ def _forget_made_up(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for output in node.outputs:
             if output.shape is not None and not output.shape.is_static():
-                sizes = [None if str(size).startswith(_MADE_UP) else size for size in sizes_of(output)]
+                sizes = [None if _is_unknown(size) else size for size in sizes_of(output)]
                 output.shape = ir.Shape(sizes)
 
 
@@ -106,10 +106,15 @@ def _state_expanded(node: ir.Node, known: Products) -> bool:
     sizes = [own_size if size == 1 else size for size, own_size in zip(wanted, own, strict=True)]
     told = [None if isinstance(size, Product) else size for size in sizes]
     before = sizes_of(output) if output.shape is not None else [None] * len(told)
-    is_news = any(size is not None and old != size for size, old in zip(told, before, strict=True))
+    now = [new if _is_unknown(old) else old for new, old in zip(told, before, strict=True)]
+    is_news = any(_is_unknown(old) and not _is_unknown(new) for new, old in zip(now, before, strict=True))
     if is_news:
-        output.shape = ir.Shape(told)
+        output.shape = ir.Shape(now)
     return is_news
+
+
+def _is_unknown(size: Size) -> bool:
+    return size is None or str(size).startswith(_MADE_UP)
 
 
 def _numbers(wanted: list[Element], found: list[Size]) -> list[int | None]:

@@ -31,6 +31,7 @@ _ADVICE = {
     "data-dependent": "; choose by torch.where or torch.cond what its numbers decide",
     "No ONNX function found for": "; ONNX has no such op: write it in others in the forward, or leave it out",
     "Half": "; it is computed in float32: leave casts such as .half() out of its forward",
+    "data pointer": "; weights that its forward copies or makes, it may make once, before it is given",
     "quantized.": "; give the float net, and --dtype int8",
     "fused_moving_avg_obs": "; convert a net of quantisation-aware training first, or give the float one",
 }

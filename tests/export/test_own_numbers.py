@@ -77,6 +77,7 @@ MIDDLES: dict[str, Middle] = {
     "a function without an op": lambda net, x: x * torch.lgamma(net.temperature),
     "a window without one": lambda net, x: x * torch.kaiser_window(6, False, net.count.item()),
     "a tensor of a class of its own": lambda net, x: Image(x),
+    "the number of rows": lambda net, x: x * torch.arange(x.shape[0]).sum().item(),
     "what was written into": written_after_it_was_seen,
     "what a function wrote": out_of,
 }

@@ -90,15 +90,8 @@ def _maximal(graph: ir.Graph, known: Container[str | None]) -> Iterator[Chain]:
             steps.append(step)
             axis = step.axis if axis is None else axis
         taken |= {step.node for step in steps}
-        if axis or (axis == 0 and _is_moved_first(steps[0].node, graph)):
+        if axis is not None:
             yield Chain(steps=steps, axis=axis)
-
-
-def _is_moved_first(node: ir.Node, graph: ir.Graph) -> bool:
-    """Whether its first axis is not the rows, of which there may be any number: channels were moved there."""
-    shapes = [value.shape for value in (*graph.inputs[:1], node.outputs[0])]
-    firsts = [isinstance(shape[0], int) for shape in shapes if shape]
-    return firsts == [False, True]
 
 
 def _may_go(chain: Chain) -> bool:

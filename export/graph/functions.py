@@ -31,10 +31,6 @@ def inline_functions(model: ir.Model) -> None:
     passes.InlinePass()(model)
 
 
-_ANOTHER = {"Softmax", "LogSoftmax", "Hardmax", "Resize", "Upsample"}
-"""Ops that mean something else in a later opset, though they are written alike."""
-
-
 def _is_unchanged(node: ir.Node, one: int, other: int) -> bool:
     """Whether the op is the same in both opsets; of another domain no versions are known.
 
@@ -55,4 +51,4 @@ def _is_unchanged(node: ir.Node, one: int, other: int) -> bool:
     gives_all = [one.name for one in first.outputs][: len(node.outputs)] == [
         one.name for one in second.outputs
     ][: len(node.outputs)]
-    return node.op_type not in _ANOTHER and is_default and takes_all and gives_all
+    return is_default and takes_all and gives_all

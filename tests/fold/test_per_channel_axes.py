@@ -101,7 +101,7 @@ def test_channels_that_were_moved_first_are_channels():
 
 
 def test_rows_are_no_channels():
-    """A file of four rows, of which each has a number of its own."""
+    """A file of four rows, of which each has a number of its own: no weight of the Conv is for a row."""
     nodes = [node("Conv", "x w", "h"), node("Mul", "h g", "m"), node("Relu", "m", "y")]
     proto = model(nodes, {"w": CONV, "g": PAIR["g"].reshape(4, 1, 1, 1)}, {"x": [4, 3, 8, 8]})
     assert fold(proto)[2] == ["Conv", "Mul", "Relu"]
@@ -110,7 +110,12 @@ def test_rows_are_no_channels():
 def expanded(*, is_wider: bool) -> onnx.ModelProto:
     """A constant repeated for each row, and along an axis of 6 that the rows have or lack."""
     nodes = [
-        *(node("Shape", "x", "s", start=0, end=1), node("Concat", "s six four", "to", axis=0)),
+        *(
+            node("Shape", "x", "s0", start=0, end=1),
+            node("Squeeze", "s0", "s1"),
+            node("Reshape", "s1 any", "s"),
+        ),
+        node("Concat", "s six four", "to", axis=0),
         *(node("Expand", "c to", "e"), norm("x", "h0"), node("Unsqueeze", "h0 one", "h")),
         *(
             [node("Sub", "h e", "d")]
@@ -119,7 +124,7 @@ def expanded(*, is_wider: bool) -> onnx.ModelProto:
         ),
         *(node("ReduceMean", "d", "u", axes=[1], keepdims=0), node("Gemm", "u w2", "y")),
     ]
-    sizes = {"six": np.array([6]), "four": np.array([4]), "one": np.array([1])}
+    sizes = {"six": np.array([6]), "four": np.array([4]), "one": np.array([1]), "any": np.array([-1])}
     arrays = {**sizes, **norm_arrays(4), "c": weights(1, 1, 4), "w2": DENSE}
     return model(nodes, arrays, {"x": ["N", 4]})
 

@@ -33,7 +33,7 @@ _NUMBERS = expecting(
     "numbers such as 0.5,0.4,0.3", lambda text: tuple(float(part) for part in text.split(","))
 )
 BUNDLE_HELP = "a model, whose newest version is used; or one version"
-SOURCE_HELP = "a checkpoint, an .onnx file, timm:NAME, torchvision:NAME or module:factory"
+SOURCE_HELP = "a checkpoint, an .onnx or TorchScript file, timm:NAME, torchvision:NAME or module:factory"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -106,7 +106,7 @@ def uncompiled(net: nn.Module) -> nn.Module:
             kind = type(module).__name__
             raise SourceError(
                 f"{f'{path}, a {kind},' if path else kind} is a ScriptModule, which cannot be traced: give "
-                "the Python module that it was made of, or write it to an ONNX file"
+                "the Python module that it was made of, or save the net by torch.jit.save and give that file"
             )
         for name, child in list(module.named_children()):
             if hasattr(child, "_orig_mod"):

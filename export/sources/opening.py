@@ -2,7 +2,7 @@
 
 In: SOURCE as typed, and its options.  Out: a `Source`: the unfolded graph, its tensors, and its truth.
 
-Only a checkpoint and `module:factory` need torch: their modules are imported when one is opened.
+Only a checkpoint, TorchScript and `module:factory` need torch: their modules are imported when one is opened.
 """
 
 from pathlib import Path
@@ -44,6 +44,7 @@ def open_source(text: str, options: SourceOptions, *, must_run: bool = True) -> 
         source = from_factory(text, options)
     else:
         from export.sources.checkpoint import from_checkpoint
+        from export.sources.scripted import from_torchscript, is_torchscript
 
-        source = from_checkpoint(path, options)
+        source = (from_torchscript if is_torchscript(path) else from_checkpoint)(path, options)
     return taking_pixels(source) if options.pixels else source

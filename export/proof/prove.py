@@ -12,9 +12,9 @@ times e_unfolded: that is as far as another order of summation goes, and a rewri
 A tolerance above a quarter of the output range, or answers that are all zero, prove nothing: refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def prove(
     """
     reference, served = load(unfolded, optimised=False), load(folded, optimised=True)
     own = measure(reference, golden, (), max_rows)
-    rewritten = _Rewritten(unfolded)
+    rewritten = cache(partial(load, unfolded, optimised=True))
     return _proof(own, rewritten, served, golden, noise or {}, max_rows)
 
 
@@ -97,7 +97,7 @@ def prove_sizes(
         measure(reference, golden, (), most) for golden, most in zip(goldens, max_rows, strict=True)
     ]
     shares = _error_shares(goldens, references)
-    proofs, rewritten = [], _Rewritten(unfolded)
+    proofs, rewritten = [], cache(partial(load, unfolded, optimised=True))
     for golden, noise, most, own in zip(goldens, noises, max_rows, references, strict=True):
         least = {
             name: max(noise.get(name, 0.0), share * float(np.abs(golden.outputs[name]).max(initial=0.0)))
@@ -127,20 +127,9 @@ def _error_shares(goldens: Sequence[Golden], references: Sequence[Parity]) -> di
     return shares
 
 
-class _Rewritten:
-    """The unfolded graph as ONNX Runtime rewrites it; loaded where it is asked for."""
-
-    def __init__(self, unfolded: bytes) -> None:
-        self._unfolded = unfolded
-
-    @cached_property
-    def run(self) -> Run:
-        return load(self._unfolded, optimised=True)
-
-
 def _proof(
     reference: Parity,
-    rewritten: _Rewritten,
+    rewritten: Callable[[], Run],
     folded: Run,
     golden: Golden,
     noise: Mapping[str, float],
@@ -149,7 +138,7 @@ def _proof(
     served = measure(folded, golden, BUCKETS, max_rows)
     tolerances = _tolerances(reference.worst, noise, served, golden)
     if served.excess(tolerances):
-        other = measure(rewritten.run, golden, BUCKETS, max_rows).worst
+        other = measure(rewritten(), golden, BUCKETS, max_rows).worst
         least = {
             name: max(noise.get(name, 0.0), min(other[name], FACTOR * reference.worst[name]))
             for name in golden.outputs

@@ -27,7 +27,7 @@ from export.graph.prepare import ROWS, prepare
 from export.sources.answering import net_evaluator
 from export.sources.answers import tensors_of
 from export.sources.asked import asked_of_net
-from export.sources.net_inputs import INPUT, NetInputs, inputs_of
+from export.sources.net_inputs import INPUT, NetInput, NetInputs, inputs_of
 from export.sources.onnx_file import from_onnx_file
 from export.sources.same_answers import check_answers
 from export.sources.source import Source, SourceOptions
@@ -59,7 +59,7 @@ def from_torchscript(path: Path, options: SourceOptions) -> Source:
         net = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except Exception as error:  # torch's own, of no class in common
         raise SourceError(f"{path}: not a TorchScript file that torch reads: {first_line(error)}") from None
-    taken = inputs_of(net, asked)
+    taken = inputs_of(net, _in_order(path, net, asked))
     folder = tempfile.TemporaryDirectory(prefix="foldserve-script-")
     _KEPT.append(folder)
     file = Path(folder.name) / f"{path.stem}.onnx"
@@ -72,6 +72,24 @@ def from_torchscript(path: Path, options: SourceOptions) -> Source:
         digest=sha256(path.read_bytes()),
         truth=f"the graph of its TorchScript: {source.truth}",
     )
+
+
+def _in_order(path: Path, net: Any, asked: Sequence[NetInput]) -> list[NetInput]:
+    """The inputs as the script's forward takes them, all by position; raises SourceError."""
+    parameters = net.forward.schema.arguments[1:]
+    names = [one.name for one in parameters]
+    if len(asked) == 1 and not asked[0].name:
+        asked = [replace(asked[0], name=names[0] if len(names) > 1 else "")]
+    given = {one.name or names[0]: one for one in asked}
+    last = max((names.index(name) for name in given if name in names), default=-1)
+    needed = [
+        one.name for place, one in enumerate(parameters) if place <= last or not one.has_default_value()
+    ]
+    if given.keys() != set(needed):
+        flags = " ".join(f"--input-shape {name}=C,H,W" for name in needed)
+        found = ", ".join(f"'{name}'" for name in given)
+        raise SourceError(f"{path} takes {', '.join(names)}, found {found}: {flags}")
+    return [given[name] for name in needed]
 
 
 def _write(file: Path, path: Path, net: Any, taken: NetInputs) -> None:

@@ -117,8 +117,12 @@ def test_it_answers_as_its_net_does(tmp_path, name):
 def test_several_inputs_and_answers(tmp_path):
     rows = (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 4))
     script = traced(Several(), *rows)
-    options = SourceOptions(shapes={"ids": (3,), "x": (4,)}, types={"ids": "int64"})
-    source = open_source(str(saved(script, tmp_path)), options)
+    options = SourceOptions(shapes={"x": (4,), "ids": (3,)}, types={"ids": "int64"})
+    file = saved(script, tmp_path)
+    source = open_source(str(file), options)
+    for shapes in ({"x": (4,)}, {"x": (4,), "ids": (3,), "y": (2,)}, {"": (4,)}):
+        with pytest.raises(SourceError, match=r"takes ids, x, found .*: --input-shape ids=C,H,W -"):
+            open_source(str(file), SourceOptions(shapes=shapes))
     assert [one.name for one in source.inputs] == ["ids", "x"]
     ids = np.random.default_rng(0).integers(0, 10, (4, 3))
     x = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)

@@ -19,6 +19,7 @@ FIRST_OPSET = 7
 RAISED_TO = 9
 """Here BatchNorm and broadcasting are as they are now."""
 LAST_EARLY = 6
+_ANY_SIZE = 224
 _BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less"}
 
 
@@ -42,9 +43,9 @@ def raised(proto: onnx.ModelProto) -> onnx.ModelProto:
             value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
             model.graph.input.append(value)
     for value in (*model.graph.input, *model.graph.output):
-        for size in value.type.tensor_type.shape.dim:
-            if not size.HasField("dim_value"):
-                size.dim_value = 1  # only ranks count, and the converter takes numbers alone
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if not size.HasField("dim_value"):  # only ranks count, and the converter takes numbers alone
+                size.dim_value = _ANY_SIZE if axis else 1
     if opset_of(model) < LAST_EARLY:
         model = onnx.version_converter.convert_version(model, LAST_EARLY)
     model = onnx.shape_inference.infer_shapes(model)
@@ -81,6 +82,10 @@ def _with_axes_after(graph: onnx.GraphProto) -> None:
             graph.node.append(node)
             continue
         first, second = node.input
+        if missing := next((name for name in (first, second) if name not in ranks), None):
+            raise ValueError(
+                f"the rank of '{missing}', which {node.op_type} '{node.name}' reads, is not known"
+            )
         own = ranks[second]
         if (after := ranks[first] - begins % ranks[first] - own) > 0:
             node.input[1] = f"{second}_from_axis_{begins}_{place}"

@@ -39,21 +39,8 @@ _ASKED = (
     torch.allclose,
     torch.Tensor.allclose,
 )
-_NAMES = (
-    *(
-        "inverse",
-        "pinverse",
-        "det",
-        "logdet",
-        "slogdet",
-        "svd",
-        "qr",
-        "cholesky",
-        "matrix_exp",
-        "matrix_power",
-    ),
-    *("lgamma", "digamma", "erfinv", "cummax", "cummin", "i0"),
-)
+_NAMES = ["inverse", "pinverse", "det", "logdet", "slogdet", "svd", "qr", "cholesky", "matrix_exp"]
+_NAMES += ["matrix_power", "lgamma", "digamma", "erfinv", "cummax", "cummin", "i0"]
 _WITHOUT_OP = {
     *(one for module in (torch.linalg, torch.special) for one in vars(module).values() if callable(one)),
     *(getattr(kind, name) for kind in (torch, torch.Tensor) for name in _NAMES),

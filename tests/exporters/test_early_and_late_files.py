@@ -67,10 +67,12 @@ def test_the_early_files_that_onnx_ships_give_their_answers():
             )
 
 
-@pytest.mark.parametrize("opset", [3, 5, 6])
-def test_an_early_opset_is_raised_and_proved(tmp_path, opset):
+@pytest.mark.parametrize(("opset", "is_open"), [(3, False), (5, False), (6, False), (6, True)])
+def test_an_early_opset_is_raised_and_proved(tmp_path, opset, is_open):
     proto = early(opset)
-    account, _ = folded(proto, tmp_path)
+    for size in proto.graph.input[0].type.tensor_type.shape.dim[2:] if is_open else ():
+        size.dim_param = "side"
+    account, _ = folded(proto, tmp_path, *(["--input-shape", "side=8"] if is_open else []))
     assert account["folded"] == 1
     assert found(tmp_path / "out.onnx") == pytest.approx(expected(), abs=1e-5)
 
@@ -108,6 +110,14 @@ def without_flags(proto: onnx.ModelProto) -> onnx.ModelProto:
         if one.op_type == "BatchNormalization":
             del one.attribute[:]
     return proto
+
+
+def test_a_rank_that_is_not_known_is_one_sentence(tmp_path):
+    proto = early(6)
+    proto.graph.node[0].op_type = "Unheard"
+    onnx.save(proto, tmp_path / "in.onnx")
+    with pytest.raises(SourceError, match="cannot be raised to 9: the rank of 'n', which Add 'Add_y' reads"):
+        load_graph(tmp_path / "in.onnx")
 
 
 def test_what_the_converter_does_not_know_is_one_sentence(tmp_path):

@@ -19,7 +19,6 @@ FIRST_OPSET = 7
 RAISED_TO = 9
 """Here BatchNorm and broadcasting are as they are now."""
 LAST_EARLY = 6
-_ANY_SIZE = 224
 _BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less"}
 
 
@@ -43,9 +42,9 @@ def raised(proto: onnx.ModelProto) -> onnx.ModelProto:
             value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
             model.graph.input.append(value)
     for value in (*model.graph.input, *model.graph.output):
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
-            if not size.HasField("dim_value"):  # only ranks count, and the converter takes numbers alone
-                size.dim_value = _ANY_SIZE if axis else 1
+        for size in value.type.tensor_type.shape.dim:
+            if not size.HasField("dim_value"):
+                size.dim_value = 1  # only ranks count, and the converter takes numbers alone
     if opset_of(model) < LAST_EARLY:
         model = onnx.version_converter.convert_version(model, LAST_EARLY)
     model = onnx.shape_inference.infer_shapes(model)

@@ -126,8 +126,7 @@ def _export(file: Path, net: Any, taken: NetInputs, rows: Sequence[torch.Tensor]
                 tuple(rows),
                 file,
                 dynamo=False,
-                training=torch.onnx.TrainingMode.PRESERVE,  # else it merges BatchNorms itself
-                do_constant_folding=False,
+                do_constant_folding=False,  # else it merges BatchNorms itself
                 opset_version=OPSET,
                 input_names=taken.names,
                 output_names=names,

@@ -48,7 +48,6 @@ def _is_unchanged(node: ir.Node, one: int, other: int) -> bool:
         for name in first.attributes.keys() & second.attributes.keys()
     )
     takes_all = len(node.inputs) <= len(second.inputs) and node.attributes.keys() <= second.attributes.keys()
-    gives_all = [one.name for one in first.outputs][: len(node.outputs)] == [
-        one.name for one in second.outputs
-    ][: len(node.outputs)]
+    before, after = ([one.name for one in op.outputs[: len(node.outputs)]] for op in (first, second))
+    gives_all = before == after
     return is_default and takes_all and gives_all

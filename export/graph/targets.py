@@ -68,17 +68,16 @@ def _forget_made_up(model: ir.Model) -> None:
 
 def _write_targets(model: ir.Model, known: dict[ir.Graph, Products]) -> bool:
     """Whether there was one to write."""
-    written = [_write_target(node, graph, known[graph]) for graph in model.graphs() for node in list(graph)]
+    written = [
+        _write_target(node, graph, known[graph]) or _state_expanded(node, known[graph])
+        for graph in model.graphs()
+        for node in list(graph)
+    ]
     return any(written)
 
 
 def _write_target(node: ir.Node, graph: ir.Graph, known: Products) -> bool:
-    """Whether the node is a Reshape whose target is made constant: 0 is the size that its input has there.
-
-    Or an Expand whose sizes are told.
-    """
-    if onnx_op(node) == "Expand":
-        return _state_expanded(node, known)
+    """Whether the node is a Reshape whose target is made constant: 0 is the size that its input has there."""
     if onnx_op(node) != "Reshape" or constant(node.inputs[1]) is not None or node.inputs[0] is None:
         return False
     wanted, source = elements(node.inputs[1], known), node.inputs[0]
@@ -98,7 +97,9 @@ def _write_target(node: ir.Node, graph: ir.Graph, known: Products) -> bool:
 
 
 def _state_expanded(node: ir.Node, known: Products) -> bool:
-    """Give an Expand's output the sizes that it is asked for, by name too; whether that told any."""
+    """Whether the node is an Expand whose output gets sizes that it is asked for, by name too."""
+    if onnx_op(node) != "Expand":
+        return False
     source, output, wanted = node.inputs[0], node.outputs[0], elements(node.inputs[1], known)
     if source is None or source.shape is None or wanted is None or len(wanted) < len(source.shape):
         return False

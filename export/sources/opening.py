@@ -26,7 +26,7 @@ def is_onnx_file(text: str) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     # An ONNX file begins with the field of its IR version; a .safetensors may too, and then has its JSON.
-    is_binary = head[:1] == b"\x08" and 0 < head[1] < _MAX_IR_VERSION and head[8:9] != b"{"
+    is_binary = head[:1] == b"\x08" and 0 < max(head[1:2], default=0) < _MAX_IR_VERSION and head[8:9] != b"{"
     return is_binary or (is_in_words(path) and any(word in head for word in _IN_WORDS))
 
 

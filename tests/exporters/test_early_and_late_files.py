@@ -221,3 +221,10 @@ def test_a_file_in_words(tmp_path, suffix):
     assert [one.op_type for one in onnx.load(tmp_path / "out.onnx").graph.node] == ["Conv"]
     done = run_here("bundle", source, "--to", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"\x08\x07\x12"])
+def test_a_file_of_a_few_bytes_is_one_sentence(tmp_path, content):
+    (tmp_path / "in.bin").write_bytes(content)
+    done = run_here("fold", tmp_path / "in.bin", tmp_path / "out.onnx")
+    assert (done.returncode, "Traceback" in done.stderr, len(done.stderr.splitlines())) == (2, False, 1)

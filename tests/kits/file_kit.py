@@ -1,6 +1,7 @@
 """ONNX files as exporters write them, folded by the command line."""
 
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,12 @@ def folded(proto: onnx.ModelProto, folder: Path, *flags: object) -> tuple[dict[s
     done = run_here("fold", folder / "in.onnx", folder / "out.onnx", *flags)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), [one.op_type for one in onnx.load(folder / "out.onnx").graph.node]
+
+
+def bundle(proto: onnx.ModelProto, folder: Path, *flags: object) -> subprocess.CompletedProcess[str]:
+    """`python -m export bundle`, into models/net of the folder."""
+    onnx.save(proto, folder / "in.onnx")
+    return run_here("bundle", folder / "in.onnx", "--to", folder / "models/net", *flags)
 
 
 def assert_all_fold(proto: onnx.ModelProto, folder: Path, ops: Sequence[str] | None = None) -> None:
